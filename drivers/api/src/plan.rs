@@ -1,0 +1,73 @@
+//! What a compiled bus offers: its devices, its points, and the block reads that cover them.
+
+use std::time::Duration;
+
+/// Everything there is to poll on one bus. Indices into these lists are the only names that the
+/// driver and the bus task use between them.
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// Devices in the order of the specification.
+    pub devices: Vec<DeviceInfo>,
+    /// Points of all devices.
+    pub points: Vec<PointInfo>,
+    /// The block reads. Every readable point is in exactly one of them.
+    pub blocks: Vec<Block>,
+}
+
+impl Plan {
+    /// The block that reads `point`, for reading back what was written.
+    #[must_use]
+    pub fn block_of(&self, point: usize) -> Option<usize> {
+        self.blocks.iter().position(|b| b.points.contains(&point))
+    }
+
+    /// Share of time (0.0 to …) that polling every block in time takes of the bus.
+    #[must_use]
+    pub fn predicted_load(&self) -> f64 {
+        self.blocks.iter().map(|b| b.cost.as_secs_f64() / b.every.as_secs_f64().max(0.001)).sum()
+    }
+}
+
+/// An addressable thing on the bus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its address as a person writes it (`1`, `0x76`).
+    pub address: String,
+}
+
+/// One quantity of a device, as the driver knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointInfo {
+    /// Index into [`Plan::devices`].
+    pub device: usize,
+    /// The point's name.
+    pub name: String,
+    /// Index into the device's [`crate::PointSpec`] list; `None` for a point the driver brought
+    /// itself (a chip's own channels).
+    pub spec: Option<usize>,
+    /// The unit the driver knows (`°C`); the configuration's own unit goes before it.
+    pub unit: Option<String>,
+    /// The type word, as in the configuration (`f32`, `bool`, `string:8`).
+    pub kind: String,
+    /// Where it comes from, as a person writes it (`input:0`, `bme280`).
+    pub source: String,
+    /// Whether [`crate::Bus::write`] accepts it.
+    pub writable: bool,
+}
+
+/// One request that covers several points.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// Index into [`Plan::devices`].
+    pub device: usize,
+    /// Indices into [`Plan::points`].
+    pub points: Vec<usize>,
+    /// How often it is due. [`Duration::MAX`] for what is never asked, only listened to.
+    pub every: Duration,
+    /// Predicted time it occupies the bus.
+    pub cost: Duration,
+    /// The request in words (`input 0..29 (function 4, 30 registers)`).
+    pub what: String,
+}

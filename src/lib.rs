@@ -1,0 +1,14 @@
+//! fieldgate: an edge gateway. The floors of the house, from the roof down; imports go down only.
+
+pub mod backoff;
+pub mod broker;
+pub mod clock;
+pub mod cmd;
+pub mod config;
+pub mod message;
+pub mod pipeline;
+pub mod poll;
+pub mod runtime;
+pub mod status;
+pub mod store;
+pub mod uplink;

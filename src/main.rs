@@ -1,0 +1,3 @@
+//! The `fieldgate` binary.
+
+fn main() {}

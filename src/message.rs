@@ -1,0 +1,189 @@
+//! What flows through the gateway: readings, their identity in the log, and MQTT messages.
+//!
+//! A [`Reading`] is made by the pipeline, numbered by the store, and from then on is a [`Record`].
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use driver_api::{Quality, Reason, Value};
+
+/// Which quantity a reading is of. Shared by all its readings; also the dictionary entry of a
+/// stored block, so that a reading can be sent long after the configuration forgot the point.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PointKey {
+    /// The device's name.
+    pub device: String,
+    /// The point's name.
+    pub point: String,
+    /// The unit, `""` for none.
+    pub unit: String,
+}
+
+impl PointKey {
+    /// `device/point`, as in topics and batches.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.device, self.point)
+    }
+}
+
+/// Milliseconds of `CLOCK_BOOTTIME`: monotonic, never set, counts sleep. Meaningful within one boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct BootMs(pub u64);
+
+/// Milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct WallMs(pub i64);
+
+impl fmt::Display for WallMs {
+    /// RFC 3339 in UTC with milliseconds: `2026-11-22T14:30:00.123Z`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(ts) => write!(f, "{ts:.3}"),
+            Err(_) => write!(f, "1970-01-01T00:00:00.000Z"),
+        }
+    }
+}
+
+/// One point's value at one instant. `value` is absent exactly when the quality is bad; nobody can
+/// build it otherwise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// Of what.
+    pub point: Arc<PointKey>,
+    /// When the source was sampled.
+    pub at: BootMs,
+    value: Option<Value>,
+    quality: Quality,
+}
+
+impl Reading {
+    /// A value that was read just now. A float that is no number becomes a bad reading.
+    #[must_use]
+    pub fn good(point: Arc<PointKey>, at: BootMs, value: Value) -> Self {
+        Self::with(point, at, Some(value), Quality::Good)
+    }
+    /// A plausible but unproven value.
+    #[must_use]
+    pub fn uncertain(point: Arc<PointKey>, at: BootMs, value: Value, reason: Reason) -> Self {
+        Self::with(point, at, Some(value), Quality::Uncertain(reason))
+    }
+    /// No usable value.
+    #[must_use]
+    pub fn bad(point: Arc<PointKey>, at: BootMs, reason: Reason) -> Self {
+        Self { point, at, value: None, quality: Quality::Bad(reason) }
+    }
+    fn with(point: Arc<PointKey>, at: BootMs, value: Option<Value>, quality: Quality) -> Self {
+        match value {
+            Some(Value::Float(x)) if !x.is_finite() => Self::bad(point, at, Reason::SensorFault),
+            value => Self { point, at, value, quality },
+        }
+    }
+    /// The value; `None` exactly when the quality is bad.
+    #[must_use]
+    pub fn value(&self) -> Option<&Value> {
+        self.value.as_ref()
+    }
+    /// How far to trust it.
+    #[must_use]
+    pub fn quality(&self) -> Quality {
+        self.quality
+    }
+}
+
+/// One life of the log's numbering: start counter and random part, written `00000012-9f3a61c2`.
+/// Every start of the daemon is a new epoch, so a number can never be given out twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch {
+    /// Counts the starts on this data directory, from 1.
+    pub start: u32,
+    /// Tells lives of restored or cloned data directories apart.
+    pub random: u32,
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{:08x}", self.start, self.random)
+    }
+}
+
+impl FromStr for Epoch {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (start, random) = text.split_once('-').ok_or(())?;
+        let part = |s: &str| if s.len() == 8 { u32::from_str_radix(s, 16).map_err(|_| ()) } else { Err(()) };
+        Ok(Self { start: part(start)?, random: part(random)? })
+    }
+}
+
+/// The place of a reading in the log, unique for ever together with the gateway's id.
+/// `seq` goes on counting over epochs, from 1, without holes except declared ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id {
+    /// The life of the numbering.
+    pub epoch: Epoch,
+    /// The number.
+    pub seq: u64,
+}
+
+/// A reading with its identity and wall time: what every payload is made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Epoch and sequence number.
+    pub id: Id,
+    /// When the source was sampled, on the true time line as far as it is known.
+    pub ts: WallMs,
+    /// Of what.
+    pub point: Arc<PointKey>,
+    /// The value; `None` exactly when the quality is bad.
+    pub value: Option<Value>,
+    /// How far to trust it, the clock included (`uncertain`/`clock_unsynced`).
+    pub quality: Quality,
+}
+
+/// An MQTT application message inside the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Full topic.
+    pub topic: Arc<str>,
+    /// Payload.
+    pub payload: Bytes,
+    /// Quality of service it was published with, 0 to 2.
+    pub qos: u8,
+    /// On publish: keep as the topic's last value. On delivery: it is the kept value.
+    pub retain: bool,
+}
+
+impl Message {
+    /// A message with QoS 1.
+    pub fn new(topic: impl Into<Arc<str>>, payload: impl Into<Bytes>, retain: bool) -> Self {
+        Self { topic: topic.into(), payload: payload.into(), qos: 1, retain }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_reads_back() {
+        let epoch = Epoch { start: 0x12, random: 0x9f3a_61c2 };
+        assert_eq!(epoch.to_string(), "00000012-9f3a61c2");
+        assert_eq!("00000012-9f3a61c2".parse(), Ok(epoch));
+        assert_eq!("12-9f3a61c2".parse::<Epoch>(), Err(()));
+    }
+
+    #[test]
+    fn no_number_is_a_bad_reading() {
+        let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+        let reading = Reading::good(key, BootMs(1), Value::Float(f64::NAN));
+        assert_eq!((reading.value(), reading.quality()), (None, Quality::Bad(Reason::SensorFault)));
+    }
+
+    #[test]
+    fn wall_time_is_rfc_3339_with_milliseconds() {
+        assert_eq!(WallMs(1_795_357_800_123).to_string(), "2026-11-22T14:30:00.123Z");
+    }
+}
