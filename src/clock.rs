@@ -59,7 +59,9 @@ const OLDEST_PLAUSIBLE: WallMs = WallMs(1_767_225_600_000);
 impl Clock for SystemClock {
     fn boot(&self) -> BootMs {
         let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        BootMs(u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000)
+        BootMs(
+            u64::try_from(t.tv_sec).unwrap_or(0) * 1000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000,
+        )
     }
 
     fn wall(&self) -> WallMs {

@@ -1,6 +1,7 @@
 //! fieldgate: an edge gateway. The floors of the house, from the roof down; imports go down only.
 
 pub mod backoff;
+pub mod bounds;
 pub mod broker;
 pub mod clock;
 pub mod cmd;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use driver_api::{Quality, Reason, Value};
+use serde::{Deserialize, Serialize};
 
 /// Which quantity a reading is of. Shared by all its readings; also the dictionary entry of a
 /// stored block, so that a reading can be sent long after the configuration forgot the point.
@@ -161,6 +162,78 @@ impl Message {
     pub fn new(topic: impl Into<Arc<str>>, payload: impl Into<Bytes>, retain: bool) -> Self {
         Self { topic: topic.into(), payload: payload.into(), qos: 1, retain }
     }
+}
+
+/// Why numbers of the log will not arrive at an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReason {
+    /// Over `max_size` or into `min_free`, or more than RAM holds while the disk was out of order.
+    QueueFull,
+    /// Older than `max_age`.
+    Expired,
+    /// The stored block fails its checksum.
+    Corrupt,
+    /// The data directory is older than what was already given out.
+    Rollback,
+    /// Not yet committed when the power went.
+    PowerCut,
+    /// Not yet committed when the process was killed.
+    UncleanStart,
+    /// The upstream broker refuses it for good.
+    Rejected,
+    /// A person purged it.
+    Purged,
+}
+
+/// The declaration of what will not arrive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LossRecord {
+    /// For which uplink.
+    pub uplink: String,
+    /// Why.
+    pub reason: LossReason,
+    /// Epoch of the lost numbers, as in payloads.
+    pub epoch: String,
+    /// First and last lost number.
+    pub seq: [u64; 2],
+    /// How many readings.
+    pub count: u64,
+    /// `count` is an upper bound, not the exact number.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bound: bool,
+    /// Time of the first, RFC 3339; `null` where it cannot be known.
+    pub from: Option<String>,
+    /// Time of the last, RFC 3339; `null` where it cannot be known.
+    pub to: Option<String>,
+    /// `device/point` of what was lost; `null` where it cannot be known.
+    pub points: Option<Vec<String>>,
+    /// When the loss was declared, RFC 3339.
+    pub ts: String,
+}
+
+/// Who asked for a command, and so who is owed the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A client of the local broker.
+    Local,
+    /// The uplink of this name.
+    Uplink(String),
+}
+
+/// A write asked for over MQTT, as it came in: nothing of it is checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandRequest {
+    /// Device, from the topic.
+    pub device: String,
+    /// Point, from the topic.
+    pub point: String,
+    /// The JSON that should be there.
+    pub payload: Bytes,
+    /// It came as a retained message, and so must be refused: nobody knows how old it is.
+    pub retained: bool,
+    /// From where.
+    pub origin: Origin,
 }
 
 #[cfg(test)]

@@ -1,1 +1,3 @@
-//! Placeholder, replaced by the first commit of this floor.
+//! The configuration: files, typed model, rules across sections, and mistakes with their place.
+
+pub mod model;

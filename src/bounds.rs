@@ -1,0 +1,21 @@
+//! Every queue's length in one place, with the arithmetic that chose it.
+//!
+//! Each constant says its unit, its worst case, and what happens when it is full.
+
+/// Batches of readings between the bus tasks and the pipeline.
+///
+/// 16 buses × 10 blocks/s = 160 batches/s; 512 is about 3 s of a stalled pipeline.
+/// Full: the bus task waits, polls late and counts an overrun; nothing is dropped.
+pub const READINGS: usize = 512;
+
+/// Commands on their way to the commander, from local clients and all uplinks.
+///
+/// People and schedules write a few a second; 256 is a burst of a whole plant's setpoints.
+/// Full: the sender refuses the command with "busy"; it is never queued on disk.
+pub const COMMANDS: usize = 256;
+
+/// Requests waiting for one bus (writes, one-shot reads), besides its own polls.
+///
+/// Each takes at most one timeout (500 ms by default); 32 is 16 s of waiting at worst.
+/// Full: the asker is told that the bus is busy.
+pub const BUS_REQUESTS: usize = 32;

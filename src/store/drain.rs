@@ -1,0 +1,77 @@
+//! What one uplink may ask of the log. The uplink knows nothing else of the store, so its tests
+//! bring a log of their own.
+//!
+//! The numbers of the log are a line. For one uplink every number below the head is, at every
+//! instant, exactly one of: delivered, queued, declared lost.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::message::{LossReason, LossRecord, Record, WallMs};
+
+/// The log as one uplink sees it.
+#[async_trait]
+pub trait Drain: Send + Sync {
+    /// One past the highest durable number. Changes after every commit.
+    fn head(&self) -> watch::Receiver<u64>;
+
+    /// What is durable and neither acknowledged nor declared lost: ascending, disjoint, not touching.
+    fn pending(&self) -> Vec<Range<u64>>;
+
+    /// Reads at most `max` records with numbers in `range`, ascending. Numbers that are gone
+    /// (dropped, corrupt) are skipped: the store has declared them.
+    ///
+    /// # Errors
+    /// The disk cannot be read now. Ask again later; nothing is lost by the failure itself.
+    async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError>;
+
+    /// These numbers were acknowledged by the upstream broker. Durable with the next commit;
+    /// a crash before that repeats them under the same identity.
+    fn delivered(&self, range: Range<u64>);
+
+    /// These numbers will never be accepted upstream: declared lost, with the reason.
+    fn reject(&self, range: Range<u64>, reason: LossReason);
+
+    /// Loss records of this uplink that were not delivered yet, oldest first, at most `max`,
+    /// each with its handle for [`Drain::loss_delivered`].
+    async fn losses(&self, max: usize) -> Result<Vec<(u64, LossRecord)>, DrainError>;
+
+    /// The upstream broker acknowledged this loss record.
+    fn loss_delivered(&self, handle: u64);
+
+    /// The account at this instant.
+    fn ledger(&self) -> Ledger;
+}
+
+/// A stretch of the log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Chunk {
+    /// The records found, ascending.
+    pub records: Vec<Record>,
+    /// Where to go on reading: every number of the asked range below this was looked at.
+    pub next: u64,
+}
+
+/// Why the log could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the queue cannot be read now: {0}")]
+pub struct DrainError(pub String);
+
+/// One uplink's account: `taken = delivered + queued + lost` at every instant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Readings taken since the uplink exists.
+    pub taken: u64,
+    /// Acknowledged by the upstream broker.
+    pub delivered: u64,
+    /// Waiting, in RAM or on disk.
+    pub queued: u64,
+    /// Declared lost.
+    pub lost: u64,
+    /// Bytes on disk of what is queued, about.
+    pub queued_bytes: u64,
+    /// When the oldest queued reading was taken.
+    pub oldest: Option<WallMs>,
+}
