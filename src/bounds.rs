@@ -19,3 +19,15 @@ pub const COMMANDS: usize = 256;
 /// Each takes at most one timeout (500 ms by default); 32 is 16 s of waiting at worst.
 /// Full: the asker is told that the bus is busy.
 pub const BUS_REQUESTS: usize = 32;
+
+/// Commands being carried out at once.
+///
+/// One per bus is on the wire; 64 lets every bus of a large gateway have a few waiting.
+/// Full: the command is refused with "busy".
+pub const COMMANDS_RUNNING: usize = 64;
+
+/// Command ids remembered, so that a repeated one is answered and not carried out again.
+///
+/// A broker repeats within seconds; 1024 ids of ~200 B are 200 KiB and hours of commands.
+/// Full: the oldest is forgotten.
+pub const COMMAND_IDS: usize = 1024;

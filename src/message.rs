@@ -236,6 +236,9 @@ pub struct CommandRequest {
     pub origin: Origin,
 }
 
+/// Hands messages to the local broker: never blocks; what does not fit is counted there.
+pub type Publish = Arc<dyn Fn(Vec<Message>) + Send + Sync>;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -117,8 +117,7 @@ impl Rule {
         match value.as_f64() {
             Some(number) if !number.is_finite() => (None, Quality::Bad(Reason::SensorFault)),
             Some(number)
-                if self.min.is_some_and(|min| number < min)
-                    || self.max.is_some_and(|max| number > max) =>
+                if self.min.is_some_and(|min| number < min) || self.max.is_some_and(|max| number > max) =>
             {
                 (Some(value), Quality::Uncertain(Reason::OutOfRange))
             }
@@ -178,11 +177,8 @@ mod tests {
 
     #[test]
     fn a_deadband_holds_small_changes_back_but_not_for_ever() {
-        let rule = Rule {
-            deadband: Some(Deadband::Absolute(0.5)),
-            max_interval: Duration::from_secs(3),
-            ..rule()
-        };
+        let rule =
+            Rule { deadband: Some(Deadband::Absolute(0.5)), max_interval: Duration::from_secs(3), ..rule() };
         let values = [1.0, 1.1, 1.2, 1.3, 1.4, 2.0, 2.1].map(Ok);
         assert_eq!(reported(rule, &values), [0, 3, 5]);
     }

@@ -95,7 +95,11 @@ fn whole(base: &str, raw: f64, exact: bool, asked: &serde_json::Value) -> Result
     }
     Ok(match i64::try_from(number) {
         Ok(i) => Value::Int(i),
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "i64::MAX < number <= u64::MAX")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "i64::MAX < number <= u64::MAX"
+        )]
         Err(_) => Value::UInt(number as u64),
     })
 }

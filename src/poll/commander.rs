@@ -1,0 +1,342 @@
+//! Commands: a write asked for over MQTT becomes one exchange on a bus and an answer.
+//!
+//! What you may rely on:
+//! - Every command with an id is answered, whatever becomes of it: `accepted` and then one of
+//!   `verified` (read back and equal), `written` (sent, could not be read back), `failed`, `expired`;
+//!   or at once `refused`, with why.
+//! - A repeated id is answered with what came of it, and not carried out again.
+//! - After its `ttl` (from arrival) or `expires` (wall time) a command is never carried out.
+//! - A command that comes retained is refused: nobody knows how old it is.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use driver_api::Span;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::bus::{Ask, BusHandle, Exchange, Failed, Pending};
+use crate::bounds;
+use crate::clock::Clock;
+use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
+use crate::pipeline::rule::Rule;
+use crate::pipeline::scale;
+
+/// Every point that exists, by device and point name.
+pub type Targets = HashMap<(String, String), Target>;
+
+/// Where a point is to be written.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its bus.
+    pub bus: BusHandle,
+    /// Its index in the bus's plan.
+    pub point: usize,
+    /// Its limits, type and scale.
+    pub rule: Rule,
+}
+
+/// What outlives a restart: ids and what came of them. Bounded by [`bounds::COMMAND_IDS`].
+pub trait Memory: Send + Sync {
+    /// The last result of a command with this id, as JSON.
+    fn recall(&self, id: &str) -> Option<String>;
+    /// Keeps the result of a command.
+    fn keep(&self, id: &str, result: &str);
+}
+
+/// How long a command without `ttl` and `expires` may wait.
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// The longest `ttl`: a setpoint of yesterday is nobody's wish.
+const LONGEST_TTL: Duration = Duration::from_secs(86_400);
+/// Longest id, in bytes.
+const LONGEST_ID: usize = 128;
+
+/// The JSON of a command.
+#[derive(Debug, Deserialize)]
+struct Payload {
+    id: String,
+    value: serde_json::Value,
+    #[serde(default)]
+    ttl: Option<Span>,
+    #[serde(default)]
+    expires: Option<String>,
+}
+
+/// A command's result, as published.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The command's id; `null` if it had none.
+    pub id: Option<String>,
+    /// `accepted`, `written`, `verified`, `failed`, `expired` or `refused`.
+    pub state: State,
+    /// What the point holds now, as read back; or what was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<serde_json::Value>,
+    /// Why, unless it went well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When this result was known, RFC 3339.
+    pub ts: String,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// On its way to the bus.
+    Accepted,
+    /// Sent; the device did not let it be read back.
+    Written,
+    /// Read back and equal.
+    Verified,
+    /// The device or the bus did not do it.
+    Failed,
+    /// Its time had passed; nothing was sent.
+    Expired,
+    /// Not even tried.
+    Refused,
+}
+
+/// The task that carries commands out.
+pub struct Commander {
+    gateway: String,
+    targets: watch::Receiver<Arc<Targets>>,
+    memory: Arc<dyn Memory>,
+    clock: Arc<dyn Clock>,
+    publish: Publish,
+    recent: VecDeque<(String, String)>,
+}
+
+/// A command on the wire.
+struct Running {
+    id: String,
+    device: String,
+    point: String,
+    raw: driver_api::Value,
+    asked: serde_json::Value,
+    rule: Rule,
+    pending: Pending,
+}
+
+impl Commander {
+    /// A commander for the points of `targets`.
+    #[must_use]
+    pub fn new(
+        gateway: &str,
+        targets: watch::Receiver<Arc<Targets>>,
+        memory: Arc<dyn Memory>,
+        clock: Arc<dyn Clock>,
+        publish: Publish,
+    ) -> Self {
+        Self { gateway: gateway.to_owned(), targets, memory, clock, publish, recent: VecDeque::new() }
+    }
+
+    /// Runs until every sender of commands is gone, and what was begun is answered.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<CommandRequest>) {
+        let mut running: JoinSet<Verdict> = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(finished) = running.join_next(), if !running.is_empty() => {
+                    if let Ok(verdict) = finished {
+                        self.answer(verdict);
+                    }
+                }
+                request = commands.recv() => {
+                    let Some(request) = request else { break };
+                    let free = running.len() < bounds::COMMANDS_RUNNING;
+                    if let Some(started) = self.accept(&request, free) {
+                        running.spawn(carry_out(started));
+                    }
+                }
+            }
+        }
+        while let Some(finished) = running.join_next().await {
+            if let Ok(verdict) = finished {
+                self.answer(verdict);
+            }
+        }
+    }
+
+    /// Checks a command; `Some` when it is on its way to the bus.
+    fn accept(&mut self, request: &CommandRequest, free: bool) -> Option<Running> {
+        let (device, point) = (&request.device, &request.point);
+        let verdict = |id, state, value, error: Option<String>| Verdict {
+            device: device.clone(),
+            point: point.clone(),
+            id,
+            state,
+            value,
+            error,
+        };
+        let from = match &request.origin {
+            Origin::Local => "local",
+            Origin::Uplink(name) => name,
+        };
+        let payload: Payload = match serde_json::from_slice(&request.payload) {
+            Ok(payload) => payload,
+            Err(error) => {
+                let id = serde_json::from_slice::<serde_json::Value>(&request.payload)
+                    .ok()
+                    .and_then(|v| v.get("id").and_then(|id| id.as_str()).map(str::to_owned));
+                let why = format!(
+                    "not a command ({error}); it looks like {{\"id\":\"c-17\",\"value\":21.5,\"ttl\":\"30s\"}}"
+                );
+                self.answer(verdict(id, State::Refused, None, Some(why)));
+                return None;
+            }
+        };
+        let refuse = |this: &mut Self, why: String| {
+            let id = Some(payload.id.clone());
+            this.answer(verdict(id, State::Refused, Some(payload.value.clone()), Some(why)));
+            None
+        };
+        if payload.id.is_empty() || payload.id.len() > LONGEST_ID {
+            return refuse(self, format!("an id has 1 to {LONGEST_ID} bytes"));
+        }
+        if let Some(known) = self.known(&payload.id) {
+            (self.publish)(vec![self.message(device, point, known)]);
+            return None;
+        }
+        if request.retained {
+            return refuse(self, "a retained command is never carried out: publish it without retain".into());
+        }
+        let not_after = match self.deadline(&payload) {
+            Ok(Some(at)) => at,
+            Ok(None) => {
+                let asked = Some(payload.value.clone());
+                let why = Some("it came after its time".to_owned());
+                self.answer(verdict(Some(payload.id), State::Expired, asked, why));
+                return None;
+            }
+            Err(why) => return refuse(self, why),
+        };
+        if !free {
+            return refuse(self, "busy: too many commands are waiting".into());
+        }
+        let targets = self.targets.borrow().clone();
+        let Some(target) = targets.get(&(device.clone(), point.clone())) else {
+            let known = targets.keys().any(|(d, _)| d == device);
+            let what = if known {
+                format!("`{device}` has no point `{point}`")
+            } else {
+                format!("no device `{device}`")
+            };
+            return refuse(self, what);
+        };
+        let raw = match target.rule.to_raw(&payload.value) {
+            Ok(raw) => raw,
+            Err(why) => return refuse(self, why),
+        };
+        let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
+        let pending = match target.bus.begin(ask) {
+            Ok(pending) => pending,
+            Err(_) => return refuse(self, "busy: the bus has too much to do".into()),
+        };
+        info!(DEVICE = device, POINT = point, "command `{}` from {from}: {}", payload.id, payload.value);
+        self.answer(verdict(Some(payload.id.clone()), State::Accepted, Some(payload.value.clone()), None));
+        Some(Running {
+            id: payload.id,
+            device: device.clone(),
+            point: point.clone(),
+            raw,
+            asked: payload.value,
+            rule: target.rule.clone(),
+            pending,
+        })
+    }
+
+    /// Until when it may be begun; `Ok(None)` when that has passed.
+    fn deadline(&self, payload: &Payload) -> Result<Option<Instant>, String> {
+        let mut left = payload.ttl.map_or(DEFAULT_TTL, |ttl| ttl.0.min(LONGEST_TTL));
+        if let Some(expires) = &payload.expires {
+            let at: jiff::Timestamp = expires
+                .parse()
+                .map_err(|_| format!("`expires` is not RFC 3339 (2026-11-22T14:30:00Z): `{expires}`"))?;
+            if !self.clock.synced() {
+                return Err("the gateway's clock is not set yet: use `ttl` instead of `expires`".to_owned());
+            }
+            let Ok(ms) = u64::try_from(at.as_millisecond() - self.clock.wall().0) else {
+                return Ok(None);
+            };
+            let until = Duration::from_millis(ms).min(LONGEST_TTL);
+            left = if payload.ttl.is_some() { left.min(until) } else { until };
+        }
+        Ok((!left.is_zero()).then(|| Instant::now() + left))
+    }
+
+    fn known(&self, id: &str) -> Option<String> {
+        let recent = self.recent.iter().rev().find(|(known, _)| known == id).map(|(_, json)| json.clone());
+        recent.or_else(|| self.memory.recall(id))
+    }
+
+    fn answer(&mut self, verdict: Verdict) {
+        let Verdict { device, point, id, state, value, error } = verdict;
+        let ts: WallMs = self.clock.wall();
+        let outcome = Outcome { id: id.clone(), state, value, error, ts: ts.to_string() };
+        let json = serde_json::to_string(&outcome).unwrap_or_default();
+        // A refusal costs nothing to repeat, and the next try may find the cause mended.
+        if let (Some(id), false) = (id, state == State::Refused) {
+            self.memory.keep(&id, &json);
+            self.recent.retain(|(known, _)| *known != id);
+            self.recent.push_back((id, json.clone()));
+            if self.recent.len() > bounds::COMMAND_IDS {
+                self.recent.pop_front();
+            }
+        }
+        (self.publish)(vec![self.message(&device, &point, json)]);
+    }
+
+    fn message(&self, device: &str, point: &str, json: String) -> Message {
+        Message::new(format!("gw/{}/result/{device}/{point}", self.gateway), json, false)
+    }
+}
+
+/// What became of one command, and of which.
+struct Verdict {
+    device: String,
+    point: String,
+    id: Option<String>,
+    state: State,
+    value: Option<serde_json::Value>,
+    error: Option<String>,
+}
+
+/// Waits for the bus and judges what was read back.
+async fn carry_out(run: Running) -> Verdict {
+    let unread = |why: &dyn std::fmt::Display| {
+        (State::Written, Some(run.asked.clone()), Some(format!("read back: {why}")))
+    };
+    let failed = |state, why: String| (state, Some(run.asked.clone()), Some(why));
+    let (state, value, error) = match run.pending.wait().await {
+        Ok(Exchange { read: Ok(sample) }) => match sample.value {
+            Ok(raw) if scale::same(&run.raw, &raw) => (State::Verified, json(&run.rule.scaled(raw)), None),
+            Ok(raw) => {
+                let now = run.rule.scaled(raw);
+                (State::Failed, json(&now), Some(format!("read back {now}, not what was written")))
+            }
+            Err(reason) => unread(&reason.word()),
+        },
+        Ok(Exchange { read: Err(why) }) => unread(&why),
+        Err(Failed::Expired) => failed(State::Expired, "its time passed before the bus was free".to_owned()),
+        Err(Failed::Busy) => failed(State::Failed, "the bus has too much to do".to_owned()),
+        Err(Failed::Failed(why)) => failed(State::Failed, why),
+    };
+    Verdict { device: run.device, point: run.point, id: Some(run.id), state, value, error }
+}
+
+/// A value as JSON.
+#[must_use]
+pub fn json(value: &driver_api::Value) -> Option<serde_json::Value> {
+    use driver_api::Value;
+    Some(match value {
+        Value::Bool(b) => (*b).into(),
+        Value::Int(i) => (*i).into(),
+        Value::UInt(u) => (*u).into(),
+        Value::Float(x) => serde_json::Number::from_f64(*x)?.into(),
+        Value::Text(t) => t.as_ref().into(),
+    })
+}

@@ -1,0 +1,116 @@
+//! What a bus counts of itself. Written by its task alone, read by status.
+
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use driver_api::{FrameError, ReadError};
+
+/// Counters of one bus since it was built.
+#[derive(Debug)]
+pub struct BusStats {
+    /// The bus's name.
+    pub name: String,
+    /// Whether the port is open.
+    open: AtomicU8,
+    /// Microseconds spent in exchanges.
+    pub busy_us: AtomicU64,
+    /// Exchanges.
+    pub requests: AtomicU64,
+    /// Exchanges without an answer in time.
+    pub timeouts: AtomicU64,
+    /// Answers with a wrong checksum.
+    pub crc_errors: AtomicU64,
+    /// Answers of a wrong shape, or of another device.
+    pub protocol_errors: AtomicU64,
+    /// Answers that were an exception.
+    pub exceptions: AtomicU64,
+    /// Times the port was opened again.
+    pub reconnects: AtomicU64,
+    /// Polls skipped because the one before was still running.
+    pub overruns: AtomicU64,
+    /// Milliseconds of boot time at the task's last sign of life.
+    pub alive_boot_ms: AtomicU64,
+    /// One per device, in the plan's order.
+    pub devices: Vec<DeviceStats>,
+}
+
+/// Counters of one device.
+#[derive(Debug)]
+pub struct DeviceStats {
+    /// The device's name.
+    pub name: String,
+    /// 0 not yet asked, 1 online, 2 suspect, 3 offline.
+    state: AtomicU8,
+    /// Wall time of the last good answer, ms since 1970; 0 for never.
+    pub last_ok: AtomicI64,
+    /// Failed exchanges.
+    pub failures: AtomicU64,
+}
+
+const STATES: [&str; 4] = ["starting", "online", "suspect", "offline"];
+
+impl DeviceStats {
+    /// A device that was not yet asked.
+    #[must_use]
+    pub fn new(name: String) -> Self {
+        Self { name, state: AtomicU8::new(0), last_ok: AtomicI64::new(0), failures: AtomicU64::new(0) }
+    }
+    /// The state's word.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        STATES.get(usize::from(self.state.load(Relaxed))).copied().unwrap_or("starting")
+    }
+    pub(super) fn set_state(&self, word: &str) {
+        let index = STATES.iter().position(|s| *s == word).unwrap_or(0);
+        self.state.store(u8::try_from(index).unwrap_or(0), Relaxed);
+    }
+}
+
+impl BusStats {
+    /// All zero.
+    #[must_use]
+    pub fn new(name: &str, devices: impl Iterator<Item = String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            open: AtomicU8::new(0),
+            busy_us: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            timeouts: AtomicU64::new(0),
+            crc_errors: AtomicU64::new(0),
+            protocol_errors: AtomicU64::new(0),
+            exceptions: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
+            overruns: AtomicU64::new(0),
+            alive_boot_ms: AtomicU64::new(0),
+            devices: devices.map(DeviceStats::new).collect(),
+        }
+    }
+
+    /// The state's word: `starting`, `up` or `down`.
+    #[must_use]
+    pub fn state(&self) -> &'static str {
+        match self.open.load(Relaxed) {
+            0 => "starting",
+            1 => "up",
+            _ => "down",
+        }
+    }
+
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.store(if open { 1 } else { 2 }, Relaxed);
+    }
+
+    /// Counts one exchange and how it ended.
+    pub(super) fn count(&self, cost: Duration, failure: Option<&ReadError>) {
+        self.busy_us.fetch_add(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.requests.fetch_add(1, Relaxed);
+        let counter = match failure {
+            None | Some(ReadError::Bus(_)) => return,
+            Some(ReadError::Refused(_) | ReadError::Transient(FrameError::Exception(_))) => &self.exceptions,
+            Some(ReadError::Transient(FrameError::Timeout(_))) => &self.timeouts,
+            Some(ReadError::Transient(FrameError::Crc { .. })) => &self.crc_errors,
+            Some(ReadError::Transient(FrameError::Protocol(_))) => &self.protocol_errors,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+}
