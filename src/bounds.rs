@@ -31,3 +31,9 @@ pub const COMMANDS_RUNNING: usize = 64;
 /// A broker repeats within seconds; 1024 ids of ~200 B are 200 KiB and hours of commands.
 /// Full: the oldest is forgotten.
 pub const COMMAND_IDS: usize = 1024;
+
+/// Connections to the control socket at once.
+///
+/// A person and a few scripts; each costs a task and at most 64 KiB for five seconds.
+/// Full: the connection is closed at once.
+pub const CONTROL_CONNECTIONS: usize = 16;

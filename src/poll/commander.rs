@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use driver_api::Span;
+use driver_api::{Span, Value};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -116,7 +116,7 @@ struct Running {
     id: String,
     device: String,
     point: String,
-    raw: driver_api::Value,
+    raw: Value,
     asked: serde_json::Value,
     rule: Rule,
     pending: Pending,
@@ -307,31 +307,41 @@ struct Verdict {
 
 /// Waits for the bus and judges what was read back.
 async fn carry_out(run: Running) -> Verdict {
-    let unread = |why: &dyn std::fmt::Display| {
-        (State::Written, Some(run.asked.clone()), Some(format!("read back: {why}")))
-    };
-    let failed = |state, why: String| (state, Some(run.asked.clone()), Some(why));
-    let (state, value, error) = match run.pending.wait().await {
-        Ok(Exchange { read: Ok(sample) }) => match sample.value {
-            Ok(raw) if scale::same(&run.raw, &raw) => (State::Verified, json(&run.rule.scaled(raw)), None),
-            Ok(raw) => {
-                let now = run.rule.scaled(raw);
-                (State::Failed, json(&now), Some(format!("read back {now}, not what was written")))
-            }
-            Err(reason) => unread(&reason.word()),
-        },
-        Ok(Exchange { read: Err(why) }) => unread(&why),
-        Err(Failed::Expired) => failed(State::Expired, "its time passed before the bus was free".to_owned()),
-        Err(Failed::Busy) => failed(State::Failed, "the bus has too much to do".to_owned()),
-        Err(Failed::Failed(why)) => failed(State::Failed, why),
-    };
+    let result = run.pending.wait().await;
+    let (state, value, error) = judge(&run.rule, &run.raw, run.asked, result);
     Verdict { device: run.device, point: run.point, id: Some(run.id), state, value, error }
+}
+
+/// What a write came to: its state, what the point holds now (or what was asked), and what went wrong.
+#[must_use]
+pub fn judge(
+    rule: &Rule,
+    raw: &Value,
+    asked: serde_json::Value,
+    result: Result<Exchange, Failed>,
+) -> (State, Option<serde_json::Value>, Option<String>) {
+    let why = |state, why: String, value| (state, value, Some(why));
+    match result {
+        Ok(Exchange { read: Ok(sample) }) => match sample.value {
+            Ok(read) if scale::same(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
+            Ok(read) => {
+                let now = rule.scaled(read);
+                why(State::Failed, format!("read back {now}, not what was written"), json(&now))
+            }
+            Err(reason) => why(State::Written, format!("read back: {}", reason.word()), Some(asked)),
+        },
+        Ok(Exchange { read: Err(error) }) => why(State::Written, format!("read back: {error}"), Some(asked)),
+        Err(Failed::Expired) => {
+            why(State::Expired, "its time passed before the bus was free".to_owned(), Some(asked))
+        }
+        Err(Failed::Busy) => why(State::Failed, "the bus has too much to do".to_owned(), Some(asked)),
+        Err(Failed::Failed(error)) => why(State::Failed, error, Some(asked)),
+    }
 }
 
 /// A value as JSON.
 #[must_use]
-pub fn json(value: &driver_api::Value) -> Option<serde_json::Value> {
-    use driver_api::Value;
+pub fn json(value: &Value) -> Option<serde_json::Value> {
     Some(match value {
         Value::Bool(b) => (*b).into(),
         Value::Int(i) => (*i).into(),

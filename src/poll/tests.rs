@@ -321,7 +321,9 @@ async fn a_repeated_id_is_answered_and_not_carried_out_again() {
 async fn what_came_too_late_is_never_carried_out() {
     let mut post = post();
     let past = crate::message::WallMs(post.clock.wall().0 - 1000).to_string();
-    for payload in [json!({"id": "a", "value": 1, "ttl": "0s"}), json!({"id": "b", "value": 1, "expires": past})] {
+    for payload in
+        [json!({"id": "a", "value": 1, "ttl": "0s"}), json!({"id": "b", "value": 1, "expires": past})]
+    {
         assert_eq!(post.states(payload).await.0, State::Expired);
     }
     assert!(post.bench.line.lock().expect("test").held.is_empty());

@@ -1,1 +1,3 @@
-//! Placeholder, replaced by the first commit of this floor.
+//! Builds and owns the task tree; reload; shutdown from the taps downwards.
+
+pub mod control;

@@ -1,0 +1,187 @@
+//! The control socket: how `fieldgate status`, `watch`, `read` and `write` talk to the running
+//! daemon. One JSON object a line, in both directions, on a Unix socket in the data directory.
+//!
+//! Who may open the directory may use it; there is no other key. Each connection serves one request.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::bounds;
+use crate::poll::commander::{self, Targets};
+use crate::poll::{Ask, Failed};
+
+/// What may be asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Request {
+    /// The whole snapshot.
+    Status {},
+    /// One exchange for each block that holds the device's points (or the one point).
+    Read {
+        /// Device name.
+        device: String,
+        /// Point name; absent: all of the device.
+        #[serde(default)]
+        point: Option<String>,
+    },
+    /// One write with read-back.
+    Write {
+        /// Device name.
+        device: String,
+        /// Point name.
+        point: String,
+        /// What people mean: scaled, with limits.
+        value: Json,
+    },
+}
+
+/// The socket's place in the data directory.
+#[must_use]
+pub fn socket_path(store: &Path) -> PathBuf {
+    store.join("control.sock")
+}
+
+/// What the socket gives access to.
+#[derive(Clone)]
+pub struct Access {
+    /// The latest snapshot, as JSON.
+    pub snapshot: Arc<dyn Fn() -> Json + Send + Sync>,
+    /// Every point.
+    pub targets: watch::Receiver<Arc<Targets>>,
+}
+
+/// Longest request line, bytes.
+const LONGEST_REQUEST: u64 = 64 * 1024;
+/// Longest wait for a request line and for the taking of an answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves the socket until stopped. A socket left behind by a killed daemon is replaced; the lock
+/// on the store already proves that no other daemon lives here.
+///
+/// # Errors
+/// The socket cannot be made.
+pub async fn serve(path: &Path, access: Access, stop: CancellationToken) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))?;
+    let slots = Arc::new(Semaphore::new(bounds::CONTROL_CONNECTIONS));
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!("control socket: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+        };
+        let Ok(slot) = slots.clone().try_acquire_owned() else {
+            continue;
+        };
+        let access = access.clone();
+        tokio::spawn(async move {
+            let _slot = slot;
+            // A client that goes away in the middle is its own affair.
+            let _ = answer(stream, &access).await;
+        });
+    }
+    let _ = std::fs::remove_file(path);
+    Ok(())
+}
+
+async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut line = String::new();
+    let mut limited = BufReader::new(read.take(LONGEST_REQUEST));
+    timeout(PATIENCE, limited.read_line(&mut line)).await??;
+    let answer = match serde_json::from_str(&line) {
+        Err(error) => json!({ "error": format!("not a request: {error}") }),
+        Ok(Request::Status {}) => (access.snapshot)(),
+        Ok(Request::Read { device, point }) => read_points(access, &device, point.as_deref()).await,
+        Ok(Request::Write { device, point, value }) => write_point(access, &device, &point, &value).await,
+    };
+    let mut bytes = answer.to_string().into_bytes();
+    bytes.push(b'\n');
+    timeout(PATIENCE, write.write_all(&bytes)).await?
+}
+
+async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json {
+    let targets = access.targets.borrow().clone();
+    let mut wanted: Vec<_> = targets
+        .iter()
+        .filter(|((d, p), _)| d == device && point.is_none_or(|point| point == p))
+        .map(|((_, p), target)| (p.clone(), target.clone()))
+        .collect();
+    if wanted.is_empty() {
+        return json!({ "error": unknown(&targets, device, point) });
+    }
+    wanted.sort_by_key(|(_, target)| target.point);
+    let mut points = Vec::new();
+    for (name, target) in wanted {
+        let row = match target.bus.ask(Ask::Read { point: target.point }).await {
+            Ok(exchange) => match exchange.read.map(|sample| sample.value) {
+                Ok(Ok(raw)) => {
+                    let value = commander::json(&target.rule.scaled(raw));
+                    json!({ "point": name, "value": value, "unit": target.rule.key.unit })
+                }
+                Ok(Err(reason)) => json!({ "point": name, "error": reason.word() }),
+                Err(why) => json!({ "point": name, "error": why }),
+            },
+            Err(failed) => json!({ "point": name, "error": words(&failed) }),
+        };
+        points.push(row);
+    }
+    json!({ "device": device, "points": points })
+}
+
+async fn write_point(access: &Access, device: &str, point: &str, value: &Json) -> Json {
+    let targets = access.targets.borrow().clone();
+    let Some(target) = targets.get(&(device.to_owned(), point.to_owned())) else {
+        return json!({ "error": unknown(&targets, device, Some(point)) });
+    };
+    let raw = match target.rule.to_raw(value) {
+        Ok(raw) => raw,
+        Err(why) => return json!({ "error": why }),
+    };
+    let not_after = Instant::now() + Duration::from_secs(30);
+    let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
+    let result = target.bus.ask(ask).await;
+    let (state, value, error) = commander::judge(&target.rule, &raw, value.clone(), result);
+    json!({ "state": state, "value": value, "error": error })
+}
+
+fn words(failed: &Failed) -> String {
+    match failed {
+        Failed::Expired => "its turn did not come within 30 s".to_owned(),
+        Failed::Busy => "the bus has too much to do; try again".to_owned(),
+        Failed::Failed(why) => why.clone(),
+    }
+}
+
+fn unknown(targets: &Targets, device: &str, point: Option<&str>) -> String {
+    let mut names: Vec<&str> = targets.keys().map(|(d, _)| d.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    if !names.contains(&device) {
+        return format!("no device `{device}`; there is {}", names.join(", "));
+    }
+    let mut points: Vec<&str> =
+        targets.keys().filter(|(d, _)| d == device).map(|(_, p)| p.as_str()).collect();
+    points.sort_unstable();
+    format!("`{device}` has no point `{}`; there is {}", point.unwrap_or_default(), points.join(", "))
+}
