@@ -26,6 +26,8 @@ use crate::poll::{Ask, Failed};
 pub enum Request {
     /// The whole snapshot.
     Status {},
+    /// The latest reading of every point.
+    Values {},
     /// One exchange for each block that holds the device's points (or the one point).
     Read {
         /// Device name.
@@ -56,6 +58,8 @@ pub fn socket_path(store: &Path) -> PathBuf {
 pub struct Access {
     /// The latest snapshot, as JSON.
     pub snapshot: Arc<dyn Fn() -> Json + Send + Sync>,
+    /// The latest readings: an array of payloads with `device` and `point` added.
+    pub values: Arc<dyn Fn() -> Json + Send + Sync>,
     /// Every point.
     pub targets: watch::Receiver<Arc<Targets>>,
 }
@@ -111,13 +115,21 @@ async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
     timeout(PATIENCE, limited.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Err(error) => json!({ "error": format!("not a request: {error}") }),
-        Ok(Request::Status {}) => (access.snapshot)(),
-        Ok(Request::Read { device, point }) => read_points(access, &device, point.as_deref()).await,
-        Ok(Request::Write { device, point, value }) => write_point(access, &device, &point, &value).await,
+        Ok(request) => respond(&request, access).await,
     };
     let mut bytes = answer.to_string().into_bytes();
     bytes.push(b'\n');
     timeout(PATIENCE, write.write_all(&bytes)).await?
+}
+
+/// The answer to one request.
+pub async fn respond(request: &Request, access: &Access) -> Json {
+    match request {
+        Request::Status {} => (access.snapshot)(),
+        Request::Values {} => (access.values)(),
+        Request::Read { device, point } => read_points(access, device, point.as_deref()).await,
+        Request::Write { device, point, value } => write_point(access, device, point, value).await,
+    }
 }
 
 async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json {

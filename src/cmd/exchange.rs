@@ -1,0 +1,133 @@
+//! `fieldgate read` and `fieldgate write`: one exchange with a device. Through the daemon while it
+//! runs (it owns the ports), directly otherwise.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+use serde_json::{Value as Json, json};
+use tokio::sync::watch;
+
+use super::client;
+use super::exit::Exit;
+use crate::runtime::control::{self, Access, Request};
+
+/// Reads a device once.
+#[derive(Debug, ClapArgs)]
+pub struct ReadArgs {
+    /// DEVICE or DEVICE/POINT.
+    what: String,
+    /// Configuration file.
+    #[arg(long, default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Writes a point once and reads it back.
+#[derive(Debug, ClapArgs)]
+pub struct WriteArgs {
+    /// DEVICE/POINT.
+    what: String,
+    /// The value people mean: scaled, within the point's limits.
+    #[arg(allow_hyphen_values = true)]
+    value: String,
+    /// Configuration file.
+    #[arg(long, default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads and prints.
+///
+/// # Errors
+/// Unknown names, or a point that gave no value.
+pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
+    let (device, point) = match args.what.split_once('/') {
+        Some((device, point)) => (device, Some(point.to_owned())),
+        None => (args.what.as_str(), None),
+    };
+    let answer = exchange(&args.config, &Request::Read { device: device.to_owned(), point })?;
+    if args.json {
+        writeln!(out, "{answer:#}")?;
+    }
+    if let Some(error) = answer["error"].as_str() {
+        return Err(Exit::Failed(error.to_owned()));
+    }
+    let mut failed = 0;
+    for row in answer["points"].as_array().into_iter().flatten() {
+        let name = row["point"].as_str().unwrap_or("?");
+        let error = row["error"].as_str();
+        failed += usize::from(error.is_some());
+        if !args.json {
+            match error {
+                Some(error) => writeln!(out, "{name:<24} -  {error}")?,
+                None => writeln!(out, "{name:<24} {} {}", plain(&row["value"]), row["unit"].as_str().unwrap_or(""))?,
+            }
+        }
+    }
+    if failed > 0 {
+        return Err(Exit::Failed(format!("{failed} points gave no value")));
+    }
+    Ok(())
+}
+
+/// Writes, reads back, and prints.
+///
+/// # Errors
+/// Unknown names, a value that does not fit, or a device that did not take it.
+pub fn write(args: &WriteArgs, out: &mut dyn Write) -> Result<(), Exit> {
+    let Some((device, point)) = args.what.split_once('/') else {
+        return Err(Exit::Usage(format!("`{}` names no point; write DEVICE/POINT", args.what)));
+    };
+    // What is not JSON is text: `on` needs no quotes from a shell.
+    let value = serde_json::from_str(&args.value).unwrap_or_else(|_| Json::String(args.value.clone()));
+    let request = Request::Write { device: device.to_owned(), point: point.to_owned(), value };
+    let answer = exchange(&args.config, &request)?;
+    if args.json {
+        writeln!(out, "{answer:#}")?;
+    }
+    let error = answer["error"].as_str();
+    match answer["state"].as_str() {
+        Some(state @ ("verified" | "written")) => {
+            if !args.json {
+                let note = error.map_or(String::new(), |e| format!(" ({e})"));
+                writeln!(out, "{state}: {} is {}{note}", args.what, plain(&answer["value"]))?;
+            }
+            Ok(())
+        }
+        _ => Err(Exit::Failed(error.unwrap_or("the device did not take it").to_owned())),
+    }
+}
+
+fn plain(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// One request, to the daemon or to a bus task of our own that lives as long as the request.
+fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
+    let loaded = super::load(config)?;
+    if let Some(answer) = client::ask(&loaded.store.path, request)? {
+        return Ok(answer);
+    }
+    let (Request::Read { device, .. } | Request::Write { device, .. }) = request else {
+        return Err(Exit::Usage("only read and write work without the daemon".to_owned()));
+    };
+    let Some(bus) = loaded.buses.into_iter().find(|b| b.devices.iter().any(|d| d.name == *device)) else {
+        return Ok(json!({ "error": format!("no device `{device}` in {}", config.display()) }));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let lone = crate::runtime::lone_bus(bus);
+        let (_, targets) = watch::channel(Arc::new(lone.targets));
+        let nothing: Arc<dyn Fn() -> Json + Send + Sync> = Arc::new(|| Json::Null);
+        let access = Access { snapshot: nothing.clone(), values: nothing, targets };
+        let answer = control::respond(request, &access).await;
+        lone.stop.cancel();
+        Ok(answer)
+    })
+}

@@ -1,0 +1,131 @@
+//! `fieldgate status`: how everything is, in words, and as an exit code for scripts.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+use serde_json::Value as Json;
+
+use super::client;
+use super::exit::Exit;
+use super::format::{bytes, count, span_s};
+use crate::runtime::control::Request;
+
+/// Shows how everything is. Exit code 0 healthy, 1 degraded, 2 down.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Configuration file.
+    #[arg(long, default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the daemon and prints.
+///
+/// # Errors
+/// `Down` without a daemon, `Failed` when it is degraded.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    let store = super::store_path(&args.config)?;
+    let Some(snapshot) = client::ask(&store, &Request::Status {})? else {
+        let down = format!("down: no daemon on {}", store.display());
+        if args.json {
+            writeln!(out, "{}", serde_json::json!({ "gateway": { "state": "down" } }))?;
+        }
+        return Err(Exit::Down(down));
+    };
+    if args.json {
+        writeln!(out, "{snapshot:#}")?;
+    } else {
+        out.write_all(render(&snapshot).as_bytes())?;
+    }
+    match snapshot["gateway"]["state"].as_str() {
+        Some("ok") => Ok(()),
+        state => Err(Exit::Failed(format!("{}: {}", state.unwrap_or("unknown"), reasons(&snapshot)))),
+    }
+}
+
+/// What keeps the gateway from being healthy, as far as the snapshot says.
+fn reasons(snapshot: &Json) -> String {
+    let list = snapshot["gateway"]["degraded"].as_array();
+    let words: Vec<&str> = list.into_iter().flatten().filter_map(Json::as_str).collect();
+    words.join("; ")
+}
+
+/// The snapshot as text, a part a line.
+#[must_use]
+pub fn render(snapshot: &Json) -> String {
+    let number = |v: &Json| v.as_f64().unwrap_or(0.0);
+    let word = |v: &Json| v.as_str().unwrap_or("?").to_owned();
+    let mut lines = Vec::new();
+    let gateway = &snapshot["gateway"];
+    lines.push(format!(
+        "gateway  {:<12} {}, up {}, {} points, {:.1} readings/s, {} RAM, clock {}",
+        word(&gateway["id"]),
+        word(&gateway["state"]),
+        span_s(number(&gateway["uptime_s"])),
+        number(&gateway["points"]),
+        number(&gateway["readings_per_s"]),
+        bytes(number(&gateway["rss_bytes"])),
+        word(&gateway["clock"]),
+    ));
+    for (name, bus) in rows(&snapshot["bus"]) {
+        lines.push(format!(
+            "bus      {name:<12} {}, {:.0} % busy, {:.1} requests/s, {} timeouts, {} CRC errors, {} exceptions, {} overruns",
+            word(&bus["state"]),
+            number(&bus["utilisation"]) * 100.0,
+            number(&bus["requests_per_s"]),
+            count(number(&bus["timeouts"])),
+            count(number(&bus["crc_errors"])),
+            count(number(&bus["exceptions"])),
+            count(number(&bus["overruns"])),
+        ));
+    }
+    for (name, device) in rows(&snapshot["device"]) {
+        let last = device["last_ok"].as_str().map_or("never answered".to_owned(), |ts| format!("last answer {ts}"));
+        lines.push(format!(
+            "device   {name:<12} {}, {last}, {} failures",
+            word(&device["state"]),
+            count(number(&device["failures"])),
+        ));
+    }
+    for (name, uplink) in rows(&snapshot["uplink"]) {
+        lines.push(format!(
+            "uplink   {name:<12} {}, {} delivered, {} queued ({}), {} declared lost{}{}",
+            word(&uplink["state"]),
+            count(number(&uplink["delivered"])),
+            count(number(&uplink["queued_readings"])),
+            bytes(number(&uplink["queued_bytes"])),
+            count(number(&uplink["declared_lost"])),
+            uplink["eta_s"].as_f64().map_or(String::new(), |s| format!(", drained in {}", span_s(s))),
+            uplink["last_error"].as_str().filter(|e| !e.is_empty()).map_or(String::new(), |e| format!(", last error: {e}")),
+        ));
+    }
+    let store = &snapshot["store"];
+    lines.push(format!(
+        "store    {:<12} {} readings in {}, {} commits, slowest 1 % of fsyncs {:.1} ms, {} written",
+        word(&store["state"]),
+        count(number(&store["readings"])),
+        bytes(number(&store["bytes"])),
+        count(number(&store["commits"])),
+        number(&store["fsync_ms_p99"]),
+        bytes(number(&store["bytes_written"])),
+    ));
+    let broker = &snapshot["broker"];
+    lines.push(format!(
+        "broker   {:<12} {} clients, {} retained, {} in, {} out, {} dropped",
+        word(&broker["state"]),
+        count(number(&broker["clients"])),
+        count(number(&broker["retained"])),
+        count(number(&broker["messages_in"])),
+        count(number(&broker["messages_out"])),
+        count(number(&broker["dropped"])),
+    ));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn rows(parts: &Json) -> impl Iterator<Item = (&String, &Json)> {
+    parts.as_object().into_iter().flatten()
+}

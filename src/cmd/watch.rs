@@ -1,0 +1,93 @@
+//! `fieldgate watch`: the live table of values.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args as ClapArgs;
+use driver_api::Span;
+use serde_json::Value as Json;
+
+use super::client;
+use super::exit::Exit;
+use crate::runtime::control::Request;
+
+/// Shows the values as they come. On a terminal it goes on until Ctrl-C; else it prints one table.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// Only this device, or this DEVICE/POINT.
+    only: Option<String>,
+    /// Configuration file.
+    #[arg(long, default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// How often the table is drawn.
+    #[arg(long, default_value = "1s")]
+    every: Span,
+    /// Prints one table and ends.
+    #[arg(long)]
+    once: bool,
+    /// Prints JSON, once.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Draws until interrupted.
+///
+/// # Errors
+/// No daemon runs, or it went away.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    let store = super::store_path(&args.config)?;
+    let live = !args.once && !args.json && std::io::stdout().is_terminal();
+    loop {
+        let Some(values) = client::ask(&store, &Request::Values {})? else {
+            return Err(Exit::Failed(format!("no daemon on {}; start it with `fieldgate run`", store.display())));
+        };
+        let rows: Vec<&Json> = values.as_array().into_iter().flatten().filter(|row| wanted(row, args)).collect();
+        if args.json {
+            writeln!(out, "{:#}", Json::Array(rows.into_iter().cloned().collect()))?;
+            return Ok(());
+        }
+        if live {
+            // Home, draw, clear what the last table left below.
+            write!(out, "\x1b[H{}\x1b[J", table(&rows).replace('\n', "\x1b[K\n"))?;
+            out.flush()?;
+            std::thread::sleep(args.every.0.max(Duration::from_millis(100)));
+        } else {
+            out.write_all(table(&rows).as_bytes())?;
+            return Ok(());
+        }
+    }
+}
+
+fn wanted(row: &Json, args: &Args) -> bool {
+    let (device, point) = (row["device"].as_str().unwrap_or(""), row["point"].as_str().unwrap_or(""));
+    match args.only.as_deref().map(|only| only.split_once('/').unwrap_or((only, ""))) {
+        None => true,
+        Some((d, "")) => d == device,
+        Some((d, p)) => d == device && p == point,
+    }
+}
+
+/// One line a point: name, value, unit, quality unless good, time.
+#[must_use]
+pub fn table(rows: &[&Json]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let word = |key: &str| row[key].as_str().unwrap_or("");
+        let value = match &row["value"] {
+            Json::Null => "-".to_owned(),
+            Json::String(s) => s.clone(),
+            other => other.to_string(),
+        };
+        let quality = match (word("quality"), word("reason")) {
+            ("good", _) => String::new(),
+            (quality, reason) => format!("{quality}: {reason}"),
+        };
+        let name = format!("{}/{}", word("device"), word("point"));
+        let clock = word("ts").get(11..23).unwrap_or("");
+        text.push_str(&format!("{name:<32} {value:>14} {:<6} {clock}  {quality}", word("unit")));
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
