@@ -1,7 +1,9 @@
-//! From samples to readings: scale, quality, report by exception. Pure functions and their state;
-//! the one task here numbers readings in the store and publishes them locally.
+//! From samples to readings, and from readings to payloads: scale, quality, report by exception,
+//! topics. Decided in pure functions; nothing here waits for anything.
 
 pub mod meta;
+pub mod payload;
 pub mod report;
 pub mod rule;
 pub mod scale;
+pub mod topics;
