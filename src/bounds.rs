@@ -37,3 +37,16 @@ pub const COMMAND_IDS: usize = 1024;
 /// A person and a few scripts; each costs a task and at most 64 KiB for five seconds.
 /// Full: the connection is closed at once.
 pub const CONTROL_CONNECTIONS: usize = 16;
+
+/// Readings numbered and published in one turn of the flow.
+///
+/// One turn costs one wake-up of the store and of the broker; 4096 readings of ~200 B of payload
+/// are 800 KiB at worst.
+pub const FLOW_GROUP: usize = 4096;
+
+/// Local messages on their way into one uplink's mirror.
+///
+/// 1000 descriptions at start, then a few status messages a second; the mirror takes them at once
+/// and keeps only the latest of each topic. Full: the pump waits, and the local broker's own bound
+/// for a slow subscriber applies.
+pub const MIRROR: usize = 256;

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod clock;
 pub mod cmd;
 pub mod config;
+pub mod counters;
 pub mod message;
 pub mod pipeline;
 pub mod poll;

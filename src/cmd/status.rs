@@ -42,15 +42,11 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     }
     match snapshot["gateway"]["state"].as_str() {
         Some("ok") => Ok(()),
-        state => Err(Exit::Failed(format!("{}: {}", state.unwrap_or("unknown"), reasons(&snapshot)))),
+        state => {
+            let why = snapshot["gateway"]["reason"].as_str().unwrap_or_default();
+            Err(Exit::Failed(format!("{}: {why}", state.unwrap_or("unknown"))))
+        }
     }
-}
-
-/// What keeps the gateway from being healthy, as far as the snapshot says.
-fn reasons(snapshot: &Json) -> String {
-    let list = snapshot["gateway"]["degraded"].as_array();
-    let words: Vec<&str> = list.into_iter().flatten().filter_map(Json::as_str).collect();
-    words.join("; ")
 }
 
 /// The snapshot as text, a part a line.

@@ -159,6 +159,13 @@ impl BusTask {
         (task, BusHandle { requests: send }, stats)
     }
 
+    /// The same without any poll: only what is asked is sent.
+    #[must_use]
+    pub fn without_polls(mut self) -> Self {
+        self.schedule = Schedule::new(&[], Instant::now());
+        self
+    }
+
     /// Runs until stopped. What was read is handed on before it ends.
     pub async fn run(mut self) {
         while !self.stop.is_cancelled() {

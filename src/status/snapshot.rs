@@ -1,1 +1,333 @@
-//! Snapshot.
+//! One snapshot of everything: what MQTT status topics, the control socket and tests read.
+//!
+//! Flat objects with plain names (the public contract's §3); rates are over the time since the
+//! snapshot before.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::process;
+use crate::broker::{Broker, BrokerStats};
+use crate::clock::Clock;
+use crate::counters::FlowStats;
+use crate::message::WallMs;
+use crate::poll::stats::BusStats;
+use crate::store::{Drain, Store, StoreStatus};
+use crate::uplink::UplinkCounters;
+
+/// Everything at one instant.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// The gateway.
+    pub gateway: GatewayStatus,
+    /// By bus name.
+    pub bus: BTreeMap<String, BusStatus>,
+    /// By device name.
+    pub device: BTreeMap<String, DeviceStatus>,
+    /// By uplink name.
+    pub uplink: BTreeMap<String, UplinkStatus>,
+    /// The queue.
+    pub store: StoreStatus,
+    /// The local broker.
+    pub broker: BrokerStats,
+}
+
+/// The gateway as a whole.
+#[derive(Debug, Clone, Serialize)]
+pub struct GatewayStatus {
+    /// Its id.
+    pub id: String,
+    /// `ok` or `degraded`.
+    pub state: &'static str,
+    /// Why it is degraded; `""` when it is not.
+    pub reason: String,
+    /// Program version.
+    pub version: &'static str,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+    /// The machine's boot.
+    pub boot_id: String,
+    /// Epoch of the numbers now given out.
+    pub epoch: String,
+    /// Changes with the effective configuration.
+    pub config_hash: String,
+    /// `synced` or `unsynced`.
+    pub clock: &'static str,
+    /// How many points are polled or listened to.
+    pub points: usize,
+    /// Readings taken since the start.
+    pub readings: u64,
+    /// Readings taken per second.
+    pub readings_per_s: f64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// Open file descriptors.
+    pub open_files: u64,
+}
+
+/// One bus.
+#[derive(Debug, Clone, Serialize)]
+pub struct BusStatus {
+    /// `starting`, `up` or `down`.
+    pub state: &'static str,
+    /// Share of time it was in an exchange, 0.0 to 1.0.
+    pub utilisation: f64,
+    /// Exchanges per second.
+    pub requests_per_s: f64,
+    /// Exchanges since the start.
+    pub requests: u64,
+    /// Without an answer in time.
+    pub timeouts: u64,
+    /// With a wrong checksum.
+    pub crc_errors: u64,
+    /// Of a wrong shape, or another device's.
+    pub protocol_errors: u64,
+    /// Refusals.
+    pub exceptions: u64,
+    /// Times the port was opened again.
+    pub reconnects: u64,
+    /// Polls skipped because the one before was still running.
+    pub overruns: u64,
+}
+
+/// One device.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceStatus {
+    /// Its bus.
+    pub bus: String,
+    /// `starting`, `online`, `suspect` or `offline`.
+    pub state: &'static str,
+    /// Time of the last answer, RFC 3339.
+    pub last_ok: Option<String>,
+    /// Failed exchanges since the start.
+    pub failures: u64,
+}
+
+/// One uplink.
+#[derive(Debug, Clone, Serialize)]
+pub struct UplinkStatus {
+    /// The connection's state.
+    pub state: &'static str,
+    /// Since when, RFC 3339.
+    pub since: Option<String>,
+    /// The last failure in words; `""` for none.
+    pub last_error: String,
+    /// Readings taken for it.
+    pub taken: u64,
+    /// Readings waiting.
+    pub queued_readings: u64,
+    /// Their size on disk, about.
+    pub queued_bytes: u64,
+    /// Time of the oldest waiting reading, RFC 3339.
+    pub oldest_ts: Option<String>,
+    /// Readings acknowledged.
+    pub delivered: u64,
+    /// Readings declared lost.
+    pub declared_lost: u64,
+    /// Readings acknowledged per second.
+    pub rate: f64,
+    /// Seconds until the queue is empty at this rate; absent while it does not shrink.
+    pub eta_s: Option<f64>,
+}
+
+/// An uplink, to be looked at.
+#[derive(Clone)]
+pub struct UplinkSource {
+    /// Its name.
+    pub name: String,
+    /// Its connection's counters.
+    pub counters: Arc<UplinkCounters>,
+    /// Its position in the log.
+    pub drain: Arc<dyn Drain>,
+}
+
+/// Everything a snapshot is made from.
+#[derive(Clone)]
+pub struct Sources {
+    /// The gateway's id.
+    pub gateway: String,
+    /// Hash of the effective configuration.
+    pub config_hash: String,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// The flow's counters.
+    pub flow: Arc<FlowStats>,
+    /// The queue.
+    pub store: Store,
+    /// The local broker.
+    pub broker: Broker,
+    /// The buses and how many points each has.
+    pub buses: Vec<(Arc<BusStats>, usize)>,
+    /// The uplinks.
+    pub uplinks: Vec<UplinkSource>,
+}
+
+/// Remembers the counts of the snapshot before, for rates.
+#[derive(Debug)]
+pub struct Rates {
+    at: Instant,
+    counts: BTreeMap<String, u64>,
+    per_s: BTreeMap<String, f64>,
+}
+
+/// Rates over less than this are noise.
+const SHORTEST: Duration = Duration::from_millis(500);
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { at: Instant::now(), counts: BTreeMap::new(), per_s: BTreeMap::new() }
+    }
+}
+
+impl Rates {
+    /// Notes all counts at `now` and works out what they grew by per second.
+    fn note(&mut self, now: Instant, counts: BTreeMap<String, u64>) {
+        let passed = now - self.at;
+        if passed < SHORTEST && !self.counts.is_empty() {
+            return;
+        }
+        let seconds = passed.as_secs_f64().max(SHORTEST.as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let per_s = counts.iter().map(|(name, count)| {
+            let before = self.counts.get(name).copied().unwrap_or(*count);
+            (name.clone(), count.saturating_sub(before) as f64 / seconds)
+        });
+        self.per_s = per_s.collect();
+        self.counts = counts;
+        self.at = now;
+    }
+
+    fn of(&self, name: &str) -> f64 {
+        let rate = self.per_s.get(name).copied().unwrap_or(0.0);
+        (rate * 1000.0).round() / 1000.0
+    }
+}
+
+impl Sources {
+    /// Takes a snapshot.
+    pub fn snapshot(&self, rates: &mut Rates) -> Snapshot {
+        let ledgers: Vec<_> = self.uplinks.iter().map(|u| (u, u.drain.ledger())).collect();
+        let mut counts = BTreeMap::from([("flow".to_owned(), self.flow.readings.load(Relaxed))]);
+        for (bus, _) in &self.buses {
+            counts.insert(format!("busy {}", bus.name), bus.busy_us.load(Relaxed));
+            counts.insert(format!("requests {}", bus.name), bus.requests.load(Relaxed));
+        }
+        for (uplink, ledger) in &ledgers {
+            counts.insert(format!("delivered {}", uplink.name), ledger.delivered);
+            counts.insert(format!("taken {}", uplink.name), ledger.taken);
+        }
+        rates.note(Instant::now(), counts);
+        let mut snapshot = Snapshot {
+            gateway: self.gateway(rates),
+            bus: self.buses.iter().map(|(bus, _)| (bus.name.clone(), bus_status(bus, rates))).collect(),
+            device: self.buses.iter().flat_map(|(bus, _)| devices(bus)).collect(),
+            uplink: ledgers
+                .iter()
+                .map(|(uplink, ledger)| (uplink.name.clone(), uplink_status(uplink, ledger, rates)))
+                .collect(),
+            store: self.store.status(),
+            broker: self.broker.stats(),
+        };
+        snapshot.gateway.reason = reasons(&snapshot).join("; ");
+        if !snapshot.gateway.reason.is_empty() {
+            snapshot.gateway.state = "degraded";
+        }
+        snapshot
+    }
+
+    fn gateway(&self, rates: &Rates) -> GatewayStatus {
+        GatewayStatus {
+            id: self.gateway.clone(),
+            state: "ok",
+            reason: String::new(),
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_s: self.started.elapsed().as_secs(),
+            boot_id: self.clock.boot_id().to_owned(),
+            epoch: self.store.epoch().to_string(),
+            config_hash: self.config_hash.clone(),
+            clock: if self.clock.synced() { "synced" } else { "unsynced" },
+            points: self.buses.iter().map(|(_, points)| points).sum(),
+            readings: self.flow.readings.load(Relaxed),
+            readings_per_s: rates.of("flow"),
+            rss_bytes: process::rss_bytes(),
+            open_files: process::open_files(),
+        }
+    }
+}
+
+fn bus_status(bus: &BusStats, rates: &Rates) -> BusStatus {
+    BusStatus {
+        state: bus.state(),
+        utilisation: (rates.of(&format!("busy {}", bus.name)) / 1e6 * 1000.0).round() / 1000.0,
+        requests_per_s: rates.of(&format!("requests {}", bus.name)),
+        requests: bus.requests.load(Relaxed),
+        timeouts: bus.timeouts.load(Relaxed),
+        crc_errors: bus.crc_errors.load(Relaxed),
+        protocol_errors: bus.protocol_errors.load(Relaxed),
+        exceptions: bus.exceptions.load(Relaxed),
+        reconnects: bus.reconnects.load(Relaxed),
+        overruns: bus.overruns.load(Relaxed),
+    }
+}
+
+fn devices(bus: &BusStats) -> impl Iterator<Item = (String, DeviceStatus)> {
+    bus.devices.iter().map(|device| {
+        let last_ok = device.last_ok.load(Relaxed);
+        let status = DeviceStatus {
+            bus: bus.name.clone(),
+            state: device.state(),
+            last_ok: (last_ok > 0).then(|| WallMs(last_ok).to_string()),
+            failures: device.failures.load(Relaxed),
+        };
+        (device.name.clone(), status)
+    })
+}
+
+fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &Rates) -> UplinkStatus {
+    let rate = rates.of(&format!("delivered {}", uplink.name));
+    let shrinking = rate - rates.of(&format!("taken {}", uplink.name));
+    #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
+    let eta = (ledger.queued as f64 / shrinking.max(0.001)).round();
+    UplinkStatus {
+        state: uplink.counters.state().word(),
+        since: uplink.counters.since().map(|ts| ts.to_string()),
+        last_error: uplink.counters.last_error(),
+        taken: ledger.taken,
+        queued_readings: ledger.queued,
+        queued_bytes: ledger.queued_bytes,
+        oldest_ts: ledger.oldest.map(|ts| ts.to_string()),
+        delivered: ledger.delivered,
+        declared_lost: ledger.lost,
+        rate,
+        eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
+    }
+}
+
+/// What keeps the gateway from being healthy, in words.
+fn reasons(snapshot: &Snapshot) -> Vec<String> {
+    let down = |kind: &str, name: &String, state: &str| format!("{kind} {name} is {state}");
+    let mut reasons = Vec::new();
+    for (name, bus) in snapshot.bus.iter().filter(|(_, b)| b.state == "down") {
+        reasons.push(down("bus", name, bus.state));
+    }
+    for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {
+        reasons.push(down("device", name, device.state));
+    }
+    for (name, uplink) in snapshot.uplink.iter().filter(|(_, u)| u.state != "connected" && u.state != "starting") {
+        reasons.push(down("uplink", name, uplink.state));
+    }
+    if snapshot.store.state != "ok" {
+        reasons.push(format!("store is {}", snapshot.store.state));
+    }
+    if snapshot.broker.state != "ok" {
+        reasons.push(format!("broker is {}", snapshot.broker.state));
+    }
+    reasons
+}

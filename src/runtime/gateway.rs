@@ -1,0 +1,497 @@
+//! A whole gateway in one value: started from a configuration, reloaded with another, stopped from
+//! the taps downwards.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use driver_api::{Quality, Reason};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::cloud::RunningUplink;
+use super::control::{self, Access};
+use super::field::RunningBus;
+use super::flow::Flow;
+use super::observe;
+use crate::bounds;
+use crate::broker::Broker;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{CompiledBus, Loaded};
+use crate::config::model::{ClockTrust, Transport};
+use crate::counters::FlowStats;
+use crate::message::{CommandRequest, Message, Origin, Publish, Reading};
+use crate::pipeline::payload;
+use crate::pipeline::topics::Topics;
+use crate::poll::commander::{Commander, Memory, Targets};
+use crate::status::snapshot::{Rates, Snapshot, Sources};
+use crate::store::{Drain, Store};
+
+/// A running gateway.
+pub struct Gateway {
+    id: String,
+    topics: Topics,
+    clock: Arc<dyn Clock>,
+    store: Store,
+    broker: Broker,
+    publish: Publish,
+    buses: BTreeMap<String, RunningBus>,
+    uplinks: BTreeMap<String, RunningUplink>,
+    readings: mpsc::Sender<Vec<Reading>>,
+    commands: mpsc::Sender<CommandRequest>,
+    targets: watch::Sender<Arc<Targets>>,
+    sources: watch::Sender<Sources>,
+    flow_stats: Arc<FlowStats>,
+    flow: JoinHandle<()>,
+    commander: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+    observer: JoinHandle<()>,
+    stop_observer: CancellationToken,
+    stop_helpers: CancellationToken,
+    control: String,
+}
+
+/// Ids and results of commands, kept in the store.
+struct Kept(Store);
+
+impl Memory for Kept {
+    fn recall(&self, id: &str) -> Option<String> {
+        self.0.command_result(id)
+    }
+    fn keep(&self, id: &str, result: &str) {
+        self.0.keep_command(id, result);
+    }
+}
+
+/// What must move, has it moved? The watchdog's question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stalled(pub Vec<String>);
+
+/// A part that shows no sign of life for this long is stalled. The longest exchange on a bus is its
+/// device timeout (seconds), the slowest fsync of a dying card some ten seconds.
+const STALLED_AFTER: Duration = Duration::from_secs(45);
+
+impl Gateway {
+    /// Opens the store, binds the broker, starts every task. On an error nothing is left running.
+    ///
+    /// # Errors
+    /// What could not be had (store in use, port taken), in words.
+    pub async fn start(loaded: Loaded) -> Result<Self, String> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(loaded.gateway.clock == ClockTrust::Trusted));
+        let id = loaded.gateway.id.clone();
+        let topics = Topics::local(&id);
+        let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
+        let (store, recovery) =
+            Store::open(&loaded.store, &names, clock.clone()).map_err(|e| e.to_string())?;
+        for line in recovery.lines() {
+            warn!("store: {line}");
+        }
+        let never_retain = format!("{}/command/#", topics.root());
+        let broker = match Broker::start(&loaded.broker, &[&never_retain]).await {
+            Ok(broker) => broker,
+            Err(error) => {
+                store.close().await;
+                return Err(error.to_string());
+            }
+        };
+        let publish: Publish = {
+            let broker = broker.clone();
+            Arc::new(move |messages| {
+                broker.publish(messages);
+            })
+        };
+        let flow_stats = Arc::new(FlowStats::default());
+        let (readings, input) = mpsc::channel(bounds::READINGS);
+        let flow = Flow {
+            store: store.clone(),
+            clock: clock.clone(),
+            publish: publish.clone(),
+            topics: topics.clone(),
+            stats: flow_stats.clone(),
+        };
+        let (targets, targets_rx) = watch::channel(Arc::new(Targets::new()));
+        let memory = Arc::new(Kept(store.clone()));
+        let commander =
+            Commander::new(&id, targets_rx.clone(), memory, clock.clone(), publish.clone());
+        let (commands, inbox) = mpsc::channel(bounds::COMMANDS);
+        let first = Sources {
+            gateway: id.clone(),
+            config_hash: loaded.hash.clone(),
+            started: Instant::now(),
+            clock: clock.clone(),
+            flow: flow_stats.clone(),
+            store: store.clone(),
+            broker: broker.clone(),
+            buses: Vec::new(),
+            uplinks: Vec::new(),
+        };
+        let (sources, sources_rx) = watch::channel(first);
+        let (stop_observer, stop_helpers) = (CancellationToken::new(), CancellationToken::new());
+        let control = control::socket_path(&loaded.store.path);
+        let mut gateway = Self {
+            control: control.display().to_string(),
+            flow: tokio::spawn(flow.run(input)),
+            commander: tokio::spawn(commander.run(inbox)),
+            observer: tokio::spawn(observe::observe(
+                sources_rx.clone(),
+                publish.clone(),
+                topics.clone(),
+                stop_observer.clone(),
+            )),
+            helpers: Vec::new(),
+            id,
+            topics,
+            clock,
+            store,
+            broker,
+            publish,
+            buses: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            readings,
+            commands,
+            targets,
+            sources,
+            flow_stats,
+            stop_observer,
+            stop_helpers,
+        };
+        gateway.republish_last_values();
+        gateway.start_helpers(control, sources_rx, targets_rx);
+        for bus in loaded.buses {
+            gateway.start_bus(bus);
+        }
+        for uplink in loaded.uplinks {
+            gateway.start_uplink(uplink);
+        }
+        gateway.tables_changed();
+        gateway.describe();
+        Ok(gateway)
+    }
+
+    /// Local commands, loss records and the control socket.
+    fn start_helpers(
+        &mut self,
+        control: std::path::PathBuf,
+        sources: watch::Receiver<Sources>,
+        targets: watch::Receiver<Arc<Targets>>,
+    ) {
+        let filter = self.topics.commands();
+        let mut local = self.broker.subscribe("commands", &[&filter]);
+        let (commands, topics, stop) = (self.commands.clone(), self.topics.clone(), self.stop_helpers.clone());
+        self.helpers.push(tokio::spawn(async move {
+            while let Some(Some(message)) = stop.run_until_cancelled(local.recv()).await {
+                let Some((device, point)) = topics.command_target(&message.topic) else { continue };
+                let request = CommandRequest {
+                    device: device.to_owned(),
+                    point: point.to_owned(),
+                    payload: message.payload.clone(),
+                    retained: message.retain,
+                    origin: Origin::Local,
+                };
+                if commands.send(request).await.is_err() {
+                    return;
+                }
+            }
+        }));
+        let mut losses = self.store.loss_records();
+        let (publish, topics, stop) = (self.publish.clone(), self.topics.clone(), self.stop_helpers.clone());
+        self.helpers.push(tokio::spawn(async move {
+            while let Some(Some(record)) = stop.run_until_cancelled(losses.recv()).await {
+                warn!(UPLINK = record.uplink, "lost: {} readings, {:?}", record.count, record.reason);
+                publish(vec![observe::loss_message(&record, &topics)]);
+            }
+        }));
+        let (broker, data) = (self.broker.clone(), format!("{}/data/+/+", self.topics.root()));
+        let rates = std::sync::Mutex::new(Rates::default());
+        let access = Access {
+            snapshot: Arc::new(move || {
+                let snapshot = match rates.lock() {
+                    Ok(mut rates) => sources.borrow().clone().snapshot(&mut rates),
+                    Err(_) => return serde_json::json!({ "error": "status is out of order" }),
+                };
+                serde_json::to_value(&snapshot).unwrap_or_default()
+            }),
+            values: Arc::new(move || values(&broker.retained(&data))),
+            targets,
+        };
+        let stop = self.stop_helpers.clone();
+        self.helpers.push(tokio::spawn(async move {
+            if let Err(error) = control::serve(&control, access, stop).await {
+                error!("control socket {}: {error}; `fieldgate status` will not work", control.display());
+            }
+        }));
+    }
+
+    /// After a restart the last values are there at once, marked as what they are.
+    fn republish_last_values(&self) {
+        let messages = self
+            .store
+            .last_values()
+            .into_iter()
+            .filter(|record| record.value.is_some())
+            .map(|mut record| {
+                record.quality = Quality::Uncertain(Reason::Stale);
+                Message::new(self.topics.data(&record.point), payload::reading(&record), true)
+            })
+            .collect();
+        (self.publish)(messages);
+    }
+
+    fn start_bus(&mut self, compiled: CompiledBus) {
+        let name = compiled.name.clone();
+        let bus = RunningBus::start(compiled, self.clock.clone(), self.readings.clone());
+        self.buses.insert(name, bus);
+    }
+
+    fn start_uplink(&mut self, config: crate::config::model::Uplink) {
+        let Some(drain) = self.store.drain(&config.name) else {
+            error!(UPLINK = config.name, "the store knows no such uplink");
+            return;
+        };
+        let name = config.name.clone();
+        let uplink = RunningUplink::start(config, &self.id, drain, &self.broker, self.commands.clone());
+        self.uplinks.insert(name, uplink);
+    }
+
+    /// Tells everybody who looks things up by name that buses or uplinks changed.
+    fn tables_changed(&self) {
+        let targets: HashMap<_, _> = self.buses.values().flat_map(RunningBus::targets).collect();
+        self.targets.send_replace(Arc::new(targets));
+        self.sources.send_modify(|sources| {
+            sources.buses = self.buses.values().map(|b| (b.stats.clone(), b.points())).collect();
+            sources.uplinks = self.uplinks.values().map(|u| u.source.clone()).collect();
+        });
+    }
+
+    /// Publishes the retained description of every point.
+    fn describe(&self) {
+        let metas = self.buses.values().flat_map(|bus| bus.meta_messages(&self.topics)).collect();
+        (self.publish)(metas);
+    }
+
+    /// Takes over another configuration. What did not change keeps running, connections included.
+    /// Returns what changed, in words.
+    ///
+    /// # Errors
+    /// What cannot be taken over without a restart, or failed; then nothing changed.
+    pub async fn reload(&mut self, loaded: Loaded) -> Result<Vec<String>, String> {
+        if loaded.gateway.id != self.id {
+            return Err(format!("gateway.id changed from `{}`: restart fieldgate", self.id));
+        }
+        if control::socket_path(&loaded.store.path).display().to_string() != self.control {
+            return Err("store.path changed: restart fieldgate".to_owned());
+        }
+        self.broker.reconfigure(&loaded.broker).await.map_err(|e| e.to_string())?;
+        let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
+        let mut changes = Vec::new();
+        let deadline = Instant::now() + GRACE;
+
+        let mut wanted: BTreeMap<String, CompiledBus> =
+            loaded.buses.into_iter().map(|b| (b.name.clone(), b)).collect();
+        let gone: Vec<String> = self
+            .buses
+            .iter()
+            .filter(|(name, bus)| wanted.get(*name).is_none_or(|w| w.fingerprint != bus.fingerprint))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut removed_points = Vec::new();
+        for name in gone {
+            if let Some(bus) = self.buses.remove(&name) {
+                removed_points.extend(bus.names().to_vec());
+                bus.stop();
+                bus.ended(deadline).await;
+                changes.push(format!("bus {name} {}", if wanted.contains_key(&name) { "changed" } else { "removed" }));
+            }
+        }
+        wanted.retain(|name, _| !self.buses.contains_key(name));
+        for (name, bus) in wanted {
+            if !changes.contains(&format!("bus {name} changed")) {
+                changes.push(format!("bus {name} added"));
+            }
+            self.start_bus(bus);
+        }
+
+        let gone: Vec<String> = self
+            .uplinks
+            .iter()
+            .filter(|(_, running)| !loaded.uplinks.contains(&running.config))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(uplink) = self.uplinks.remove(&name) {
+                uplink.stop();
+                uplink.ended(deadline).await;
+                let stays = names.contains(&name);
+                changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
+            }
+        }
+        self.store.reconfigure(&loaded.store, &names).await.map_err(|e| e.to_string())?;
+        for config in loaded.uplinks {
+            if !self.uplinks.contains_key(&config.name) {
+                if !changes.contains(&format!("uplink {} changed", config.name)) {
+                    changes.push(format!("uplink {} added", config.name));
+                }
+                self.start_uplink(config);
+            }
+        }
+        self.sources.send_modify(|sources| sources.config_hash = loaded.hash);
+        self.tables_changed();
+        self.forget(removed_points);
+        self.describe();
+        Ok(changes)
+    }
+
+    /// Clears what is retained of points that no longer exist.
+    fn forget(&self, points: Vec<(String, String)>) {
+        let targets = self.targets.borrow().clone();
+        let messages = points
+            .into_iter()
+            .filter(|name| !targets.contains_key(name))
+            .flat_map(|(device, point)| {
+                let key = crate::message::PointKey { device, point, unit: String::new() };
+                [self.topics.data(&key), self.topics.meta(&key.device, &key.point)]
+            })
+            .map(|topic| Message::new(topic, "", true))
+            .collect();
+        (self.publish)(messages);
+    }
+
+    /// Parts that should move and do not.
+    #[must_use]
+    pub fn stalled(&self) -> Stalled {
+        let now = self.clock.boot().0;
+        let still = |alive: u64| now.saturating_sub(alive) > u64::try_from(STALLED_AFTER.as_millis()).unwrap_or(u64::MAX);
+        let mut parts = Vec::new();
+        if still(self.flow_stats.alive_boot_ms.load(Relaxed)) {
+            parts.push("flow".to_owned());
+        }
+        if still(self.store.alive().0) {
+            parts.push("store".to_owned());
+        }
+        Stalled(parts)
+    }
+
+    /// Buses and uplinks whose task ended by itself (a fault in the program), by name.
+    #[must_use]
+    pub fn dead(&self) -> Vec<String> {
+        let buses = self.buses.iter().filter(|(_, b)| b.is_dead()).map(|(n, _)| format!("bus {n}"));
+        let uplinks = self.uplinks.iter().filter(|(_, u)| u.is_dead()).map(|(n, _)| format!("uplink {n}"));
+        buses.chain(uplinks).collect()
+    }
+
+    /// Starts dead buses and uplinks again from this configuration; everything else is left alone.
+    pub fn revive(&mut self, loaded: Loaded) {
+        self.buses.retain(|_, bus| !bus.is_dead());
+        self.uplinks.retain(|_, uplink| !uplink.is_dead());
+        for bus in loaded.buses {
+            if !self.buses.contains_key(&bus.name) {
+                self.start_bus(bus);
+            }
+        }
+        for uplink in loaded.uplinks {
+            if !self.uplinks.contains_key(&uplink.name) {
+                self.start_uplink(uplink);
+            }
+        }
+        self.tables_changed();
+    }
+
+    /// Whether a task without which there is no gateway has ended: then the process must end too.
+    #[must_use]
+    pub fn broken(&self) -> Option<&'static str> {
+        if self.flow.is_finished() {
+            return Some("the flow of readings ended");
+        }
+        self.commander.is_finished().then_some("the commander ended")
+    }
+
+    /// Everything at this instant.
+    #[must_use]
+    pub fn snapshot(&self, rates: &mut Rates) -> Snapshot {
+        self.sources.borrow().clone().snapshot(rates)
+    }
+
+    /// The doors of the local broker, port 0 resolved.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.broker.addresses()
+    }
+
+    /// The local broker, for callers in the same process.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// One uplink's position in the log.
+    #[must_use]
+    pub fn drain(&self, uplink: &str) -> Option<Arc<dyn Drain>> {
+        self.store.drain(uplink)
+    }
+
+    /// Stops the buses and lets what they read be stored and, as far as the link allows within the
+    /// grace, delivered. Readings still queued stay in the store.
+    ///
+    /// # Errors
+    /// The names of the parts that were stuck and had to be cut off.
+    pub async fn stop(self) -> Result<(), Vec<String>> {
+        let deadline = Instant::now() + GRACE;
+        let mut stuck = Vec::new();
+        self.buses.values().for_each(RunningBus::stop);
+        for (name, bus) in self.buses {
+            if !bus.ended(deadline).await {
+                stuck.push(format!("bus {name}"));
+            }
+        }
+        drop(self.readings);
+        if tokio::time::timeout_at(deadline, self.flow).await.is_err() {
+            stuck.push("flow".to_owned());
+        }
+        self.store.flush().await;
+        self.stop_observer.cancel();
+        let _ = tokio::time::timeout_at(deadline, self.observer).await;
+        self.uplinks.values().for_each(RunningUplink::stop);
+        for (name, uplink) in self.uplinks {
+            if !uplink.ended(deadline + Duration::from_secs(1)).await {
+                stuck.push(format!("uplink {name}"));
+            }
+        }
+        self.stop_helpers.cancel();
+        for helper in self.helpers {
+            let _ = tokio::time::timeout_at(deadline + Duration::from_secs(1), helper).await;
+        }
+        drop(self.commands);
+        if tokio::time::timeout_at(deadline + Duration::from_secs(1), self.commander).await.is_err() {
+            stuck.push("commander".to_owned());
+        }
+        self.store.close().await;
+        self.broker.close().await;
+        info!("stopped");
+        if stuck.is_empty() { Ok(()) } else { Err(stuck) }
+    }
+}
+
+/// How long a stop or a reload waits for exchanges and deliveries under way.
+pub const GRACE: Duration = Duration::from_secs(10);
+
+/// Retained readings as the control socket shows them: sorted, with device and point.
+fn values(retained: &[Message]) -> serde_json::Value {
+    let mut rows: Vec<(String, serde_json::Value)> = retained
+        .iter()
+        .filter_map(|message| {
+            let mut names = message.topic.rsplit('/');
+            let (point, device) = (names.next()?, names.next()?);
+            let mut row: serde_json::Value = serde_json::from_slice(&message.payload).ok()?;
+            row.as_object_mut()?.insert("device".to_owned(), device.into());
+            row.as_object_mut()?.insert("point".to_owned(), point.into());
+            Some((message.topic.to_string(), row))
+        })
+        .collect();
+    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+    rows.into_iter().map(|(_, row)| row).collect()
+}
