@@ -9,6 +9,7 @@ pub mod config;
 pub mod message;
 pub mod pipeline;
 pub mod poll;
+pub mod registry;
 pub mod runtime;
 pub mod status;
 pub mod store;
