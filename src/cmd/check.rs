@@ -32,7 +32,11 @@ pub fn run(args: &Args, drivers: &[&'static dyn Driver], out: &mut dyn Write) ->
         Ok(loaded) if args.json => writeln!(out, "{:#}", as_json(&loaded))?,
         Ok(loaded) => as_text(&loaded, out)?,
         Err(report) if args.json => {
-            writeln!(out, "{:#}", json!({ "ok": false, "problems": list(&report, &report.problems), "warnings": list(&report, &report.warnings) }))?;
+            writeln!(
+                out,
+                "{:#}",
+                json!({ "ok": false, "problems": list(&report, &report.problems), "warnings": list(&report, &report.warnings) })
+            )?;
             return Err(Exit::Config(format!("the configuration has mistakes: {}", report.problems.len())));
         }
         Err(report) => return Err(Exit::from(&report)),
@@ -62,7 +66,11 @@ fn as_text(loaded: &Loaded, out: &mut dyn Write) -> std::io::Result<()> {
     }
     let points: usize = loaded.buses.iter().map(|b| b.points.len()).sum();
     let devices: usize = loaded.buses.iter().map(|b| b.devices.len()).sum();
-    let totals = [counted(loaded.buses.len(), "bus", "es"), counted(devices, "device", "s"), counted(points, "point", "s")];
+    let totals = [
+        counted(loaded.buses.len(), "bus", "es"),
+        counted(devices, "device", "s"),
+        counted(points, "point", "s"),
+    ];
     writeln!(out, "\nok: {}; config_hash {}", totals.join(", "), loaded.hash)
 }
 
@@ -116,7 +124,8 @@ fn table<const N: usize>(rows: &[[String; N]], indent: &str, out: &mut dyn Write
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(width);
     for row in rows {
-        let line: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let line: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         writeln!(out, "{indent}{}", line.join("  ").trim_end())?;
     }
     Ok(())

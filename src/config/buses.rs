@@ -154,7 +154,9 @@ pub(super) fn draft<'i>(
                 let problem = Problem::new(device.raw.at("bus"), format!("there is no bus `{written}`"));
                 problems.push(match near {
                     Some(near) => problem.hint(format!("did you mean `{near}`?")),
-                    None if known.is_empty() => problem.hint("declare it: `[[bus]]` with a `name` and a `driver`"),
+                    None if known.is_empty() => {
+                        problem.hint("declare it: `[[bus]]` with a `name` and a `driver`")
+                    }
                     None => problem.hint(format!("the buses are {}", known.join(", "))),
                 });
             }
@@ -164,7 +166,8 @@ pub(super) fn draft<'i>(
         if let (Some(head), Some(driver)) = (head, buses[index].driver)
             && !head.fits(driver.name())
         {
-            let message = format!("this profile is for `{}`, the bus speaks `{}`", head.driver, driver.name());
+            let message =
+                format!("this profile is for `{}`, the bus speaks `{}`", head.driver, driver.name());
             problems.push(Problem::new(device.raw.at("profile"), message));
         }
         buses[index].devices.push(device);
@@ -213,7 +216,9 @@ fn overlay<'i>(inherited: Vec<Raw<'i>>, own: Vec<Raw<'i>>) -> Vec<Raw<'i>> {
     let mut points = Vec::new();
     for base in inherited {
         let name = base.text("name").map(str::to_owned);
-        let over = own.iter_mut().find(|o| name.is_some() && o.as_ref().and_then(|o| o.text("name")) == name.as_deref());
+        let over = own
+            .iter_mut()
+            .find(|o| name.is_some() && o.as_ref().and_then(|o| o.text("name")) == name.as_deref());
         points.push(match over.and_then(Option::take) {
             Some(own) => own.over(base),
             None => base,

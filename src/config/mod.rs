@@ -135,8 +135,22 @@ fn understand(
     (gateway, broker, store, uplinks.into_iter().map(|(uplink, _)| uplink).collect(), compiled)
 }
 
-/// Replaces the general hint on an unknown key by a better one where it is known what was meant.
+/// Gives a problem the hint that only the whole configuration knows, and every type error one.
 fn improve(problem: &mut Problem) {
+    if let Some((message, example)) = problem.message.split_once(", such as ") {
+        problem.hint.get_or_insert(format!("for example {example}"));
+        problem.message = message.to_owned();
+    }
+    if problem.hint.is_none() && problem.message.contains("invalid type: ") {
+        let found_text = problem.message.contains("invalid type: string");
+        let wanted = problem.message.split_once("expected ").map_or("", |(_, what)| what);
+        problem.hint = Some(match wanted {
+            "a string" | "a borrowed string" => "put it in quotes".to_owned(),
+            _ if found_text && !wanted.starts_with("a sequence") => "write it without quotes".to_owned(),
+            "a sequence" => "write a list: `[…, …]`".to_owned(),
+            _ => format!("write {wanted}"),
+        });
+    }
     let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|k| k.strip_suffix('`')) else {
         return;
     };
@@ -158,8 +172,7 @@ fn effective_hash(
     uplinks: &[Uplink],
     buses: &[CompiledBus],
 ) -> String {
-    let buses: Vec<(&str, &str)> =
-        buses.iter().map(|b| (b.name.as_str(), b.fingerprint.as_str())).collect();
+    let buses: Vec<(&str, &str)> = buses.iter().map(|b| (b.name.as_str(), b.fingerprint.as_str())).collect();
     // JSON refuses only a path that is not UTF-8.
     let text = serde_json::to_string(&(gateway, broker, store, uplinks, &buses))
         .unwrap_or_else(|_| format!("{gateway:?}{broker:?}{store:?}{uplinks:?}{buses:?}"));

@@ -188,7 +188,8 @@ pub(super) fn tables<'i>(
                     DeValue::Table(table) => list.push(Raw { source, header, table }),
                     _ => {
                         let place = Place { source, range: header };
-                        problems.push(Problem::new(place, format!("`{name}` is a list of tables")).hint(&hint));
+                        problems
+                            .push(Problem::new(place, format!("`{name}` is a list of tables")).hint(&hint));
                     }
                 }
             }

@@ -56,7 +56,8 @@ pub fn text(drivers: &[&dyn Driver]) -> String {
     section(&mut out, "[[uplink]]", "uplink", &whole["properties"]["uplink"]["items"], true);
     for driver in drivers {
         let name = driver.name();
-        let _infallible = writeln!(out, "\n# ---- Driver {name} {}", "-".repeat(80_usize.saturating_sub(name.len())));
+        let _infallible =
+            writeln!(out, "\n# ---- Driver {name} {}", "-".repeat(80_usize.saturating_sub(name.len())));
         let bus = schema::bus(*driver);
         let device = schema::device(*driver);
         section(&mut out, "[[bus]]", "bus", &bus, true);
@@ -153,8 +154,11 @@ fn toml(value: &Value) -> String {
             format!("[{}]", items.iter().map(toml).collect::<Vec<_>>().join(", "))
         }
         Value::Object(entries) => {
-            let inner: Vec<String> =
-                entries.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| format!("{k} = {}", toml(v))).collect();
+            let inner: Vec<String> = entries
+                .iter()
+                .filter(|(_, v)| !v.is_null())
+                .map(|(k, v)| format!("{k} = {}", toml(v)))
+                .collect();
             format!("{{ {} }}", inner.join(", "))
         }
         other => other.to_string(),

@@ -127,9 +127,7 @@ fn clean(value: &mut Value, definitions: &Value, depth: usize) {
     match value {
         Value::Object(object) => {
             resolve(object, definitions, depth);
-            if object.get("default").is_some_and(Value::is_null) {
-                object.remove("default");
-            }
+            object.retain(|_, inner| !inner.is_null());
             if let Some(Value::Array(types)) = object.get_mut("type") {
                 types.retain(|t| t != "null");
                 if let [one] = types.as_slice() {

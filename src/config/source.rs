@@ -173,7 +173,8 @@ fn without_mistakes(id: SourceId, text: &str) -> (String, Vec<Range<usize>>, Vec
     for (start, line) in lines(text) {
         if too_deep(line) {
             let range = start..start + line.len();
-            problems.push(Problem::new(Place { source: id, range: range.clone() }, "a key has too many dots"));
+            problems
+                .push(Problem::new(Place { source: id, range: range.clone() }, "a key has too many dots"));
             blank(&mut clean, range.clone());
             blanked.push(range);
         }
@@ -186,7 +187,7 @@ fn without_mistakes(id: SourceId, text: &str) -> (String, Vec<Range<usize>>, Vec
         let span = first.span().unwrap_or(0..0);
         let place = Place { source: id, range: span.clone() };
         let lost = unreadable_around(&clean, span.start);
-        problems.push(explain(first.message(), place, clean.get(span).unwrap_or_default()));
+        problems.push(explain(first.message(), place, &clean));
         if clean.get(lost.clone()).is_none_or(|t| t.trim().is_empty()) {
             break;
         }
@@ -201,19 +202,23 @@ fn without_mistakes(id: SourceId, text: &str) -> (String, Vec<Range<usize>>, Vec
     (clean, blanked, problems)
 }
 
-fn explain(message: &str, place: Place, word: &str) -> Problem {
+fn explain(message: &str, place: Place, text: &str) -> Problem {
     let message = message.lines().next().unwrap_or("this is not TOML");
+    let word = text.get(place.range.clone()).unwrap_or_default();
+    let before = text.get(..place.range.start).unwrap_or_default().trim_end_matches([' ', '\t']);
     if message == "duplicate key" {
         return Problem::new(place, format!("`{word}` stands here twice"))
             .hint("keep one; a second bus, device, point or uplink starts with its own `[[…]]` line");
     }
-    if message.starts_with("string values must be quoted") {
-        return Problem::new(place, "a text value must be in quotes").hint("write `key = \"text\"`");
+    if before.ends_with('=') && word.starts_with(|c: char| c.is_alphabetic() || c == '/') {
+        return Problem::new(place, "text must be in quotes").hint("write `key = \"text\"`");
     }
     if message.starts_with("key with no value") {
-        return Problem::new(place, "a key without a value").hint("write `key = value`, or start the line with `#`");
+        return Problem::new(place, "a key without a value")
+            .hint("write `key = value`, or start the line with `#`");
     }
     Problem::new(place, format!("this is not TOML: {message}"))
+        .hint("a line is `key = value`, `[section]`, `[[list]]` or `# a remark`; text is in quotes")
 }
 
 /// The lines of a text with their offsets, without their ends.
@@ -281,7 +286,8 @@ pub(super) fn floor_char(text: &str, at: usize) -> usize {
 /// Overwrites a stretch with spaces, keeping line ends and every other byte's offset.
 fn blank(text: &mut String, range: Range<usize>) {
     let Some(old) = text.get(range.clone()) else { return };
-    let spaces: String = old.bytes().map(|b| if b == b'\n' || b == b'\r' { char::from(b) } else { ' ' }).collect();
+    let spaces: String =
+        old.bytes().map(|b| if b == b'\n' || b == b'\r' { char::from(b) } else { ' ' }).collect();
     text.replace_range(range, &spaces);
 }
 
@@ -310,10 +316,13 @@ mod tests {
     fn a_key_of_a_hundred_thousand_parts_is_a_problem_and_not_a_crash() {
         let (_, found) = broken(&format!("{} = 1\n", ["a"; 100_000].join(".")));
         assert_eq!(found, ["0: a key has too many dots"]);
-        let nested = format!("x = {}1{}", format!("{{ {} = ", ["a"; 16].join(".")).repeat(79), "}".repeat(79));
+        let nested =
+            format!("x = {}1{}", format!("{{ {} = ", ["a"; 16].join(".")).repeat(79), "}".repeat(79));
         let (clean, found) = broken(&nested);
         assert!(found.is_empty() && DeTable::parse(&clean).is_ok(), "{found:?}");
-        assert!(!too_deep("x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]"));
+        assert!(!too_deep(
+            "x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]"
+        ));
         assert!(!too_deep("pattern = '....................'"));
     }
 }

@@ -72,9 +72,15 @@ fn a_file_that_is_not_there_is_a_problem_at_its_start() {
 #[test]
 fn drop_ins_go_over_single_sections_key_by_key_and_add_to_lists() {
     let loaded = good(&[
-        ("f.toml", "[store]\nmax_size = '2GiB'\nmax_age = '10d'\n[[broker.listener]]\nbind = '127.0.0.1:1'\n"),
+        (
+            "f.toml",
+            "[store]\nmax_size = '2GiB'\nmax_age = '10d'\n[[broker.listener]]\nbind = '127.0.0.1:1'\n",
+        ),
         ("conf.d/20.toml", "[store]\nmax_size = '3GiB'\n[[broker.listener]]\nbind = '127.0.0.1:3'\n"),
-        ("conf.d/10.toml", "[store]\nmax_size = '4GiB'\ncommit_interval = '1s'\n[[broker.listener]]\nbind = '127.0.0.1:2'\n"),
+        (
+            "conf.d/10.toml",
+            "[store]\nmax_size = '4GiB'\ncommit_interval = '1s'\n[[broker.listener]]\nbind = '127.0.0.1:2'\n",
+        ),
         ("conf.d/notes.txt", "not = = toml"),
         ("conf.d/.hidden.toml", "not = = toml"),
     ]);
@@ -90,7 +96,10 @@ fn drop_ins_go_over_single_sections_key_by_key_and_add_to_lists() {
 fn relative_paths_start_from_the_file_that_holds_them() {
     let (dir, result) = loaded(&[
         ("f.toml", "[store]\npath = 'q'\n"),
-        ("conf.d/u.toml", "[[uplink]]\nname = 'u'\nurl = 'mqtts://h'\npassword_file = 'pw'\nusername = 'x'\n"),
+        (
+            "conf.d/u.toml",
+            "[[uplink]]\nname = 'u'\nurl = 'mqtts://h'\npassword_file = 'pw'\nusername = 'x'\n",
+        ),
         ("conf.d/pw", "secret"),
     ]);
     let loaded = result.expect("good");
@@ -105,13 +114,16 @@ fn mistakes_of_all_files_come_in_one_run_sorted_by_file_and_place() {
         ("conf.d/a.toml", "[store]\nmax_size = '1MiB'\ncommit_intervall = '1s'\n"),
         ("conf.d/b.toml", "[[device]]\nname = 'x'\nbus = 'nowhere'\n"),
     ]);
-    assert_eq!(found, [
-        "f.toml:2:6: `Big` cannot be a gateway id | use lower-case letters, digits, `_` and `-`",
-        "f.toml:3:2: unknown section `stoer` | did you mean `store`?",
-        "a.toml:2:12: `max_size` of 1MiB is too small | give it at least 16MiB",
-        "a.toml:3:1: unknown key `commit_intervall` | did you mean `commit_interval`?",
-        "b.toml:3:7: there is no bus `nowhere` | declare it: `[[bus]]` with a `name` and a `driver`",
-    ]);
+    assert_eq!(
+        found,
+        [
+            "f.toml:2:6: `Big` cannot be a gateway id | use lower-case letters, digits, `_` and `-`",
+            "f.toml:3:2: unknown section `stoer` | did you mean `store`?",
+            "a.toml:2:12: `max_size` of 1MiB is too small | give it at least 16MiB",
+            "a.toml:3:1: unknown key `commit_intervall` | did you mean `commit_interval`?",
+            "b.toml:3:7: there is no bus `nowhere` | declare it: `[[bus]]` with a `name` and a `driver`",
+        ]
+    );
 }
 
 #[test]
@@ -128,7 +140,8 @@ fn a_slip_in_the_name_of_the_bus_does_not_hide_the_devices_other_mistakes() {
 
 #[test]
 fn crlf_and_utf8_do_not_move_the_place() {
-    let text = "# Größe\r\n[gateway]\r\nid = 'plant'\r\n[store]\r\npath = '/var/°' # ok\r\nmax_siez = '1GiB'\r\n";
+    let text =
+        "# Größe\r\n[gateway]\r\nid = 'plant'\r\n[store]\r\npath = '/var/°' # ok\r\nmax_siez = '1GiB'\r\n";
     assert_eq!(wrong(text), ["f.toml:6:1: unknown key `max_siez` | did you mean `max_size`?"]);
 }
 
@@ -145,7 +158,8 @@ fn text_in_latin_1_is_named_and_the_rest_still_checked() {
 
 #[test]
 fn a_syntax_mistake_does_not_make_what_it_hid_a_second_mistake() {
-    let found = wrong(&format!("{BUS}{DEVICE}[[device.point]]\nname = 'p'\nregister = holding:0\ntype = 'f32'\n"));
+    let found =
+        wrong(&format!("{BUS}{DEVICE}[[device.point]]\nname = 'p'\nregister = holding:0\ntype = 'f32'\n"));
     assert_eq!(found.len(), 1, "{found:#?}");
     let found = wrong(&format!("[[bus]\nname = 'a'\ndriver = 'modbus-rtu'\n{DEVICE}{POINT}"));
     assert_eq!(found.len(), 1, "the bus is unreadable, not unknown: {found:#?}");
@@ -153,10 +167,14 @@ fn a_syntax_mistake_does_not_make_what_it_hid_a_second_mistake() {
 
 #[test]
 fn the_wrong_kind_of_brackets_is_explained() {
-    assert_eq!(wrong("[bus]\nname = 'a'\ndriver = 'modbus-rtu'\nport = 'x'\n"), [
-        "f.toml:1:2: `bus` is a list of tables | write `[[bus]]`, in double brackets, before each one"
-    ]);
-    assert_eq!(wrong("[[gateway]]\n"), ["f.toml:1:3: `gateway` is one table | write `[gateway]` and its keys below"]);
+    assert_eq!(
+        wrong("[bus]\nname = 'a'\ndriver = 'modbus-rtu'\nport = 'x'\n"),
+        ["f.toml:1:2: `bus` is a list of tables | write `[[bus]]`, in double brackets, before each one"]
+    );
+    assert_eq!(
+        wrong("[[gateway]]\n"),
+        ["f.toml:1:3: `gateway` is one table | write `[gateway]` and its keys below"]
+    );
     assert_eq!(wrong("store = 5\nuplink = [1]\n").len(), 2);
 }
 
@@ -165,23 +183,38 @@ fn every_rule_has_its_place_and_its_hint() {
     let bus = |more: &str| format!("{BUS}{more}{DEVICE}{POINT}");
     for (text, expected) in [
         // Names.
-        (format!("{}{DEVICE}{POINT}", bus("")), "f.toml:13:8: there are two devices called `d`"),
-        (format!("{BUS}{}", bus("")), "f.toml:6:8: there are two buses called `a`"),
+        (format!("{}{DEVICE}{POINT}", bus("")), "f.toml:14:8: there are two devices called `d`"),
+        (format!("{}{}", BUS.replace("ttyX", "ttyY"), bus("")), "f.toml:6:8: there are two buses called `a`"),
         (format!("{}{POINT}", bus("")), "f.toml:14:8: there are two points called `p`"),
-        ("[[uplink]]\nname = 'a/b'\nurl = 'mqtt://h'\n".into(), "f.toml:2:8: `a/b` cannot be the name of a uplink"),
+        (
+            "[[uplink]]\nname = 'a/b'\nurl = 'mqtt://h'\n".into(),
+            "f.toml:2:8: `a/b` cannot be the name of a uplink",
+        ),
         // Limits.
-        (bus("").replace("address = 1", "address = 1\ntimeout = '0s'"), "f.toml:9:11: `timeout` cannot be 0s"),
-        (bus("").replace("address = 1", "address = 1\ninterval = '5ms'"), "f.toml:9:12: `interval` of 5ms is too short"),
+        (
+            bus("").replace("address = 1", "address = 1\ntimeout = '0s'"),
+            "f.toml:9:11: `timeout` cannot be 0s",
+        ),
+        (
+            bus("").replace("address = 1", "address = 1\ninterval = '5ms'"),
+            "f.toml:9:12: `interval` of 5ms is too short",
+        ),
         (bus("") + "interval = '0s'\n", "f.toml:13:12: `interval` of 0s is too short"),
         (bus("") + "scale = 0\n", "f.toml:13:9: a `scale` of 0"),
         (bus("") + "scale = nan\n", "f.toml:13:9: `scale` is not a finite number"),
         (bus("") + "min = 5\nmax = 1.0\n", "f.toml:13:7: `min` 5 is above `max` 1"),
         (bus("") + "deadband = -1\n", "f.toml:13:12: `deadband`: a deadband is zero or more"),
         (bus("").replace("f32", "string:8") + "scale = 2\n", "f.toml:13:1: `scale` is for numbers"),
-        ("[store]\ncommit_interval = '5ms'\n".into(), "f.toml:2:19: `commit_interval` of 5ms is out of range"),
+        (
+            "[store]\ncommit_interval = '5ms'\n".into(),
+            "f.toml:2:19: `commit_interval` of 5ms is out of range",
+        ),
         ("[store]\nmax_age = '0'\n".into(), "f.toml:2:11: `max_age` of 0s"),
         // Doors.
-        ("[[broker.listener]]\nbind = '0.0.0.0:1883'\n".into(), "f.toml:2:8: `0.0.0.0:1883` is open to the network"),
+        (
+            "[[broker.listener]]\nbind = '0.0.0.0:1883'\n".into(),
+            "f.toml:2:8: `0.0.0.0:1883` is open to the network",
+        ),
         (
             "[[broker.listener]]\nbind = '127.0.0.1:1'\n[[broker.listener]]\nbind = '127.0.0.1:1'\n".into(),
             "f.toml:4:8: `127.0.0.1:1` is taken by another listener",
@@ -193,23 +226,53 @@ fn every_rule_has_its_place_and_its_hint() {
             "f.toml:3:16: `cert`: there is no file",
         ),
         // Two buses on one line.
-        (format!("{BUS}{}", bus("").replacen("'a'", "'b'", 1)), "f.toml:8:8: `/dev/ttyX` is the `port` of two buses"),
+        (
+            format!("{BUS}{}", bus("").replacen("'a'", "'b'", 1)),
+            "f.toml:8:8: `/dev/ttyX` is the `port` of two buses",
+        ),
         // Uplinks.
         ("[[uplink]]\nname = 'u'\nurl = 'tcp://h'\n".into(), "f.toml:3:7: unknown scheme `tcp`"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nfallback_urls = ['mqtt://h:0']\n".into(), "f.toml:4:18: `0` is not a port"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ncompression = 'zstd'\n".into(), "f.toml:4:15: only batches"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\npassword = 'x'\n".into(), "f.toml:4:1: unknown key `password` | a secret"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nbatch = { max_readings = 0 }\n".into(), "f.toml:4:26: `max_readings` cannot be 0"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nqos = 2\n".into(), "f.toml:4:7: `qos`: this version delivers"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ntopic_root = 'a/#'\n".into(), "f.toml:4:14: `topic_root` cannot hold `#`"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtts://h'\ncert_file = '/dev/null'\n".into(), "f.toml:4:1: `cert_file` without `key_file`"),
-        ("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nkeep_alive = '0s'\n".into(), "f.toml:4:14: `keep_alive` cannot be 0s"),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nfallback_urls = ['mqtt://h:0']\n".into(),
+            "f.toml:4:18: `0` is not a port",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ncompression = 'zstd'\n".into(),
+            "f.toml:4:15: only batches",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\npassword = 'x'\n".into(),
+            "f.toml:4:1: unknown key `password` | a secret",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nbatch = { max_readings = 0 }\n".into(),
+            "f.toml:4:26: `max_readings` cannot be 0",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nqos = 2\n".into(),
+            "f.toml:4:7: `qos`: this version delivers",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ntopic_root = 'a/#'\n".into(),
+            "f.toml:4:14: `topic_root` cannot hold `#`",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtts://h'\ncert_file = '/dev/null'\n".into(),
+            "f.toml:4:1: `cert_file` without `key_file`",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nkeep_alive = '0s'\n".into(),
+            "f.toml:4:14: `keep_alive` cannot be 0s",
+        ),
         ("[web]\nbind = 'off'\n".into(), "f.toml:1:2: unknown section `web` | this version has no dashboard"),
     ] {
         let found = wrong(&text);
         assert_eq!(found.len(), 1, "{text}\n{found:#?}");
         assert!(found[0].starts_with(expected), "{text}\n{found:#?}\nexpected {expected}");
-        assert!(!found[0].ends_with("| -") || found[0].contains("deadband") || found[0].contains("qos"), "a hint: {found:#?}");
+        assert!(
+            !found[0].ends_with("| -") || found[0].contains("deadband") || found[0].contains("qos"),
+            "a hint: {found:#?}"
+        );
     }
 }
 
@@ -219,26 +282,44 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
         let loaded = good(&[("f.toml", text)]);
         told(&loaded.warnings, &loaded.warnings.warnings)
     };
-    assert_eq!(warned(BUS), ["f.toml:2:8: bus `a` has no devices; it is not opened | add a `[[device]]` with `bus = \"a\"`"]);
+    assert_eq!(
+        warned(BUS),
+        ["f.toml:2:8: bus `a` has no devices; it is not opened | add a `[[device]]` with `bus = \"a\"`"]
+    );
     assert!(warned(&format!("{BUS}{DEVICE}"))[0].starts_with("f.toml:6:8: device `d` has no points"));
-    let busy = format!("{BUS}{DEVICE}{}interval = '10ms'\n{}interval = '10ms'\n", POINT, POINT.replace("'p'", "'q'"));
+    let busy = format!(
+        "{BUS}{DEVICE}{}interval = '10ms'\n{}interval = '10ms'\n",
+        POINT,
+        POINT.replace("'p'", "'q'")
+    );
     assert!(warned(&busy)[0].starts_with("f.toml:2:8: bus `a` would be busy 100 % of the time"));
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}max_interval = '5s'\n"))[0].contains("without `deadband`"));
-    assert!(warned("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nca_file = '/dev/null'\n")[0].contains("without TLS"));
+    assert!(
+        warned("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nca_file = '/dev/null'\n")[0]
+            .contains("without TLS")
+    );
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}")).is_empty());
 }
 
 #[test]
 fn the_effective_settings_of_a_point_are_its_own_then_the_devices_then_the_drivers() {
-    let text = format!("{BUS}{DEVICE}interval = '2s'\ntimeout = '100ms'\n{POINT}{}", 
-        "[[device.point]]\nname = 'q'\nregister = 'holding:2'\ntype = 'u16'\nunit = '°C'\nscale = 0.1\noffset = -40\ninterval = '1m'\ndeadband = '2%'\nmin = 0\nwritable = true\ndescription = 'Oil'\n");
+    let text = format!(
+        "{BUS}{DEVICE}interval = '2s'\ntimeout = '100ms'\n{POINT}{}",
+        "[[device.point]]\nname = 'q'\nregister = 'holding:2'\ntype = 'u16'\nunit = '°C'\nscale = 0.1\noffset = -40\ninterval = '1m'\ndeadband = '2%'\nmin = 0\nwritable = true\ndescription = 'Oil'\n"
+    );
     let loaded = good(&[("f.toml", &text)]);
     let bus = &loaded.buses[0];
     assert_eq!((bus.name.as_str(), bus.driver, bus.points.len()), ("a", "modbus-rtu", 2));
     assert_eq!(bus.devices[0].timeout, Duration::from_millis(100));
     let [p, q] = bus.points.as_slice() else { panic!("two points") };
-    assert_eq!((p.unit.as_deref(), p.interval, p.scale, p.writable), (Some("raw"), Duration::from_secs(2), 1.0, false));
-    assert_eq!((q.unit.as_deref(), q.interval, q.scale, q.offset), (Some("°C"), Duration::from_secs(60), 0.1, -40.0));
+    assert_eq!(
+        (p.unit.as_deref(), p.interval, p.scale, p.writable),
+        (Some("raw"), Duration::from_secs(2), 1.0, false)
+    );
+    assert_eq!(
+        (q.unit.as_deref(), q.interval, q.scale, q.offset),
+        (Some("°C"), Duration::from_secs(60), 0.1, -40.0)
+    );
     assert_eq!((q.deadband, q.min, q.writable), (Some(Deadband::Relative(0.02)), Some(0.0), true));
     assert_eq!(q.max_interval, buses::MAX_INTERVAL);
 }
@@ -247,14 +328,19 @@ const PROFILE: &str = "[profile]\ndescription = 'Meter'\ndocument = 'M 1'\ndrive
 
 #[test]
 fn a_profile_brings_points_and_own_points_go_over_them_key_by_key() {
-    let own = format!("{BUS}{DEVICE}profile = 'meter'\n[[device.point]]\nname = 'i'\ndeadband = 0.5\nunit = 'mA'\n{POINT}");
+    let own = format!(
+        "{BUS}{DEVICE}profile = 'meter'\n[[device.point]]\nname = 'i'\ndeadband = 0.5\nunit = 'mA'\n{POINT}"
+    );
     let loaded = good(&[("f.toml", &own), ("profiles/meter.toml", PROFILE)]);
     let bus = &loaded.buses[0];
     let points = &bus.bus.plan().points;
     let names: Vec<&str> = points.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(names, ["u", "i", "p"], "the profile's order, then one's own");
     assert_eq!(points[1].source, "input:6", "kept from the profile");
-    assert_eq!((bus.points[1].unit.as_deref(), bus.points[1].deadband), (Some("mA"), Some(Deadband::Absolute(0.5))));
+    assert_eq!(
+        (bus.points[1].unit.as_deref(), bus.points[1].deadband),
+        (Some("mA"), Some(Deadband::Absolute(0.5)))
+    );
     assert_eq!(bus.points[0].interval, Duration::from_secs(5), "the profile's default");
     assert_eq!(loaded.files.len(), 2);
 }
@@ -275,7 +361,9 @@ fn an_unknown_or_unfit_profile_is_named_and_a_faulty_one_told_once() {
 
 #[test]
 fn the_hash_follows_meaning_and_a_fingerprint_only_its_own_bus() {
-    let two = format!("{BUS}[[bus]]\nname = 'b'\ndriver = 'modbus-tcp'\naddress = 'x'\n{DEVICE}{POINT}[[device]]\nname = 'e'\nbus = 'b'\naddress = 2\n{POINT}");
+    let two = format!(
+        "{BUS}[[bus]]\nname = 'b'\ndriver = 'modbus-tcp'\naddress = 'x'\n{DEVICE}{POINT}[[device]]\nname = 'e'\nbus = 'b'\naddress = 2\n{POINT}"
+    );
     let before = good(&[("f.toml", &two)]);
     let commented = format!("# a comment\n{}", two.replace("address = 2", "address = 0x2"));
     assert_eq!(good(&[("f.toml", &commented)]).hash, before.hash);
@@ -366,21 +454,76 @@ fn every_key_of_the_reference_is_one_and_every_default_the_real_one() {
     let found = result.err().map(|report| told(&report, &report.problems)).unwrap_or_default();
     let unexpected: Vec<&String> = found
         .iter()
-        .filter(|m| !m.contains("there is no file") && !m.contains("there are two") && !m.contains("there is no profile"))
+        .filter(|m| {
+            !m.contains("there is no file")
+                && !m.contains("there are two")
+                && !m.contains("there is no profile")
+        })
         .filter(|m| !m.contains("of two buses"))
         .collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}\n{live}");
-    let store = live.split("[store]").nth(1).and_then(|s| s.split("\n[").next()).expect("a store section");
+    let store = live.split("\n[store]").nth(1).and_then(|s| s.split("\n[").next()).expect("a store section");
     assert_eq!(toml::from_str::<Store>(store), Ok(Store::default()));
 }
 
 fn fragment() -> impl Strategy<Value = String> {
     let piece = prop::sample::select(vec![
-        "[[bus]]", "[bus]", "[[device]]", "[[device.point]]", "[gateway]", "[broker]", "[[broker.listener]]", "[store]",
-        "[[uplink]]", "name", "driver", "bus", "port", "address", "register", "type", "interval", "profile", "point",
-        "url", "bind", "tls", "batch", "deadband", "scale", "min", "id", " = ", "=", "\n", "\r\n", "'a'", "'modbus-rtu'",
-        "'f32'", "\"1s\"", "'0'", "1", "-1", "1e999", "nan", "99999999999999999999", "{", "}", "[", "]", ",", "#", ".",
-        "'''", "\"\"\"", "\\", "°", "\u{feff}", "\0", "true", "1979-05-27",
+        "[[bus]]",
+        "[bus]",
+        "[[device]]",
+        "[[device.point]]",
+        "[gateway]",
+        "[broker]",
+        "[[broker.listener]]",
+        "[store]",
+        "[[uplink]]",
+        "name",
+        "driver",
+        "bus",
+        "port",
+        "address",
+        "register",
+        "type",
+        "interval",
+        "profile",
+        "point",
+        "url",
+        "bind",
+        "tls",
+        "batch",
+        "deadband",
+        "scale",
+        "min",
+        "id",
+        " = ",
+        "=",
+        "\n",
+        "\r\n",
+        "'a'",
+        "'modbus-rtu'",
+        "'f32'",
+        "\"1s\"",
+        "'0'",
+        "1",
+        "-1",
+        "1e999",
+        "nan",
+        "99999999999999999999",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "#",
+        ".",
+        "'''",
+        "\"\"\"",
+        "\\",
+        "°",
+        "\u{feff}",
+        "\0",
+        "true",
+        "1979-05-27",
     ]);
     prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }

@@ -36,7 +36,9 @@ impl std::str::FromStr for Endpoint {
         let tls = match scheme {
             "mqtt" => false,
             "mqtts" => true,
-            "ssl" | "tls" => return Err(wrong(format!("unknown scheme `{scheme}`"), "write `mqtts://` for TLS")),
+            "ssl" | "tls" => {
+                return Err(wrong(format!("unknown scheme `{scheme}`"), "write `mqtts://` for TLS"));
+            }
             "tcp" => return Err(wrong(format!("unknown scheme `{scheme}`"), "write `mqtt://`")),
             "ws" | "wss" => {
                 let message = format!("this version does not speak `{scheme}` to the cloud");

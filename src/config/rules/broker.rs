@@ -6,11 +6,7 @@ use driver_api::Problem;
 
 use super::{Everything, Findings, Sections, last_place, must_exist};
 
-pub(super) fn check(
-    sections: &Sections<'_, '_>,
-    all: &Everything<'_>,
-    findings: &mut Findings,
-) {
+pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings: &mut Findings) {
     let broker = &sections.broker;
     let problems = &mut findings.problems;
     for (key, path, hint) in [
@@ -26,14 +22,17 @@ pub(super) fn check(
         let place = |key| sections.listener(index, key);
         let bind = listener.bind;
         if !bind.ip().is_loopback() && !users && listener.allow_anonymous != Some(true) {
-            let problem =
-                Problem::new(place("bind"), format!("`{bind}` is open to the network, and there are no users"));
+            let problem = Problem::new(
+                place("bind"),
+                format!("`{bind}` is open to the network, and there are no users"),
+            );
             problems.push(problem.hint(
                 "set `password_file` in [broker], or bind to 127.0.0.1, or write `allow_anonymous = true` here",
             ));
         }
         if !users && listener.allow_anonymous == Some(false) {
-            let problem = Problem::new(place("allow_anonymous"), "nobody can connect here: there are no users");
+            let problem =
+                Problem::new(place("allow_anonymous"), "nobody can connect here: there are no users");
             findings.warnings.push(problem.hint("set `password_file` in [broker]"));
         }
         if let Some(earlier) = broker.listener[..index].iter().find(|other| collide(other.bind, bind)) {

@@ -55,11 +55,10 @@ fn check_endpoint(
             }
             Some(first) => {
                 let at = locate(sources, first);
-                let hint = format!(
-                    "the other is at {}:{}; devices on one line belong to one bus",
-                    at.file, at.line
-                );
-                problems.push(Problem::new(place, format!("`{text}` is the `{key}` of two buses")).hint(hint));
+                let hint =
+                    format!("the other is at {}:{}; devices on one line belong to one bus", at.file, at.line);
+                problems
+                    .push(Problem::new(place, format!("`{text}` is the `{key}` of two buses")).hint(hint));
             }
         }
     }
@@ -116,10 +115,12 @@ fn check_point(point: &PointDraft<'_>, default: Span, findings: &mut Findings) {
         if longest.0.is_zero() {
             problems.push(Problem::new(raw.at("max_interval"), "`max_interval` cannot be 0"));
         } else if common.deadband.is_none() {
-            let problem = Problem::new(raw.key("max_interval"), "`max_interval` has no effect without `deadband`");
+            let problem =
+                Problem::new(raw.key("max_interval"), "`max_interval` has no effect without `deadband`");
             warnings.push(problem.hint("without a deadband every reading is reported"));
         } else if longest < interval {
-            let message = format!("`max_interval` of {longest} is shorter than the poll interval of {interval}");
+            let message =
+                format!("`max_interval` of {longest} is shorter than the poll interval of {interval}");
             warnings.push(Problem::new(raw.at("max_interval"), message).hint("the deadband has no effect"));
         }
     }
@@ -162,7 +163,8 @@ pub(in crate::config) fn after_compiling(draft: &BusDraft<'_>, bus: &CompiledBus
     }
     let slow = draft.devices.iter().filter(|d| d.common.timeout.0 > Duration::from_secs(10));
     for device in slow {
-        let message = format!("device `{}` may hold the bus for {}", device.common.name, device.common.timeout);
+        let message =
+            format!("device `{}` may hold the bus for {}", device.common.name, device.common.timeout);
         let hint = "half a second is enough for most devices";
         findings.warnings.push(Problem::new(device.raw.at("timeout"), message).hint(hint));
     }

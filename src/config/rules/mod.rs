@@ -14,11 +14,11 @@ use driver_api::{Place, Problem};
 
 use super::Findings;
 use super::buses::BusDraft;
-pub(super) use field::after_compiling;
 use super::problems::locate;
 use super::raw::Everything;
 use super::sections::{Sections, last_place};
 use super::source::Sources;
+pub(super) use field::after_compiling;
 
 /// Longest name of anything. Names are levels of topics; four of them fit well into MQTT's 65,535 bytes.
 const MAX_NAME: usize = 128;
@@ -100,11 +100,14 @@ fn must_exist(path: &Path, key: &str, place: Place, hint: &str, problems: &mut V
     let shown = path.display();
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => {
-            problems.push(Problem::new(place, format!("`{key}`: `{shown}` is a directory")).hint("name a file"));
+            problems
+                .push(Problem::new(place, format!("`{key}`: `{shown}` is a directory")).hint("name a file"));
         }
         // A checker who may not look into the directory cannot know better.
         Ok(_) => {}
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
-        Err(_) => problems.push(Problem::new(place, format!("`{key}`: there is no file `{shown}`")).hint(hint)),
+        Err(_) => {
+            problems.push(Problem::new(place, format!("`{key}`: there is no file `{shown}`")).hint(hint))
+        }
     }
 }

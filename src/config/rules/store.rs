@@ -23,11 +23,14 @@ pub(super) fn check(store: &Store, all: &Everything<'_>, findings: &mut Findings
     let commit = store.commit_interval;
     if commit < COMMIT.0 || commit > COMMIT.1 {
         let message = format!("`commit_interval` of {commit} is out of range");
-        let hint = format!("it goes from {} to {}; what it spans is what a power cut takes", COMMIT.0, COMMIT.1);
+        let hint =
+            format!("it goes from {} to {}; what it spans is what a power cut takes", COMMIT.0, COMMIT.1);
         problems.push(Problem::new(at("commit_interval"), message).hint(hint));
     }
     if store.max_age.0 < Duration::from_secs(60) {
         let message = format!("`max_age` of {} would throw readings away at once", store.max_age);
-        problems.push(Problem::new(at("max_age"), message).hint("give it at least `\"1m\"`; the default is `\"30d\"`"));
+        problems.push(
+            Problem::new(at("max_age"), message).hint("give it at least `\"1m\"`; the default is `\"30d\"`"),
+        );
     }
 }

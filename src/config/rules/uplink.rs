@@ -77,8 +77,10 @@ fn check_files(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
             problems.push(problem.hint("a client certificate needs both"));
         }
     }
-    if uplink.mqtt_version == MqttVersion::V311 && uplink.password_file.is_some() && uplink.username.is_none() {
-        let problem = Problem::new(raw.key("password_file"), "MQTT 3.1.1 has no password without a user name");
+    if uplink.mqtt_version == MqttVersion::V311 && uplink.password_file.is_some() && uplink.username.is_none()
+    {
+        let problem =
+            Problem::new(raw.key("password_file"), "MQTT 3.1.1 has no password without a user name");
         problems.push(problem.hint("add `username`, or use `mqtt_version = \"5\"`"));
     }
 }
@@ -90,12 +92,15 @@ fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
     }
     let readings = uplink.batch.max_readings;
     if !(1..=MAX_BATCH).contains(&readings) {
-        let problem = Problem::new(raw.at("batch.max_readings"), format!("`max_readings` cannot be {readings}"));
+        let problem =
+            Problem::new(raw.at("batch.max_readings"), format!("`max_readings` cannot be {readings}"));
         problems.push(problem.hint(format!("it goes from 1 to {MAX_BATCH}")));
     }
     if uplink.batch.max_delay > MAX_DELAY {
         let message = format!("`max_delay` of {} is too long", uplink.batch.max_delay);
-        problems.push(Problem::new(raw.at("batch.max_delay"), message).hint(format!("it goes up to {MAX_DELAY}")));
+        problems.push(
+            Problem::new(raw.at("batch.max_delay"), message).hint(format!("it goes up to {MAX_DELAY}")),
+        );
     }
     let alive = uplink.keep_alive;
     if alive.0 < Duration::from_secs(1) || alive.0 > Duration::from_secs(65_535) {
@@ -117,5 +122,6 @@ fn wrong_root(root: &str) -> Option<String> {
     if let Some(c) = rest.chars().find(|c| matches!(c, '+' | '#' | '{' | '}') || c.is_control()) {
         return Some(format!("`topic_root` cannot hold `{}`", c.escape_debug()));
     }
-    (root.starts_with('$') || root.len() > 1024).then(|| "`topic_root` starts with `$` or is too long".to_owned())
+    (root.starts_with('$') || root.len() > 1024)
+        .then(|| "`topic_root` starts with `$` or is too long".to_owned())
 }
