@@ -166,7 +166,7 @@ fn bus_as_json(bus: &CompiledBus) -> Value {
         })
     });
     let requests = plan.blocks.iter().map(|block| {
-        let polled = (block.every != Duration::MAX).then(|| block.every.as_secs_f64() * 1e3);
+        let polled = (block.every != Duration::MAX).then_some(block.every.as_secs_f64() * 1e3);
         json!({
             "device": name(block.device), "what": block.what, "interval_ms": polled,
             "cost_ms": block.cost.as_secs_f64() * 1e3,

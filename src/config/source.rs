@@ -8,6 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use driver_api::{Place, Problem, SourceId};
 use toml::de::DeTable;
@@ -23,7 +24,7 @@ const MAX_SYNTAX: usize = 30;
 const MAX_DOTS: usize = 16;
 
 /// One file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Source {
     /// As it was found: the main file's path as given, the others beside it.
     pub path: PathBuf,
@@ -101,8 +102,7 @@ impl Sources {
     /// The file with this id. Ids come from this list, so it is there; an empty file otherwise.
     #[must_use]
     pub fn get(&self, id: SourceId) -> &Source {
-        static NONE: Source =
-            Source { path: PathBuf::new(), text: String::new(), clean: String::new(), blanked: Vec::new() };
+        static NONE: LazyLock<Source> = LazyLock::new(Source::default);
         self.files.get(usize::from(id)).unwrap_or(&NONE)
     }
 

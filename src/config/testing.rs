@@ -54,6 +54,10 @@ enum Parity {
 struct Slave {
     /// Unit id.
     address: u8,
+    /// Most registers in one answer.
+    #[serde(default)]
+    #[expect(dead_code, reason = "only its parsing is of interest")]
+    max_registers: Option<u8>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
