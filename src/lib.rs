@@ -10,6 +10,7 @@ pub mod counters;
 pub mod message;
 pub mod pipeline;
 pub mod poll;
+pub mod registry;
 pub mod runtime;
 pub mod status;
 pub mod store;

@@ -1,32 +1,33 @@
-//! Why `fieldgate` ended, as words for a person and a number for systemd and scripts.
+//! Why a command ended. The numbers are sysexits, so that systemd and scripts can tell them apart.
 
 use std::process::ExitCode;
 
-/// Why a command ended other than well. The numbers are those of sysexits.h where they fit.
+/// Why a command did not end well. Ending well is `Ok(())`, exit code 0.
 #[derive(Debug, thiserror::Error)]
 pub enum Exit {
-    /// The thing asked for failed, or the gateway is degraded.
+    /// Degraded, or the thing asked for failed: 1.
     #[error("{0}")]
     Failed(String),
-    /// The gateway is down. Only `status` says this.
+    /// The gateway is down: 2. Only `status` says this.
     #[error("{0}")]
     Down(String),
-    /// The command line makes no sense.
+    /// The command line makes no sense: 64 (`EX_USAGE`).
     #[error("{0}")]
     Usage(String),
-    /// The configuration has mistakes; the text lists them all.
-    #[error("the configuration has mistakes\n{0}")]
-    Config(String),
-    /// A port, a bind address or the store is not to be had.
-    #[error("cannot start: {0}")]
-    Start(String),
-    /// Stopped, but these parts were stuck.
-    #[error("stopped, but these did not finish in time: {0}")]
+    /// A port, an address or the store could not be had: 69 (`EX_UNAVAILABLE`).
+    #[error("cannot start")]
+    Start(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Stopped, but not everything was saved in time: 75 (`EX_TEMPFAIL`).
+    #[error("stopped, but not everything was saved: {0}")]
     NotDrained(String),
+    /// The configuration has mistakes; the text names them all: 78 (`EX_CONFIG`). The systemd unit
+    /// has `RestartPreventExitStatus=78`: trying again would not help.
+    #[error("{0}")]
+    Config(String),
 }
 
 impl Exit {
-    /// The process's exit status.
+    /// The exit code.
     #[must_use]
     pub fn code(&self) -> u8 {
         match self {
@@ -35,28 +36,57 @@ impl Exit {
             Self::Usage(_) => 64,
             Self::Start(_) => 69,
             Self::NotDrained(_) => 75,
-            Self::Config(_) => 78, // the unit has RestartPreventExitStatus=78
+            Self::Config(_) => 78,
         }
+    }
+
+    /// The last lines on the screen: the whole chain, outermost first.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut text = format!("error: {self}\n");
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(&format!("  caused by: {error}\n"));
+            cause = error.source();
+        }
+        text
     }
 }
 
+impl From<&Exit> for ExitCode {
+    fn from(exit: &Exit) -> Self {
+        exit.code().into()
+    }
+}
+
+/// Writing to the terminal or pipe failed.
 impl From<std::io::Error> for Exit {
     fn from(error: std::io::Error) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(format!("cannot write the output: {error}"))
     }
 }
 
-/// Prints the reason on standard error, once, and gives the status.
-#[must_use]
-pub fn report(result: Result<(), Exit>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(exit) => {
-            let text = exit.to_string();
-            if !text.is_empty() {
-                eprintln!("fieldgate: {text}");
-            }
-            ExitCode::from(exit.code())
-        }
+/// The configuration has mistakes.
+impl From<&crate::config::Report> for Exit {
+    fn from(report: &crate::config::Report) -> Self {
+        let colour = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let count = report.problems.len();
+        let mistakes = if count == 1 { "a mistake".to_owned() } else { format!("{count} mistakes") };
+        Self::Config(format!("the configuration has {mistakes}\n\n{}", report.render(colour).trim_end()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_chain_is_told_and_the_codes_are_sysexits() {
+        let exit = Exit::Start(Box::new(std::io::Error::other("port 1883 is taken")));
+        assert_eq!(exit.report(), "error: cannot start\n  caused by: port 1883 is taken\n");
+        let all = [Exit::Failed(String::new()), exit, Exit::NotDrained(String::new())];
+        assert_eq!(all.map(|e| e.code()), [1, 69, 75]);
+        assert_eq!(Exit::Usage(String::new()).code(), 64);
+        assert_eq!(Exit::Config(String::new()).code(), 78);
     }
 }

@@ -1,1 +1,5 @@
-//! Placeholder, replaced by the first commit of this floor.
+//! The commands, one file each: `pub struct Args` and `pub fn run(&Args, …, out) -> Result<(), Exit>`.
+
+pub mod check;
+pub mod exit;
+pub mod schema;

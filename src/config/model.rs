@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
     /// Its name in topics and payloads: lower-case letters, digits, `_` and `-`. Default: the host name.
+    #[schemars(example = &"plant-7")]
     pub id: String,
     /// Whether the system's wall clock is believed. `auto`: once NTP, PTP or a battery vouches for
     /// it; until then readings say `clock_unsynced`. `trusted`: always, for containers and test benches.
@@ -37,8 +38,10 @@ pub enum ClockTrust {
 #[serde(deny_unknown_fields, default)]
 pub struct Broker {
     /// Users and password hashes, in the format of `mosquitto_passwd` (`$7$` lines).
+    #[schemars(example = &"passwd")]
     pub password_file: Option<PathBuf>,
     /// Who may read and write what, in mosquitto's ACL file format.
+    #[schemars(example = &"acl")]
     pub acl_file: Option<PathBuf>,
     /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
     pub listener: Vec<Listener>,
@@ -49,6 +52,7 @@ pub struct Broker {
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// Address and port. MQTT 3.1.1 and 5 on the same port; port 0 takes any free one.
+    #[schemars(example = &"127.0.0.1:1883")]
     pub bind: SocketAddr,
     /// `tcp` or `websocket`.
     #[serde(default)]
@@ -77,11 +81,14 @@ pub enum Transport {
 #[serde(deny_unknown_fields)]
 pub struct ListenerTls {
     /// Certificate chain, PEM.
+    #[schemars(example = &"server.crt")]
     pub cert: PathBuf,
     /// Private key, PEM.
+    #[schemars(example = &"server.key")]
     pub key: PathBuf,
     /// If set, clients must show a certificate of this CA.
     #[serde(default)]
+    #[schemars(example = &"ca.crt")]
     pub client_ca: Option<PathBuf>,
 }
 
@@ -108,6 +115,7 @@ pub struct Uplink {
     /// Its name in status topics and in the ledger.
     pub name: String,
     /// `mqtt://host:1883` or `mqtts://host:8883`.
+    #[schemars(example = &"mqtts://broker.example.com:8883")]
     pub url: String,
     /// Tried in turn when `url` does not answer.
     #[serde(default)]
@@ -117,21 +125,27 @@ pub struct Uplink {
     pub mqtt_version: MqttVersion,
     /// MQTT client id. Default: the gateway's id.
     #[serde(default)]
+    #[schemars(example = &"plant-7")]
     pub client_id: Option<String>,
     /// User name.
     #[serde(default)]
+    #[schemars(example = &"plant-7")]
     pub username: Option<String>,
     /// File whose first line is the password.
     #[serde(default)]
+    #[schemars(example = &"cloud.password")]
     pub password_file: Option<PathBuf>,
     /// CA certificates, PEM. Default: the system's.
     #[serde(default)]
+    #[schemars(example = &"ca.pem")]
     pub ca_file: Option<PathBuf>,
     /// Client certificate chain, PEM.
     #[serde(default)]
+    #[schemars(example = &"client.pem")]
     pub cert_file: Option<PathBuf>,
     /// Client key, PEM.
     #[serde(default)]
+    #[schemars(example = &"client.key")]
     pub key_file: Option<PathBuf>,
     /// MQTT keep-alive.
     #[serde(default = "defaults::keep_alive")]
@@ -262,9 +276,14 @@ pub struct DeviceCommon {
     /// Default poll interval of its points.
     #[serde(default = "defaults::interval")]
     pub interval: Span,
-    /// Longest wait for one answer.
+    /// Longest wait for one answer, up to 60s.
     #[serde(default = "defaults::timeout")]
     pub timeout: Span,
+    /// A device type whose points are taken from `profiles/NAME.toml` beside the configuration or from
+    /// /usr/share/fieldgate/profiles. Own points add to them or go over them by name, key by key.
+    #[serde(default)]
+    #[schemars(example = &"eastron-sdm630")]
+    pub profile: Option<String>,
 }
 
 /// The keys that every `[[device.point]]` shares.
@@ -275,31 +294,40 @@ pub struct PointCommon {
     pub name: String,
     /// Poll interval. Default: the device's.
     #[serde(default)]
+    #[schemars(example = &"500ms")]
     pub interval: Option<Span>,
     /// Unit of the value, as it should appear in payloads.
     #[serde(default)]
+    #[schemars(example = &"V")]
     pub unit: Option<String>,
     /// What it is, for people.
     #[serde(default)]
+    #[schemars(example = &"Voltage L1 to N")]
     pub description: Option<String>,
     /// value = raw × scale + offset.
     #[serde(default)]
+    #[schemars(example = 0.1)]
     pub scale: Option<f64>,
     /// value = raw × scale + offset.
     #[serde(default)]
+    #[schemars(example = -40.0)]
     pub offset: Option<f64>,
     /// Report by exception: a change smaller than this is not reported. A number, or `"2%"` of the
     /// last reported value.
     #[serde(default)]
+    #[schemars(example = &"2%")]
     pub deadband: Option<Deadband>,
     /// With a deadband: reported at least this often. Default: 60s.
     #[serde(default)]
+    #[schemars(example = &"60s")]
     pub max_interval: Option<Span>,
     /// Below this the reading is uncertain (`out_of_range`) and a command is refused.
     #[serde(default)]
+    #[schemars(example = 0.0)]
     pub min: Option<f64>,
     /// Above this the reading is uncertain (`out_of_range`) and a command is refused.
     #[serde(default)]
+    #[schemars(example = 300.0)]
     pub max: Option<f64>,
     /// Whether commands may write it.
     #[serde(default)]
@@ -389,76 +417,6 @@ pub mod defaults {
     impl Default for Batch {
         fn default() -> Self {
             Self { max_readings: 500, max_delay: Span::s(5) }
-        }
-    }
-}
-
-mod deadband {
-    //! `deadband = 0.5` or `deadband = "2%"`.
-
-    use std::borrow::Cow;
-    use std::fmt;
-
-    use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-    use serde::de::{Deserializer, Error, Visitor};
-    use serde::{Deserialize, Serialize, Serializer};
-
-    use super::Deadband;
-
-    struct Reader;
-
-    impl Visitor<'_> for Reader {
-        type Value = Deadband;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a number, or a share such as \"2%\"")
-        }
-        fn visit_f64<E: Error>(self, x: f64) -> Result<Deadband, E> {
-            if x.is_finite() && x >= 0.0 {
-                Ok(Deadband::Absolute(x))
-            } else {
-                Err(E::custom("a deadband is zero or more"))
-            }
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a deadband beyond 2^53 is no deadband")]
-        fn visit_i64<E: Error>(self, x: i64) -> Result<Deadband, E> {
-            self.visit_f64(x as f64)
-        }
-        fn visit_str<E: Error>(self, text: &str) -> Result<Deadband, E> {
-            let share = text.trim().strip_suffix('%').and_then(|n| n.trim().parse::<f64>().ok());
-            match share {
-                Some(x) if x.is_finite() && x >= 0.0 => Ok(Deadband::Relative(x / 100.0)),
-                _ => Err(E::custom(format!("`{text}` is neither a number nor a share such as \"2%\""))),
-            }
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Deadband {
-        fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-            d.deserialize_any(Reader)
-        }
-    }
-
-    impl Serialize for Deadband {
-        fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-            match self {
-                Self::Absolute(x) => s.serialize_f64(*x),
-                Self::Relative(x) => s.collect_str(&format_args!("{}%", x * 100.0)),
-            }
-        }
-    }
-
-    impl JsonSchema for Deadband {
-        fn schema_name() -> Cow<'static, str> {
-            "Deadband".into()
-        }
-        fn inline_schema() -> bool {
-            true
-        }
-        fn json_schema(_: &mut SchemaGenerator) -> Schema {
-            json_schema!({ "anyOf": [
-                { "type": "number", "minimum": 0 },
-                { "type": "string", "pattern": "^[0-9.]+ *%$" }
-            ] })
         }
     }
 }

@@ -125,13 +125,21 @@ impl<'i> Table<'i> {
     /// Understands the whole table as a `T` with `deny_unknown_fields`, noting every mistake.
     /// `None` exactly when something was pushed onto `problems`.
     pub fn parse<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
+        let before = problems.len();
+        let parsed = self.parse_rest(problems);
+        if problems.len() == before { parsed } else { None }
+    }
+
+    /// As [`Self::parse`], but gives what could be understood without the mistaken entries, so that
+    /// a caller can go on checking the rest. `None` only if too little was left to make a `T`.
+    pub fn parse_rest<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
         let mut entries = self.entries.clone();
         let mut removed: Vec<String> = Vec::new();
         let before = problems.len();
         loop {
             let value = Spanned::new(self.header.clone(), DeValue::Table(entries.clone()));
             let error = match T::deserialize(ValueDeserializer::from(value)) {
-                Ok(parsed) => return (problems.len() == before).then_some(parsed),
+                Ok(parsed) => return Some(parsed),
                 Err(error) => error,
             };
             let message = error.message().lines().next().unwrap_or_default();

@@ -1,0 +1,77 @@
+//! Rules of `[broker]`: no door open to everyone by accident, no door twice.
+
+use std::net::SocketAddr;
+
+use driver_api::Problem;
+
+use super::{Everything, Findings, Sections, last_place, must_exist};
+
+pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings: &mut Findings) {
+    let broker = &sections.broker;
+    let problems = &mut findings.problems;
+    for (key, path, hint) in [
+        ("password_file", &broker.password_file, "make it with `mosquitto_passwd -c FILE USER`"),
+        ("acl_file", &broker.acl_file, "a relative path starts from the directory of this file"),
+    ] {
+        if let Some(path) = path {
+            must_exist(path, key, last_place(&all.broker, key), hint, problems);
+        }
+    }
+    let users = broker.password_file.is_some();
+    for (index, listener) in broker.listener.iter().enumerate() {
+        let place = |key| sections.listener(index, key);
+        let bind = listener.bind;
+        if !bind.ip().is_loopback() && !users && listener.allow_anonymous != Some(true) {
+            let problem = Problem::new(
+                place("bind"),
+                format!("`{bind}` is open to the network, and there are no users"),
+            );
+            problems.push(problem.hint(
+                "set `password_file` in [broker], or bind to 127.0.0.1, or write `allow_anonymous = true` here",
+            ));
+        }
+        if !users && listener.allow_anonymous == Some(false) {
+            let problem =
+                Problem::new(place("allow_anonymous"), "nobody can connect here: there are no users");
+            findings.warnings.push(problem.hint("set `password_file` in [broker]"));
+        }
+        if let Some(earlier) = broker.listener[..index].iter().find(|other| collide(other.bind, bind)) {
+            let mut problem = Problem::new(place("bind"), format!("`{bind}` is taken by another listener"));
+            if earlier.bind != bind {
+                problem = problem.hint(format!("`{}` covers it", earlier.bind));
+            } else {
+                problem = problem.hint("give each listener a port of its own");
+            }
+            problems.push(problem);
+        }
+        if let Some(tls) = &listener.tls {
+            let hint = "a relative path starts from the directory of this file";
+            must_exist(&tls.cert, "cert", place("tls.cert"), hint, problems);
+            must_exist(&tls.key, "key", place("tls.key"), hint, problems);
+            if let Some(ca) = &tls.client_ca {
+                must_exist(ca, "client_ca", place("tls.client_ca"), hint, problems);
+            }
+        }
+    }
+}
+
+/// Whether two sockets cannot be bound at once. Port 0 is any free port.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |x: SocketAddr, y: SocketAddr| x.ip() == y.ip() || x.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (covers(a, b) || covers(b, a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_covers_every_address_of_its_family() {
+        let hit = |a: &str, b: &str| collide(a.parse().expect(a), b.parse().expect(b));
+        assert!(hit("127.0.0.1:1883", "127.0.0.1:1883"));
+        assert!(hit("0.0.0.0:1883", "127.0.0.1:1883") && hit("127.0.0.1:1883", "0.0.0.0:1883"));
+        assert!(!hit("127.0.0.1:1883", "127.0.0.2:1883"));
+        assert!(!hit("127.0.0.1:0", "127.0.0.1:0"), "any free port, twice");
+        assert!(!hit("[::]:1883", "0.0.0.0:1883"), "an IPv6 listener is IPv6 only");
+    }
+}

@@ -1,0 +1,127 @@
+//! Rules of `[[uplink]]`.
+
+use std::time::Duration;
+
+use driver_api::{Problem, Span};
+
+use super::{Findings, Names, Sections, Sources, must_exist};
+use crate::config::model::{Compression, Format, MqttVersion, Uplink};
+use crate::config::raw::Raw;
+use crate::config::url::Endpoint;
+
+/// Most readings in one message, as the manual says; 10,000 are some 400 KiB of JSON.
+const MAX_BATCH: u32 = 10_000;
+/// Longest wait for a batch to fill: beyond an hour nobody would call it live.
+const MAX_DELAY: Span = Span::s(3600);
+
+pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &mut Findings) {
+    let mut names = Names::of("uplink", sources);
+    for (uplink, raw) in &sections.uplinks {
+        names.add(&uplink.name, raw.at("name"), &mut findings.problems);
+        check_addresses(uplink, raw, findings);
+        check_files(uplink, raw, &mut findings.problems);
+        check_limits(uplink, raw, &mut findings.problems);
+    }
+}
+
+fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
+    let mut endpoints = Vec::new();
+    let fallbacks = uplink.fallback_urls.iter().enumerate();
+    let urls = std::iter::once(("url".to_owned(), &uplink.url))
+        .chain(fallbacks.map(|(i, url)| (format!("fallback_urls.{i}"), url)));
+    for (key, url) in urls {
+        match url.parse::<Endpoint>() {
+            Ok(endpoint) => endpoints.push((key, endpoint)),
+            Err(e) => findings.problems.push(Problem::new(raw.at(&key), e.message).hint(e.hint)),
+        }
+    }
+    for (key, endpoint) in &endpoints {
+        let loopback = matches!(endpoint.host.as_str(), "localhost" | "127.0.0.1" | "::1");
+        if !endpoint.tls && !loopback && uplink.password_file.is_some() {
+            let problem = Problem::new(raw.at(key), "the password travels in clear text");
+            findings.warnings.push(problem.hint("use `mqtts://`"));
+        }
+    }
+    if !endpoints.is_empty() && endpoints.iter().all(|(_, e)| !e.tls) {
+        for (key, set) in [
+            ("ca_file", uplink.ca_file.is_some()),
+            ("cert_file", uplink.cert_file.is_some()),
+            ("key_file", uplink.key_file.is_some()),
+        ] {
+            if set {
+                let problem = Problem::new(raw.key(key), format!("`{key}` has no effect without TLS"));
+                findings.warnings.push(problem.hint("use `mqtts://` in `url`"));
+            }
+        }
+    }
+}
+
+fn check_files(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
+    let beside = "a relative path starts from the directory of this file";
+    for (key, path, hint) in [
+        ("password_file", &uplink.password_file, "put the password on the first line of that file"),
+        ("ca_file", &uplink.ca_file, "leave it out to use the system's CAs"),
+        ("cert_file", &uplink.cert_file, beside),
+        ("key_file", &uplink.key_file, beside),
+    ] {
+        if let Some(path) = path {
+            must_exist(path, key, raw.at(key), hint, problems);
+        }
+    }
+    for (has, lacks, present, absent) in [
+        ("cert_file", "key_file", &uplink.cert_file, &uplink.key_file),
+        ("key_file", "cert_file", &uplink.key_file, &uplink.cert_file),
+    ] {
+        if present.is_some() && absent.is_none() && !raw.table.contains_key(lacks) {
+            let problem = Problem::new(raw.key(has), format!("`{has}` without `{lacks}`"));
+            problems.push(problem.hint("a client certificate needs both"));
+        }
+    }
+    if uplink.mqtt_version == MqttVersion::V311 && uplink.password_file.is_some() && uplink.username.is_none()
+    {
+        let problem =
+            Problem::new(raw.key("password_file"), "MQTT 3.1.1 has no password without a user name");
+        problems.push(problem.hint("add `username`, or use `mqtt_version = \"5\"`"));
+    }
+}
+
+fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
+    if uplink.compression != Compression::None && uplink.format != Format::JsonBatch {
+        let problem = Problem::new(raw.at("compression"), "only batches can be compressed");
+        problems.push(problem.hint("add `format = \"json-batch\"`"));
+    }
+    let readings = uplink.batch.max_readings;
+    if !(1..=MAX_BATCH).contains(&readings) {
+        let problem =
+            Problem::new(raw.at("batch.max_readings"), format!("`max_readings` cannot be {readings}"));
+        problems.push(problem.hint(format!("it goes from 1 to {MAX_BATCH}")));
+    }
+    if uplink.batch.max_delay > MAX_DELAY {
+        let message = format!("`max_delay` of {} is too long", uplink.batch.max_delay);
+        problems.push(
+            Problem::new(raw.at("batch.max_delay"), message).hint(format!("it goes up to {MAX_DELAY}")),
+        );
+    }
+    let alive = uplink.keep_alive;
+    if alive.0 < Duration::from_secs(1) || alive.0 > Duration::from_secs(65_535) {
+        let problem = Problem::new(raw.at("keep_alive"), format!("`keep_alive` cannot be {alive}"));
+        problems.push(problem.hint("MQTT takes 1s to 65535s; without it a dead link is not noticed"));
+    }
+    if let Some(message) = wrong_root(&uplink.topic_root) {
+        let problem = Problem::new(raw.at("topic_root"), message);
+        problems.push(problem.hint("such as `gw/{gateway}`; `{gateway}` stands for the gateway's id"));
+    }
+}
+
+/// What is wrong with a topic under which the tree appears upstream.
+fn wrong_root(root: &str) -> Option<String> {
+    let rest = root.replace("{gateway}", "");
+    if root.is_empty() || root.starts_with('/') || root.ends_with('/') {
+        return Some(format!("`topic_root` `{root}` is empty, or starts or ends with `/`"));
+    }
+    if let Some(c) = rest.chars().find(|c| matches!(c, '+' | '#' | '{' | '}') || c.is_control()) {
+        return Some(format!("`topic_root` cannot hold `{}`", c.escape_debug()));
+    }
+    (root.starts_with('$') || root.len() > 1024)
+        .then(|| "`topic_root` starts with `$` or is too long".to_owned())
+}

@@ -1,0 +1,179 @@
+//! The files of the repository, the golden output, and that no bytes can break the loader.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::testing::StandIn;
+
+/// Compares with a file of the repository; `BLESS=1` writes it instead.
+fn same_as(path: &str, text: &str) {
+    let path = root().join(path);
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, text).expect("written");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == text, "{} is not what it should be; this is:\n{text}", path.display());
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn ten_mistakes_in_one_file_are_all_told_at_their_places_with_a_hint() {
+    let main = root().join("tests/golden/ten-mistakes.toml");
+    let report = load_with(&main, DRIVERS, &[root().join("config/profiles")]).expect_err("mistakes");
+    assert_eq!(report.problems.len(), 10, "{report}");
+    assert!(report.problems.iter().all(|p| p.hint.is_some()), "{report}");
+    let shown = report.render(false).replace(&format!("{}/", root().display()), "");
+    same_as("tests/golden/ten-mistakes.expected", &shown);
+}
+
+/// The drivers of this build; where one that the shipped files use is not built in, a stand-in.
+fn drivers() -> Vec<&'static dyn Driver> {
+    let mut list = crate::registry::DRIVERS.to_vec();
+    static STAND_INS: &[StandIn] = &[StandIn("modbus-rtu"), StandIn("modbus-tcp")];
+    for driver in STAND_INS {
+        if list.iter().all(|d| d.name() != driver.name()) {
+            list.push(driver);
+        }
+    }
+    list
+}
+
+#[test]
+fn every_file_that_is_shipped_loads_and_the_installed_one_polls_nothing() {
+    let profiles = [root().join("config/profiles")];
+    let check = |path: &Path| {
+        load_with(path, &drivers(), &profiles).unwrap_or_else(|report| panic!("{}\n{report}", path.display()))
+    };
+    let installed = check(&root().join("config/fieldgate.toml"));
+    assert!(installed.buses.is_empty() && installed.uplinks.is_empty());
+    assert!(check(&root().join("config/reference.toml")).buses.is_empty());
+    let mut seen = 0;
+    for entry in fs::read_dir(root().join("config/examples")).expect("examples") {
+        let path = entry.expect("entry").path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            seen += 1;
+            let loaded = check(&path);
+            assert!(!loaded.buses.is_empty(), "{} polls something", path.display());
+            assert!(loaded.warnings.warnings.is_empty(), "{}: {}", path.display(), loaded.warnings);
+        }
+    }
+    assert!(seen >= 2, "{seen} examples");
+}
+
+#[test]
+fn the_reference_is_what_the_types_say_now() {
+    same_as("config/reference.toml", &reference::text(crate::registry::DRIVERS));
+}
+
+#[test]
+fn every_key_of_the_reference_is_one_and_every_default_the_real_one() {
+    let text = reference::text(DRIVERS);
+    let live: Vec<&str> = text
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if key.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => key,
+            _ => line,
+        })
+        .collect();
+    let live = live.join("\n");
+    let (_dir, result) = loaded(&[("f.toml", &live)]);
+    let found = result.err().map(|report| told(&report, &report.problems)).unwrap_or_default();
+    let unexpected: Vec<&String> = found
+        .iter()
+        .filter(|m| {
+            !m.contains("there is no file")
+                && !m.contains("there are two")
+                && !m.contains("there is no profile")
+        })
+        .filter(|m| !m.contains("of two buses"))
+        .collect();
+    assert!(unexpected.is_empty(), "{unexpected:#?}\n{live}");
+    let store = live.split("\n[store]").nth(1).and_then(|s| s.split("\n[").next()).expect("a store section");
+    assert_eq!(toml::from_str::<Store>(store), Ok(Store::default()));
+}
+
+fn fragment() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "[[bus]]",
+        "[bus]",
+        "[[device]]",
+        "[[device.point]]",
+        "[gateway]",
+        "[broker]",
+        "[[broker.listener]]",
+        "[store]",
+        "[[uplink]]",
+        "name",
+        "driver",
+        "bus",
+        "port",
+        "address",
+        "register",
+        "type",
+        "interval",
+        "profile",
+        "point",
+        "url",
+        "bind",
+        "tls",
+        "batch",
+        "deadband",
+        "scale",
+        "min",
+        "id",
+        " = ",
+        "=",
+        "\n",
+        "\r\n",
+        "'a'",
+        "'modbus-rtu'",
+        "'f32'",
+        "\"1s\"",
+        "'0'",
+        "1",
+        "-1",
+        "1e999",
+        "nan",
+        "99999999999999999999",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "#",
+        ".",
+        "'''",
+        "\"\"\"",
+        "\\",
+        "°",
+        "\u{feff}",
+        "\0",
+        "true",
+        "1979-05-27",
+    ]);
+    prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn no_bytes_can_break_the_loader(
+        main in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), fragment().prop_map(String::into_bytes)],
+        more in fragment(),
+        profile in fragment(),
+    ) {
+        let dir = tempfile::tempdir().expect("directory");
+        fs::create_dir(dir.path().join("conf.d")).expect("directory");
+        fs::write(dir.path().join("f.toml"), main).expect("written");
+        fs::write(dir.path().join("conf.d/m.toml"), more).expect("written");
+        fs::write(dir.path().join("a.toml"), profile).expect("written");
+        let result = load_with(&dir.path().join("f.toml"), DRIVERS, &[dir.path().to_owned()]);
+        if let Err(report) = result {
+            prop_assert!(!report.problems.is_empty());
+            prop_assert!(!report.render(true).is_empty());
+        }
+    }
+}
