@@ -3,7 +3,7 @@
 //! Two things live here.
 //! - [`Sim`], a driver whose bus has no port. It is for trying a configuration on a laptop and for
 //!   load tests: every value is a pure function of seed, point and time ([`signals`]).
-//! - `slaves`, devices that a gateway cannot tell from real ones: a Modbus RTU slave on a
+//! - [`slaves`], devices that a gateway cannot tell from real ones: a Modbus RTU slave on a
 //!   pseudo-terminal at the pace of a true line, a Modbus TCP slave, a scale. They keep a ledger of
 //!   every value they served, so that somebody outside can prove that none was lost or invented.
 //!
@@ -15,6 +15,7 @@ mod bus;
 mod config;
 mod generate;
 pub mod signals;
+pub mod slaves;
 
 use driver_api::{Bus, BusSpec, Driver, Problem, Schemas};
 
