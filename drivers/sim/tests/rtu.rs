@@ -301,6 +301,46 @@ async fn what_nobody_read_is_gone_when_the_terminal_is_opened_again() {
 }
 
 #[tokio::test]
+async fn what_the_terminal_has_no_room_for_is_lost_counted_and_not_good() {
+    let slave = slave(4_000_000);
+    let mut port = open(slave.path().expect("plugged"));
+    let request = frame(&[3, 3, 0, 0, 0, 60]);
+    let all = || slave.registers().row(3, Area::Holding, 0).map_or(0, |r| r.good + r.spoiled);
+    let mut asked = 0;
+    let filled = async {
+        while slave.stats().lost_bytes == 0 {
+            port.write_all(&request).await.expect("writes");
+            asked += 1;
+            while all() < asked {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    timeout(PATIENCE, filled).await.expect("a terminal has an end");
+    let row = slave.registers().row(3, Area::Holding, 0).expect("there");
+    assert_eq!((row.good, row.spoiled), (asked - 1, 1));
+    assert_eq!(listen(&mut port).await.len() as u64 + slave.stats().lost_bytes, asked * 125);
+    assert_eq!(exchange(&mut port, &request).await.len(), 125, "read out, it works again");
+}
+
+#[tokio::test]
+async fn a_dropped_slave_hangs_up_and_takes_its_link_away() {
+    let folder = tempdir();
+    let link = folder.join("ttyTEST");
+    let options = RtuOptions { baud: 115_200, turnaround: Duration::MAX, link: Some(link.clone()) };
+    let slave = RtuSlave::start(image(), options).expect("a pseudo-terminal");
+    let mut port = open(&link);
+    port.write_all(&ask(1)).await.expect("writes");
+    assert_eq!(listen(&mut port).await, NOTHING, "a turnaround without end");
+    drop(slave);
+    assert!(!link.is_symlink());
+    let mut buffer = [0; 8];
+    let hung = timeout(PATIENCE, port.read(&mut buffer)).await.expect("in time");
+    assert!(matches!(hung, Ok(0) | Err(_)), "{hung:?}");
+    std::fs::remove_dir(folder).expect("nothing is left in it");
+}
+
+#[tokio::test]
 async fn a_master_that_leaves_no_silence_is_noticed() {
     let slave = slave(1200);
     let mut port = open(slave.path().expect("plugged"));

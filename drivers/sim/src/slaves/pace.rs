@@ -53,6 +53,12 @@ impl Line {
     }
 }
 
+/// The moment so long after `at`; beyond what a clock can show, some thirty years after.
+pub(crate) fn later(at: Instant, by: Duration) -> Instant {
+    const THIRTY_YEARS: Duration = Duration::from_secs(30 * 365 * 86_400);
+    at + by.min(THIRTY_YEARS)
+}
+
 /// Waits for moments.
 #[derive(Debug)]
 pub(crate) struct Pacer(AsyncFd<Arc<OwnedFd>>);

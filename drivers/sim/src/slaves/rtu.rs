@@ -5,6 +5,9 @@
 //! as the line allows and no faster. Should a wake-up come late, the next exchange makes up for it,
 //! so that a long conversation takes exactly as long as on copper. What a master sends while an
 //! answer is still on its way is kept and answered next: the worst case of a late reply.
+//!
+//! The ledger is entered right after the last byte has left. A test that reads it on another thread
+//! than the slave's waits for the count it expects.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ use tokio_modbus::ExceptionCode;
 
 use super::faults::{Faults, RtuFault};
 use super::ledger::Fate;
-use super::pace::{Line, Pacer};
+use super::pace::{Line, Pacer, later};
 use super::pty::{Place, Pty};
 use super::registers::{Receipt, Registers};
 use super::task::Task;
@@ -189,7 +192,8 @@ impl Worker {
         let mut pacer = Pacer::new()?;
         loop {
             let frame = self.receive().await?;
-            self.free = (self.seen - self.debt).max(self.free) + self.line.chars(frame.len());
+            let seen = self.seen.checked_sub(self.debt).unwrap_or(self.seen);
+            self.free = seen.max(self.free) + self.line.chars(frame.len());
             self.debt = Duration::ZERO;
             self.note(|stats, line| stats.busy += line.chars(frame.len()));
             let request_end = self.free;
@@ -275,10 +279,10 @@ impl Worker {
             },
         };
         let mut frame = wire::answer(unit, function, &response);
-        let mut begin = self.free + self.turnaround;
+        let mut begin = later(self.free, self.turnaround);
         let fate = match fault {
             Some(RtuFault::Late(by)) => {
-                begin += by;
+                begin = later(begin, by);
                 Fate::Late
             }
             Some(RtuFault::BadCrc) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::ledger::Fate;
-use super::pace::{Line, Pacer};
+use super::pace::{Line, Pacer, later};
 use super::pty::{Look, Place, Pty};
 use super::task::Task;
 use super::telegram::{HEAVIEST, Style, on_the_wire, pieces, telegram};
@@ -217,7 +217,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self) -> io::Result<()> {
         let mut pacer = Pacer::new()?;
-        let mut due = self.options.every.map(|every| Instant::now() + every);
+        let mut due = self.options.every.map(|every| later(Instant::now(), every));
         loop {
             let mut buffer = [0; REQUEST];
             tokio::select! {
@@ -226,7 +226,11 @@ impl Worker {
                     self.hear(&buffer[..count], &mut pacer).await?;
                 }
                 () = sleep_until(due) => {
-                    due = due.zip(self.options.every).map(|(due, every)| due.max(Instant::now() - every) + every);
+                    // What could not be said in time is left out, not said in a heap.
+                    due = due.zip(self.options.every).map(|(due, every)| {
+                        let now = Instant::now();
+                        if later(due, every) > now { later(due, every) } else { later(now, every) }
+                    });
                     match self.pty.look(&mut buffer)? {
                         Look::Nobody => self.unheard(),
                         Look::Quiet => self.say(&mut pacer).await?,
@@ -296,7 +300,7 @@ impl Worker {
             start += self.line.chars(end - sent);
             pacer.until(start).await?;
             whole &= self.pty.write(&bytes[sent..end])? == end - sent;
-            start += self.options.pause;
+            start = later(start, self.options.pause);
             sent = end;
         }
         if let Some(telegram) = &mut said.telegram
