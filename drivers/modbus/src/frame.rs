@@ -217,7 +217,7 @@ pub fn scan(received: &[u8], expect: &Expect, quiet: bool) -> Scan {
                         worst = Scan::Crc { found: u16::from_le_bytes(*crc), expected: crc16(body) };
                     }
                 }
-                None if !quiet && headed(rest, expect) => return worst,
+                None if headed(rest, expect) => return worst,
                 _ => {}
             }
         }
