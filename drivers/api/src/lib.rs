@@ -20,6 +20,7 @@
 //!
 //! A driver sees only this crate, never another driver and nothing of brokers or databases.
 
+pub mod decode;
 pub mod error;
 pub mod plan;
 pub mod reading;

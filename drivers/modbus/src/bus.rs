@@ -1,0 +1,211 @@
+//! A compiled Modbus bus over any [`Line`]: block reads, what refusing devices teach, and writes.
+//!
+//! A device may refuse (exceptions 02 and 03) to read a block whose points it would give one by one:
+//! it has a hole in it. Then the block is split, first at the gaps between points, then point by
+//! point, and the parts are remembered until the bus is opened again. A point that refuses alone is a
+//! sample with the reason; only a block that never was more than one span fails as a whole.
+
+use std::borrow::Cow;
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use driver_api::decode::{Kind, decode, decode_bits, encode, encode_bits};
+use driver_api::{Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
+use tokio::time::Instant;
+use tokio_modbus::Request;
+
+use crate::compile::Compiled;
+use crate::config::Area;
+use crate::frame::{Answer, coils, registers};
+use crate::plan::{Run, Span, split};
+
+/// Something that carries one request and one believed answer at a time.
+#[async_trait]
+pub(crate) trait Line: Send {
+    /// Opens it anew.
+    async fn open(&mut self) -> io::Result<()>;
+
+    /// One request, and the answer to exactly this request, within `timeout` of its end.
+    async fn exchange(
+        &mut self,
+        unit: u8,
+        request: &Request<'_>,
+        timeout: Duration,
+    ) -> Result<Reply, ReadError>;
+}
+
+/// A believed answer and the arrival of its first byte.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub answer: Answer,
+    pub at: Instant,
+}
+
+/// One read of a block. At first there is one for the whole block.
+#[derive(Debug)]
+struct Part {
+    run: Run,
+    /// The exception that this part always earns.
+    refused: Option<u8>,
+}
+
+pub(crate) struct ModbusBus<L> {
+    compiled: Compiled,
+    line: L,
+    parts: Vec<Vec<Part>>,
+}
+
+impl<L: Line> ModbusBus<L> {
+    pub fn new(compiled: Compiled, line: L) -> Self {
+        let parts = whole(&compiled);
+        Self { compiled, line, parts }
+    }
+
+    async fn read_parts(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
+        let (area, _) = self.compiled.blocks[block];
+        let device = &self.compiled.devices[self.compiled.plan.blocks[block].device];
+        let parts = &mut self.parts[block];
+        let mut next = 0;
+        loop {
+            let alone = parts.len() == 1;
+            let Some(part) = parts.get_mut(next) else { return Ok(()) };
+            if let Some(code) = part.refused {
+                let at = Instant::now();
+                out.extend(part.run.wanted.iter().map(|&point| Sample {
+                    point,
+                    value: Err(Reason::Exception(code)),
+                    at,
+                }));
+                next += 1;
+                continue;
+            }
+            let request = read_request(area, part.run.span);
+            let reply = self.line.exchange(device.unit, &request, device.timeout).await?;
+            match reply.answer {
+                Answer::Data(data) => {
+                    let words = if area.bits() {
+                        coils(&data, part.run.span.len)
+                            .map(|bits| bits.into_iter().map(u16::from).collect())
+                            .unwrap_or_default()
+                    } else {
+                        registers(&data)
+                    };
+                    for &point in &part.run.wanted {
+                        let value = self.compiled.value(point, part.run.span, &words);
+                        out.push(Sample { point, value, at: reply.at });
+                    }
+                    next += 1;
+                }
+                Answer::Exception(code @ (2 | 3)) => match split(&self.compiled.spans, &part.run) {
+                    Some(runs) => {
+                        tracing::info!(
+                            device = self.compiled.plan.devices[self.compiled.plan.blocks[block].device].name,
+                            block = self.compiled.plan.blocks[block].what,
+                            "device refuses {area} {}..{} with exception {code:02x}; reading it in {} parts",
+                            part.run.span.start,
+                            part.run.span.end() - 1,
+                            runs.len(),
+                        );
+                        let runs = runs.into_iter().map(|run| Part { run, refused: None });
+                        parts.splice(next..=next, runs);
+                    }
+                    None if alone => return Err(ReadError::Refused(code)),
+                    None => part.refused = Some(code),
+                },
+                Answer::Exception(1) if alone => return Err(ReadError::Refused(1)),
+                Answer::Exception(1) => part.refused = Some(1),
+                Answer::Exception(code) => return Err(ReadError::Transient(FrameError::Exception(code))),
+            }
+        }
+    }
+
+    /// The request that writes `value`, or why there is none.
+    fn write_request(&self, point: usize, value: &Value) -> Result<Request<'static>, String> {
+        let info = &self.compiled.plan.points[point];
+        if !info.writable {
+            return Err(format!("`{}` is not writable", info.name));
+        }
+        let device = &self.compiled.devices[info.device];
+        let spec = &self.compiled.points[point];
+        let at = self.compiled.spans[point].start;
+        if spec.area == Area::Coil {
+            let on = encode(Kind::Bool, spec.order, value).map_err(|e| e.to_string())? == [1];
+            return Ok(if device.write_multiple {
+                Request::WriteMultipleCoils(at, Cow::Owned(vec![on]))
+            } else {
+                Request::WriteSingleCoil(at, on)
+            });
+        }
+        if let Some(bits) = spec.bits {
+            // The device changes these bits alone: no other writer's bits are lost between a read and a write.
+            let pattern = encode_bits(spec.order, bits, value).map_err(|e| e.to_string())?;
+            return Ok(Request::MaskWriteRegister(at, !pattern.mask, pattern.ones));
+        }
+        let words = encode(spec.kind, spec.order, value).map_err(|e| e.to_string())?;
+        Ok(match words[..] {
+            [word] if !device.write_multiple => Request::WriteSingleRegister(at, word),
+            _ => Request::WriteMultipleRegisters(at, Cow::Owned(words)),
+        })
+    }
+}
+
+impl Compiled {
+    /// The value of one point out of the registers (or bits) of a read.
+    fn value(&self, point: usize, read: Span, words: &[u16]) -> Result<Value, Reason> {
+        let (spec, span) = (&self.points[point], self.spans[point]);
+        let from = usize::from(span.start.checked_sub(read.start).ok_or(Reason::Protocol)?);
+        let words = words.get(from..from + usize::from(span.len)).ok_or(Reason::Protocol)?;
+        match (spec.bits, words) {
+            (Some(bits), [word]) => Ok(decode_bits(spec.kind, spec.order, bits, *word)),
+            _ => decode(spec.kind, spec.order, words),
+        }
+    }
+}
+
+fn whole(compiled: &Compiled) -> Vec<Vec<Part>> {
+    compiled.blocks.iter().map(|(_, run)| vec![Part { run: run.clone(), refused: None }]).collect()
+}
+
+fn read_request(area: Area, span: Span) -> Request<'static> {
+    match area {
+        Area::Coil => Request::ReadCoils(span.start, span.len),
+        Area::Discrete => Request::ReadDiscreteInputs(span.start, span.len),
+        Area::Input => Request::ReadInputRegisters(span.start, span.len),
+        Area::Holding => Request::ReadHoldingRegisters(span.start, span.len),
+    }
+}
+
+#[async_trait]
+impl<L: Line> Bus for ModbusBus<L> {
+    fn plan(&self) -> &Plan {
+        &self.compiled.plan
+    }
+
+    async fn open(&mut self) -> io::Result<()> {
+        self.parts = whole(&self.compiled);
+        self.line.open().await
+    }
+
+    async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
+        let before = out.len();
+        let result = self.read_parts(block, out).await;
+        if result.is_err() {
+            out.truncate(before);
+        }
+        result
+    }
+
+    async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {
+        let request = self
+            .write_request(point, value)
+            .map_err(|why| ReadError::Transient(FrameError::Protocol(why)))?;
+        let device = &self.compiled.devices[self.compiled.plan.points[point].device];
+        let reply = self.line.exchange(device.unit, &request, device.timeout).await?;
+        match reply.answer {
+            Answer::Data(_) => Ok(()),
+            Answer::Exception(code @ 1..=3) => Err(ReadError::Refused(code)),
+            Answer::Exception(code) => Err(ReadError::Transient(FrameError::Exception(code))),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Late answers, and why they are never believed.
+//!
+//! An RTU answer carries no number of its request. If request 1 times out and its answer comes while
+//! request 2 waits, and both ask the same unit for equally many registers with the same function,
+//! nothing in the frame tells them apart. So this driver remembers what may still come:
+//!
+//! - Every request that got no believed answer leaves a **debt**: the look of its answer.
+//! - Before a request whose own answer would look like a debt of its unit, a **fence** is asked: a
+//!   short read whose answer looks like no debt. Units answer in order, so once the fence is
+//!   answered nothing older can come, and the unit's debts are gone. So they are after any
+//!   other believed answer.
+//! - An exception looks the same for every request of a function; while a debt of that function is
+//!   open, it is reported but nothing is learned from it.
+//! - A fence that is not answered leaves a debt too, so that the next one looks different.
+//! - A debt lapses [`LAPSE`] after its request. If every fence is used up, the unit is left alone
+//!   until one does.
+//!
+//! Pure, but for the clock that it is told.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_modbus::Request;
+
+use crate::frame::Expect;
+
+/// How long after its request an answer may still come. Slaves answer within a second or not at all;
+/// converters with a queue have been seen to hold a frame for several.
+pub(crate) const LAPSE: Duration = Duration::from_secs(10);
+
+/// Most debts kept. One unit fills up its fences with about 130; at one timeout of 100 ms each, 100
+/// requests fit into [`LAPSE`]. When full, no further request is made until one lapses.
+const MAX_DEBTS: usize = 256;
+
+#[derive(Debug, Default)]
+pub(crate) struct Debts {
+    owed: VecDeque<(Expect, Instant)>,
+}
+
+/// What must happen before a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// Nothing: its answer cannot be mistaken.
+    Nothing,
+    /// This must be answered first; what it says is of no interest.
+    Fence(Request<'static>),
+    /// Nothing can be asked that could not be mistaken.
+    Wait,
+}
+
+impl Debts {
+    /// Notes that the answer to a request may still come.
+    pub fn owe(&mut self, expect: Expect, now: Instant) {
+        self.owed.retain(|(e, _)| *e != expect);
+        self.owed.push_back((expect, now + LAPSE));
+    }
+
+    /// The unit has answered a later request: nothing older can come.
+    pub fn settle(&mut self, unit: u8) {
+        self.owed.retain(|(e, _)| e.unit() != unit);
+    }
+
+    /// Whether an exception answering `expect` could answer an older request.
+    pub fn refusal_is_doubtful(&self, expect: &Expect) -> bool {
+        self.owed.iter().any(|(e, _)| e.same_function(expect))
+    }
+
+    /// What must happen before `request` goes to `unit`.
+    pub fn before(&mut self, unit: u8, request: &Request<'_>, now: Instant) -> Before {
+        self.owed.retain(|(_, until)| *until > now);
+        let free = |r: &Request<'_>| {
+            Expect::answer_to(unit, r).is_some_and(|e| self.owed.iter().all(|(owed, _)| *owed != e))
+        };
+        if self.owed.len() >= MAX_DEBTS {
+            return Before::Wait;
+        }
+        if free(request) {
+            return Before::Nothing;
+        }
+        fences(request).find(free).map_or(Before::Wait, Before::Fence)
+    }
+}
+
+/// Reads near `request`, the most harmless first: parts of it, then the sister table (whose refusal
+/// is an answer as good as any), then a little beyond it.
+fn fences(request: &Request<'_>) -> impl Iterator<Item = Request<'static>> {
+    type Read = fn(u16, u16) -> Request<'static>;
+    let (read, sister, at, len, step): (Read, Read, u16, u16, u16) = match *request {
+        Request::ReadCoils(at, n) => (Request::ReadCoils, Request::ReadDiscreteInputs, at, n, 8),
+        Request::ReadDiscreteInputs(at, n) => (Request::ReadDiscreteInputs, Request::ReadCoils, at, n, 8),
+        Request::ReadInputRegisters(at, n) => {
+            (Request::ReadInputRegisters, Request::ReadHoldingRegisters, at, n, 1)
+        }
+        Request::ReadHoldingRegisters(at, n) => {
+            (Request::ReadHoldingRegisters, Request::ReadInputRegisters, at, n, 1)
+        }
+        Request::WriteSingleCoil(at, _) | Request::WriteMultipleCoils(at, _) => {
+            (Request::ReadCoils, Request::ReadDiscreteInputs, at, 8, 8)
+        }
+        Request::WriteSingleRegister(at, _)
+        | Request::WriteMultipleRegisters(at, _)
+        | Request::MaskWriteRegister(at, ..) => {
+            (Request::ReadHoldingRegisters, Request::ReadInputRegisters, at, 2, 1)
+        }
+        _ => (Request::ReadHoldingRegisters, Request::ReadInputRegisters, 0, 1, 1),
+    };
+    let parts = (1..len).step_by(step.into());
+    let beyond = (1..=8).map(move |n| len.saturating_add(n * step));
+    let beyond = beyond.filter(move |n| *n <= 125 * step && u32::from(at) + u32::from(*n) <= 0x1_0000);
+    parts
+        .map(move |n| read(at, n))
+        .chain(std::iter::once(sister(at, 1)))
+        .chain(beyond.map(move |n| read(at, n)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn look(unit: u8, request: &Request<'_>) -> Expect {
+        Expect::answer_to(unit, request).expect("a request of ours")
+    }
+
+    #[tokio::test]
+    async fn only_what_looks_the_same_is_fenced() {
+        let (mut debts, now) = (Debts::default(), Instant::now());
+        let asked = Request::ReadHoldingRegisters(0, 4);
+        debts.owe(look(1, &asked), now);
+        assert_eq!(debts.before(2, &asked, now), Before::Nothing, "another unit");
+        assert_eq!(debts.before(1, &Request::ReadHoldingRegisters(9, 5), now), Before::Nothing);
+        assert_eq!(debts.before(1, &Request::ReadInputRegisters(9, 4), now), Before::Nothing);
+        assert!(debts.refusal_is_doubtful(&look(1, &Request::ReadHoldingRegisters(9, 5))));
+        assert_eq!(
+            debts.before(1, &Request::ReadHoldingRegisters(100, 4), now),
+            Before::Fence(Request::ReadHoldingRegisters(100, 1))
+        );
+        assert_eq!(debts.before(1, &asked, now + LAPSE), Before::Nothing, "it lapsed");
+        debts.owe(look(1, &asked), now);
+        debts.settle(1);
+        assert_eq!(debts.before(1, &asked, now), Before::Nothing, "it was settled");
+    }
+
+    #[tokio::test]
+    async fn a_single_register_has_fences_too() {
+        let (mut debts, now) = (Debts::default(), Instant::now());
+        let asked = Request::ReadHoldingRegisters(65_535, 1);
+        debts.owe(look(1, &asked), now);
+        let fence = Request::ReadInputRegisters(65_535, 1);
+        assert_eq!(debts.before(1, &asked, now), Before::Fence(fence.clone()));
+        debts.owe(look(1, &fence), now);
+        assert_eq!(debts.before(1, &asked, now), Before::Wait);
+        assert_eq!(debts.before(1, &asked, now + LAPSE), Before::Nothing);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_ever_asked_whose_answer_looks_like_a_debt(
+            asks in prop::collection::vec((1u8..3, 0u16..5, 1u16..6, 0u8..5), 1..200),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let _entered = runtime.enter();
+            let now = Instant::now();
+            let mut debts = Debts::default();
+            let mut open: Vec<Expect> = Vec::new();
+            for (unit, at, len, what) in asks {
+                let request = match what {
+                    0 => Request::ReadCoils(at, len),
+                    1 => Request::ReadInputRegisters(at, len),
+                    2 => Request::WriteSingleRegister(at, len),
+                    3 => Request::WriteSingleCoil(at, len % 2 == 0),
+                    _ => Request::ReadHoldingRegisters(at, len),
+                };
+                let asked = match debts.before(unit, &request, now) {
+                    Before::Nothing => request,
+                    Before::Fence(fence) => fence,
+                    Before::Wait => continue,
+                };
+                let expect = look(unit, &asked);
+                prop_assert!(!open.contains(&expect), "{asked:?}");
+                open.push(expect.clone());
+                debts.owe(expect, now);
+            }
+        }
+    }
+}

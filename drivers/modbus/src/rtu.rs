@@ -1,0 +1,255 @@
+//! RTU on a line: when to speak, how long to listen, and what to believe.
+//!
+//! - Before each request the line was silent for 3.5 characters (1.75 ms above 19200 baud); after
+//!   anything doubtful it must be quiet for longer, and what arrives meanwhile is thrown away.
+//! - The answer is over with its predicted last byte, so nothing waits for a silence behind it.
+//! - Foreign frames are thrown away while the timer runs on. A broken answer ends the exchange as
+//!   soon as the line is quiet.
+//! - The timer starts when the request's last bit is on the wire, as computed from the baud: nobody
+//!   calls `tcdrain`, which would block the thread.
+//! - Late answers are never believed: see the module `late`.
+
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use driver_api::{Bus, BusSpec, FrameError, Problem, ReadError};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout_at};
+use tokio_modbus::Request;
+
+use crate::bus::{Line, ModbusBus, Reply};
+use crate::compile::{Units, compile};
+use crate::frame::{Answer, Expect, Scan, encode, scan, seal};
+use crate::late::{Before, Debts};
+use crate::plan::Pace;
+
+/// Most bytes kept of what arrives during one exchange: one frame of 256 and a glitch before it. When
+/// full, the oldest go.
+const BUFFER: usize = 260;
+
+/// A line is quiet after so long without a byte. USB adapters hand bytes over every 16 ms.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// Opens what an [`RtuLine`] talks through: a serial port, a socket, a script.
+#[async_trait]
+pub trait Connect: Send {
+    /// The open port. Dropping it closes it. Bytes given to it must leave without a flush.
+    type Port: AsyncRead + AsyncWrite + Unpin + Send;
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Why not, in words a person can act on.
+    async fn connect(&mut self) -> io::Result<Self::Port>;
+
+    /// Whether silence may mean that the connection is dead, so that a new one is made after a timeout.
+    fn renew(&self) -> bool {
+        false
+    }
+}
+
+/// Compiles a bus that speaks RTU through `connect`, on a line with this pace: the seam for tests and
+/// for ports that are not in the configuration. `None` only if a problem was pushed.
+pub fn compile_on<C: Connect + 'static>(
+    bus: &BusSpec<'_>,
+    pace: Pace,
+    connect: C,
+    problems: &mut Vec<Problem>,
+) -> Option<Box<dyn Bus>> {
+    let compiled = compile(bus, pace, Units::Line, problems)?;
+    Some(Box::new(ModbusBus::new(compiled, RtuLine::new(connect, pace))))
+}
+
+pub(crate) struct RtuLine<C: Connect> {
+    connect: C,
+    port: Option<C::Port>,
+    pace: Pace,
+    debts: Debts,
+    /// When the last byte was on the line.
+    last: Instant,
+    /// Something doubtful happened; the line must prove to be quiet.
+    doubtful: bool,
+}
+
+impl<C: Connect> RtuLine<C> {
+    pub fn new(connect: C, pace: Pace) -> Self {
+        Self { connect, port: None, pace, debts: Debts::default(), last: Instant::now(), doubtful: true }
+    }
+
+    /// Waits for silence and throws away what arrives before it; gives up after `patience`.
+    async fn settle(&mut self, patience: Duration) -> Result<(), ReadError> {
+        let quiet = if self.doubtful { self.pace.silence.max(QUIET) } else { self.pace.silence };
+        let give_up = Instant::now() + patience;
+        let mut waste = [0; BUFFER];
+        loop {
+            if self.port.is_none() {
+                self.port = Some(within(give_up, self.connect.connect()).await?);
+                self.last = Instant::now();
+            }
+            let Some(port) = self.port.as_mut() else { continue };
+            // Even if the silence is long over: let the runtime see what has arrived.
+            tokio::task::yield_now().await;
+            match timeout_at(self.last + quiet, port.read(&mut waste)).await {
+                Err(_) => break,
+                Ok(Ok(0)) | Ok(Err(_)) if self.connect.renew() && Instant::now() < give_up => {
+                    // The other side hung up while nothing was said; that costs nothing but a new call.
+                    self.port = None;
+                }
+                Ok(Ok(0)) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(error)) => return Err(self.lost(error)),
+                Ok(Ok(_)) => self.last = Instant::now(),
+            }
+            if Instant::now() >= give_up {
+                self.doubtful = true;
+                return Err(ReadError::Transient(FrameError::Protocol("the line is never quiet".to_owned())));
+            }
+        }
+        self.doubtful = false;
+        Ok(())
+    }
+
+    fn lost(&mut self, error: io::Error) -> ReadError {
+        self.port = None;
+        self.doubtful = true;
+        ReadError::Bus(error)
+    }
+
+    /// One request and its answer, if one can be believed.
+    async fn once(&mut self, unit: u8, request: &Request<'_>, timeout: Duration) -> Result<Reply, ReadError> {
+        let unspeakable = || ReadError::Transient(FrameError::Protocol(format!("cannot ask {request:?}")));
+        let pdu = encode(request).ok_or_else(unspeakable)?;
+        let expect = Expect::answer_to(unit, request).ok_or_else(unspeakable)?;
+        let mut frame = vec![unit];
+        frame.extend_from_slice(&pdu);
+        seal(&mut frame);
+        self.settle(timeout).await?;
+
+        let Some(port) = self.port.as_mut() else {
+            return Err(ReadError::Bus(io::ErrorKind::NotConnected.into()));
+        };
+        let on_the_wire = self.pace.char_time * u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        match timeout_at(Instant::now() + on_the_wire + timeout, port.write_all(&frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.lost(error)),
+            Err(_) => return Err(self.lost(io::Error::other("the port takes no bytes"))),
+        }
+        self.last = Instant::now() + on_the_wire;
+        let result = self.listen(&expect, self.last + timeout, timeout).await;
+        match &result {
+            // An exception that an older request may have earned: told, but nothing follows from it.
+            Ok(Reply { answer: Answer::Exception(code), .. }) if self.debts.refusal_is_doubtful(&expect) => {
+                self.debts.owe(expect, Instant::now());
+                return Err(ReadError::Transient(FrameError::Exception(*code)));
+            }
+            Ok(_) => self.debts.settle(unit),
+            Err(_) => {
+                self.doubtful = true;
+                self.debts.owe(expect, Instant::now());
+                if self.connect.renew() {
+                    self.port = None;
+                }
+            }
+        }
+        result
+    }
+
+    /// Listens until the answer is there, the line is quiet after a broken one, or `deadline`.
+    async fn listen(
+        &mut self,
+        expect: &Expect,
+        deadline: Instant,
+        timeout: Duration,
+    ) -> Result<Reply, ReadError> {
+        let mut received: Vec<u8> = Vec::with_capacity(BUFFER);
+        let mut first = None;
+        let mut judged = true;
+        let fail = |error| Err(ReadError::Transient(error));
+        loop {
+            let Some(port) = self.port.as_mut() else {
+                return Err(ReadError::Bus(io::ErrorKind::NotConnected.into()));
+            };
+            // Silence after something: time to judge it.
+            let quiet_at = self.last + self.pace.silence.max(QUIET);
+            let wake = if judged { deadline } else { quiet_at.min(deadline) };
+            let mut chunk = [0; BUFFER];
+            let quiet = match timeout_at(wake, port.read(&mut chunk)).await {
+                Ok(Ok(0)) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(Err(error)) => return Err(self.lost(error)),
+                Ok(Ok(n)) => {
+                    let now = Instant::now();
+                    first.get_or_insert(now);
+                    self.last = now;
+                    received.extend_from_slice(&chunk[..n]);
+                    let excess = received.len().saturating_sub(BUFFER);
+                    received.drain(..excess);
+                    judged = false;
+                    false
+                }
+                Err(_) => {
+                    judged = true;
+                    true
+                }
+            };
+            let late = Instant::now() >= deadline;
+            match scan(&received, expect, quiet) {
+                Scan::Found(answer) => {
+                    // Behind a foreign frame the answer began later than the first byte did.
+                    let chars = if matches!(answer, Answer::Data(_)) { expect.rtu_len() } else { 5 };
+                    let length = self.pace.char_time * u32::try_from(chars).unwrap_or(u32::MAX);
+                    let computed = self.last.checked_sub(length).unwrap_or(self.last);
+                    let at = first.map_or(computed, |first| first.max(computed));
+                    return Ok(Reply { answer, at });
+                }
+                Scan::Crc { found, expected } if quiet => return fail(FrameError::Crc { found, expected }),
+                Scan::Foreign(what) if late => return fail(FrameError::Protocol(what)),
+                Scan::More if late && !received.is_empty() => {
+                    let (have, want) = (received.len(), expect.rtu_len());
+                    return fail(FrameError::Protocol(format!("{have} bytes that are no answer of {want}")));
+                }
+                _ if late => return fail(FrameError::Timeout(timeout)),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A connection made before `deadline`.
+async fn within<T>(deadline: Instant, connect: impl Future<Output = io::Result<T>>) -> Result<T, ReadError> {
+    match timeout_at(deadline, connect).await {
+        Ok(result) => result.map_err(ReadError::Bus),
+        Err(_) => Err(ReadError::Bus(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+#[async_trait]
+impl<C: Connect> Line for RtuLine<C> {
+    async fn open(&mut self) -> io::Result<()> {
+        self.port = None;
+        self.port = Some(self.connect.connect().await?);
+        self.last = Instant::now();
+        self.doubtful = true;
+        Ok(())
+    }
+
+    async fn exchange(
+        &mut self,
+        unit: u8,
+        request: &Request<'_>,
+        timeout: Duration,
+    ) -> Result<Reply, ReadError> {
+        match self.debts.before(unit, request, Instant::now()) {
+            Before::Nothing => {}
+            Before::Fence(fence) => {
+                self.once(unit, &fence, timeout).await?;
+            }
+            Before::Wait => {
+                let why = "left alone until its late answers can no longer come".to_owned();
+                return Err(ReadError::Transient(FrameError::Protocol(why)));
+            }
+        }
+        self.once(unit, request, timeout).await
+    }
+}
