@@ -1,0 +1,210 @@
+//! The serial port: its keys in `[[bus]]`, how it is opened, and what to tell a person when it is not.
+
+use std::io;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use driver_api::{Problem, Table};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_serial::{DataBits, SerialStream, StopBits};
+
+/// Keys of `[[bus]]` with `driver = "serial"`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "serial bus")]
+pub struct Settings {
+    /// The port, best by its stable name: `/dev/serial/by-id/…`. It is opened exclusively.
+    pub port: String,
+    /// Line speed in bits per second.
+    #[serde(default = "default_baud")]
+    #[schemars(range(min = 50, max = 4_000_000))]
+    pub baud: u32,
+    /// Parity bit of each character.
+    #[serde(default)]
+    pub parity: Parity,
+    /// Stop bits of each character: 1 or 2.
+    #[serde(default = "default_stop_bits")]
+    #[schemars(range(min = 1, max = 2))]
+    pub stop_bits: u8,
+    /// Data bits of each character, 5 to 8. Many scales come as 7 with even parity.
+    #[serde(default = "default_data_bits")]
+    #[schemars(range(min = 5, max = 8))]
+    pub data_bits: u8,
+}
+
+/// Parity bit of each character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Parity {
+    /// No parity bit.
+    #[default]
+    None,
+    /// Even parity.
+    Even,
+    /// Odd parity.
+    Odd,
+}
+
+fn default_baud() -> u32 {
+    9600
+}
+fn default_stop_bits() -> u8 {
+    1
+}
+fn default_data_bits() -> u8 {
+    8
+}
+
+impl Settings {
+    /// Reads and checks the table; `None` exactly when something was pushed onto `problems`.
+    pub fn compile(table: &Table<'_>, problems: &mut Vec<Problem>) -> Option<Self> {
+        let settings: Self = table.parse(problems)?;
+        let before = problems.len();
+        if settings.port.is_empty() {
+            problems.push(
+                Problem::new(table.place_of("port"), "`port` is empty")
+                    .hint("for example \"/dev/serial/by-id/…\"; `fieldgate ports` lists them"),
+            );
+        }
+        let mut between = |key: &str, value: u32, low: u32, high: u32| {
+            if !(low..=high).contains(&value) {
+                problems.push(
+                    Problem::new(table.place_of(key), format!("`{key}` cannot be {value}"))
+                        .hint(format!("{low} to {high}")),
+                );
+            }
+        };
+        between("baud", settings.baud, 50, 4_000_000);
+        between("stop_bits", settings.stop_bits.into(), 1, 2);
+        between("data_bits", settings.data_bits.into(), 5, 8);
+        (problems.len() == before).then_some(settings)
+    }
+
+    /// How long `count` characters take on the wire.
+    #[must_use]
+    pub fn time_of(&self, count: usize) -> Duration {
+        let parity = u8::from(self.parity != Parity::None);
+        let bits = f64::from(1 + self.data_bits + parity + self.stop_bits);
+        #[expect(clippy::cast_precision_loss, reason = "a count of characters is far below 2^52")]
+        Duration::from_secs_f64(count as f64 * bits / f64::from(self.baud.max(1)))
+    }
+}
+
+/// Makes a connected port, again after each loss. Real ports, pseudo-terminals and scripts alike.
+#[async_trait]
+pub trait Connect: Send + 'static {
+    /// What comes out: bytes in, bytes out.
+    type Port: AsyncRead + AsyncWrite + Unpin + Send;
+
+    /// Opens the port.
+    ///
+    /// # Errors
+    /// Why not, in words a person can act on.
+    async fn connect(&mut self) -> io::Result<Self::Port>;
+}
+
+/// A port of the operating system.
+#[derive(Debug)]
+pub struct Tty(Settings);
+
+impl Tty {
+    /// The port these settings name. Opens nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self(settings)
+    }
+}
+
+#[async_trait]
+impl Connect for Tty {
+    type Port = SerialStream;
+
+    async fn connect(&mut self) -> io::Result<SerialStream> {
+        let s = &self.0;
+        let builder = tokio_serial::new(&s.port, s.baud)
+            .parity(match s.parity {
+                Parity::None => tokio_serial::Parity::None,
+                Parity::Even => tokio_serial::Parity::Even,
+                Parity::Odd => tokio_serial::Parity::Odd,
+            })
+            .stop_bits(if s.stop_bits == 2 { StopBits::Two } else { StopBits::One })
+            .data_bits(match s.data_bits {
+                5 => DataBits::Five,
+                6 => DataBits::Six,
+                7 => DataBits::Seven,
+                _ => DataBits::Eight,
+            })
+            .exclusive(true);
+        // A USB adapter answers several control transfers here, and a broken one none: on a thread
+        // where waiting harms nobody else.
+        tokio::task::spawn_blocking(move || SerialStream::open(&builder))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(|e| in_words(&s.port, &e))
+    }
+}
+
+/// The failed opening of `port` as a sentence with a cure.
+fn in_words(port: &str, error: &tokio_serial::Error) -> io::Error {
+    use tokio_serial::ErrorKind as K;
+    let (kind, cure) = match error.kind() {
+        K::Io(io::ErrorKind::PermissionDenied) => {
+            (io::ErrorKind::PermissionDenied, "permission denied: add the user to group dialout")
+        }
+        K::Io(io::ErrorKind::NotFound) => {
+            (io::ErrorKind::NotFound, "no such file: is it plugged in? `fieldgate ports` lists what is there")
+        }
+        K::NoDevice => (io::ErrorKind::ResourceBusy, "another program has it open"),
+        K::Io(kind) => return io::Error::new(kind, format!("cannot open {port}: {error}")),
+        K::InvalidInput | K::Unknown => {
+            return io::Error::other(format!("cannot open {port}: {error}"));
+        }
+    };
+    io::Error::new(kind, format!("cannot open {port}: {cure}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use driver_api::testing::table;
+
+    fn problems(text: &str) -> Vec<(String, Option<String>)> {
+        let mut problems = Vec::new();
+        let settings = Settings::compile(&table(text), &mut problems);
+        assert_eq!(settings.is_none(), !problems.is_empty());
+        problems.into_iter().map(|p| (p.message, p.hint)).collect()
+    }
+
+    #[test]
+    fn only_the_port_must_be_named() {
+        let settings = Settings::compile(&table("port = '/dev/ttyS0'"), &mut Vec::new()).expect("valid");
+        assert_eq!((settings.baud, settings.stop_bits, settings.data_bits), (9600, 1, 8));
+        assert_eq!(settings.parity, Parity::None);
+        assert_eq!(problems(""), [("`port` is missing".into(), Some("add `port = …` to this table".into()))]);
+    }
+
+    #[test]
+    fn settings_no_uart_has_are_refused_all_at_once() {
+        let found = problems("port = ''\nbaud = 0\nstop_bits = 3\ndata_bits = 9");
+        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(problems("port = 'x'\nparity = 'evn'")[0].1.as_deref(), Some("did you mean `even`?"));
+    }
+
+    #[test]
+    fn a_character_takes_as_long_as_its_bits() {
+        let text = "port = 'x'\nbaud = 9600\nparity = 'even'\ndata_bits = 7";
+        let settings = Settings::compile(&table(text), &mut Vec::new()).expect("valid");
+        assert_eq!(settings.time_of(96), Duration::from_millis(100));
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_not_there_is_said_in_words() {
+        let text = "port = '/dev/no-such-port'";
+        let settings = Settings::compile(&table(text), &mut Vec::new()).expect("valid");
+        let error = Tty::new(settings).connect().await.expect_err("not there");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("is it plugged in?"), "{error}");
+    }
+}
