@@ -5,12 +5,12 @@ use driver_api::table::nearest;
 
 /// Every driver in the binary, in the order the manual lists them.
 pub static DRIVERS: &[&dyn Driver] = &[
-    // &driver_modbus::Rtu,
-    // &driver_modbus::Tcp,
-    // &driver_modbus::RtuOverTcp,
-    // &driver_serial::Serial,
-    // &driver_i2c::I2c,
-    // &driver_sim::Sim,
+    &driver_modbus::Rtu,
+    &driver_modbus::Tcp,
+    &driver_modbus::RtuOverTcp,
+    &driver_serial::Serial,
+    &driver_i2c::I2c,
+    &driver_sim::Sim,
 ];
 
 /// The driver with this name among `drivers`.

@@ -1,0 +1,90 @@
+//! `fieldgate queue show`: the account of every uplink. From the daemon while it runs, else from the
+//! data directory itself, which is only read.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand};
+use serde_json::{Value as Json, json};
+
+use super::client;
+use super::exit::Exit;
+use super::format::{bytes, count};
+use crate::runtime::control::Request;
+use crate::store::Store;
+
+/// Look into the store-and-forward queue.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Show what waits for each uplink.
+    Show(ShowArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+struct ShowArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the accounts.
+///
+/// # Errors
+/// The data directory cannot be read.
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    let What::Show(args) = &args.what;
+    let store = super::store_path(&args.config)?;
+    let uplinks = match client::ask(&store, &Request::Status {})? {
+        Some(snapshot) => snapshot["uplink"].clone(),
+        None => at_rest(&store)?,
+    };
+    if args.json {
+        writeln!(out, "{uplinks:#}")?;
+        return Ok(());
+    }
+    let rows = uplinks.as_object().cloned().unwrap_or_default();
+    if rows.is_empty() {
+        writeln!(out, "no uplink has a position in {}", store.display())?;
+    }
+    let n = |v: &Json| count(v.as_f64().unwrap_or(0.0));
+    for (name, u) in rows {
+        writeln!(
+            out,
+            "{name}: taken {} = delivered {} + queued {} + declared lost {}",
+            n(&u["taken"]),
+            n(&u["delivered"]),
+            n(&u["queued_readings"]),
+            n(&u["declared_lost"])
+        )?;
+        if let Some(oldest) = u["oldest_ts"].as_str() {
+            writeln!(out, "  oldest from {oldest}, {}", bytes(u["queued_bytes"].as_f64().unwrap_or(0.0)))?;
+        }
+    }
+    Ok(())
+}
+
+/// The accounts of a data directory that no daemon uses now.
+fn at_rest(store: &std::path::Path) -> Result<Json, Exit> {
+    let accounts = Store::inspect(store).map_err(|e| Exit::Failed(e.to_string()))?;
+    let rows = accounts.into_iter().map(|(name, ledger)| {
+        let row = json!({
+            "taken": ledger.taken,
+            "delivered": ledger.delivered,
+            "queued_readings": ledger.queued,
+            "declared_lost": ledger.lost,
+            "queued_bytes": ledger.queued_bytes,
+            "oldest_ts": ledger.oldest.map(|ts| ts.to_string()),
+        });
+        (name, row)
+    });
+    Ok(Json::Object(rows.collect()))
+}

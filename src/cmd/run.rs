@@ -1,0 +1,42 @@
+//! `fieldgate run`: the daemon.
+
+use std::path::PathBuf;
+
+use clap::Args as ClapArgs;
+
+use super::exit::Exit;
+use crate::config;
+use crate::registry::DRIVERS;
+use crate::runtime::service::{self, End};
+use crate::status::journal;
+
+/// Run the gateway until it is told to stop.
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// The configuration file; `conf.d/*.toml` beside it is read too.
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+/// Runs until SIGTERM or SIGINT; SIGHUP reloads.
+///
+/// # Errors
+/// 78 with mistakes in the configuration, 69 when it cannot start, 75 when it did not drain in time.
+pub fn run(args: &Args) -> Result<(), Exit> {
+    journal::start("info");
+    let loaded = super::load(&args.config)?;
+    for line in loaded.warnings.render(false).lines() {
+        tracing::warn!("{line}");
+    }
+    let load = |path: &std::path::Path| config::load(path, DRIVERS).map_err(|report| report.render(false));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Exit::Start(Box::new(e)))?;
+    match runtime.block_on(service::run(loaded, &args.config, load)) {
+        Ok(()) => Ok(()),
+        Err(End::Stuck(parts)) => Err(Exit::NotDrained(parts.join(", "))),
+        Err(end @ (End::Start(_) | End::Broken(_))) => Err(Exit::Start(Box::new(end))),
+    }
+}
