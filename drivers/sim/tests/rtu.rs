@@ -74,6 +74,15 @@ async fn listen(port: &mut SerialStream) -> Vec<u8> {
     answer
 }
 
+async fn until(reached: impl Fn() -> bool) {
+    let wait = async {
+        while !reached() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("in time");
+}
+
 /// `input:5` of a unit, the one-register counter.
 fn ask(unit: u8) -> Vec<u8> {
     frame(&[unit, 4, 0, 5, 0, 1])
@@ -288,14 +297,9 @@ async fn what_nobody_read_is_gone_when_the_terminal_is_opened_again() {
     let path = slave.path().expect("plugged").to_owned();
     let mut port = open(&path);
     port.write_all(&ask(1)).await.expect("writes");
-    let answered = async {
-        while slave.stats().answers == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, answered).await.expect("in time");
+    until(|| slave.stats().answers == 1).await;
     drop(port);
-    tokio::time::sleep(QUIET).await;
+    until(|| slave.stats().closings == 1).await;
     let mut port = open(&path);
     assert_eq!(exchange(&mut port, &ask(1)).await, good(1, 2));
 }

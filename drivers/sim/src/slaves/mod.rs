@@ -7,6 +7,8 @@
 //! - what the ledger calls good left the device whole, in time and correct, and nothing else did;
 //! - faults can be switched while they run ([`Faults`]), and do exactly what their name says;
 //! - dropping the handle ends the device and closes what it had open.
+//!
+//! They live in real time, as the wires do: a paused tokio clock does not hold them.
 
 mod encode;
 mod faults;

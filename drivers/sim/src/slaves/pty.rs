@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, QueueSelector, tcflush, tcgetattr, tcsetattr};
@@ -27,7 +28,11 @@ pub(crate) struct Pty {
     watch: Option<AsyncFd<Arc<OwnedFd>>>,
     /// Whether somebody has had it open since it was last emptied.
     used: bool,
+    closings: Closings,
 }
+
+/// How often the last one who had a terminal open has closed it, and what was unread is forgotten.
+pub(crate) type Closings = Arc<AtomicU64>;
 
 /// Where a pseudo-terminal can be opened; removes its link when dropped.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ pub(crate) enum Look {
 impl Pty {
     /// Opens a pseudo-terminal and, if asked to, puts a symbolic link to it at `link`, in place of a
     /// link that is there but not of anything else.
-    pub(crate) fn open(link: Option<&Path>) -> io::Result<(Self, Place)> {
+    pub(crate) fn open(link: Option<&Path>, closings: Closings) -> io::Result<(Self, Place)> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
@@ -71,7 +76,7 @@ impl Pty {
             std::os::unix::fs::symlink(&terminal, link)?;
         }
         let place = Place { terminal, link: link.map(Path::to_owned) };
-        Ok((Self { master: Arc::new(master), watch: None, used: false }, place))
+        Ok((Self { master: Arc::new(master), watch: None, used: false, closings }, place))
     }
 
     /// Waits for bytes, and for somebody to open the terminal if need be. Cancel safe.
@@ -108,6 +113,7 @@ impl Pty {
                 self.watch = None;
                 if std::mem::take(&mut self.used) {
                     self.forget_unread()?;
+                    self.closings.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(Look::Nobody)
             }

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use tokio_modbus::ExceptionCode;
 use super::faults::{Faults, RtuFault};
 use super::ledger::Fate;
 use super::pace::{Line, Pacer, later};
-use super::pty::{Place, Pty};
+use super::pty::{Closings, Place, Pty};
 use super::registers::{Receipt, Registers};
 use super::task::Task;
 use super::wire::{self, Scan};
@@ -51,6 +52,8 @@ pub struct LineStats {
     pub short_gaps: u64,
     /// Bytes of answers that nobody took.
     pub lost_bytes: u64,
+    /// Times that the terminal was closed and nobody else had it open; what was unread is gone then.
+    pub closings: u64,
     /// Time that characters were on the wire, both directions.
     pub busy: Duration,
 }
@@ -63,6 +66,7 @@ pub struct RtuSlave {
     options: RtuOptions,
     faults: Faults<RtuFault>,
     stats: Arc<Mutex<LineStats>>,
+    closings: Closings,
     plugged: Option<(Task, Place)>,
 }
 
@@ -75,8 +79,15 @@ impl RtuSlave {
     pub fn start(image: Registers, options: RtuOptions) -> io::Result<Self> {
         let line =
             Line::new(options.baud).ok_or_else(|| io::Error::other("a line of 0 baud carries nothing"))?;
-        let mut slave =
-            Self { image, line, options, faults: Faults::default(), stats: Arc::default(), plugged: None };
+        let mut slave = Self {
+            image,
+            line,
+            options,
+            faults: Faults::default(),
+            stats: Arc::default(),
+            closings: Closings::default(),
+            plugged: None,
+        };
         slave.plug()?;
         Ok(slave)
     }
@@ -108,7 +119,8 @@ impl RtuSlave {
     /// What passed over the line so far.
     #[must_use]
     pub fn stats(&self) -> LineStats {
-        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+        let stats = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        LineStats { closings: self.closings.load(Ordering::Relaxed), ..stats }
     }
 
     /// Whether it is plugged in and works.
@@ -139,7 +151,7 @@ impl RtuSlave {
         if self.plugged.is_some() {
             return Ok(());
         }
-        let (pty, place) = Pty::open(self.options.link.as_deref())?;
+        let (pty, place) = Pty::open(self.options.link.as_deref(), Arc::clone(&self.closings))?;
         let worker = Worker {
             pty,
             line: self.line,

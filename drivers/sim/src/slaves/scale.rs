@@ -180,7 +180,7 @@ impl ScaleSlave {
         if self.plugged.is_some() {
             return Ok(());
         }
-        let (pty, place) = Pty::open(self.options.link.as_deref())?;
+        let (pty, place) = Pty::open(self.options.link.as_deref(), Arc::default())?;
         let worker = Worker {
             pty,
             line: self.line,
