@@ -428,10 +428,24 @@ impl Gateway {
         &self.broker
     }
 
-    /// One uplink's position in the log.
+    /// The latest reading of every point, as the control socket shows them.
     #[must_use]
-    pub fn drain(&self, uplink: &str) -> Option<Arc<dyn Drain>> {
-        self.store.drain(uplink)
+    pub fn values(&self) -> serde_json::Value {
+        values(&self.broker.retained(&format!("{}/data/+/+", self.topics.root())))
+    }
+
+    /// Stops the buses and stores what they read; delivery goes on.
+    pub async fn stop_polling(&mut self) -> Vec<String> {
+        let deadline = Instant::now() + GRACE;
+        let mut stuck = Vec::new();
+        self.buses.values().for_each(RunningBus::stop);
+        for (name, bus) in std::mem::take(&mut self.buses) {
+            if !bus.ended(deadline).await {
+                stuck.push(format!("bus {name}"));
+            }
+        }
+        self.store.flush().await;
+        stuck
     }
 
     /// Stops the buses and lets what they read be stored and, as far as the link allows within the
@@ -439,15 +453,9 @@ impl Gateway {
     ///
     /// # Errors
     /// The names of the parts that were stuck and had to be cut off.
-    pub async fn stop(self) -> Result<(), Vec<String>> {
+    pub async fn stop(mut self) -> Result<(), Vec<String>> {
+        let mut stuck = self.stop_polling().await;
         let deadline = Instant::now() + GRACE;
-        let mut stuck = Vec::new();
-        self.buses.values().for_each(RunningBus::stop);
-        for (name, bus) in self.buses {
-            if !bus.ended(deadline).await {
-                stuck.push(format!("bus {name}"));
-            }
-        }
         drop(self.readings);
         if tokio::time::timeout_at(deadline, self.flow).await.is_err() {
             stuck.push("flow".to_owned());

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use driver_sim::signals::{Signal, Wave};
-use driver_sim::slaves::{Area, Fate, Kind, Layout, Registers, RtuFault, RtuOptions, RtuSlave, Source, TcpSlave};
+use driver_sim::slaves::{Area, Kind, Layout, Registers, RtuFault, RtuOptions, RtuSlave, Source, TcpSlave};
 
 /// Unit id of the meter that dies.
 const MORTAL: u8 = 3;
@@ -133,7 +133,7 @@ impl Plant {
     #[must_use]
     pub fn served(&self) -> u64 {
         let rows = [self.line.registers().ledger(), self.tcp.registers().ledger()];
-        rows.iter().flatten().map(|row| row.count(Fate::Served)).sum()
+        rows.iter().flatten().map(|row| row.good + row.late).sum()
     }
 }
 
