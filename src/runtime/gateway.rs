@@ -42,12 +42,13 @@ pub struct Gateway {
     publish: Publish,
     buses: BTreeMap<String, RunningBus>,
     uplinks: BTreeMap<String, RunningUplink>,
-    readings: mpsc::Sender<Vec<Reading>>,
+    /// `None` once polling has been stopped for good.
+    readings: Option<mpsc::Sender<Vec<Reading>>>,
     commands: mpsc::Sender<CommandRequest>,
     targets: watch::Sender<Arc<Targets>>,
     sources: watch::Sender<Sources>,
     flow_stats: Arc<FlowStats>,
-    flow: JoinHandle<()>,
+    flow: Option<JoinHandle<()>>,
     commander: JoinHandle<()>,
     helpers: Vec<JoinHandle<()>>,
     observer: JoinHandle<()>,
@@ -135,7 +136,7 @@ impl Gateway {
         let control = control::socket_path(&loaded.store.path);
         let mut gateway = Self {
             control: control.display().to_string(),
-            flow: tokio::spawn(flow.run(input)),
+            flow: Some(tokio::spawn(flow.run(input))),
             commander: tokio::spawn(commander.run(inbox)),
             observer: tokio::spawn(observe::observe(
                 sources_rx.clone(),
@@ -152,7 +153,7 @@ impl Gateway {
             publish,
             buses: BTreeMap::new(),
             uplinks: BTreeMap::new(),
-            readings,
+            readings: Some(readings),
             commands,
             targets,
             sources,
@@ -243,9 +244,11 @@ impl Gateway {
     }
 
     fn start_bus(&mut self, compiled: CompiledBus) {
-        let name = compiled.name.clone();
-        let bus = RunningBus::start(compiled, self.clock.clone(), self.readings.clone());
-        self.buses.insert(name, bus);
+        if let Some(readings) = &self.readings {
+            let name = compiled.name.clone();
+            let bus = RunningBus::start(compiled, self.clock.clone(), readings.clone());
+            self.buses.insert(name, bus);
+        }
     }
 
     fn start_uplink(&mut self, config: crate::config::model::Uplink) {
@@ -404,7 +407,7 @@ impl Gateway {
     /// Whether a task without which there is no gateway has ended: then the process must end too.
     #[must_use]
     pub fn broken(&self) -> Option<&'static str> {
-        if self.flow.is_finished() {
+        if self.flow.as_ref().is_some_and(JoinHandle::is_finished) {
             return Some("the flow of readings ended");
         }
         self.commander.is_finished().then_some("the commander ended")
@@ -434,7 +437,7 @@ impl Gateway {
         values(&self.broker.retained(&format!("{}/data/+/+", self.topics.root())))
     }
 
-    /// Stops the buses and stores what they read; delivery goes on.
+    /// Stops the buses for good and stores what they read; delivery goes on. Returns what was stuck.
     pub async fn stop_polling(&mut self) -> Vec<String> {
         let deadline = Instant::now() + GRACE;
         let mut stuck = Vec::new();
@@ -443,6 +446,13 @@ impl Gateway {
             if !bus.ended(deadline).await {
                 stuck.push(format!("bus {name}"));
             }
+        }
+        // The last sender gone, the flow ends once it has numbered everything.
+        self.readings = None;
+        if let Some(flow) = self.flow.take()
+            && tokio::time::timeout_at(deadline, flow).await.is_err()
+        {
+            stuck.push("flow".to_owned());
         }
         self.store.flush().await;
         stuck
@@ -456,11 +466,6 @@ impl Gateway {
     pub async fn stop(mut self) -> Result<(), Vec<String>> {
         let mut stuck = self.stop_polling().await;
         let deadline = Instant::now() + GRACE;
-        drop(self.readings);
-        if tokio::time::timeout_at(deadline, self.flow).await.is_err() {
-            stuck.push("flow".to_owned());
-        }
-        self.store.flush().await;
         self.stop_observer.cancel();
         let _ = tokio::time::timeout_at(deadline, self.observer).await;
         self.uplinks.values().for_each(RunningUplink::stop);
