@@ -1,1 +1,4 @@
-//! Placeholder, replaced by the first commit of this floor.
+//! From readings to what is stored and published: topics and payloads of the public contract.
+
+pub mod payload;
+pub mod topics;

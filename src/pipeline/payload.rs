@@ -1,0 +1,289 @@
+//! The payloads of the public contract (§3): a reading, a batch, a loss record, a refusal. Pure.
+//!
+//! Keys stand in the contract's order. Numbers are JSON numbers: integers exact over the whole `u64`
+//! and `i64` range, floats in the shortest form that reads back the same. The same record always gives
+//! the same bytes, so a repeat can be recognised as one.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use driver_api::{Quality, Reason, Value};
+use serde::ser::{SerializeSeq, Serializer};
+use serde::{Deserialize, Serialize};
+
+use crate::message::{LossRecord, Record, WallMs};
+
+/// The retained word of a gateway that is not there: last will and farewell.
+pub const OFFLINE: &[u8] = br#"{"state":"offline"}"#;
+
+/// One reading:
+/// `{"ts":"2026-11-22T14:30:00.123Z","value":230.1,"unit":"V","quality":"good","epoch":"00000012-9f3a61c2","seq":81213}`.
+/// `unit` is absent when there is none, `reason` follows `quality` unless that is `good`.
+#[must_use]
+pub fn reading(record: &Record) -> Vec<u8> {
+    let (value, quality) = trusted(record);
+    json(&ReadingJson {
+        ts: Shown(record.ts),
+        value: Number(value),
+        unit: &record.point.unit,
+        quality: quality.word(),
+        reason: quality.reason().map(Reason::word),
+        epoch: Shown(record.id.epoch),
+        seq: record.id.seq,
+    })
+}
+
+/// A batch: readings of one epoch whose numbers count up by one from the first.
+///
+/// `readings` holds `[ts_ms, point, value]`, with the quality's word and reason behind it unless good;
+/// `ts_ms` is milliseconds since 1970, `point` counts in `points` from 0. `None` for records that do
+/// not make a batch: none at all, a hole in the numbers, two epochs.
+#[must_use]
+pub fn batch(gateway: &str, historical: bool, records: &[Record]) -> Option<Vec<u8>> {
+    let first = records.first()?;
+    let in_turn = records.iter().zip(first.id.seq..).all(|(r, seq)| r.id.seq == seq);
+    if !in_turn || records.iter().any(|r| r.id.epoch != first.id.epoch) {
+        return None;
+    }
+    let mut points: Vec<String> = Vec::new();
+    let mut known: HashMap<(&str, &str), usize> = HashMap::new();
+    let mut rows = Vec::with_capacity(records.len());
+    for record in records {
+        let index = *known.entry((&record.point.device, &record.point.point)).or_insert_with(|| {
+            points.push(record.point.path());
+            points.len() - 1
+        });
+        rows.push(Row { record, point: index });
+    }
+    Some(json(&BatchJson {
+        gateway,
+        epoch: Shown(first.id.epoch),
+        seq: first.id.seq,
+        historical,
+        points,
+        readings: rows,
+    }))
+}
+
+/// A loss record, keys in the contract's order.
+#[must_use]
+pub fn loss(record: &LossRecord) -> Vec<u8> {
+    json(record)
+}
+
+/// The answer to a command that is not even tried: `{"id":…,"state":"refused","error":…,"ts":…}`.
+/// `id` is the command's own if its payload has one, else `null`.
+#[must_use]
+pub fn refused(command: &[u8], error: &str, ts: WallMs) -> Vec<u8> {
+    #[derive(Deserialize)]
+    struct Asked {
+        id: Option<String>,
+    }
+    #[derive(Serialize)]
+    struct Refused<'a> {
+        id: Option<String>,
+        state: &'a str,
+        error: &'a str,
+        ts: Shown<WallMs>,
+    }
+    let id = serde_json::from_slice::<Asked>(command).ok().and_then(|asked| asked.id);
+    json(&Refused { id, state: "refused", error, ts: Shown(ts) })
+}
+
+#[derive(Serialize)]
+struct ReadingJson<'a> {
+    ts: Shown<WallMs>,
+    value: Number<'a>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    unit: &'a str,
+    quality: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<Cow<'static, str>>,
+    epoch: Shown<crate::message::Epoch>,
+    seq: u64,
+}
+
+#[derive(Serialize)]
+struct BatchJson<'a> {
+    gateway: &'a str,
+    epoch: Shown<crate::message::Epoch>,
+    seq: u64,
+    historical: bool,
+    points: Vec<String>,
+    readings: Vec<Row<'a>>,
+}
+
+struct Row<'a> {
+    record: &'a Record,
+    point: usize,
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (value, quality) = trusted(self.record);
+        let mut row = serializer.serialize_seq(Some(if quality == Quality::Good { 3 } else { 5 }))?;
+        row.serialize_element(&self.record.ts.0)?;
+        row.serialize_element(&self.point)?;
+        row.serialize_element(&Number(value))?;
+        if let Some(reason) = quality.reason() {
+            row.serialize_element(quality.word())?;
+            row.serialize_element(&reason.word())?;
+        }
+        row.end()
+    }
+}
+
+/// Value and quality as they may leave the house: what is no number is a bad reading, whatever else it says.
+fn trusted(record: &Record) -> (Option<&Value>, Quality) {
+    match (&record.value, record.quality) {
+        (Some(Value::Float(x)), _) if !x.is_finite() => (None, Quality::Bad(Reason::SensorFault)),
+        (_, Quality::Bad(reason)) => (None, Quality::Bad(reason)),
+        (None, Quality::Good | Quality::Uncertain(_)) => (None, Quality::Bad(Reason::SensorFault)),
+        (Some(value), quality) => (Some(value), quality),
+    }
+}
+
+struct Number<'a>(Option<&'a Value>);
+
+impl Serialize for Number<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            None => serializer.serialize_unit(),
+            Some(Value::Bool(b)) => serializer.serialize_bool(*b),
+            Some(Value::Int(i)) => serializer.serialize_i64(*i),
+            Some(Value::UInt(u)) => serializer.serialize_u64(*u),
+            Some(Value::Float(x)) => serializer.serialize_f64(*x),
+            Some(Value::Text(t)) => serializer.serialize_str(t),
+        }
+    }
+}
+
+struct Shown<T>(T);
+
+impl<T: Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and lists of them always become JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::message::{Epoch, Id, LossReason, PointKey};
+    use proptest::prelude::*;
+
+    fn record(seq: u64, value: Option<Value>, quality: Quality) -> Record {
+        Record {
+            id: Id { epoch: Epoch { start: 0x12, random: 0x9f3a_61c2 }, seq },
+            ts: WallMs(1_795_357_800_123),
+            point: Arc::new(PointKey { device: "meter1".into(), point: "voltage_l1".into(), unit: "V".into() }),
+            value,
+            quality,
+        }
+    }
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn a_reading_is_written_as_the_contract_shows_it() {
+        assert_eq!(
+            text(reading(&record(81213, Some(Value::Float(230.1)), Quality::Good))),
+            r#"{"ts":"2026-11-22T14:30:00.123Z","value":230.1,"unit":"V","quality":"good","epoch":"00000012-9f3a61c2","seq":81213}"#
+        );
+        let mut bad = record(7, None, Quality::Bad(Reason::Exception(2)));
+        bad.point = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+        assert_eq!(
+            text(reading(&bad)),
+            r#"{"ts":"2026-11-22T14:30:00.123Z","value":null,"quality":"bad","reason":"exception_02","epoch":"00000012-9f3a61c2","seq":7}"#
+        );
+    }
+
+    #[test]
+    fn a_batch_is_written_as_the_contract_shows_it() {
+        let mut other = record(6, Some(Value::Bool(true)), Quality::Uncertain(Reason::Stale));
+        other.point = Arc::new(PointKey { device: "air".into(), point: "fan".into(), unit: String::new() });
+        let list = [
+            record(5, Some(Value::Float(230.5)), Quality::Good),
+            other,
+            record(7, None, Quality::Bad(Reason::Timeout)),
+        ];
+        assert_eq!(
+            text(batch("plant-7", false, &list).expect("a run")),
+            r#"{"gateway":"plant-7","epoch":"00000012-9f3a61c2","seq":5,"historical":false,"points":["meter1/voltage_l1","air/fan"],"readings":[[1795357800123,0,230.5],[1795357800123,1,true,"uncertain","stale"],[1795357800123,0,null,"bad","timeout"]]}"#
+        );
+    }
+
+    #[test]
+    fn what_is_no_run_of_one_epoch_makes_no_batch() {
+        let good = |seq| record(seq, Some(Value::Int(1)), Quality::Good);
+        assert_eq!(batch("g", false, &[]), None);
+        assert_eq!(batch("g", false, &[good(1), good(3)]), None);
+        let mut later = good(2);
+        later.id.epoch.start += 1;
+        assert_eq!(batch("g", false, &[good(1), later]), None);
+    }
+
+    #[test]
+    fn integers_stay_exact_to_the_last_digit() {
+        let shown = |v| text(reading(&record(1, Some(v), Quality::Good)));
+        assert!(shown(Value::UInt(u64::MAX)).contains(r#""value":18446744073709551615,"#));
+        assert!(shown(Value::Int(i64::MIN)).contains(r#""value":-9223372036854775808,"#));
+    }
+
+    #[test]
+    fn what_is_no_number_never_leaves_as_good() {
+        for x in [f64::NAN, f64::INFINITY] {
+            let shown = text(reading(&record(1, Some(Value::Float(x)), Quality::Good)));
+            assert!(shown.contains(r#""value":null,"unit":"V","quality":"bad","reason":"sensor_fault""#), "{shown}");
+        }
+    }
+
+    #[test]
+    fn a_loss_record_is_written_as_the_contract_shows_it() {
+        let lost = LossRecord {
+            uplink: "cloud".into(),
+            reason: LossReason::QueueFull,
+            epoch: "00000012-9f3a61c2".into(),
+            seq: [81300, 81950],
+            count: 651,
+            bound: false,
+            from: Some("2026-11-22T14:30:00.123Z".into()),
+            to: None,
+            points: None,
+            ts: "2026-11-22T15:00:00.000Z".into(),
+        };
+        assert_eq!(
+            text(loss(&lost)),
+            r#"{"uplink":"cloud","reason":"queue_full","epoch":"00000012-9f3a61c2","seq":[81300,81950],"count":651,"from":"2026-11-22T14:30:00.123Z","to":null,"points":null,"ts":"2026-11-22T15:00:00.000Z"}"#
+        );
+    }
+
+    #[test]
+    fn a_refusal_carries_the_commands_id_if_it_has_one() {
+        let at = WallMs(1_795_357_800_123);
+        assert_eq!(
+            text(refused(br#"{"id":"c-17","value":1}"#, "busy", at)),
+            r#"{"id":"c-17","state":"refused","error":"busy","ts":"2026-11-22T14:30:00.123Z"}"#
+        );
+        assert!(text(refused(b"\xff{", "busy", at)).starts_with(r#"{"id":null,"#));
+    }
+
+    proptest! {
+        #[test]
+        fn every_finite_float_reads_back_the_same(x in prop::num::f64::NORMAL | prop::num::f64::ZERO | prop::num::f64::SUBNORMAL) {
+            let bytes = reading(&record(1, Some(Value::Float(x)), Quality::Good));
+            let text = text(bytes);
+            let number = text.split("\"value\":").nth(1).and_then(|t| t.split(',').next()).expect("a value");
+            prop_assert_eq!(number.parse::<f64>().expect("a number").to_bits(), x.to_bits());
+        }
+    }
+}
