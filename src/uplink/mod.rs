@@ -1,1 +1,7 @@
-//! Placeholder, replaced by the first commit of this floor.
+//! wip
+pub mod check;
+pub mod endpoint;
+pub mod inflight;
+pub mod lanes;
+pub mod mirror;
+pub mod share;
