@@ -50,3 +50,42 @@ pub const FLOW_GROUP: usize = 4096;
 /// and keeps only the latest of each topic. Full: the pump waits, and the local broker's own bound
 /// for a slow subscriber applies.
 pub const MIRROR: usize = 256;
+/// Local messages (status, meta, events, results) on their way from the broker to one uplink.
+///
+/// At start up to a few thousand meta messages come in one burst; the uplink takes each in microseconds,
+/// connected or not. Full: the broker skips the message for this uplink, counted; nothing else waits.
+pub const UPLINK_MIRROR: usize = 1024;
+
+/// Events and command results waiting in one uplink while its link is down.
+///
+/// 256 × about 300 B = 75 KiB. Full: the oldest goes, counted.
+pub const UPLINK_EVENTS: usize = 256;
+
+/// Retained topics (meta, status) of which one uplink keeps the newest message.
+///
+/// A gateway of 10,000 points has as many meta topics; 16,384 × about 400 B = 6.5 MiB at worst.
+/// Full: a new topic is not shown upstream, counted.
+pub const UPLINK_RETAINED: usize = 16_384;
+
+/// Messages in flight on one uplink, unless its broker allows fewer.
+///
+/// Readings/s = window × readings per message / round trip: 100 at 200 ms moves 500 single readings/s.
+/// Full: the next message waits for an acknowledgement; the log keeps it.
+pub const UPLINK_WINDOW: usize = 100;
+
+/// Bytes of payload in flight on one uplink: 1 MiB, over a second of a 5 Mbit/s link.
+/// Full: as for [`UPLINK_WINDOW`]; one message of any size may always go alone.
+pub const UPLINK_WINDOW_BYTES: usize = 1 << 20;
+
+/// Bytes encoded but not yet taken by the socket, per uplink, beyond which no new message is encoded.
+///
+/// 64 KiB is a fast link's appetite between two rounds of the task. Full: as for [`UPLINK_WINDOW`].
+pub const UPLINK_OUT_BYTES: usize = 64 << 10;
+
+/// The largest packet an uplink accepts from its broker, announced to MQTT 5 brokers.
+///
+/// Commands are a few hundred bytes; 256 KiB is ample. Larger: the connection is closed, with the reason.
+pub const UPLINK_PACKET_IN: usize = 256 << 10;
+
+/// Loss records read from the log at once. 16 × about 1 KiB. The rest waits in the log.
+pub const UPLINK_LOSSES: usize = 16;
