@@ -44,12 +44,6 @@ pub const CONTROL_CONNECTIONS: usize = 16;
 /// are 800 KiB at worst.
 pub const FLOW_GROUP: usize = 4096;
 
-/// Local messages on their way into one uplink's mirror.
-///
-/// 1000 descriptions at start, then a few status messages a second; the mirror takes them at once
-/// and keeps only the latest of each topic. Full: the pump waits, and the local broker's own bound
-/// for a slow subscriber applies.
-pub const MIRROR: usize = 256;
 /// Local messages (status, meta, events, results) on their way from the broker to one uplink.
 ///
 /// At start up to a few thousand meta messages come in one burst; the uplink takes each in microseconds,

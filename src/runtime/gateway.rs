@@ -257,7 +257,14 @@ impl Gateway {
             return;
         };
         let name = config.name.clone();
-        let uplink = RunningUplink::start(config, &self.id, drain, &self.broker, self.commands.clone());
+        let uplink = RunningUplink::start(
+            config,
+            &self.id,
+            drain,
+            &self.broker,
+            self.commands.clone(),
+            self.clock.clone(),
+        );
         self.uplinks.insert(name, uplink);
     }
 

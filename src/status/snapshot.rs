@@ -129,6 +129,10 @@ pub struct UplinkStatus {
     pub delivered: u64,
     /// Readings declared lost.
     pub declared_lost: u64,
+    /// Readings sent again because a connection ended before their acknowledgement.
+    pub repeats: u64,
+    /// Bytes given to the socket.
+    pub bytes_sent: u64,
     /// Readings acknowledged per second.
     pub rate: f64,
     /// Seconds until the queue is empty at this rate; absent while it does not shrink.
@@ -295,16 +299,19 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
     let shrinking = rate - rates.of(&format!("taken {}", uplink.name));
     #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
     let eta = (ledger.queued as f64 / shrinking.max(0.001)).round();
+    let (state, since) = uplink.counters.state();
     UplinkStatus {
-        state: uplink.counters.state().word(),
-        since: uplink.counters.since().map(|ts| ts.to_string()),
-        last_error: uplink.counters.last_error(),
+        state: state.word(),
+        since: (since.0 > 0).then(|| since.to_string()),
+        last_error: uplink.counters.last_error().map(|(_, words)| words).unwrap_or_default(),
         taken: ledger.taken,
         queued_readings: ledger.queued,
         queued_bytes: ledger.queued_bytes,
         oldest_ts: ledger.oldest.map(|ts| ts.to_string()),
         delivered: ledger.delivered,
         declared_lost: ledger.lost,
+        repeats: uplink.counters.repeats.load(Relaxed),
+        bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
         rate,
         eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
     }
