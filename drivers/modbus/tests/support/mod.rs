@@ -1,6 +1,5 @@
 //! What the tests of this crate share: buses from a few lines of text, and a port with a script that
 //! can still be looked at while the bus owns it.
-#![expect(dead_code, reason = "each test program uses its own part of it")]
 
 use std::io;
 use std::pin::Pin;
@@ -78,11 +77,7 @@ fn spec<'i>(bus: &'i str, devices: &'i [DeviceText]) -> BusSpec<'i> {
 }
 
 /// A bus of `driver`, or the mistakes.
-pub fn compile(
-    driver: &dyn Driver,
-    bus: &str,
-    devices: &[DeviceText],
-) -> Result<Box<dyn Bus>, Vec<Problem>> {
+pub fn compile(driver: &dyn Driver, bus: &str, devices: &[DeviceText]) -> Result<Box<dyn Bus>, Vec<Problem>> {
     let mut problems = Vec::new();
     driver.compile(spec(bus, devices), &mut problems).ok_or(problems)
 }
@@ -126,21 +121,25 @@ impl Script {
     pub fn expect(self, request: &str, answer: &str) -> Self {
         Self(self.0.expect(&sealed(request), &sealed(answer)))
     }
-    /// As `expect`, with whole frames or pieces of one that begin with unit and function; what does
-    /// not is the rest of a frame, and the checksum goes behind the last.
+    /// As `expect`, with several frames, each so long after the request.
     pub fn expect_late(self, request: &str, answer: &[(Duration, &str)]) -> Self {
-        let whole: Vec<u8> = answer.iter().flat_map(|(_, text)| hex(text)).collect();
-        let one_frame = answer.iter().skip(1).any(|(_, text)| hex(text).len() < 5);
-        let mut pieces: Vec<(Duration, String)> = answer
+        let frames: Vec<(Duration, String)> =
+            answer.iter().map(|(after, text)| (*after, sealed(text))).collect();
+        let frames: Vec<(Duration, &str)> =
+            frames.iter().map(|(after, text)| (*after, text.as_str())).collect();
+        self.raw(request, &frames)
+    }
+    /// One frame in pieces, each so many bytes long.
+    pub fn pieces(self, request: &str, answer: &str, pieces: &[(Duration, usize)]) -> Self {
+        let frame = sealed(answer);
+        let mut bytes = frame.split_whitespace();
+        let pieces: Vec<(Duration, String)> = pieces
             .iter()
-            .map(|(after, text)| (*after, if one_frame { (*text).to_owned() } else { sealed(text) }))
+            .map(|(after, len)| (*after, bytes.by_ref().take(*len).collect::<Vec<_>>().join(" ")))
             .collect();
-        if one_frame && let Some((_, last)) = pieces.last_mut() {
-            let crc = driver_modbus::frame::crc16(&whole).to_le_bytes();
-            last.push_str(&format!(" {:02X} {:02X}", crc[0], crc[1]));
-        }
-        let pieces: Vec<(Duration, &str)> = pieces.iter().map(|(after, text)| (*after, text.as_str())).collect();
-        Self(self.0.expect_late(&sealed(request), &pieces))
+        let pieces: Vec<(Duration, &str)> =
+            pieces.iter().map(|(after, text)| (*after, text.as_str())).collect();
+        self.raw(request, &pieces)
     }
     /// The request gets its checksum, the answer is as it stands.
     pub fn raw(self, request: &str, answer: &[(Duration, &str)]) -> Self {
@@ -187,7 +186,7 @@ impl Connect for Shared {
     }
 }
 
-/// One device on a scripted line at 19200 baud 8E1, with a timeout of 500 ms.
+/// Devices on a scripted line at 19200 baud 8E1, with a timeout of 500 ms.
 pub struct Rig {
     pub bus: Box<dyn Bus>,
     port: Shared,
@@ -195,11 +194,14 @@ pub struct Rig {
 
 impl Rig {
     pub async fn new(keys: &str, points: &str, script: Script) -> Self {
+        Self::of(&[device("device", keys, points)], script).await
+    }
+
+    pub async fn of(devices: &[DeviceText], script: Script) -> Self {
         let port = Shared(Arc::new(Mutex::new(script.0)));
-        let devices = [device("device", keys, points)];
         let mut problems = Vec::new();
         let pace = Pace::serial(19_200, 11);
-        let bus = compile_on(&spec("", &devices), pace, port.clone(), &mut problems);
+        let bus = compile_on(&spec("", devices), pace, port.clone(), &mut problems);
         let mut bus = bus.unwrap_or_else(|| panic!("{problems:#?}"));
         bus.open().await.expect("a script opens");
         Self { bus, port }
