@@ -7,7 +7,8 @@
 //!   soon as the line is quiet.
 //! - The timer starts when the request's last bit is on the wire, as computed from the baud: nobody
 //!   calls `tcdrain`, which would block the thread.
-//! - Late answers are never believed: see the module `late`.
+//! - Late answers are never believed: see the module `late`. The fence that it may ask for first is an
+//!   exchange of its own, with a timeout of its own.
 
 use std::io;
 use std::time::Duration;
@@ -242,10 +243,8 @@ impl<C: Connect> Line for RtuLine<C> {
             Before::Fence(fence) => {
                 self.once(unit, &fence, timeout).await?;
             }
-            Before::Wait => {
-                let why = "left alone until its late answers can no longer come".to_owned();
-                return Err(ReadError::Transient(FrameError::Protocol(why)));
-            }
+            // It has been silent too often; nothing is asked until what it owes can no longer come.
+            Before::Wait => return Err(ReadError::Transient(FrameError::Timeout(timeout))),
         }
         self.once(unit, request, timeout).await
     }
