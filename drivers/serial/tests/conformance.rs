@@ -142,6 +142,22 @@ async fn a_short_timeout_leaves_time_for_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_still_running_when_the_request_must_go_out_is_dropped_to_its_end() {
+    let answer = "31 2E 30 6B 67 0D 0A 37 2E 30 6B 67 0D 0A"; // 1.0kg, and one nobody asked for
+    let port = ScriptedPort::default().expect_late(P, &[(ms(100), answer)]);
+    let mut bus = opened(&format!("pattern = '(?P<weight>[0-9.]+)kg'\n{ASKED}"), port).await;
+    // A character every 20 ms, for longer than half of the timeout: "1111111111111111.5kg".
+    for n in 0..15 {
+        bus.port_mut().expect("open").says(ms(20 * n), b"1");
+    }
+    bus.port_mut().expect("open").says(ms(300), b".5kg\r\n");
+    let mut out = Vec::new();
+    bus.read(0, &mut out).await.expect("an answer");
+    // The request went out after 250 ms; the line that was running is not its answer.
+    assert_eq!(values(&out), [Ok(Value::Float(1.0))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_that_do_not_match_are_skipped_and_named_when_nothing_else_comes() {
     let echo = "50 0D 0A"; // the request, echoed
     let good = "53 49 2C 4E 54 2C 2D 30 2E 35 6B 67 0A"; // SI,NT,-0.5kg
