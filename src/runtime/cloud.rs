@@ -30,8 +30,7 @@ pub struct RunningUplink {
 
 impl RunningUplink {
     /// Starts the uplink's task and its mirror of the local broker.
-    #[must_use]
-    pub fn start(
+    pub async fn start(
         config: Uplink,
         gateway: &str,
         drain: Arc<dyn Drain>,
@@ -40,9 +39,10 @@ impl RunningUplink {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let topics = Topics::local(gateway);
-        let filters = ["meta/#", "status/#", "result/#", "event/alarm"].map(|f| format!("{}/{f}", topics.root()));
+        let filters =
+            ["meta/#", "status/#", "result/#", "event/alarm"].map(|f| format!("{}/{f}", topics.root()));
         let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
-        let mut local = broker.subscribe(&format!("uplink {}", config.name), &filters);
+        let mut local = broker.subscribe(&format!("uplink {}", config.name), &filters).await;
         let (pump, mirror) = mpsc::channel(bounds::UPLINK_MIRROR);
         let mirror_task = tokio::spawn(async move {
             while let Some(message) = local.recv().await {

@@ -444,4 +444,3 @@ fn free_disk(dir: &std::path::Path) -> Option<u64> {
     let v = rustix::fs::statvfs(dir).ok()?;
     Some(v.f_bavail.saturating_mul(v.f_frsize))
 }
-

@@ -96,9 +96,7 @@ impl HeadFile {
     /// Those of the file system.
     pub fn create(dir: &Path, head: &Head) -> io::Result<Self> {
         let path = dir.join("head");
-        let open = || {
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)
-        };
+        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = match open() {
             Ok(file) => file,
             Err(_) if path.is_dir() => {

@@ -86,9 +86,7 @@ pub fn judge(found: &Found<'_>) -> Verdict {
         .collect();
     let newest = outside.iter().copied().chain([db_epoch]).max().unwrap_or_default();
     // One past the highest number that is known to have been durable once.
-    let known = db_next
-        .max(found.head.map_or(0, |h| h.stored))
-        .max(found.mark.map_or(0, |m| m.stored));
+    let known = db_next.max(found.head.map_or(0, |h| h.stored)).max(found.mark.map_or(0, |m| m.stored));
     // The head file of an epoch is written before the database knows the epoch, the mark after.
     let rolled_back = known > db_next || found.mark.is_some_and(|m| m.epoch[0] > db_epoch[0]);
     let same_boot = found.head.filter(|h| h.boot_id == found.boot_id);

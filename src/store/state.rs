@@ -311,8 +311,7 @@ impl State {
             self.complete(name, LossReason::Purged);
         }
         while self.parked.len() > bounds::STORE_PARKED {
-            let Some(name) =
-                self.parked.iter().min_by_key(|(_, a)| a.parked).map(|(name, _)| name.clone())
+            let Some(name) = self.parked.iter().min_by_key(|(_, a)| a.parked).map(|(name, _)| name.clone())
             else {
                 break;
             };

@@ -416,8 +416,7 @@ impl Writer {
             }
         };
         let idle = self.marked.as_ref().is_some_and(|m| {
-            (m.epoch, m.stored, m.bound, &m.accounts)
-                == (mark.epoch, mark.stored, mark.bound, &mark.accounts)
+            (m.epoch, m.stored, m.bound, &m.accounts) == (mark.epoch, mark.stored, mark.bound, &mark.accounts)
         });
         let mut file = self.shared.head();
         if file.is_none() {
