@@ -8,14 +8,16 @@ use std::fmt::Write as _;
 use driver_api::Driver;
 use serde_json::Value;
 
+use super::buses::{BUS_KEYS, DEVICE_KEYS, POINT_KEYS};
 use super::schema;
 
 const HEAD: &str = "\
 # fieldgate: every section and every key.
 #
 # Made by `fieldgate schema --reference`; do not edit. What you need, copy to fieldgate.toml or to a
-# file in conf.d/. Lines that start with `# ` explain; lines that start with `#` and a key show its
-# default, or an example where there is none. This file itself is a valid configuration.
+# file in conf.d/. Lines that start with `# ` explain. Lines that start with `#` and a key show its
+# default; where there is none, or it depends on something, the line ends in `# for example`. This
+# file itself is a valid configuration.
 #
 # Files: fieldgate.toml first, then conf.d/*.toml in name order. In [gateway], [broker] and [store] a
 # later file's keys go over those of an earlier one, key by key; [[uplink]], [[bus]], [[device]] and
@@ -30,13 +32,19 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("bus", "address", "\"10.0.0.7:502\""),
     ("bus", "path", "\"/dev/i2c-1\""),
     ("device", "address", "1"),
-    ("device", "chip", "\"bme280\""),
-    ("device", "protocol", "\"lines\""),
+    ("device", "max_gap", "10"),
     ("device", "pattern", "'(?P<weight>[-+]?[0-9.]+)kg'"),
     ("device", "request", "\"P\\r\\n\""),
+    ("device", "terminator", "\"\\r\\n\""),
     ("point", "register", "\"input:0\""),
     ("point", "type", "\"f32\""),
-    ("point", "field", "\"weight\""),
+    ("point", "bit", "3"),
+    ("point", "bits", "[4, 7]"),
+    ("point", "capture", "\"weight\""),
+    ("point", "low", "0.0"),
+    ("point", "high", "100.0"),
+    ("point", "period", "\"10s\""),
+    ("point", "value", "\"batch {n}\""),
 ];
 
 /// The text of `reference.toml`.
@@ -45,36 +53,77 @@ pub fn text(drivers: &[&dyn Driver]) -> String {
     let whole = schema::whole(drivers);
     let mut out = HEAD.to_owned();
     for name in ["gateway", "broker", "store"] {
-        section(&mut out, &format!("[{name}]"), name, &whole["properties"][name], false);
-        for (key, inner) in properties(&whole["properties"][name]) {
-            if is_table_list(inner) {
-                let title = format!("[[{name}.{key}]]");
-                section(&mut out, &title, name, &with_doc(&inner["items"], inner), true);
-            }
+        let schema = &whole["properties"][name];
+        section(&mut out, &format!("[{name}]"), schema);
+        keys(&mut out, name, schema, &[]);
+        for (key, inner) in properties(schema).filter(|(_, inner)| is_table_list(inner)) {
+            section(&mut out, &format!("#[[{name}.{key}]]"), &with_doc(&inner["items"], inner));
+            keys(&mut out, name, &inner["items"], &[]);
         }
     }
-    section(&mut out, "[[uplink]]", "uplink", &whole["properties"]["uplink"]["items"], true);
-    for driver in drivers {
-        let name = driver.name();
-        let _infallible =
-            writeln!(out, "\n# ---- Driver {name} {}", "-".repeat(80_usize.saturating_sub(name.len())));
-        let bus = schema::bus(*driver);
-        let device = schema::device(*driver);
-        section(&mut out, "[[bus]]", "bus", &bus, true);
-        section(&mut out, "[[device]]", "device", &device, true);
-        section(&mut out, "[[device.point]]", "point", &schema::point(*driver), true);
-    }
+    let uplink = &whole["properties"]["uplink"]["items"];
+    section(&mut out, "#[[uplink]]", uplink);
+    keys(&mut out, "uplink", uplink, &[]);
+    field(&mut out, drivers);
     out
 }
 
-fn section(out: &mut String, title: &str, table: &str, schema: &Value, commented: bool) {
+/// Buses, devices and points: the keys of all drivers once, then those of each.
+fn field(out: &mut String, drivers: &[&dyn Driver]) {
+    let names: Vec<&str> = drivers.iter().map(|d| d.name()).collect();
+    rule(out, "Buses, devices and points with every driver");
+    let _infallible =
+        writeln!(out, "#\n# A bus is one line or endpoint, a device an addressable thing on it, a point one");
+    let _infallible = writeln!(out, "# quantity of the device. The drivers are {}.", names.join(", "));
+    for (title, table, schema) in [
+        ("#[[bus]]", "bus", schema::bus_common()),
+        ("#[[device]]", "device", schema::device_common()),
+        ("#[[device.point]]", "point", schema::point_common()),
+    ] {
+        section(out, title, &schema);
+        keys(out, table, &schema, &[]);
+    }
+    let mut told: Vec<(&str, [Value; 2])> = Vec::new();
+    for driver in drivers {
+        let name = driver.name();
+        rule(out, &format!("Driver {name}: its own keys"));
+        let _infallible = writeln!(out, "\n#[[bus]]\n#name = \"bus1\"\n#driver = \"{name}\"");
+        keys(out, "bus", &schema::bus(*driver), BUS_KEYS);
+        let deeper = [schema::device(*driver), schema::point(*driver)];
+        if let Some((same, _)) = told.iter().find(|(_, other)| is_same(other, &deeper)) {
+            let _infallible = writeln!(out, "\n# Devices and points have the same keys as with {same}.");
+            continue;
+        }
+        out.push_str("\n#[[device]]\n#name = \"device1\"\n#bus = \"bus1\"\n");
+        keys(out, "device", &deeper[0], DEVICE_KEYS);
+        out.push_str("\n#[[device.point]]\n#name = \"point1\"\n");
+        keys(out, "point", &deeper[1], POINT_KEYS);
+        told.push((name, deeper));
+    }
+}
+
+fn is_same(one: &[Value; 2], other: &[Value; 2]) -> bool {
+    one.iter().zip(other).all(|(a, b)| {
+        properties(a).filter(|(k, _)| *k != "point").eq(properties(b).filter(|(k, _)| *k != "point"))
+    })
+}
+
+fn rule(out: &mut String, title: &str) {
+    let _infallible = writeln!(out, "\n# ---- {title} {}", "-".repeat(90_usize.saturating_sub(title.len())));
+}
+
+fn section(out: &mut String, title: &str, schema: &Value) {
     out.push('\n');
     explain(out, schema, "# ");
-    let _infallible = writeln!(out, "{}{title}", if commented { "#" } else { "" });
+    let _infallible = writeln!(out, "{title}");
+}
+
+/// All keys of a table but those in `but`.
+fn keys(out: &mut String, table: &str, schema: &Value, but: &[&str]) {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (key, inner) in properties(schema) {
-        if is_table_list(inner) {
+        if is_table_list(inner) || but.contains(&key.as_str()) {
             continue;
         }
         explain(out, inner, "# ");
@@ -83,10 +132,12 @@ fn section(out: &mut String, title: &str, table: &str, schema: &Value, commented
             let doc = deeper["description"].as_str().unwrap_or_default().replace('\n', " ");
             let _infallible = writeln!(out, "#   {nested}: {doc}");
         }
-        if required.contains(&key.as_str()) {
+        let is_required = required.contains(&key.as_str());
+        if is_required {
             out.push_str("# Required.\n");
         }
-        let _infallible = writeln!(out, "#{key} = {}", example(table, key, inner));
+        let note = if is_required || inner.get("default").is_some() { "" } else { "  # for example" };
+        let _infallible = writeln!(out, "#{key} = {}{note}", example(table, key, inner));
     }
 }
 
@@ -123,11 +174,11 @@ fn example(table: &str, key: &str, schema: &Value) -> String {
     if let Some(first) = schema["examples"].get(0) {
         return toml(first);
     }
-    if let Some(ours) = ours {
-        return ours.to_owned();
-    }
     if let Some(first) = schema["enum"].get(0).or_else(|| schema["oneOf"][0].get("const")) {
         return toml(first);
+    }
+    if let Some(ours) = ours {
+        return ours.to_owned();
     }
     match (schema["x-kind"].as_str(), schema["type"].as_str()) {
         (Some("duration"), _) => "\"1s\"".into(),
