@@ -26,8 +26,12 @@ const HEAD: &str = "\
 # `fieldgate check` finds all mistakes at once, and shows what will be polled.
 ";
 
-/// Examples of drivers' keys that bring none themselves: table, key, TOML.
+/// Examples of drivers' keys that bring none themselves: table, key, TOML. The first that fits counts;
+/// `i2c device` is only that driver's.
 const EXAMPLES: &[(&str, &str, &str)] = &[
+    ("i2c device", "address", "0x76"),
+    ("i2c point", "name", "\"temperature\""),
+    ("point", "name", "\"point1\""),
     ("bus", "port", "\"/dev/serial/by-id/usb-FTDI_FT232R-if00-port0\""),
     ("bus", "address", "\"10.0.0.7:502\""),
     ("bus", "path", "\"/dev/i2c-1\""),
@@ -87,17 +91,19 @@ fn field(out: &mut String, drivers: &[&dyn Driver]) {
     for driver in drivers {
         let name = driver.name();
         rule(out, &format!("Driver {name}: its own keys"));
-        let _infallible = writeln!(out, "\n#[[bus]]\n#name = \"bus1\"\n#driver = \"{name}\"");
-        keys(out, "bus", &schema::bus(*driver), BUS_KEYS);
+        let _infallible = writeln!(out, "\n#[[bus]]\n#name = \"{name}-1\"\n#driver = \"{name}\"");
+        keys(out, &format!("{name} bus"), &schema::bus(*driver), BUS_KEYS);
         let deeper = [schema::device(*driver), schema::point(*driver)];
         if let Some((same, _)) = told.iter().find(|(_, other)| is_same(other, &deeper)) {
             let _infallible = writeln!(out, "\n# Devices and points have the same keys as with {same}.");
             continue;
         }
-        out.push_str("\n#[[device]]\n#name = \"device1\"\n#bus = \"bus1\"\n");
-        keys(out, "device", &deeper[0], DEVICE_KEYS);
-        out.push_str("\n#[[device.point]]\n#name = \"point1\"\n");
-        keys(out, "point", &deeper[1], POINT_KEYS);
+        let _infallible = writeln!(out, "\n#[[device]]\n#name = \"{name}-device\"\n#bus = \"{name}-1\"");
+        keys(out, &format!("{name} device"), &deeper[0], DEVICE_KEYS);
+        let point = format!("{name} point");
+        let _infallible =
+            writeln!(out, "\n#[[device.point]]\n#name = {}", ours(&point, "name").unwrap_or("\"p\""));
+        keys(out, &point, &deeper[1], POINT_KEYS);
         told.push((name, deeper));
     }
 }
@@ -164,7 +170,6 @@ fn choices(out: &mut String, schema: &Value) {
 
 /// The value to show: the default, an example of the type's own, one of ours, or one made from the type.
 fn example(table: &str, key: &str, schema: &Value) -> String {
-    let ours = EXAMPLES.iter().find(|(t, k, _)| *t == table && *k == key).map(|(_, _, toml)| *toml);
     if let Some(word) = schema.get("const") {
         return toml(word);
     }
@@ -177,7 +182,7 @@ fn example(table: &str, key: &str, schema: &Value) -> String {
     if let Some(first) = schema["enum"].get(0).or_else(|| schema["oneOf"][0].get("const")) {
         return toml(first);
     }
-    if let Some(ours) = ours {
+    if let Some(ours) = ours(table, key) {
         return ours.to_owned();
     }
     match (schema["x-kind"].as_str(), schema["type"].as_str()) {
@@ -193,9 +198,13 @@ fn example(table: &str, key: &str, schema: &Value) -> String {
             format!("{{ {} }}", inner.join(", "))
         }
         _ if key == "name" => format!("\"{table}1\""),
-        _ if table == "device" && key == "bus" => "\"bus1\"".into(),
         _ => "\"…\"".into(),
     }
+}
+
+fn ours(table: &str, key: &str) -> Option<&'static str> {
+    let fits = |t: &str| table == t || table.strip_suffix(t).is_some_and(|driver| driver.ends_with(' '));
+    EXAMPLES.iter().find(|(t, k, _)| fits(t) && *k == key).map(|(_, _, toml)| *toml)
 }
 
 /// A JSON value as TOML writes it.
