@@ -4,7 +4,7 @@ mod basics;
 mod faults;
 mod kill;
 mod limits;
-mod model;
+mod random;
 
 use std::path::Path;
 use std::sync::Arc;
