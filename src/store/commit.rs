@@ -97,14 +97,17 @@ impl Writer {
                 reusable: state.figures.bytes.saturating_sub(state.figures.used),
                 free: free_disk(&self.shared.dir),
             };
-            let changed = state.accounts.iter().any(|(n, a)| self.saved.get(n) != Some(a));
+            let mut accounts = state.accounts.iter().chain(&state.parked);
+            let changed = self.sweep || accounts.any(|(n, a)| self.saved.get(n) != Some(a));
             let passed = if changed { passed_by_all(&state) } else { Vec::new() };
             (passed, state.limits, usage)
         };
         let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
         let mut whole = Vec::new();
+        self.sweep = false;
         for part in passed {
             let rows = log.rows(part.clone(), ROWS)?;
+            self.sweep |= rows.len() == ROWS;
             whole.extend(rows.iter().map(Row::range).filter(|r| r.start >= part.start && r.end <= part.end));
         }
         {

@@ -139,6 +139,8 @@ pub struct Writer {
     pub(super) latest: Latest,
     pub(super) latest_due: Tick,
     pub(super) cache: super::reader::Cache,
+    /// More passed blocks wait to be removed.
+    pub(super) sweep: bool,
     damaged: bool,
     backoff: Backoff,
     retry_at: Tick,
@@ -184,6 +186,7 @@ impl Writer {
             latest: Latest::new(),
             latest_due: now + LATEST_EVERY,
             cache: super::reader::Cache::default(),
+            sweep: false,
             damaged: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
                 .expect("100 ms is shorter than 5 s"),
