@@ -350,9 +350,8 @@ fn undelta(from: &mut Reader<'_>, last: &mut u64) -> Option<u64> {
 /// receiver acts on.
 #[must_use]
 pub fn quality_of(code: u64) -> Option<Quality> {
-    let reason = || {
-        u16::try_from(code % SEVERITY).ok().and_then(Reason::from_code).unwrap_or(Reason::Protocol)
-    };
+    let reason =
+        || u16::try_from(code % SEVERITY).ok().and_then(Reason::from_code).unwrap_or(Reason::Protocol);
     match code / SEVERITY {
         0 => Some(Quality::Good),
         1 => Some(Quality::Uncertain(reason())),

@@ -129,7 +129,11 @@ fn a_thousand_plausible_readings_pack_into_few_bytes() {
     let readings: Vec<Reading> = (0..1000u64)
         .map(|n| {
             let x = 2300.0 + ((n * 7919) % 13) as f64;
-            Reading::good(Arc::clone(&keys[(n % 100) as usize]), BootMs(n / 100 * 1000 + n % 100 / 10), Value::Float(x / 10.0))
+            Reading::good(
+                Arc::clone(&keys[(n % 100) as usize]),
+                BootMs(n / 100 * 1000 + n % 100 / 10),
+                Value::Float(x / 10.0),
+            )
         })
         .collect();
     let bytes = encode(&head(1), &readings).expect("packs");

@@ -256,7 +256,7 @@ impl Writer {
                 epoch: [state.epoch.start, state.epoch.random],
                 next: state.ring_range().start,
                 present,
-                bound: if state.bound == 0 { 0 } else { state.bound.next_power_of_two() },
+                bound: state.bound.next_power_of_two(),
                 clean,
                 head_file,
                 next_loss: self.line.next_loss,
@@ -349,6 +349,7 @@ impl Writer {
                 state.hand = line.next..line.next;
             }
             state.stored = line.next;
+            state.bound_saved = line.bound;
             state.figures.commits += 1;
             if state.figures.commit_ms.len() >= DURATIONS {
                 state.figures.commit_ms.pop_front();
@@ -447,4 +448,3 @@ fn free_disk(dir: &std::path::Path) -> Option<u64> {
     let v = rustix::fs::statvfs(dir).ok()?;
     Some(v.f_bavail.saturating_mul(v.f_frsize))
 }
-

@@ -107,8 +107,7 @@ mod tests {
                 .into_iter()
                 .enumerate()
         {
-            let point =
-                Arc::new(PointKey { device: "d".into(), point: n.to_string(), unit: "V".into() });
+            let point = Arc::new(PointKey { device: "d".into(), point: n.to_string(), unit: "V".into() });
             let quality = if value.is_some() { Quality::Good } else { Quality::Bad(Reason::Exception(2)) };
             let id = Id { epoch: Epoch { start: 1, random: 2 }, seq: n as u64 };
             latest.insert(Arc::clone(&point), Record { id, ts: WallMs(5), point, value, quality });

@@ -179,10 +179,8 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn state<T: for<'de> serde::Deserialize<'de>>(&self, key: &str) -> Result<Option<T>, Trouble> {
-        let text: Option<String> = self
-            .conn
-            .query_row("SELECT value FROM state WHERE key=?1", [key], |r| r.get(0))
-            .optional()?;
+        let text: Option<String> =
+            self.conn.query_row("SELECT value FROM state WHERE key=?1", [key], |r| r.get(0)).optional()?;
         let value = text.as_deref().map(unseal);
         if matches!(value, Some(None)) {
             tracing::error!(key, "stored state is damaged; it is made anew");
@@ -345,7 +343,8 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn loss_count(&self, uplink: &str) -> Result<usize, Trouble> {
-        let n: i64 = self.conn.query_row("SELECT count(*) FROM loss WHERE uplink=?1", [uplink], |r| r.get(0))?;
+        let n: i64 =
+            self.conn.query_row("SELECT count(*) FROM loss WHERE uplink=?1", [uplink], |r| r.get(0))?;
         Ok(usize::try_from(n).unwrap_or(0))
     }
 

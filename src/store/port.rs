@@ -6,10 +6,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
 
+use super::Inner;
 use super::drain::{Chunk, Drain, DrainError, Ledger};
 use super::loss::Facts;
 use super::writer::Job;
-use super::Inner;
 use crate::message::{LossReason, LossRecord};
 
 /// One uplink's end of the log. After the uplink left the configuration it is empty.

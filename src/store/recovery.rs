@@ -86,9 +86,7 @@ pub fn judge(found: &Found<'_>) -> Verdict {
         .collect();
     let newest = outside.iter().copied().chain([db_epoch]).max().unwrap_or_default();
     // One past the highest number that is known to have been durable once.
-    let known = db_next
-        .max(found.head.map_or(0, |h| h.stored))
-        .max(found.mark.map_or(0, |m| m.stored));
+    let known = db_next.max(found.head.map_or(0, |h| h.stored)).max(found.mark.map_or(0, |m| m.stored));
     // The head file of an epoch is written before the database knows the epoch, the mark after.
     let rolled_back = known > db_next || found.mark.is_some_and(|m| m.epoch[0] > db_epoch[0]);
     let same_boot = found.head.filter(|h| h.boot_id == found.boot_id);
@@ -98,6 +96,9 @@ pub fn judge(found: &Found<'_>) -> Verdict {
         // Exact: the page cache outlived the process.
         Some(head) if kept && head.epoch.start == newest[0] => {
             (known.max(head.next), LossReason::UncleanStart)
+        }
+        _ if found.mark.is_some_and(|m| m.clean && m.epoch == newest && m.stored == known) => {
+            (known, LossReason::PowerCut)
         }
         _ if !rolled_back && found.line.is_some_and(|l| l.clean) => (known, LossReason::PowerCut),
         _ => {
@@ -131,7 +132,14 @@ mod tests {
         Head { epoch: Epoch { start, random: 7 }, next, stored, boot_id: boot.into() }
     }
     fn mark(start: u32, stored: u64) -> Mark {
-        Mark { epoch: [start, 7], stored, reserved: stored + 1000, bound: 50, accounts: BTreeMap::new() }
+        Mark {
+            epoch: [start, 7],
+            stored,
+            reserved: stored + 1000,
+            clean: false,
+            bound: 50,
+            accounts: BTreeMap::new(),
+        }
     }
     fn judged(line: Option<&Line>, head: Option<&Head>, mark: Option<&Mark>) -> Verdict {
         judge(&Found { line, damaged: false, head, mark, boot_id: "now" })
@@ -212,5 +220,7 @@ mod tests {
     fn with_the_database_and_the_head_gone_numbering_goes_on_above_the_reserve() {
         let v = judged(None, None, Some(&mark(5, 110)));
         assert_eq!((v.start, v.next, v.rolled_back), (6, 1110, true));
+        let clean = Mark { clean: true, ..mark(5, 110) };
+        assert_eq!(judged(None, None, Some(&clean)).next, 110, "nothing was given out after a clean end");
     }
 }

@@ -31,7 +31,9 @@ pub enum Refused {
     #[error("another fieldgate uses this directory")]
     InUse,
     /// Made by a later version.
-    #[error("the database has schema {0}, made by a later version; install that version again, or move the directory away")]
+    #[error(
+        "the database has schema {0}, made by a later version; install that version again, or move the directory away"
+    )]
     Newer(i64),
     /// Try again later.
     #[error("{0}")]
@@ -286,8 +288,10 @@ impl Disk {
         let oldest = self.present.iter().next_back().map_or(next, |r| r.start);
         let oldest = if unknown { 1 } else { oldest };
         let now = clock.wall();
-        state.accounts =
-            uplinks.iter().map(|n| (n.clone(), known.remove(n).unwrap_or_else(|| Account::new(oldest)))).collect();
+        state.accounts = uplinks
+            .iter()
+            .map(|n| (n.clone(), known.remove(n).unwrap_or_else(|| Account::new(oldest))))
+            .collect();
         state.parked = known
             .into_iter()
             .map(|(name, mut account)| {
@@ -326,7 +330,8 @@ impl Disk {
         let known = boots.values().find(|b| b.id == clock.boot_id()).map(|b| b.n);
         let fresh = boots.keys().next_back().map_or(1, |n| n.saturating_add(1));
         let n = known.unwrap_or(fresh);
-        let boot = boots.entry(n).or_insert_with(|| Boot::new(n, clock.boot_id(), clock.boot(), clock.wall()));
+        let boot =
+            boots.entry(n).or_insert_with(|| Boot::new(n, clock.boot_id(), clock.boot(), clock.wall()));
         boot.observe(clock.boot(), clock.wall(), clock.synced());
         state.boots = boots;
         state.boot = n;

@@ -113,8 +113,7 @@ async fn a_rejected_reading_is_declared_with_its_name_and_time() {
 async fn each_uplink_has_its_own_position_and_the_slowest_keeps_the_blocks() {
     let dir = tempfile::tempdir().expect("a directory");
     let names = uplinks(&["cloud", "plant"]);
-    let (store, _) =
-        Store::open(&config(dir.path()), &names, TestClock::new("a")).expect("opens");
+    let (store, _) = Store::open(&config(dir.path()), &names, TestClock::new("a")).expect("opens");
     store.take(readings(0..50));
     store.flush().await.expect("flushes");
     let (cloud, plant) = (store.drain("cloud").expect("known"), store.drain("plant").expect("known"));

@@ -59,15 +59,16 @@ async fn after_a_power_cut_a_bound_is_declared_and_its_numbers_are_never_used() 
     let (store, _) = slow(dir.path(), "a");
     store.take(readings(0..100));
     store.flush().await.expect("flushes");
+    assert_eq!(store.status().power_cut_bound, 256);
     store.take(readings(100..130));
     store.crash();
     // The power cut: another boot, and the page cache did not make it to the disk.
     std::fs::remove_file(dir.path().join("head")).expect("removes");
     let (store, recovery) = slow(dir.path(), "b");
-    assert_eq!(told(&recovery.losses), [(LossReason::PowerCut, [101, 228], true)]);
-    assert_eq!(store.take(readings(0..1)).first.seq, 229);
+    assert_eq!(told(&recovery.losses), [(LossReason::PowerCut, [101, 356], true)]);
+    assert_eq!(store.take(readings(0..1)).first.seq, 357);
     let ledger = balanced(&*store.drain("cloud").expect("configured"));
-    assert_eq!((ledger.queued, ledger.lost), (101, 128));
+    assert_eq!((ledger.queued, ledger.lost), (101, 256));
     store.close().await.expect("closes");
 }
 
@@ -174,7 +175,8 @@ async fn a_flipped_bit_in_a_block_is_declared_and_the_rest_is_delivered() {
     store.close().await.expect("closes");
     let path = dir.path().join("fieldgate.db");
     let mut bytes = std::fs::read(&path).expect("reads");
-    let blocks: Vec<usize> = bytes.windows(4).enumerate().filter(|(_, w)| w == b"FGB1").map(|(n, _)| n).collect();
+    let blocks: Vec<usize> =
+        bytes.windows(4).enumerate().filter(|(_, w)| w == b"FGB1").map(|(n, _)| n).collect();
     assert_eq!(blocks.len(), 10);
     // Which of them is the one with 301..401 its own header says.
     let hit = blocks

@@ -43,7 +43,9 @@ fn child() {
                     let lines: String = chunk
                         .records
                         .iter()
-                        .map(|r| format!("S {} {} {}\n", r.id.epoch, r.id.seq, r.value.as_ref().expect("good")))
+                        .map(|r| {
+                            format!("S {} {} {}\n", r.id.epoch, r.id.seq, r.value.as_ref().expect("good"))
+                        })
                         .collect();
                     note(&mut acks, &lines);
                     drain.delivered(first..chunk.next);
@@ -57,9 +59,9 @@ fn child() {
         loop {
             let n = fastrand::u64(1..40);
             let values: Vec<u32> = (0..n).map(|_| fastrand::u32(..)).collect();
-            let batch = values.iter().map(|&v| {
-                Reading::good(key(v as usize % 7), BootMs(1), Value::Int(i64::from(v)))
-            });
+            let batch = values
+                .iter()
+                .map(|&v| Reading::good(key(v as usize % 7), BootMs(1), Value::Int(i64::from(v))));
             let taken = store.take(batch.collect());
             let lines: String =
                 taken.ids().zip(values).map(|(id, v)| format!("T {} {} {v}\n", id.epoch, id.seq)).collect();
@@ -139,7 +141,12 @@ async fn twenty_kills_lose_nothing_stored_and_declare_the_rest_exactly() {
     let ledger = balanced(&*drain);
     assert_eq!(ledger.lost, lost.len() as u64);
     assert_eq!(ledger.taken, *taken.keys().chain(&lost).max().expect("some"));
-    println!("{} taken, {} seen, {} lost, {unnoted} of them in the killed call", taken.len(), seen.len(), lost.len());
+    println!(
+        "{} taken, {} seen, {} lost, {unnoted} of them in the killed call",
+        taken.len(),
+        seen.len(),
+        lost.len()
+    );
     store.close().await.expect("closes");
 }
 
