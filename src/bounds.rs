@@ -105,6 +105,10 @@ pub const STORE_BLOCK: usize = 4096;
 /// Full: the asker waits for its turn.
 pub const STORE_JOBS: usize = 64;
 
+/// The least that is declared as a bound after a power cut, in readings, until more was seen between two
+/// commits. When more than the bound so far waits, a group closes early, so the bound is known in time.
+pub const STORE_POWER_CUT: u64 = 256;
+
 /// Most records one read of an uplink gets. About 400 KiB and 2 ms of the store's thread.
 /// More is answered in the next read.
 pub const STORE_READ: usize = 4096;

@@ -164,12 +164,18 @@ pub enum Packed {
 impl Packed {
     /// The shortest form that reads back with the same bits. The point's last number of digits is tried first.
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the result is compared with the original bits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        reason = "the result is compared with the original bits"
+    )]
     pub fn of(x: f64, state: FloatState) -> Self {
         let decimal = |digits: u8| {
             let m = (x * POWERS[usize::from(digits)]).round();
-            (m.abs() < MANTISSA && (m / POWERS[usize::from(digits)]).to_bits() == x.to_bits())
-                .then_some(Self::Decimal(digits, m as i64))
+            let whole = m as i64;
+            // As it will be read: an integer knows no negative zero.
+            let again = whole as f64 / POWERS[usize::from(digits)];
+            (m.abs() < MANTISSA && again.to_bits() == x.to_bits()).then_some(Self::Decimal(digits, whole))
         };
         if let Some(packed) = decimal(state.digits).or_else(|| (0..POWERS.len() as u8).find_map(decimal)) {
             return packed;

@@ -97,14 +97,17 @@ impl Writer {
                 reusable: state.figures.bytes.saturating_sub(state.figures.used),
                 free: free_disk(&self.shared.dir),
             };
-            let changed = state.accounts.iter().any(|(n, a)| self.saved.get(n) != Some(a));
+            let mut accounts = state.accounts.iter().chain(&state.parked);
+            let changed = self.sweep || accounts.any(|(n, a)| self.saved.get(n) != Some(a));
             let passed = if changed { passed_by_all(&state) } else { Vec::new() };
             (passed, state.limits, usage)
         };
         let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
         let mut whole = Vec::new();
+        self.sweep = false;
         for part in passed {
             let rows = log.rows(part.clone(), ROWS)?;
+            self.sweep |= rows.len() == ROWS;
             whole.extend(rows.iter().map(Row::range).filter(|r| r.start >= part.start && r.end <= part.end));
         }
         {
@@ -253,7 +256,7 @@ impl Writer {
                 epoch: [state.epoch.start, state.epoch.random],
                 next: state.ring_range().start,
                 present,
-                bound: if state.bound == 0 { 0 } else { state.bound.next_power_of_two() },
+                bound: state.bound.next_power_of_two(),
                 clean,
                 head_file,
                 next_loss: self.line.next_loss,
@@ -346,6 +349,7 @@ impl Writer {
                 state.hand = line.next..line.next;
             }
             state.stored = line.next;
+            state.bound_saved = line.bound;
             state.figures.commits += 1;
             if state.figures.commit_ms.len() >= DURATIONS {
                 state.figures.commit_ms.pop_front();

@@ -138,6 +138,8 @@ pub struct Mark {
     pub stored: u64,
     /// No number at or above this was given out before the next mark.
     pub reserved: u64,
+    /// The life ended in order with this mark: nothing was given out after it.
+    pub clean: bool,
     /// The bound for a power cut, as in the database.
     pub bound: u64,
     /// The accounts of that moment, for when the database is gone.
@@ -288,7 +290,7 @@ mod tests {
     fn a_mark_with_a_changed_byte_is_no_mark() {
         let dir = tempfile::tempdir().expect("a directory");
         let accounts = [("cloud".to_owned(), Account::new(5))].into();
-        let mark = Mark { epoch: [1, 2], stored: 9, reserved: 20, bound: 3, accounts };
+        let mark = Mark { epoch: [1, 2], stored: 9, reserved: 20, clean: false, bound: 3, accounts };
         write_mark(dir.path(), &mark).expect("writes");
         assert_eq!(read_mark(dir.path()), Some(mark));
         let path = dir.path().join("mark");

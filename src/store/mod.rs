@@ -15,6 +15,8 @@
 //!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
 //!
 //! # What it does not
+//! - A power cut in the middle of a burst larger than every one before it may take more than the bound says (the
+//!   burst is committed early, so this is a matter of one commit).
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.

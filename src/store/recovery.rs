@@ -97,6 +97,9 @@ pub fn judge(found: &Found<'_>) -> Verdict {
         Some(head) if kept && head.epoch.start == newest[0] => {
             (known.max(head.next), LossReason::UncleanStart)
         }
+        _ if found.mark.is_some_and(|m| m.clean && m.epoch == newest && m.stored == known) => {
+            (known, LossReason::PowerCut)
+        }
         _ if !rolled_back && found.line.is_some_and(|l| l.clean) => (known, LossReason::PowerCut),
         _ => {
             let bound = found.line.map_or(0, |l| l.bound).max(found.mark.map_or(0, |m| m.bound));
@@ -129,7 +132,14 @@ mod tests {
         Head { epoch: Epoch { start, random: 7 }, next, stored, boot_id: boot.into() }
     }
     fn mark(start: u32, stored: u64) -> Mark {
-        Mark { epoch: [start, 7], stored, reserved: stored + 1000, bound: 50, accounts: BTreeMap::new() }
+        Mark {
+            epoch: [start, 7],
+            stored,
+            reserved: stored + 1000,
+            clean: false,
+            bound: 50,
+            accounts: BTreeMap::new(),
+        }
     }
     fn judged(line: Option<&Line>, head: Option<&Head>, mark: Option<&Mark>) -> Verdict {
         judge(&Found { line, damaged: false, head, mark, boot_id: "now" })
@@ -210,5 +220,7 @@ mod tests {
     fn with_the_database_and_the_head_gone_numbering_goes_on_above_the_reserve() {
         let v = judged(None, None, Some(&mark(5, 110)));
         assert_eq!((v.start, v.next, v.rolled_back), (6, 1110, true));
+        let clean = Mark { clean: true, ..mark(5, 110) };
+        assert_eq!(judged(None, None, Some(&clean)).next, 110, "nothing was given out after a clean end");
     }
 }

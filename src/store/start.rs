@@ -316,12 +316,12 @@ impl Disk {
         for account in state.accounts.values_mut() {
             account.parked = None;
         }
-        self.declare(state, &uplinks);
         // What overflowed before the disk was there.
         for draft in drafts {
             let range = draft.range.start + moved..draft.range.end + moved;
             state.lose_for(&draft.uplink, range, draft.reason, draft.bound, |_| draft.facts.clone(), false);
         }
+        self.declare(state, &uplinks);
         state.dirty_since.get_or_insert_with(super::state::Tick::now);
     }
 

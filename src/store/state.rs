@@ -110,6 +110,8 @@ pub struct State {
     pub limits: Limits,
     /// Most readings ever between taking and commit.
     pub bound: u64,
+    /// What the database knows of that, rounded up: what a power cut now would declare.
+    pub bound_saved: u64,
     /// How the store is.
     pub phase: Phase,
     /// Oldest stored reading of each uplink, and of all under `""`.
@@ -141,7 +143,8 @@ impl State {
             dirty_since: None,
             commands: Commands::default(),
             limits,
-            bound: 0,
+            bound: bounds::STORE_POWER_CUT,
+            bound_saved: 0,
             phase: Phase::Ok,
             oldest: BTreeMap::new(),
             figures: Figures::default(),
@@ -163,7 +166,8 @@ impl State {
             return (id, false);
         }
         let wake = self.ring.is_empty()
-            || (self.ring.len() < bounds::STORE_GROUP && self.ring.len() + n >= bounds::STORE_GROUP);
+            || (self.ring.len() < bounds::STORE_GROUP && self.ring.len() + n >= bounds::STORE_GROUP)
+            || (self.bound <= self.bound_saved && self.next - self.stored + n as u64 > self.bound_saved);
         for reading in readings {
             let reading = shorten(reading);
             self.ring_text += block::text_len(&reading);

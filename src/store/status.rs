@@ -25,6 +25,8 @@ pub struct StoreStatus {
     pub next_seq: u64,
     /// The epoch.
     pub epoch: String,
+    /// The most that a power cut at this moment would take, in readings.
+    pub power_cut_bound: u64,
     /// Readings dropped by limits, overflow or damage since the start.
     pub dropped: u64,
     /// Commits since the start.
@@ -61,6 +63,7 @@ impl StoreStatus {
             stored_seq: state.stored - 1,
             next_seq: state.next,
             epoch: state.epoch.to_string(),
+            power_cut_bound: state.bound_saved,
             dropped: figures.dropped,
             commits: figures.commits,
             fsync_ms_p99: p99.copied().unwrap_or(0.0),

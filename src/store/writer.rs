@@ -139,6 +139,8 @@ pub struct Writer {
     pub(super) latest: Latest,
     pub(super) latest_due: Tick,
     pub(super) cache: super::reader::Cache,
+    /// More passed blocks wait to be removed.
+    pub(super) sweep: bool,
     damaged: bool,
     backoff: Backoff,
     retry_at: Tick,
@@ -184,6 +186,7 @@ impl Writer {
             latest: Latest::new(),
             latest_due: now + LATEST_EVERY,
             cache: super::reader::Cache::default(),
+            sweep: false,
             damaged: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
                 .expect("100 ms is shorter than 5 s"),
@@ -222,7 +225,7 @@ impl Writer {
         if let Err(trouble) = self.commit(false) {
             self.fault(&trouble);
         }
-        self.write_mark();
+        self.write_mark(false);
         Ok(())
     }
 
@@ -289,7 +292,7 @@ impl Writer {
     fn group_due(&self) -> Option<Tick> {
         let state = self.shared.state();
         let since = state.ring_since.into_iter().chain(state.dirty_since).min()?;
-        let full = state.ring.len() >= crate::bounds::STORE_GROUP;
+        let full = state.ring.len() >= crate::bounds::STORE_GROUP || state.bound > state.bound_saved;
         Some(if full || self.hand.is_some() { since } else { since + state.limits.commit_interval })
     }
 
@@ -309,7 +312,7 @@ impl Writer {
         }
         let short = self.marked.as_ref().is_some_and(|m| self.shared.state().next > m.reserved);
         if short || now >= self.mark_due {
-            self.write_mark();
+            self.write_mark(false);
         }
     }
 
@@ -399,7 +402,7 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn write_mark(&mut self) {
+    fn write_mark(&mut self, clean: bool) {
         self.mark_due = Tick::now() + MARK_EVERY;
         if self.lock.is_none() {
             return;
@@ -411,12 +414,14 @@ impl Writer {
                 stored: self.line.next,
                 // Twice what two commits a second take at most until the next mark.
                 reserved: state.next + 256 * state.bound + 4096,
+                clean,
                 bound: state.bound.next_power_of_two(),
                 accounts: state.accounts.clone(),
             }
         };
         let idle = self.marked.as_ref().is_some_and(|m| {
-            (m.epoch, m.stored, m.bound, &m.accounts) == (mark.epoch, mark.stored, mark.bound, &mark.accounts)
+            (m.epoch, m.stored, m.clean, m.bound, &m.accounts)
+                == (mark.epoch, mark.stored, mark.clean, mark.bound, &mark.accounts)
         });
         let mut file = self.shared.head();
         if file.is_none() {
@@ -449,7 +454,7 @@ impl Writer {
             }
         }
         self.commit(true)?;
-        self.write_mark();
+        self.write_mark(true);
         if let Some(log) = self.log.take() {
             log.close()?;
         }

@@ -45,7 +45,7 @@ async fn over_the_size_limit_the_oldest_go_and_every_one_is_declared() {
     store.flush().await.expect("flushes");
     let ledger = balanced(&*drain);
     assert_eq!((ledger.taken, ledger.delivered), (160_000, 4000));
-    assert!(ledger.lost > 50_000 && ledger.queued > 10_000, "{ledger:?}");
+    assert!(ledger.lost > 30_000 && ledger.queued > 10_000, "{ledger:?}");
     let records = losses(&*drain).await;
     assert!(records.len() < 20, "they do not flood: {}", records.len());
     assert!(records.iter().all(|r| r.reason == LossReason::QueueFull && !r.bound));

@@ -4,7 +4,7 @@ mod basics;
 mod faults;
 mod kill;
 mod limits;
-mod model;
+mod random;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -81,9 +81,7 @@ pub fn key(n: usize) -> Arc<PointKey> {
 
 /// Readings whose values are the numbers of `range`.
 pub fn readings(range: std::ops::Range<u64>) -> Vec<Reading> {
-    range
-        .map(|n| Reading::good(key((n % 7) as usize), BootMs(n), Value::Int(n.cast_signed())))
-        .collect()
+    range.map(|n| Reading::good(key((n % 7) as usize), BootMs(n), Value::Int(n.cast_signed()))).collect()
 }
 
 /// Waits for a condition; fails after 20 s.
