@@ -19,3 +19,47 @@ pub const COMMANDS: usize = 256;
 /// Each takes at most one timeout (500 ms by default); 32 is 16 s of waiting at worst.
 /// Full: the asker is told that the bus is busy.
 pub const BUS_REQUESTS: usize = 32;
+
+/// MQTT messages queued for one session or in-process subscriber of the local broker.
+///
+/// 10 000 is ten seconds of 1000 points at 1 Hz; an entry is 40 B beside the shared payload, and bytes are
+/// bounded apart (`broker::limits`). Full: the message is dropped for this subscriber, counted.
+pub const BROKER_QUEUE: usize = 10_000;
+
+/// Events of all connections waiting for the broker's hub.
+///
+/// At 200 000 messages/s it is 5 ms of work. Full: connections stop reading, TCP pushes back.
+pub const BROKER_EVENTS: usize = 1024;
+
+/// KiB of payloads over 4 KiB on their way through the hub; with [`BROKER_EVENTS`] small ones of at
+/// most 4 KiB, 20 MiB at worst. Full: connections stop reading.
+pub const BROKER_EVENT_KIB: usize = 16 * 1024;
+
+/// QoS 1 and 2 messages of one client that the hub has not taken yet; our Receive Maximum.
+///
+/// 128 in 5 ms is 25 000 messages/s from one client. Full: the client's socket is not read.
+pub const BROKER_IN_FLIGHT: u16 = 128;
+
+/// Words of the hub to one connection: one for each unfinished packet, and a few for take-over and stop.
+///
+/// It cannot be full; if it ever is, the connection is ended.
+pub const BROKER_CONTROL: usize = BROKER_IN_FLIGHT as usize + 8;
+
+/// Messages of this process waiting for the hub.
+///
+/// 16 384 is a burst of 1000 points sixteen times over. Full: the rest is skipped and counted; the store
+/// has it.
+pub const BROKER_LOCAL: usize = 16 * 1024;
+
+/// Bursts of this process waiting for the hub: at least 16 messages each fill [`BROKER_LOCAL`].
+pub const BROKER_LOCAL_BATCHES: usize = 1024;
+
+/// Messages inside the routing engine at once. The rest waits in the hub's own queue.
+///
+/// It must fit in one segment of the engine's ring (asserted there), or the ring would overwrite.
+pub const BROKER_WINDOW: usize = 512;
+
+/// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
+///
+/// 64 is a second of waiting. Full: the client is told that the server is busy.
+pub const BROKER_PASSWORD_CHECKS: usize = 64;
