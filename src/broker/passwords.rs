@@ -87,7 +87,9 @@ fn entry(text: &str) -> Result<Entry, String> {
             ));
         }
         _ => {
-            return Err("the password is not hashed; use `fieldgate passwd` or mosquitto_passwd -U".to_owned());
+            return Err(
+                "the password is not hashed; use `fieldgate passwd` or mosquitto_passwd -U".to_owned()
+            );
         }
     }
     let broken = |what: &str| format!("the hash is damaged ({what}); set the password again");
