@@ -23,7 +23,9 @@ fn on<'a>(published: &'a [Published], topic: &str) -> Vec<&'a Published> {
 
 #[tokio::test]
 async fn the_newest_status_is_shown_after_every_reconnect_and_the_last_will_says_offline() {
-    let broker = FakeBroker::start(Welcome::default(), |_, p| if p.payload == b"drop" { Answer::Reset } else { Answer::Ack }).await;
+    let broker = FakeBroker::start(Welcome::default(), |_, p| {
+        if p.connection == 0 && p.payload == b"drop" { Answer::Reset } else { Answer::Ack }
+    }).await;
     let bench = Bench::start(uplink(&broker.url(), ROOT), MemoryDrain::new(), quick());
     for text in ["1", "2"] {
         bench.mirror.send(Message::new("gw/g/status", text, true)).await.expect("taken");
@@ -62,7 +64,8 @@ async fn the_farewell_is_said_after_what_was_in_flight() {
         assert_eq!(drain.queued(), 0, "what was in flight is finished");
         let last = broker.published().pop().expect("a farewell");
         assert_eq!((&*last.topic, &*last.payload, last.retain), ("gw/g/status", &b"{\"state\":\"offline\"}"[..], true));
-        assert_eq!((broker.farewells(), counters.state().0), (1, State::Stopped));
+        until("the DISCONNECT", || broker.farewells() == 1).await;
+        assert_eq!(counters.state().0, State::Stopped);
     }
 }
 
