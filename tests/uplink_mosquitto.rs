@@ -9,6 +9,8 @@ mod mosquitto;
 mod outside;
 #[path = "support/uplink_bench.rs"]
 mod uplink_bench;
+#[path = "support/websocket_bridge.rs"]
+mod websocket_bridge;
 
 use std::path::Path;
 use std::process::Command;
@@ -132,18 +134,21 @@ async fn commands_status_and_the_last_will_work_with_a_real_broker() {
 }
 
 #[tokio::test]
-async fn websocket_carries_the_same() {
+async fn websocket_carries_the_same_and_a_wrong_path_is_named() {
     if !mosquitto::installed() {
         return;
     }
-    let broker = Mosquitto::start(tempfile::tempdir().expect("a directory"), "protocol websockets").await;
+    let broker = Mosquitto::start(tempfile::tempdir().expect("a directory"), "").await;
+    let bridge = websocket_bridge::start(broker.port).await;
     let drain = MemoryDrain::new();
     drain.commit(1..501);
-    let url = format!("ws://127.0.0.1:{}", broker.port);
-    let bench = Bench::start(uplink(&url, ""), drain, quick());
+    let bench = Bench::start(uplink(&format!("ws://{bridge}/mqtt"), BATCH), drain, quick());
     until("the log to run dry", || bench.drain.queued() == 0).await;
     assert_eq!(bench.counters.connects.load(Relaxed), 1);
     bench.stop().await;
+    let lost = Bench::start(uplink(&format!("ws://{bridge}/other"), ""), MemoryDrain::new(), quick());
+    println!("{}", lost.error_with("WebSocket: the server answered 404").await);
+    lost.stop().await;
 }
 
 /// Runs openssl in `dir`.
@@ -152,10 +157,10 @@ fn openssl(dir: &Path, args: &str) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// A CA, a server certificate for `name`, and a client certificate.
-fn certificates(dir: &Path, name: &str) {
+/// A CA called `ca`, a server certificate for `name`, and a client certificate.
+fn certificates(dir: &Path, ca: &str, name: &str) {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(dir, &format!("req -x509 {key} -days 2 -subj /CN=Test-CA -keyout ca.key -out ca.pem"));
+    openssl(dir, &format!("req -x509 {key} -days 2 -subj /CN={ca} -keyout ca.key -out ca.pem"));
     for (who, alt) in [("server", name), ("client", "DNS:client")] {
         std::fs::write(dir.join("ext"), format!("subjectAltName={alt}\n")).expect("a file");
         openssl(dir, &format!("req {key} -subj /CN={who} -keyout {who}.key -out {who}.csr"));
@@ -170,7 +175,7 @@ const TLS: &str = "cafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}
 
 async fn tls_broker(name: &str, more: &str) -> Mosquitto {
     let dir = tempfile::tempdir().expect("a directory");
-    certificates(dir.path(), name);
+    certificates(dir.path(), "Test-CA", name);
     Mosquitto::start(dir, &format!("{TLS}{more}")).await
 }
 
@@ -195,12 +200,17 @@ async fn tls_names_the_wrong_ca_the_wrong_name_and_the_missing_certificate() {
         return;
     }
     let broker = tls_broker("DNS:localhost", "require_certificate true\n").await;
-    let other = tempfile::tempdir().expect("a directory");
-    certificates(other.path(), "DNS:localhost");
-    let (ca, foreign) = (broker.file("ca.pem"), other.path().join("ca.pem"));
+    let [other, renewed] = ["Other-CA", "Test-CA"].map(|name| {
+        let dir = tempfile::tempdir().expect("a directory");
+        certificates(dir.path(), name, "DNS:localhost");
+        dir
+    });
+    let (ca, foreign, same_name) =
+        (broker.file("ca.pem"), other.path().join("ca.pem"), renewed.path().join("ca.pem"));
     let pem = |key: &str, path: &Path| format!("{key} = \"{}\"\n", path.display());
     for (host, more, words) in [
         ("localhost", pem("ca_file", &foreign), "unknown CA"),
+        ("localhost", pem("ca_file", &same_name), "not signed by the CA we know under that name"),
         ("127.0.0.1", pem("ca_file", &ca), "not for the name `127.0.0.1` but for"),
         ("localhost", pem("ca_file", &ca), "wants a client certificate"),
         ("localhost", pem("ca_file", Path::new("/nonexistent.pem")), "ca_file `/nonexistent.pem`"),

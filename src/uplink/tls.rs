@@ -98,6 +98,10 @@ fn certificate_words(error: &CertificateError) -> String {
         CertificateError::UnknownIssuer => {
             "the broker's certificate comes from an unknown CA; set ca_file to the CA that issued it".to_owned()
         }
+        CertificateError::BadSignature => {
+            "the broker's certificate is not signed by the CA we know under that name; is ca_file up to date?"
+                .to_owned()
+        }
         CertificateError::NotValidForName => "the broker's certificate is for another name".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "the broker's certificate is not for the name `{}` but for {}",

@@ -39,7 +39,7 @@ impl Mosquitto {
         drop(free);
         let path = dir.path().display().to_string();
         let text = format!(
-            "per_listener_settings false\nlistener {port} 127.0.0.1\n{}\nallow_anonymous true\nmax_queued_messages 0\n",
+            "user root\nper_listener_settings false\nlistener {port} 127.0.0.1\n{}\nallow_anonymous true\nmax_queued_messages 0\n",
             listener.replace("{dir}", &path)
         );
         let config = dir.path().join("mosquitto.conf");
