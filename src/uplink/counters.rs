@@ -108,7 +108,11 @@ impl UplinkCounters {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is small and not negative")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is small and not negative"
+    )]
     pub(super) fn set_rate(&self, per_second: f64) {
         self.rate_milli.store((per_second.max(0.0) * 1000.0) as u64, Relaxed);
     }

@@ -179,12 +179,12 @@ mod tests {
     #[test]
     fn what_the_engine_would_choke_on_never_reaches_it() {
         for bytes in [
-            LOGIN,                                   // a second CONNACK
-            &[0x32, 5, 0, 1, b't', 0, 0],            // packet id 0
-            &[0x32, 3, 0, 9, b't'],                  // shorter than its topic
-            &[0x40, 1, 0],                           // PUBACK of one byte
-            &[0x30, 0xff, 0xff, 0xff, 0xff, 1],      // a length of five bytes
-            &[0x30, 0xff, 0xff, 0x7f],               // 2 MB
+            LOGIN,                              // a second CONNACK
+            &[0x32, 5, 0, 1, b't', 0, 0],       // packet id 0
+            &[0x32, 3, 0, 9, b't'],             // shorter than its topic
+            &[0x40, 1, 0],                      // PUBACK of one byte
+            &[0x30, 0xff, 0xff, 0xff, 0xff, 1], // a length of five bytes
+            &[0x30, 0xff, 0xff, 0x7f],          // 2 MB
         ] {
             let mut guard = logged_in();
             guard.push(bytes);

@@ -38,7 +38,8 @@ pub struct Link {
 /// # Errors
 /// Why not, in words.
 pub async fn open(uplink: &Uplink, url: &str, gateway: &str, topics: &Topics) -> Result<Link, Fault> {
-    let endpoint = Endpoint::parse(url).map_err(|e| Fault::File(format!("url: {}; {}", e.message, e.hint)))?;
+    let endpoint =
+        Endpoint::parse(url).map_err(|e| Fault::File(format!("url: {}; {}", e.message, e.hint)))?;
     let login = login(uplink, gateway, topics).await?;
     let mut stream = transport(uplink, &endpoint).await?;
 
@@ -52,7 +53,8 @@ pub async fn open(uplink: &Uplink, url: &str, gateway: &str, topics: &Topics) ->
         let n = stream.read(&mut buffer).await.map_err(|e| Fault::broken(&e))?;
         if n == 0 {
             return Err(Fault::Login(
-                "the broker closed the connection without an answer; it may not speak this MQTT version".to_owned(),
+                "the broker closed the connection without an answer; it may not speak this MQTT version"
+                    .to_owned(),
             ));
         }
         out.clear();
@@ -67,9 +69,9 @@ async fn login(uplink: &Uplink, gateway: &str, topics: &Topics) -> Result<Login,
     let password = match &uplink.password_file {
         None => None,
         Some(path) => {
-            let text = tokio::fs::read(path)
-                .await
-                .map_err(|e| Fault::File(format!("password_file `{}` cannot be read: {e}", path.display())))?;
+            let text = tokio::fs::read(path).await.map_err(|e| {
+                Fault::File(format!("password_file `{}` cannot be read: {e}", path.display()))
+            })?;
             let line = text.split(|b| *b == b'\n').next().unwrap_or_default();
             Some(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
         }

@@ -107,7 +107,13 @@ impl Mirror {
             return self.retained(status);
         }
         if let Some((topic, payload)) = self.events.pop_front() {
-            return Some(Outgoing { cargo: Cargo::Event, class: Class::Control, topic, payload, retain: false });
+            return Some(Outgoing {
+                cargo: Cargo::Event,
+                class: Class::Control,
+                topic,
+                payload,
+                retain: false,
+            });
         }
         let topic = self.dirty.pop_first()?;
         self.retained(topic)
@@ -157,9 +163,12 @@ mod tests {
     #[test]
     fn status_goes_first_then_events_then_the_rest() {
         let mut m = mirror();
-        for (topic, retain) in
-            [("gw/g/meta/d/p", true), ("gw/g/event/alarm", false), ("gw/g/status", true), ("gw/g/status/store", true)]
-        {
+        for (topic, retain) in [
+            ("gw/g/meta/d/p", true),
+            ("gw/g/event/alarm", false),
+            ("gw/g/status", true),
+            ("gw/g/status/store", true),
+        ] {
             m.take(Message::new(topic, "{}", retain));
         }
         assert_eq!(topics(&mut m), ["up/g/status", "up/g/event/alarm", "up/g/meta/d/p", "up/g/status/store"]);

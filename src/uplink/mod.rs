@@ -118,7 +118,8 @@ struct Loop<'a> {
 impl Loop<'_> {
     async fn run(&self, delivery: &mut Delivery, mut mirror: Option<mpsc::Receiver<Message>>) {
         let (min, max) = self.context.timing.backoff;
-        let mut backoff = Backoff::new(min, max).expect("Timing's shortest wait is above zero and below the longest");
+        let mut backoff =
+            Backoff::new(min, max).expect("Timing's shortest wait is above zero and below the longest");
         let urls: Vec<&str> =
             std::iter::once(&self.config.url).chain(&self.config.fallback_urls).map(String::as_str).collect();
         let mut last = None;

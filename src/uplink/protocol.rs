@@ -123,8 +123,9 @@ impl Protocol {
     /// # Errors
     /// A name, password or topic that MQTT cannot carry.
     pub fn connect(&mut self, login: &Login, out: &mut BytesMut) -> Result<(), Fault> {
-        let packet = connect_packet(self.version, login)
-            .map_err(|e| Fault::Login(format!("client id, user name, password or topic cannot be sent: {e}")))?;
+        let packet = connect_packet(self.version, login).map_err(|e| {
+            Fault::Login(format!("client id, user name, password or topic cannot be sent: {e}"))
+        })?;
         let events = self.engine.send(packet);
         self.obey(events, out).map(drop)
     }
@@ -151,22 +152,14 @@ impl Protocol {
             MqttVersion::V5 => v5_0::Publish::builder()
                 .topic_name(&*message.topic)
                 .and_then(|b| {
-                    b.qos(Qos::AtLeastOnce)
-                        .retain(retain)
-                        .packet_id(id)
-                        .payload(&message.payload[..])
-                        .build()
+                    b.qos(Qos::AtLeastOnce).retain(retain).packet_id(id).payload(&message.payload[..]).build()
                 })
                 .map_err(invalid)?
                 .into(),
             MqttVersion::V311 => v3_1_1::Publish::builder()
                 .topic_name(&*message.topic)
                 .and_then(|b| {
-                    b.qos(Qos::AtLeastOnce)
-                        .retain(retain)
-                        .packet_id(id)
-                        .payload(&message.payload[..])
-                        .build()
+                    b.qos(Qos::AtLeastOnce).retain(retain).packet_id(id).payload(&message.payload[..]).build()
                 })
                 .map_err(invalid)?
                 .into(),
@@ -235,9 +228,13 @@ impl Protocol {
             // The guard is the wall; this is the net behind it. The engine is not used after a panic:
             // the fault ends the connection and drops it.
             let events = catch_unwind(AssertUnwindSafe(|| self.engine.recv(&mut Cursor::new(&packet[..]))))
-                .map_err(|_| Fault::Protocol("a packet that the protocol engine cannot digest".to_owned()))?;
+                .map_err(|_| {
+                Fault::Protocol("a packet that the protocol engine cannot digest".to_owned())
+            })?;
             all.extend(self.obey(events, out)?.into_iter().map(|incoming| match incoming {
-                Incoming::Acked { id, .. } => Incoming::Acked { id, refused: (reason >= 0x80).then_some(reason) },
+                Incoming::Acked { id, .. } => {
+                    Incoming::Acked { id, refused: (reason >= 0x80).then_some(reason) }
+                }
                 other => other,
             }));
         }
@@ -259,12 +256,16 @@ impl Protocol {
                     out.extend_from_slice(&packet.to_continuous_buffer());
                 }
                 Event::NotifyPacketReceived(packet) => incoming.push(self.understand(packet)?),
-                Event::NotifyError(e) => fault = Some(Fault::Protocol(format!("the broker broke the rules of MQTT: {e}"))),
+                Event::NotifyError(e) => {
+                    fault = Some(Fault::Protocol(format!("the broker broke the rules of MQTT: {e}")))
+                }
                 Event::RequestClose => {
                     fault.get_or_insert(Fault::Protocol("the broker broke the rules of MQTT".to_owned()));
                 }
                 // Our own timers watch the line (liveness.rs); packet ids are the engine's affair.
-                Event::RequestTimerReset { .. } | Event::RequestTimerCancel(_) | Event::NotifyPacketIdReleased(_) => {}
+                Event::RequestTimerReset { .. }
+                | Event::RequestTimerCancel(_)
+                | Event::NotifyPacketIdReleased(_) => {}
             }
         }
         fault.map_or(Ok(incoming), Err)
@@ -288,7 +289,8 @@ impl Protocol {
                     match property {
                         Property::ReceiveMaximum(v) => self.limits.receive_maximum = v.val().max(1),
                         Property::MaximumPacketSize(v) => {
-                            self.limits.max_packet = usize::try_from(v.val()).unwrap_or(MQTT_MAX).min(MQTT_MAX);
+                            self.limits.max_packet =
+                                usize::try_from(v.val()).unwrap_or(MQTT_MAX).min(MQTT_MAX);
                         }
                         Property::ServerKeepAlive(v) => self.limits.keep_alive_s = Some(v.val()),
                         Property::RetainAvailable(v) => self.limits.retain = v.val() != 0,
@@ -304,7 +306,9 @@ impl Protocol {
             }
             Packet::V3_1_1Puback(p) => Incoming::Acked { id: p.packet_id(), refused: None },
             Packet::V5_0Puback(p) => Incoming::Acked { id: p.packet_id(), refused: None },
-            Packet::V3_1_1Suback(p) => Incoming::Subscribed(p.return_codes().iter().all(|c| (*c as u8) < 0x80)),
+            Packet::V3_1_1Suback(p) => {
+                Incoming::Subscribed(p.return_codes().iter().all(|c| (*c as u8) < 0x80))
+            }
             Packet::V5_0Suback(p) => Incoming::Subscribed(p.reason_codes().iter().all(|c| (*c as u8) < 0x80)),
             Packet::V3_1_1Publish(p) => Incoming::Message {
                 topic: p.topic_name().to_owned(),

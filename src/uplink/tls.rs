@@ -23,13 +23,14 @@ pub fn client_config(uplink: &Uplink) -> Result<Arc<ClientConfig>, Fault> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &uplink.ca_file {
         for certificate in certificates("ca_file", path)? {
-            roots
-                .add(certificate)
-                .map_err(|e| Fault::File(format!("ca_file `{}`: not a CA certificate ({e})", path.display())))?;
+            roots.add(certificate).map_err(|e| {
+                Fault::File(format!("ca_file `{}`: not a CA certificate ({e})", path.display()))
+            })?;
         }
     } else {
         // Some systems carry a few certificates that do not parse; the rest is what counts.
-        let (_added, _ignored) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let (_added, _ignored) =
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(Fault::File(
                 "the system has no CA certificates; install ca-certificates or set ca_file".to_owned(),
@@ -59,7 +60,8 @@ pub fn client_config(uplink: &Uplink) -> Result<Arc<ClientConfig>, Fault> {
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let wrong = |e: &dyn std::fmt::Display| Fault::File(format!("{key} `{}` cannot be used: {e}", path.display()));
+    let wrong =
+        |e: &dyn std::fmt::Display| Fault::File(format!("{key} `{}` cannot be used: {e}", path.display()));
     let list: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
         .map_err(|e| wrong(&e))?
         .collect::<Result<_, _>>()
@@ -96,7 +98,8 @@ fn certificate_words(error: &CertificateError) -> String {
     const CLOCK: &str = "if that is not so, the clock of this machine is wrong";
     match error {
         CertificateError::UnknownIssuer => {
-            "the broker's certificate comes from an unknown CA; set ca_file to the CA that issued it".to_owned()
+            "the broker's certificate comes from an unknown CA; set ca_file to the CA that issued it"
+                .to_owned()
         }
         CertificateError::BadSignature => {
             "the broker's certificate is not signed by the CA we know under that name; is ca_file up to date?"
@@ -106,7 +109,7 @@ fn certificate_words(error: &CertificateError) -> String {
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "the broker's certificate is not for the name `{}` but for {}",
             expected.to_str(),
-            if presented.is_empty() { "none".to_owned() } else { presented.join(", ") }
+            if presented.is_empty() { "none".to_owned() } else { names(presented) }
         ),
         CertificateError::Expired => format!("the broker's certificate has expired; {CLOCK}"),
         CertificateError::ExpiredContext { time, not_after } => format!(
@@ -123,6 +126,12 @@ fn certificate_words(error: &CertificateError) -> String {
         CertificateError::Revoked => "the broker's certificate was revoked".to_owned(),
         other => format!("the broker's certificate is not accepted: {other}"),
     }
+}
+
+/// rustls hands the names over as `DnsName("localhost")`.
+fn names(presented: &[String]) -> String {
+    let inner = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+    presented.iter().map(|name| format!("`{}`", inner(name))).collect::<Vec<_>>().join(", ")
 }
 
 fn shown(time: UnixTime) -> WallMs {
@@ -144,12 +153,17 @@ mod tests {
             time: at(1_795_357_800),
             not_after: at(1_700_000_000),
         }));
-        assert!(text.contains("expired on 2023-11-14") && text.contains("2026-11-22") && text.contains("clock"), "{text}");
+        assert!(
+            text.contains("expired on 2023-11-14") && text.contains("2026-11-22") && text.contains("clock"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_unknown_ca_and_a_plain_port_are_told_apart() {
-        assert!(said(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)).contains("unknown CA"));
+        assert!(
+            said(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)).contains("unknown CA")
+        );
         let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
         assert!(said(plain).contains("no TLS"));
         assert_eq!(words(&io::Error::from(io::ErrorKind::ConnectionReset)), None);

@@ -84,7 +84,10 @@ impl Drop for FakeBroker {
 
 impl FakeBroker {
     /// `script` is asked for every PUBLISH, with the number of those before it on all connections.
-    pub async fn start(welcome: Welcome, script: impl Fn(usize, &Published) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        welcome: Welcome,
+        script: impl Fn(usize, &Published) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -131,7 +134,8 @@ impl FakeBroker {
     pub fn send(&self, topic: &str, payload: &str, retained: bool) {
         let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
         let body = [&length, topic.as_bytes(), &[0], payload.as_bytes()].concat();
-        let packet = [&[0x30 | u8::from(retained), u8::try_from(body.len()).expect("short")], &body[..]].concat();
+        let packet =
+            [&[0x30 | u8::from(retained), u8::try_from(body.len()).expect("short")], &body[..]].concat();
         self.push.send(packet).expect("somebody is connected");
     }
 }
@@ -163,14 +167,17 @@ async fn serve(
     let linger = socket2::SockRef::from(&stream).try_clone().ok()?;
     let (mut reader, mut writer) = stream.into_split();
     let (_, connect) = packet(&mut reader).await?;
-    let v5 = connect[6] == 5;
+    let v5 = *connect.get(6)? == 5;
     seen.lock().expect("not poisoned").connects.push(connect);
     let mut connack = vec![0, welcome.code];
     if v5 {
         connack.push(u8::try_from(welcome.properties.len()).expect("short"));
         connack.extend(&welcome.properties);
     }
-    writer.write_all(&[&[0x20, u8::try_from(connack.len()).expect("short")], &connack[..]].concat()).await.ok()?;
+    writer
+        .write_all(&[&[0x20, u8::try_from(connack.len()).expect("short")], &connack[..]].concat())
+        .await
+        .ok()?;
     if welcome.code != 0 {
         return None;
     }
@@ -236,7 +243,8 @@ async fn serve(
                 }
             }
             8 => {
-                let granted: &[u8] = if v5 { &[0x90, 4, body[0], body[1], 0, 1] } else { &[0x90, 3, body[0], body[1], 1] };
+                let granted: &[u8] =
+                    if v5 { &[0x90, 4, body[0], body[1], 0, 1] } else { &[0x90, 3, body[0], body[1], 1] };
                 writer.write_all(granted).await.ok()?;
             }
             12 if !welcome.deaf => writer.write_all(&[0xd0, 0]).await.ok()?,

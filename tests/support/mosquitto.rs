@@ -66,9 +66,12 @@ impl Mosquitto {
     }
 }
 
+/// Topics and payloads in the order they came.
+type Log = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// `mosquitto_sub` on `#`: everything that passed the broker, as topic and payload.
 pub struct Witness {
-    seen: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    seen: Log,
     _child: Child,
 }
 
@@ -83,7 +86,7 @@ impl Witness {
             .spawn()
             .expect("mosquitto_sub is installed");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Log::default();
         tokio::spawn({
             let seen = seen.clone();
             async move {

@@ -35,7 +35,9 @@ pub fn readings(topic: &str, payload: &[u8]) -> Vec<Arrival> {
             .zip(first..)
             .map(|(row, seq)| Arrival {
                 lane,
-                point: text(&batch["points"][usize::try_from(row[1].as_u64().expect("index")).expect("small")]),
+                point: text(
+                    &batch["points"][usize::try_from(row[1].as_u64().expect("index")).expect("small")],
+                ),
                 epoch: text(&batch["epoch"]),
                 seq,
                 content: format!("{} {}", row[0], row[2]),

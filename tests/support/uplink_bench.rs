@@ -63,7 +63,10 @@ impl Bench {
     /// Stops the uplink and waits for its end.
     pub async fn stop(self) {
         self.stop.cancel();
-        tokio::time::timeout(Duration::from_secs(20), self.task).await.expect("it ends").expect("it does not panic");
+        tokio::time::timeout(Duration::from_secs(20), self.task)
+            .await
+            .expect("it ends")
+            .expect("it does not panic");
     }
 
     pub async fn error_with(&self, word: &str) -> String {

@@ -2,7 +2,6 @@
 //! on `/mqtt`, cuts the byte stream into odd frames, and pings in between.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -27,7 +27,8 @@ impl Format for Batch {
         let plain = payload::batch(&self.gateway, historical, records)
             .expect("a message's readings are of one epoch and count up by one");
         let payload = if self.zstd {
-            zstd::bulk::compress(&plain, LEVEL).expect("compressing from memory to memory needs nothing that can fail")
+            zstd::bulk::compress(&plain, LEVEL)
+                .expect("compressing from memory to memory needs nothing that can fail")
         } else {
             plain
         };
@@ -58,7 +59,10 @@ mod tests {
         let packed = batch(true).encode(Lane::Backlog, &records);
         assert_eq!(plain.topic.as_ref(), "gw/g/batch/history");
         assert_eq!(packed.topic.as_ref(), "gw/g/batch/history/zst");
-        assert_eq!(zstd::bulk::decompress(&packed.payload, plain.payload.len()).expect("one frame"), plain.payload);
+        assert_eq!(
+            zstd::bulk::decompress(&packed.payload, plain.payload.len()).expect("one frame"),
+            plain.payload
+        );
         assert!(packed.payload.len() * 4 < plain.payload.len());
     }
 

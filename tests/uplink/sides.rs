@@ -1,19 +1,12 @@
 //! What an uplink carries besides readings: status, meta and events upstream, commands down, loss
 //! records, the last will and the farewell.
 
-#[path = "support/fake_broker.rs"]
-mod fake_broker;
-#[path = "support/memory_drain.rs"]
-mod memory_drain;
-#[path = "support/uplink_bench.rs"]
-mod uplink_bench;
-
-use fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::memory_drain::MemoryDrain;
+use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::message::{LossReason, LossRecord, Message, Origin};
 use fieldgate::uplink::State;
-use memory_drain::MemoryDrain;
 use std::sync::atomic::Ordering::Relaxed;
-use uplink_bench::{Bench, quick, uplink, until};
 
 const ROOT: &str = "topic_root = \"sites/{gateway}\"\n";
 
@@ -25,7 +18,8 @@ fn on<'a>(published: &'a [Published], topic: &str) -> Vec<&'a Published> {
 async fn the_newest_status_is_shown_after_every_reconnect_and_the_last_will_says_offline() {
     let broker = FakeBroker::start(Welcome::default(), |_, p| {
         if p.connection == 0 && p.payload == b"drop" { Answer::Reset } else { Answer::Ack }
-    }).await;
+    })
+    .await;
     let bench = Bench::start(uplink(&broker.url(), ROOT), MemoryDrain::new(), quick());
     for text in ["1", "2"] {
         bench.mirror.send(Message::new("gw/g/status", text, true)).await.expect("taken");
@@ -63,7 +57,10 @@ async fn the_farewell_is_said_after_what_was_in_flight() {
         bench.stop().await;
         assert_eq!(drain.queued(), 0, "what was in flight is finished");
         let last = broker.published().pop().expect("a farewell");
-        assert_eq!((&*last.topic, &*last.payload, last.retain), ("gw/g/status", &b"{\"state\":\"offline\"}"[..], true));
+        assert_eq!(
+            (&*last.topic, &*last.payload, last.retain),
+            ("gw/g/status", &b"{\"state\":\"offline\"}"[..], true)
+        );
         until("the DISCONNECT", || broker.farewells() == 1).await;
         assert_eq!(counters.state().0, State::Stopped);
     }
@@ -107,7 +104,8 @@ async fn commands_come_down_and_too_many_are_refused_as_busy() {
 
 #[tokio::test]
 async fn loss_records_go_out_until_they_are_acknowledged() {
-    let broker = FakeBroker::start(Welcome::default(), |n, _| if n == 0 { Answer::Reset } else { Answer::Ack }).await;
+    let broker =
+        FakeBroker::start(Welcome::default(), |n, _| if n == 0 { Answer::Reset } else { Answer::Ack }).await;
     let drain = MemoryDrain::new();
     let loss = |n: u64| LossRecord {
         uplink: "cloud".into(),
@@ -129,7 +127,10 @@ async fn loss_records_go_out_until_they_are_acknowledged() {
     let published = broker.published();
     let records = on(&published, "gw/g/event/loss");
     assert_eq!(records.len(), 3, "one was repeated");
-    assert!(String::from_utf8_lossy(&records[2].payload).contains(r#""reason":"expired","epoch":"00000001-aaaa0001","seq":[11,20],"count":10"#));
+    assert!(
+        String::from_utf8_lossy(&records[2].payload)
+            .contains(r#""reason":"expired","epoch":"00000001-aaaa0001","seq":[11,20],"count":10"#)
+    );
     bench.stop().await;
 }
 

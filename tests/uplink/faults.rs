@@ -1,23 +1,14 @@
 //! The uplink against a broker that misbehaves on demand: nothing is lost, nothing is reported
 //! delivered without its acknowledgement, and every failure is told in words.
 
-#[path = "support/fake_broker.rs"]
-mod fake_broker;
-#[path = "support/memory_drain.rs"]
-mod memory_drain;
-#[path = "support/outside.rs"]
-mod outside;
-#[path = "support/uplink_bench.rs"]
-mod uplink_bench;
-
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::memory_drain::MemoryDrain;
+use crate::outside::{Arrival, judge, readings};
+use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::uplink::{State, Timing};
-use memory_drain::MemoryDrain;
-use outside::{Arrival, judge, readings};
-use uplink_bench::{Bench, quick, uplink, until};
 
 const V311: &str = "mqtt_version = \"3.1.1\"\n";
 const BATCH: &str = "format = \"json-batch\"\nbatch = { max_readings = 40, max_delay = \"20ms\" }\n";
@@ -163,7 +154,9 @@ async fn a_black_hole_is_found_by_pings_when_nothing_is_in_flight() {
 
 #[tokio::test]
 async fn a_black_hole_in_the_middle_of_a_drain_loses_nothing() {
-    let broker = FakeBroker::start(Welcome::default(), |n, _| if n == 30 { Answer::BlackHole } else { Answer::Ack }).await;
+    let broker =
+        FakeBroker::start(Welcome::default(), |n, _| if n == 30 { Answer::BlackHole } else { Answer::Ack })
+            .await;
     let drain = MemoryDrain::new();
     drain.commit(1..201);
     let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
@@ -177,7 +170,11 @@ async fn a_black_hole_in_the_middle_of_a_drain_loses_nothing() {
 async fn a_refused_message_is_tried_three_times_then_set_aside_and_the_line_goes_on() {
     let poison = |p: &Published| readings(&p.topic, &p.payload).iter().any(|a| a.seq == 7);
     let broker =
-        FakeBroker::start(Welcome::default(), move |_, p| if poison(p) { Answer::Refuse(0x87) } else { Answer::Ack }).await;
+        FakeBroker::start(
+            Welcome::default(),
+            move |_, p| if poison(p) { Answer::Refuse(0x87) } else { Answer::Ack },
+        )
+        .await;
     let drain = MemoryDrain::new();
     drain.commit(1..31);
     let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
@@ -228,7 +225,7 @@ async fn a_batch_refused_as_too_large_is_halved_until_it_fits() {
 async fn a_batch_never_spans_a_hole_or_a_change_of_epoch() {
     let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
     let drain = MemoryDrain::new();
-    let change = memory_drain::EPOCH_CHANGE;
+    let change = crate::memory_drain::EPOCH_CHANGE;
     drain.commit(change - 10..change - 4);
     drain.commit(change - 2..change + 5);
     let bench = Bench::start(uplink(&broker.url(), BATCH), drain, quick());
@@ -262,14 +259,14 @@ async fn a_log_that_cannot_be_read_for_a_while_is_asked_again() {
 #[tokio::test]
 async fn nonsense_from_the_broker_ends_the_connection_and_never_the_task() {
     const NONSENSE: [&[u8]; 8] = [
-        &[0x20, 3, 0, 0, 0],              // a second welcome
-        &[0x20, 6, 0, 0, 3, 0x21, 0, 1],  // … that would change the limits
-        &[0x32, 6, 0, 1, b't', 0, 0, 0],  // packet id 0
-        &[0x00, 0x00],                    // a reserved type
-        &[0x30, 0xff, 0xff, 0xff, 0xff],  // an endless length
-        &[0x36, 6, 0, 1, b't', 0, 1, 0],  // QoS 3
-        &[0x40, 5, 0, 1, 0x87, 200, 1],   // properties that are not there
-        &[0x30, 5, 0, 1, 0xff, 0, b'x'],  // a topic that is no UTF-8
+        &[0x20, 3, 0, 0, 0],             // a second welcome
+        &[0x20, 6, 0, 0, 3, 0x21, 0, 1], // … that would change the limits
+        &[0x32, 6, 0, 1, b't', 0, 0, 0], // packet id 0
+        &[0x00, 0x00],                   // a reserved type
+        &[0x30, 0xff, 0xff, 0xff, 0xff], // an endless length
+        &[0x36, 6, 0, 1, b't', 0, 1, 0], // QoS 3
+        &[0x40, 5, 0, 1, 0x87, 200, 1],  // properties that are not there
+        &[0x30, 5, 0, 1, 0xff, 0, b'x'], // a topic that is no UTF-8
     ];
     let broker = FakeBroker::start(Welcome::default(), |n, p| match n {
         n if n % 10 == 5 => Answer::Bytes(NONSENSE[p.connection % NONSENSE.len()]),
@@ -322,7 +319,8 @@ async fn the_fallback_is_tried_when_the_first_does_not_answer() {
     drop(gone);
     let drain = MemoryDrain::new();
     drain.commit(1..11);
-    let bench = Bench::start(uplink(&dead, &format!("fallback_urls = [\"{}\"]", broker.url())), drain, quick());
+    let bench =
+        Bench::start(uplink(&dead, &format!("fallback_urls = [\"{}\"]", broker.url())), drain, quick());
     drained(&bench).await;
     assert_eq!(bench.counters.state().0, State::Connected);
     bench.stop().await;

@@ -1,28 +1,17 @@
 //! The uplink against Debian's mosquitto, over a link that is cut again and again, judged by a
 //! subscriber no one here wrote. And TLS: the right CA, the wrong one, the wrong name, client certificates.
 
-#[path = "support/memory_drain.rs"]
-mod memory_drain;
-#[path = "support/mosquitto.rs"]
-mod mosquitto;
-#[path = "support/outside.rs"]
-mod outside;
-#[path = "support/uplink_bench.rs"]
-mod uplink_bench;
-#[path = "support/websocket_bridge.rs"]
-mod websocket_bridge;
-
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::memory_drain::MemoryDrain;
+use crate::mosquitto::{CuttableLink, Mosquitto, Witness};
+use crate::outside::{Arrival, judge, readings};
+use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::message::Message;
 use fieldgate::uplink::State;
-use memory_drain::MemoryDrain;
-use mosquitto::{CuttableLink, Mosquitto, Witness};
-use outside::{Arrival, judge, readings};
-use uplink_bench::{Bench, quick, uplink, until};
 
 const V311: &str = "mqtt_version = \"3.1.1\"\n";
 const BATCH: &str = "format = \"json-batch\"\nbatch = { max_readings = 100, max_delay = \"50ms\" }\n";
@@ -78,35 +67,35 @@ async fn through_cuts(more: &str) {
 
 #[tokio::test]
 async fn json_over_mqtt_5_survives_cuts() {
-    if mosquitto::installed() {
+    if crate::mosquitto::installed() {
         through_cuts("").await;
     }
 }
 
 #[tokio::test]
 async fn json_over_mqtt_311_in_strict_order_survives_cuts() {
-    if mosquitto::installed() {
+    if crate::mosquitto::installed() {
         through_cuts(&[V311, STRICT].concat()).await;
     }
 }
 
 #[tokio::test]
 async fn batches_over_mqtt_5_survive_cuts() {
-    if mosquitto::installed() {
+    if crate::mosquitto::installed() {
         through_cuts(&[BATCH, ZSTD].concat()).await;
     }
 }
 
 #[tokio::test]
 async fn batches_over_mqtt_311_survive_cuts() {
-    if mosquitto::installed() {
+    if crate::mosquitto::installed() {
         through_cuts(&[V311, BATCH].concat()).await;
     }
 }
 
 #[tokio::test]
 async fn commands_status_and_the_last_will_work_with_a_real_broker() {
-    if !mosquitto::installed() {
+    if !crate::mosquitto::installed() {
         return;
     }
     for more in ["", V311] {
@@ -117,11 +106,14 @@ async fn commands_status_and_the_last_will_work_with_a_real_broker() {
         let mut bench = Bench::start(uplink(&url, more), MemoryDrain::new(), quick());
         let status = |text: &'static str| {
             let seen = witness.seen();
-            seen.iter().rev().find(|(topic, _)| topic == "gw/g/status").is_some_and(|(_, p)| p == text.as_bytes())
+            seen.iter()
+                .rev()
+                .find(|(topic, _)| topic == "gw/g/status")
+                .is_some_and(|(_, p)| p == text.as_bytes())
         };
         bench.mirror.send(Message::new("gw/g/status", r#"{"state":"running"}"#, true)).await.expect("taken");
         until("our status", || status(r#"{"state":"running"}"#)).await;
-        mosquitto::publish(broker.port, "gw/g/command/pump/speed", r#"{"id":"c-1","value":3}"#).await;
+        crate::mosquitto::publish(broker.port, "gw/g/command/pump/speed", r#"{"id":"c-1","value":3}"#).await;
         let command = bench.commands.recv().await.expect("a command");
         assert_eq!((&*command.device, &*command.point, command.retained), ("pump", "speed", false));
         link.cut();
@@ -135,11 +127,11 @@ async fn commands_status_and_the_last_will_work_with_a_real_broker() {
 
 #[tokio::test]
 async fn websocket_carries_the_same_and_a_wrong_path_is_named() {
-    if !mosquitto::installed() {
+    if !crate::mosquitto::installed() {
         return;
     }
     let broker = Mosquitto::start(tempfile::tempdir().expect("a directory"), "").await;
-    let bridge = websocket_bridge::start(broker.port).await;
+    let bridge = crate::websocket_bridge::start(broker.port).await;
     let drain = MemoryDrain::new();
     drain.commit(1..501);
     let bench = Bench::start(uplink(&format!("ws://{bridge}/mqtt"), BATCH), drain, quick());
@@ -153,7 +145,11 @@ async fn websocket_carries_the_same_and_a_wrong_path_is_named() {
 
 /// Runs openssl in `dir`.
 fn openssl(dir: &Path, args: &str) {
-    let done = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl is installed");
+    let done = Command::new("openssl")
+        .args(args.split(' '))
+        .current_dir(dir)
+        .output()
+        .expect("openssl is installed");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
@@ -166,7 +162,9 @@ fn certificates(dir: &Path, ca: &str, name: &str) {
         openssl(dir, &format!("req {key} -subj /CN={who} -keyout {who}.key -out {who}.csr"));
         openssl(
             dir,
-            &format!("x509 -req -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out {who}.pem"),
+            &format!(
+                "x509 -req -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out {who}.pem"
+            ),
         );
     }
 }
@@ -181,7 +179,7 @@ async fn tls_broker(name: &str, more: &str) -> Mosquitto {
 
 #[tokio::test]
 async fn tls_with_the_right_ca_delivers() {
-    if !mosquitto::installed() {
+    if !crate::mosquitto::installed() {
         return;
     }
     let broker = tls_broker("DNS:localhost", "").await;
@@ -196,7 +194,7 @@ async fn tls_with_the_right_ca_delivers() {
 
 #[tokio::test]
 async fn tls_names_the_wrong_ca_the_wrong_name_and_the_missing_certificate() {
-    if !mosquitto::installed() {
+    if !crate::mosquitto::installed() {
         return;
     }
     let broker = tls_broker("DNS:localhost", "require_certificate true\n").await;
@@ -211,11 +209,15 @@ async fn tls_names_the_wrong_ca_the_wrong_name_and_the_missing_certificate() {
     for (host, more, words) in [
         ("localhost", pem("ca_file", &foreign), "unknown CA"),
         ("localhost", pem("ca_file", &same_name), "not signed by the CA we know under that name"),
-        ("127.0.0.1", pem("ca_file", &ca), "not for the name `127.0.0.1` but for"),
+        ("127.0.0.1", pem("ca_file", &ca), "not for the name `127.0.0.1` but for `localhost`"),
         ("localhost", pem("ca_file", &ca), "wants a client certificate"),
         ("localhost", pem("ca_file", Path::new("/nonexistent.pem")), "ca_file `/nonexistent.pem`"),
     ] {
-        let bench = Bench::start(uplink(&format!("mqtts://{host}:{}", broker.port), &more), MemoryDrain::new(), quick());
+        let bench = Bench::start(
+            uplink(&format!("mqtts://{host}:{}", broker.port), &more),
+            MemoryDrain::new(),
+            quick(),
+        );
         println!("{}", bench.error_with(words).await);
         bench.stop().await;
     }
