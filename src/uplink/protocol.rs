@@ -85,8 +85,10 @@ pub enum Unsendable {
         /// Bytes the broker takes.
         limit: usize,
     },
-    /// It can never be sent: no valid topic.
+    /// It can never be sent: its topic is none.
     Invalid(String),
+    /// The message is not to blame: the connection is in no state to send.
+    Engine(String),
 }
 
 /// The largest packet MQTT itself allows.
@@ -135,8 +137,7 @@ impl Protocol {
     /// # Errors
     /// It cannot be sent; nothing was written.
     pub fn publish(&mut self, message: &Outgoing, out: &mut BytesMut) -> Result<u16, Unsendable> {
-        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
-        let id = self.engine.acquire_packet_id().map_err(invalid)?;
+        let id = self.engine.acquire_packet_id().map_err(|e| Unsendable::Engine(e.to_string()))?;
         let sent = self.publish_as(id, message, out);
         if sent.is_err() {
             // The engine forgets the id; events of that have no consequence.
@@ -169,7 +170,7 @@ impl Protocol {
             return Err(Unsendable::TooLarge { size, limit });
         }
         let events = self.engine.send(packet);
-        self.obey(events, out).map_err(|e| Unsendable::Invalid(e.to_string()))?;
+        self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
         self.guard.await_ack(id);
         Ok(id)
     }

@@ -325,3 +325,43 @@ async fn the_fallback_is_tried_when_the_first_does_not_answer() {
     assert_eq!(bench.counters.state().0, State::Connected);
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_brokers_parting_words_are_told() {
+    let broker = FakeBroker::start(Welcome::default(), |n, _| match n {
+        0 => Answer::Bytes(&[0xe0, 1, 0x8e]),
+        _ => Answer::Ack,
+    })
+    .await;
+    let drain = MemoryDrain::new();
+    drain.commit(1..11);
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    bench.error_with("another client with the same client id took over").await;
+    drained(&bench).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn the_brokers_own_keep_alive_goes_before_ours() {
+    let welcome = Welcome { deaf: true, properties: vec![0x13, 0, 1], ..Welcome::default() };
+    let broker = FakeBroker::start(welcome, |_, _| Answer::Ack).await;
+    let before = tokio::time::Instant::now();
+    let bench = Bench::start(uplink(&broker.url(), "keep_alive = \"600s\""), MemoryDrain::new(), quick());
+    bench.error_with("does not answer pings").await;
+    assert!(before.elapsed() < Duration::from_secs(20));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_reading_whose_topic_is_none_is_set_aside_and_the_line_goes_on() {
+    let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
+    let drain = MemoryDrain::new();
+    drain.commit(1..11);
+    drain.commit_named(11, "not#a+topic");
+    drain.commit(12..21);
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    drained(&bench).await;
+    assert_eq!(bench.drain.rejected(), [11]);
+    assert_eq!(bench.counters.connects.load(Relaxed), 1);
+    bench.stop().await;
+}

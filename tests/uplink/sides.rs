@@ -102,12 +102,8 @@ async fn commands_come_down_and_too_many_are_refused_as_busy() {
     bench.stop().await;
 }
 
-#[tokio::test]
-async fn loss_records_go_out_until_they_are_acknowledged() {
-    let broker =
-        FakeBroker::start(Welcome::default(), |n, _| if n == 0 { Answer::Reset } else { Answer::Ack }).await;
-    let drain = MemoryDrain::new();
-    let loss = |n: u64| LossRecord {
+fn loss(n: u64) -> LossRecord {
+    LossRecord {
         uplink: "cloud".into(),
         reason: LossReason::Expired,
         epoch: "00000001-aaaa0001".into(),
@@ -118,7 +114,28 @@ async fn loss_records_go_out_until_they_are_acknowledged() {
         to: None,
         points: None,
         ts: "2026-11-22T15:00:00.000Z".into(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_loss_record_too_long_for_the_broker_goes_without_its_points() {
+    let broker = FakeBroker::start(Welcome::maximum_packet_size(400), |_, _| Answer::Ack).await;
+    let drain = MemoryDrain::new();
+    let points = Some((0..100).map(|n| format!("meter/point{n}")).collect());
+    drain.declare(1, LossRecord { points, ..loss(1) });
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    until("the record", || bench.drain.told() == [1]).await;
+    let published = broker.published();
+    let text = String::from_utf8_lossy(&on(&published, "gw/g/event/loss")[0].payload).into_owned();
+    assert!(text.contains(r#""count":10,"from":null,"to":null,"points":null"#), "{text}");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn loss_records_go_out_until_they_are_acknowledged() {
+    let broker =
+        FakeBroker::start(Welcome::default(), |n, _| if n == 0 { Answer::Reset } else { Answer::Ack }).await;
+    let drain = MemoryDrain::new();
     drain.declare(1, loss(1));
     let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
     until("the first", || bench.drain.told() == [1]).await;
