@@ -2,9 +2,11 @@
 //!
 //! The engine (mqtt-protocol-core 0.7.9) asserts a few things that a peer can break: a second CONNACK
 //! that introduces a Receive Maximum makes its counter underflow, an acknowledgement of an unknown
-//! packet ends the connection. So packets are cut out of the stream here, the size limit is kept before
-//! memory is taken, and what must not reach the engine does not: a second CONNACK and a PUBLISH with
-//! packet id 0 are faults, acknowledgements of packets that are not in flight are ignored and counted.
+//! packet ends the connection, and so does a reason code of another packet type (0x95 in a PUBACK), which
+//! would let one message end every connection. So packets are cut out of the stream here, the size limit
+//! is kept before memory is taken, and what must not reach the engine does not: a second CONNACK and a
+//! PUBLISH with packet id 0 are faults, acknowledgements of packets that are not in flight are ignored and
+//! counted, and of the others the reason code is taken out and kept here.
 
 use std::collections::HashSet;
 
@@ -20,6 +22,15 @@ pub struct Guard {
     logged_in: bool,
     awaited: HashSet<u16>,
     strays: u64,
+}
+
+/// A packet the engine may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// The packet.
+    pub packet: Bytes,
+    /// The reason code of a PUBACK, 0 otherwise; the packet itself carries it no more.
+    pub reason: u8,
 }
 
 const CONNACK: u8 = 2;
@@ -53,10 +64,10 @@ impl Guard {
     ///
     /// # Errors
     /// The stream is no MQTT, or breaks a rule on which the engine relies.
-    pub fn next_packet(&mut self) -> Result<Option<Bytes>, Fault> {
+    pub fn next_packet(&mut self) -> Result<Option<Admitted>, Fault> {
         while let Some(packet) = self.cut()? {
-            if self.admits(&packet)? {
-                return Ok(Some(packet));
+            if let Some(admitted) = self.admit(packet)? {
+                return Ok(Some(admitted));
             }
         }
         Ok(None)
@@ -77,28 +88,30 @@ impl Guard {
         Ok(Some(self.buffer.split_to(total).freeze()))
     }
 
-    fn admits(&mut self, packet: &Bytes) -> Result<bool, Fault> {
+    fn admit(&mut self, packet: Bytes) -> Result<Option<Admitted>, Fault> {
         let breach = |what: &str| Err(Fault::Protocol(what.to_owned()));
         let kind = packet[0] >> 4;
-        let Some(header) = header(packet)? else { return breach("a packet without a header") };
+        let Some(header) = header(&packet)? else { return breach("a packet without a header") };
         let mut body = packet.slice(header.len..);
         match kind {
             CONNACK if self.logged_in => breach("a second CONNACK"),
             CONNACK => {
                 self.logged_in = true;
-                Ok(true)
+                Ok(Some(Admitted { packet, reason: 0 }))
             }
             _ if !self.logged_in => breach("the first packet is no CONNACK; is this an MQTT broker?"),
             PUBACK => {
                 if body.len() < 2 {
                     return breach("a PUBACK without a packet id");
                 }
-                if self.awaited.remove(&body.get_u16()) {
-                    Ok(true)
-                } else {
+                let id = body.get_u16();
+                if !self.awaited.remove(&id) {
                     self.strays += 1;
-                    Ok(false)
+                    return Ok(None);
                 }
+                let reason = if body.has_remaining() { body.get_u8() } else { 0 };
+                let [a, b] = id.to_be_bytes();
+                Ok(Some(Admitted { packet: Bytes::copy_from_slice(&[PUBACK << 4, 2, a, b]), reason }))
             }
             PUBLISH if packet[0] & 0b0110 != 0 => {
                 if body.len() < 2 {
@@ -109,9 +122,12 @@ impl Guard {
                     return breach("a PUBLISH without a packet id");
                 }
                 body.advance(topic);
-                if body.get_u16() == 0 { breach("a PUBLISH with packet id 0") } else { Ok(true) }
+                if body.get_u16() == 0 {
+                    return breach("a PUBLISH with packet id 0");
+                }
+                Ok(Some(Admitted { packet, reason: 0 }))
             }
-            _ => Ok(true),
+            _ => Ok(Some(Admitted { packet, reason: 0 })),
         }
     }
 }
@@ -151,11 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_counts_once() {
+    fn an_acknowledgement_counts_once_and_its_reason_is_kept_from_the_engine() {
         let mut guard = logged_in();
         guard.await_ack(7);
-        guard.push(&[0x40, 2, 0, 7, 0x40, 2, 0, 7, 0x40, 2, 0, 8]);
-        assert_eq!(guard.next_packet(), Ok(Some(Bytes::from_static(&[0x40, 2, 0, 7]))));
+        guard.push(&[0x40, 5, 0, 7, 0x95, 200, 1, 0x40, 2, 0, 7, 0x40, 2, 0, 8]);
+        let packet = Bytes::from_static(&[0x40, 2, 0, 7]);
+        assert_eq!(guard.next_packet(), Ok(Some(Admitted { packet, reason: 0x95 })));
         assert_eq!((guard.next_packet(), guard.strays()), (Ok(None), 2));
     }
 
@@ -202,7 +219,7 @@ mod tests {
             for piece in stream.chunks(chunk) {
                 guard.push(piece);
                 while let Some(packet) = guard.next_packet().expect("well formed") {
-                    got.push(packet);
+                    got.push(packet.packet);
                 }
             }
             prop_assert_eq!(got.len(), lens.len());

@@ -219,6 +219,10 @@ mod tests {
         Chunk { records, next }
     }
 
+    fn some(range: Range<u64>) -> Vec<Range<u64>> {
+        std::iter::once(range).collect()
+    }
+
     fn seqs(records: &[Record]) -> Vec<u64> {
         records.iter().map(|r| r.id.seq).collect()
     }
@@ -245,7 +249,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn strict_is_one_lane_oldest_first() {
         let now = Instant::now();
-        let mut lanes = Lanes::new(Order::Strict, vec![1..3], 3);
+        let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
         lanes.advance(5);
         fill(&mut lanes, ONE, &[], now);
         assert_eq!(lanes.take(Lane::Backlog, ONE, now, true), []);
@@ -270,7 +274,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_put_back_is_sent_again_before_what_follows() {
         let now = Instant::now();
-        let mut lanes = Lanes::new(Order::LiveFirst, vec![1..12], 12);
+        let mut lanes = Lanes::new(Order::LiveFirst, some(1..12), 12);
         fill(&mut lanes, FIVE, &[3], now);
         assert_eq!(seqs(&lanes.take(Lane::Backlog, FIVE, now, false)), [1, 2]);
         lanes.rewind(Lane::Backlog, 1..3);
@@ -282,7 +286,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_log_that_looked_at_nothing_is_asked_again() {
-        let mut lanes = Lanes::new(Order::Strict, vec![1..3], 3);
+        let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
         let want = lanes.want(ONE).expect("something pending");
         assert!(!lanes.filled(&want, Chunk { records: vec![], next: 1 }, Instant::now()));
         assert_eq!(lanes.want(ONE), Some(want));

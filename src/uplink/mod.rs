@@ -11,7 +11,7 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`guard`], [`formats`], [`check`], [`endpoint`]. Moving bytes:
+//! (status and events), [`liveness`], [`guard`], [`formats`], [`mod@check`], [`endpoint`]. Moving bytes:
 //! [`link`] (connect and log in), `session` (one connection), and the loop here.
 
 pub mod check;

@@ -15,7 +15,7 @@ use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 
 use super::fault::Fault;
-use super::guard::Guard;
+use super::guard::{Admitted, Guard};
 use super::inflight::Outgoing;
 use crate::bounds;
 use crate::config::model::MqttVersion;
@@ -85,8 +85,10 @@ pub enum Unsendable {
         /// Bytes the broker takes.
         limit: usize,
     },
-    /// It can never be sent: no valid topic.
+    /// It can never be sent: its topic is none.
     Invalid(String),
+    /// The message is not to blame: the connection is in no state to send.
+    Engine(String),
 }
 
 /// The largest packet MQTT itself allows.
@@ -135,8 +137,7 @@ impl Protocol {
     /// # Errors
     /// It cannot be sent; nothing was written.
     pub fn publish(&mut self, message: &Outgoing, out: &mut BytesMut) -> Result<u16, Unsendable> {
-        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
-        let id = self.engine.acquire_packet_id().map_err(invalid)?;
+        let id = self.engine.acquire_packet_id().map_err(|e| Unsendable::Engine(e.to_string()))?;
         let sent = self.publish_as(id, message, out);
         if sent.is_err() {
             // The engine forgets the id; events of that have no consequence.
@@ -169,7 +170,7 @@ impl Protocol {
             return Err(Unsendable::TooLarge { size, limit });
         }
         let events = self.engine.send(packet);
-        self.obey(events, out).map_err(|e| Unsendable::Invalid(e.to_string()))?;
+        self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
         self.guard.await_ack(id);
         Ok(id)
     }
@@ -224,14 +225,19 @@ impl Protocol {
     pub fn receive(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<Vec<Incoming>, Fault> {
         self.guard.push(bytes);
         let mut all = Vec::new();
-        while let Some(packet) = self.guard.next_packet()? {
+        while let Some(Admitted { packet, reason }) = self.guard.next_packet()? {
             // The guard is the wall; this is the net behind it. The engine is not used after a panic:
             // the fault ends the connection and drops it.
             let events = catch_unwind(AssertUnwindSafe(|| self.engine.recv(&mut Cursor::new(&packet[..]))))
                 .map_err(|_| {
                 Fault::Protocol("a packet that the protocol engine cannot digest".to_owned())
             })?;
-            all.extend(self.obey(events, out)?);
+            all.extend(self.obey(events, out)?.into_iter().map(|incoming| match incoming {
+                Incoming::Acked { id, .. } => {
+                    Incoming::Acked { id, refused: (reason >= 0x80).then_some(reason) }
+                }
+                other => other,
+            }));
         }
         Ok(all)
     }
@@ -300,10 +306,7 @@ impl Protocol {
                 Incoming::Welcome(self.limits.clone())
             }
             Packet::V3_1_1Puback(p) => Incoming::Acked { id: p.packet_id(), refused: None },
-            Packet::V5_0Puback(p) => {
-                let refused = p.reason_code().map(|code| code as u8).filter(|code| *code >= 0x80);
-                Incoming::Acked { id: p.packet_id(), refused }
-            }
+            Packet::V5_0Puback(p) => Incoming::Acked { id: p.packet_id(), refused: None },
             Packet::V3_1_1Suback(p) => {
                 Incoming::Subscribed(p.return_codes().iter().all(|c| (*c as u8) < 0x80))
             }

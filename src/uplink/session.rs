@@ -67,6 +67,8 @@ struct Session<'a> {
     stopping: Option<Instant>,
     farewell: bool,
     rate: Rate,
+    /// Kinds of complaints already logged.
+    told: Vec<&'static str>,
 }
 
 /// Runs one connection until it ends.
@@ -119,6 +121,7 @@ impl<'a> Session<'a> {
             stopping: None,
             farewell: false,
             rate: Rate { per_second: 0.0, counted, since: now },
+            told: Vec::new(),
         }
     }
 
@@ -228,16 +231,20 @@ impl<'a> Session<'a> {
                 self.inflight.sent(id, message, now);
             }
             Err(Unsendable::TooLarge { size, limit }) => {
-                self.complain(&format!(
-                    "a message of {size} bytes on `{}` is larger than the {limit} the broker takes",
-                    message.topic
-                ));
+                self.complain(
+                    "too large",
+                    &format!(
+                        "a message of {size} bytes on `{}` is larger than the {limit} the broker takes",
+                        message.topic
+                    ),
+                );
                 self.delivery.too_large(message, size, limit, now);
             }
-            Err(Unsendable::Invalid(why)) if message.class == Class::Control => {
-                self.complain(&format!("`{}` cannot be sent: {why}", message.topic));
-            }
             Err(Unsendable::Invalid(why)) => {
+                self.complain("invalid", &format!("`{}` cannot be sent: {why}", message.topic));
+                self.delivery.refused(message, 0, now);
+            }
+            Err(Unsendable::Engine(why)) => {
                 return Err(Fault::Protocol(format!("`{}` cannot be sent: {why}", message.topic)));
             }
         }
@@ -268,7 +275,7 @@ impl<'a> Session<'a> {
         match chunk {
             Ok(chunk) => self.delivery.filled(want, Some(chunk), now),
             Err(e) => {
-                self.complain(&Fault::Log(e.to_string()).to_string());
+                self.complain("log", &Fault::Log(e.to_string()).to_string());
                 self.delivery.filled(want, None, now);
             }
         }
@@ -276,7 +283,7 @@ impl<'a> Session<'a> {
 
     fn lost(&mut self, list: Result<Vec<(u64, LossRecord)>, DrainError>) {
         let list = list.unwrap_or_else(|e| {
-            self.complain(&Fault::Log(e.to_string()).to_string());
+            self.complain("log", &Fault::Log(e.to_string()).to_string());
             Vec::new()
         });
         self.delivery.losses(list, &self.inflight, Instant::now());
@@ -302,17 +309,22 @@ impl<'a> Session<'a> {
                     match refused {
                         None => self.delivery.acked(&message, now),
                         Some(code) => {
-                            self.complain(&format!(
-                                "the broker refuses a message on `{}`: {}",
-                                message.topic,
-                                reason_words(code)
-                            ));
+                            self.complain(
+                                "refused",
+                                &format!(
+                                    "the broker refuses a message on `{}`: {}",
+                                    message.topic,
+                                    reason_words(code)
+                                ),
+                            );
                             self.delivery.refused(message, code, now);
                         }
                     }
                 }
                 Incoming::Subscribed(true) | Incoming::Welcome(_) | Incoming::Nothing => {}
-                Incoming::Subscribed(false) => self.complain("the broker does not let us receive commands"),
+                Incoming::Subscribed(false) => {
+                    self.complain("commands", "the broker does not let us receive commands")
+                }
                 Incoming::Message { topic, payload, retained } => self.command(&topic, payload, retained),
             }
         }
@@ -377,8 +389,15 @@ impl<'a> Session<'a> {
             .unwrap_or(now + RATE_TICK)
     }
 
-    fn complain(&self, what: &str) {
-        tracing::warn!(uplink = %self.context.name, "{what}");
+    /// Tells what went wrong without ending the connection: always to status, to the log once per kind
+    /// and connection, for a broker that refuses one message often refuses all.
+    fn complain(&mut self, kind: &'static str, what: &str) {
+        if self.told.contains(&kind) {
+            tracing::debug!(uplink = %self.context.name, "{what}");
+        } else {
+            self.told.push(kind);
+            tracing::warn!(uplink = %self.context.name, "{what}");
+        }
         self.delivery.counters.set_error(self.context.clock.wall(), what.to_owned());
     }
 }

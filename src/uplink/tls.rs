@@ -101,11 +101,15 @@ fn certificate_words(error: &CertificateError) -> String {
             "the broker's certificate comes from an unknown CA; set ca_file to the CA that issued it"
                 .to_owned()
         }
+        CertificateError::BadSignature => {
+            "the broker's certificate is not signed by the CA we know under that name; is ca_file up to date?"
+                .to_owned()
+        }
         CertificateError::NotValidForName => "the broker's certificate is for another name".to_owned(),
         CertificateError::NotValidForNameContext { expected, presented } => format!(
             "the broker's certificate is not for the name `{}` but for {}",
             expected.to_str(),
-            if presented.is_empty() { "none".to_owned() } else { presented.join(", ") }
+            if presented.is_empty() { "none".to_owned() } else { names(presented) }
         ),
         CertificateError::Expired => format!("the broker's certificate has expired; {CLOCK}"),
         CertificateError::ExpiredContext { time, not_after } => format!(
@@ -122,6 +126,12 @@ fn certificate_words(error: &CertificateError) -> String {
         CertificateError::Revoked => "the broker's certificate was revoked".to_owned(),
         other => format!("the broker's certificate is not accepted: {other}"),
     }
+}
+
+/// rustls hands the names over as `DnsName("localhost")`.
+fn names(presented: &[String]) -> String {
+    let inner = |name: &String| name.split('"').nth(1).unwrap_or(name).to_owned();
+    presented.iter().map(|name| format!("`{}`", inner(name))).collect::<Vec<_>>().join(", ")
 }
 
 fn shown(time: UnixTime) -> WallMs {

@@ -167,7 +167,7 @@ async fn serve(
     let linger = socket2::SockRef::from(&stream).try_clone().ok()?;
     let (mut reader, mut writer) = stream.into_split();
     let (_, connect) = packet(&mut reader).await?;
-    let v5 = connect[6] == 5;
+    let v5 = *connect.get(6)? == 5;
     seen.lock().expect("not poisoned").connects.push(connect);
     let mut connack = vec![0, welcome.code];
     if v5 {
@@ -182,10 +182,20 @@ async fn serve(
         return None;
     }
     let (acks, mut due) = mpsc::channel::<Vec<u8>>(10_000);
+    // Reading a packet cannot be interrupted, so it has a task of its own.
+    let (packets, mut come) = mpsc::channel(10_000);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        while let Some(got) = packet(&mut reader).await {
+            if packets.send(got).await.is_err() {
+                break;
+            }
+        }
+    });
     let unanswered = Arc::new(AtomicUsize::new(0));
     loop {
         let (first, body) = tokio::select! {
-            got = packet(&mut reader) => got?,
+            got = come.recv() => got?,
             Some(ack) = due.recv() => {
                 unanswered.fetch_sub(1, Ordering::Relaxed);
                 writer.write_all(&ack).await.ok()?;

@@ -64,6 +64,13 @@ impl MemoryDrain {
         self.head.send_modify(|head| *head = (seq + 1).max(*head));
     }
 
+    pub fn commit_named(&self, seq: u64, point: &str) {
+        let mut odd = record(seq);
+        odd.point = Arc::new(PointKey { device: "meter".into(), point: point.into(), unit: String::new() });
+        self.lock().records.insert(seq, odd);
+        self.head.send_modify(|head| *head = (seq + 1).max(*head));
+    }
+
     pub fn declare(&self, handle: u64, record: LossRecord) {
         self.lock().losses.push((handle, record));
     }
@@ -118,7 +125,8 @@ impl Drain for MemoryDrain {
             inner.failing_reads -= 1;
             return Err(DrainError("disk trouble".into()));
         }
-        let mut records: Vec<Record> = inner.records.range(range.clone()).map(|(_, r)| r.clone()).collect();
+        let found = inner.records.range(range.clone()).map(|(_, r)| r.clone());
+        let mut records: Vec<Record> = found.take(max + 1).collect();
         let next = records.get(max).map_or(range.end, |r| r.id.seq);
         records.truncate(max);
         Ok(Chunk { records, next })

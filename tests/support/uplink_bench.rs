@@ -71,12 +71,14 @@ impl Bench {
 
     pub async fn error_with(&self, word: &str) -> String {
         let mut text = String::new();
-        until(&format!("an error with `{word}`"), || {
+        for _ in 0..10_000 {
             text = self.counters.last_error().map(|(_, text)| text).unwrap_or_default();
-            text.contains(word)
-        })
-        .await;
-        text
+            if text.contains(word) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panic!("no error with `{word}`; the last one is `{text}`");
     }
 }
 

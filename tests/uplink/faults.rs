@@ -1,23 +1,14 @@
 //! The uplink against a broker that misbehaves on demand: nothing is lost, nothing is reported
 //! delivered without its acknowledgement, and every failure is told in words.
 
-#[path = "support/fake_broker.rs"]
-mod fake_broker;
-#[path = "support/memory_drain.rs"]
-mod memory_drain;
-#[path = "support/outside.rs"]
-mod outside;
-#[path = "support/uplink_bench.rs"]
-mod uplink_bench;
-
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::memory_drain::MemoryDrain;
+use crate::outside::{Arrival, judge, readings};
+use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::uplink::{State, Timing};
-use memory_drain::MemoryDrain;
-use outside::{Arrival, judge, readings};
-use uplink_bench::{Bench, quick, until, uplink};
 
 const V311: &str = "mqtt_version = \"3.1.1\"\n";
 const BATCH: &str = "format = \"json-batch\"\nbatch = { max_readings = 40, max_delay = \"20ms\" }\n";
@@ -46,7 +37,7 @@ async fn everything_arrives_in_order_in_both_versions_and_all_formats() {
         assert!(seen.iter().all(|a| (a.lane == "history") == (a.seq < 301)), "{more}");
         assert_eq!(bench.counters.delivered.load(Relaxed), 400);
         bench.stop().await;
-        assert_eq!(broker.farewells(), 1);
+        until("the farewell", || broker.farewells() == 1).await;
     }
 }
 
@@ -234,7 +225,7 @@ async fn a_batch_refused_as_too_large_is_halved_until_it_fits() {
 async fn a_batch_never_spans_a_hole_or_a_change_of_epoch() {
     let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
     let drain = MemoryDrain::new();
-    let change = memory_drain::EPOCH_CHANGE;
+    let change = crate::memory_drain::EPOCH_CHANGE;
     drain.commit(change - 10..change - 4);
     drain.commit(change - 2..change + 5);
     let bench = Bench::start(uplink(&broker.url(), BATCH), drain, quick());
@@ -332,5 +323,45 @@ async fn the_fallback_is_tried_when_the_first_does_not_answer() {
         Bench::start(uplink(&dead, &format!("fallback_urls = [\"{}\"]", broker.url())), drain, quick());
     drained(&bench).await;
     assert_eq!(bench.counters.state().0, State::Connected);
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_brokers_parting_words_are_told() {
+    let broker = FakeBroker::start(Welcome::default(), |n, _| match n {
+        0 => Answer::Bytes(&[0xe0, 1, 0x8e]),
+        _ => Answer::Ack,
+    })
+    .await;
+    let drain = MemoryDrain::new();
+    drain.commit(1..11);
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    bench.error_with("another client with the same client id took over").await;
+    drained(&bench).await;
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn the_brokers_own_keep_alive_goes_before_ours() {
+    let welcome = Welcome { deaf: true, properties: vec![0x13, 0, 1], ..Welcome::default() };
+    let broker = FakeBroker::start(welcome, |_, _| Answer::Ack).await;
+    let before = tokio::time::Instant::now();
+    let bench = Bench::start(uplink(&broker.url(), "keep_alive = \"600s\""), MemoryDrain::new(), quick());
+    bench.error_with("does not answer pings").await;
+    assert!(before.elapsed() < Duration::from_secs(20));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_reading_whose_topic_is_none_is_set_aside_and_the_line_goes_on() {
+    let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
+    let drain = MemoryDrain::new();
+    drain.commit(1..11);
+    drain.commit_named(11, "not#a+topic");
+    drain.commit(12..21);
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    drained(&bench).await;
+    assert_eq!(bench.drain.rejected(), [11]);
+    assert_eq!(bench.counters.connects.load(Relaxed), 1);
     bench.stop().await;
 }

@@ -1,19 +1,12 @@
 //! What an uplink carries besides readings: status, meta and events upstream, commands down, loss
 //! records, the last will and the farewell.
 
-#[path = "support/fake_broker.rs"]
-mod fake_broker;
-#[path = "support/memory_drain.rs"]
-mod memory_drain;
-#[path = "support/uplink_bench.rs"]
-mod uplink_bench;
-
-use fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::fake_broker::{Answer, FakeBroker, Published, Welcome};
+use crate::memory_drain::MemoryDrain;
+use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::message::{LossReason, LossRecord, Message, Origin};
 use fieldgate::uplink::State;
-use memory_drain::MemoryDrain;
 use std::sync::atomic::Ordering::Relaxed;
-use uplink_bench::{Bench, quick, until, uplink};
 
 const ROOT: &str = "topic_root = \"sites/{gateway}\"\n";
 
@@ -23,12 +16,10 @@ fn on<'a>(published: &'a [Published], topic: &str) -> Vec<&'a Published> {
 
 #[tokio::test]
 async fn the_newest_status_is_shown_after_every_reconnect_and_the_last_will_says_offline() {
-    let broker =
-        FakeBroker::start(
-            Welcome::default(),
-            |_, p| if p.payload == b"drop" { Answer::Reset } else { Answer::Ack },
-        )
-        .await;
+    let broker = FakeBroker::start(Welcome::default(), |_, p| {
+        if p.connection == 0 && p.payload == b"drop" { Answer::Reset } else { Answer::Ack }
+    })
+    .await;
     let bench = Bench::start(uplink(&broker.url(), ROOT), MemoryDrain::new(), quick());
     for text in ["1", "2"] {
         bench.mirror.send(Message::new("gw/g/status", text, true)).await.expect("taken");
@@ -70,7 +61,8 @@ async fn the_farewell_is_said_after_what_was_in_flight() {
             (&*last.topic, &*last.payload, last.retain),
             ("gw/g/status", &b"{\"state\":\"offline\"}"[..], true)
         );
-        assert_eq!((broker.farewells(), counters.state().0), (1, State::Stopped));
+        until("the DISCONNECT", || broker.farewells() == 1).await;
+        assert_eq!(counters.state().0, State::Stopped);
     }
 }
 
@@ -110,12 +102,8 @@ async fn commands_come_down_and_too_many_are_refused_as_busy() {
     bench.stop().await;
 }
 
-#[tokio::test]
-async fn loss_records_go_out_until_they_are_acknowledged() {
-    let broker =
-        FakeBroker::start(Welcome::default(), |n, _| if n == 0 { Answer::Reset } else { Answer::Ack }).await;
-    let drain = MemoryDrain::new();
-    let loss = |n: u64| LossRecord {
+fn loss(n: u64) -> LossRecord {
+    LossRecord {
         uplink: "cloud".into(),
         reason: LossReason::Expired,
         epoch: "00000001-aaaa0001".into(),
@@ -126,7 +114,28 @@ async fn loss_records_go_out_until_they_are_acknowledged() {
         to: None,
         points: None,
         ts: "2026-11-22T15:00:00.000Z".into(),
-    };
+    }
+}
+
+#[tokio::test]
+async fn a_loss_record_too_long_for_the_broker_goes_without_its_points() {
+    let broker = FakeBroker::start(Welcome::maximum_packet_size(400), |_, _| Answer::Ack).await;
+    let drain = MemoryDrain::new();
+    let points = Some((0..100).map(|n| format!("meter/point{n}")).collect());
+    drain.declare(1, LossRecord { points, ..loss(1) });
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    until("the record", || bench.drain.told() == [1]).await;
+    let published = broker.published();
+    let text = String::from_utf8_lossy(&on(&published, "gw/g/event/loss")[0].payload).into_owned();
+    assert!(text.contains(r#""count":10,"from":null,"to":null,"points":null"#), "{text}");
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn loss_records_go_out_until_they_are_acknowledged() {
+    let broker =
+        FakeBroker::start(Welcome::default(), |n, _| if n == 0 { Answer::Reset } else { Answer::Ack }).await;
+    let drain = MemoryDrain::new();
     drain.declare(1, loss(1));
     let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
     until("the first", || bench.drain.told() == [1]).await;
