@@ -160,6 +160,7 @@ struct Inner {
     access: watch::Sender<Arc<Access>>,
     /// Held over awaits: one reload at a time.
     doors: Mutex<Vec<listener::Open>>,
+    addresses: watch::Sender<Vec<(Transport, SocketAddr)>>,
     tasks: TaskTracker,
     hub_stop: CancellationToken,
 }
@@ -219,15 +220,19 @@ impl Broker {
             stop,
             numbers: AtomicU64::new(1),
         });
-        let doors = bound.into_iter().map(|b| b.open(&shared, &tasks)).collect();
+        let doors: Vec<_> = bound.into_iter().map(|b| b.open(&shared, &tasks)).collect();
+        let (addresses, _) = watch::channel(places(&doors));
         let doors = Mutex::new(doors);
-        let inner = Inner { shared, local, local_queued, access: access_tx, doors, tasks, hub_stop };
+        let inner =
+            Inner { shared, local, local_queued, access: access_tx, doors, addresses, tasks, hub_stop };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Where clients may connect, in the order of the configuration; port 0 resolved.
-    pub async fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
-        self.inner.doors.lock().await.iter().map(|open| (open.transport(), open.address)).collect()
+    /// Where clients may connect; port 0 resolved. In the order of the configuration, after a reload the
+    /// kept ones first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.inner.addresses.borrow().clone()
     }
 
     /// Publishes messages of this process, in order. Never blocks. Returns how many were skipped: the
@@ -324,6 +329,7 @@ impl Broker {
         if let Some(error) = failed {
             kept.extend(gone);
             *doors = kept;
+            inner.addresses.send_replace(places(&doors));
             return Err(error);
         }
         for open in gone {
@@ -331,8 +337,15 @@ impl Broker {
         }
         kept.extend(bound.into_iter().map(|b| b.open(&inner.shared, &inner.tasks)));
         *doors = kept;
+        inner.addresses.send_replace(places(&doors));
         inner.access.send_replace(access.clone());
         inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)
+    }
+
+    /// Returns when the broker has stopped: after [`Broker::close`], or by a fault of ours, which the
+    /// caller must treat as one.
+    pub async fn ended(&self) {
+        self.inner.local.closed().await;
     }
 
     /// Closes the doors, lets the connections say good-bye, and stops. Sessions and retained messages
@@ -345,6 +358,20 @@ impl Broker {
             tracing::warn!("some connections of the broker did not end in time");
         }
         inner.doors.lock().await.clear();
+        inner.addresses.send_replace(Vec::new());
         inner.hub_stop.cancel();
+        inner.local.closed().await;
     }
+}
+
+impl Drop for Inner {
+    /// A broker that nobody holds any more stops, at once.
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+        self.hub_stop.cancel();
+    }
+}
+
+fn places(doors: &[listener::Open]) -> Vec<(Transport, SocketAddr)> {
+    doors.iter().map(|open| (open.transport(), open.address)).collect()
 }

@@ -29,14 +29,14 @@ pub enum Event {
     Detach(Box<Detached>),
     /// A connection's task panicked.
     Panicked(u64),
-    /// A message of a client; the permit is its share of the bytes on their way.
-    Publish(Publish, Option<AckTo>, Option<tokio::sync::OwnedSemaphorePermit>),
+    /// A message of a client; the permit is its share of the bytes on their way. The same below.
+    Publish(Publish, Option<AckTo>, Permit),
     /// Messages of this process.
     Burst(Vec<Message>),
     /// SUBSCRIBE.
-    Subscribe(Box<Subscribing>),
+    Subscribe(Box<Subscribing>, Permit),
     /// UNSUBSCRIBE: who, packet id, filters.
-    Unsubscribe(AckTo, Vec<String>),
+    Unsubscribe(AckTo, Vec<String>, Permit),
     /// The next portion of retained messages, for whom.
     More(Key, Cursor, oneshot::Sender<Portion>),
     /// A subscriber of this process: name, filters; its queue comes back.
@@ -46,6 +46,9 @@ pub enum Event {
     /// New password and ACL files.
     Access(Arc<Access>),
 }
+
+/// A share of the bytes on their way through the hub; small packets need none.
+pub type Permit = Option<tokio::sync::OwnedSemaphorePermit>;
 
 /// A client that wants a session.
 #[derive(Debug)]
@@ -72,7 +75,7 @@ pub struct Connecting {
 #[derive(Debug)]
 pub struct Attached {
     /// The session.
-    pub session: Session,
+    pub session: Box<Session>,
     /// It was there before.
     pub present: bool,
 }
@@ -83,7 +86,7 @@ pub struct Detached {
     /// Which connection.
     pub conn: u64,
     /// The session.
-    pub session: Session,
+    pub session: Box<Session>,
     /// It said good-bye: no will.
     pub graceful: bool,
     /// New session expiry, from DISCONNECT.
@@ -182,7 +185,7 @@ pub(super) enum Presence {
     /// Connected; others with the same id wait until it has given its session back.
     Online { conn: u64, control: mpsc::Sender<Control>, waiting: VecDeque<Box<Connecting>> },
     /// Away; its session is here.
-    Away { session: Session, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
+    Away { session: Box<Session>, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
     /// In this process.
     Local,
 }
@@ -260,8 +263,8 @@ impl State {
                     self.route(message.into());
                 }
             }
-            Event::Subscribe(subscribing) => self.subscribe(*subscribing),
-            Event::Unsubscribe(ack, filters) => self.unsubscribe(ack, &filters),
+            Event::Subscribe(subscribing, _permit) => self.subscribe(*subscribing),
+            Event::Unsubscribe(ack, filters, _permit) => self.unsubscribe(ack, &filters),
             Event::More(key, cursor, reply) => {
                 let portion = self.portion(key, cursor);
                 let _ = reply.send(portion);

@@ -178,7 +178,7 @@ async fn a_dropped_subscription_ends() {
 #[tokio::test]
 async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_lines() {
     let first = broker(Options::default()).await;
-    let (_, address) = first.addresses().await[0];
+    let (_, address) = first.addresses()[0];
     let mut config = config();
     config.listener[0].bind = address;
     let error = Broker::start(&config, &[]).await.unwrap_err().to_string();

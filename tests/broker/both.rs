@@ -250,3 +250,22 @@ async fn rules_that_a_client_breaks_end_its_connection() {
     }
     until("all gone", || broker.stats().clients == 0).await;
 }
+
+#[tokio::test]
+async fn a_hundred_thousand_retained_messages_arrive_in_full() {
+    let (broker, at) = broker().await;
+    for hundred in 0..100 {
+        let list = |i| Message::new(format!("r/{hundred:02}/{i:03}"), vec![b'x'; 20], true);
+        assert_eq!(broker.publish((0..1000).map(list).collect()), 0);
+        let all = (hundred + 1) * 1000;
+        until("kept", || broker.stats().retained == all).await;
+    }
+    let mut s = Raw::connected(at, V::Four, "s").await;
+    s.subscribed("r/#", 0).await;
+    for n in 0..100_000 {
+        let topic = format!("r/{:02}/{:03}", n / 1000, n % 1000);
+        s.expect(&publish(V::Four, 1, &topic, 0, &[], &[b'x'; 20])).await;
+    }
+    s.ping().await;
+    assert_eq!(broker.stats().dropped, 0);
+}
