@@ -159,7 +159,7 @@ impl State {
     pub(super) fn end(&mut self, key: Key) {
         let Some(client) = self.clients.remove(&key) else { return };
         for filter in client.filters.keys() {
-            self.trie.remove(filter, key);
+            self.forget(filter, key);
         }
         if let Presence::Away { since, ends, will_at, .. } = client.presence {
             self.away.remove(&since);

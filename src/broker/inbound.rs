@@ -9,9 +9,9 @@ use super::greet::may_write;
 use super::message::Publish;
 use super::state::{Event, Permit, Subscribing};
 use super::stats::Refusal;
-use super::topic;
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Packet, PublishPacket, Version, Wish, reason};
+use super::{shared, topic};
 
 /// Packets up to this size are bounded by the number of events; larger ones by their KiB.
 const SMALL: usize = 4096;
@@ -188,15 +188,20 @@ impl Connection {
     }
 
     fn judge(&self, wish: Wish) -> Result<Wish, u8> {
-        let (why, code) = if topic::is_shared(&wish.filter) {
-            (Refusal::Limit, reason::SHARED_NOT_SUPPORTED)
-        } else if !topic::is_filter(&wish.filter, self.shared.limits.levels) {
+        let filter = match topic::is_shared(&wish.filter) {
+            false => Some(wish.filter.as_str()),
+            true => shared::parse(&wish.filter).map(|(_, inner)| inner),
+        };
+        let levels = self.shared.limits.levels;
+        let (why, code) = if !filter.is_some_and(|f| topic::is_filter(f, levels)) {
             (Refusal::Protocol, reason::FILTER_INVALID)
         } else {
             let access = self.shared.access.borrow();
             let user = self.user.as_deref();
             match &access.acl {
-                Some(acl) if !acl.may_subscribe(user, &self.session.client_id, &wish.filter) => {
+                Some(acl)
+                    if !acl.may_subscribe(user, &self.session.client_id, filter.unwrap_or_default()) =>
+                {
                     (Refusal::Access, reason::NOT_AUTHORIZED)
                 }
                 _ => return Ok(wish),

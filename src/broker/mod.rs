@@ -7,12 +7,13 @@
 //! - Each publisher's messages keep their order. A slow subscriber slows nobody: its queue is bounded by
 //!   number and bytes ([`Limits`]); what does not fit is dropped *for it* and counted, QoS 0 first.
 //! - All retained messages of a filter arrive, whatever their number.
+//! - Shared subscriptions give each message to one member that is there and has room.
 //! - Nothing a client sends, or fails to send, stops the broker: a fault costs one connection; an engine
 //!   that dies or stalls is replaced by the native one ([`BrokerStats::engine_switches`]).
 //! - Sessions of clients that are away live in memory: they survive the connection, not the process.
 //!
 //! # The parts, pure ones first
-//! `topic`, `trie`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
+//! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
 //! task; `listener`, `greet`, `connection`, `inbound` move bytes; `local` is for this process.
 
 mod access;
@@ -33,6 +34,7 @@ mod queue;
 mod retained;
 mod routing;
 mod session;
+mod shared;
 mod state;
 mod stats;
 #[cfg(test)]
@@ -262,9 +264,10 @@ impl Broker {
     }
 
     /// Subscribes from inside the process; what was published before by the same task is seen as
-    /// retained or not at all. Filters that are no filters match nothing.
+    /// retained or not at all. Filters that are no filters, or shared ones, match nothing.
     pub async fn subscribe(&self, name: &str, filters: &[&str]) -> Subscription {
-        let good = |f: &&&str| topic::is_filter(f, self.inner.shared.limits.levels);
+        let levels = self.inner.shared.limits.levels;
+        let good = |f: &&&str| topic::is_filter(f, levels) && !topic::is_shared(f);
         let filters: Vec<String> = filters.iter().filter(good).map(|f| (*f).to_owned()).collect();
         let shared: Vec<Arc<str>> = filters.iter().map(|f| f.as_str().into()).collect();
         let (reply, queue) = oneshot::channel();

@@ -15,6 +15,7 @@ use super::message::Publish;
 use super::queue;
 use super::retained::{Cursor, Portion, Retained};
 use super::session::Session;
+use super::shared::Groups;
 use super::stats::Counters;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
@@ -198,6 +199,7 @@ pub(super) struct State {
     pub access: Arc<Access>,
     pub never_retain: Vec<String>,
     pub trie: Trie<Options>,
+    pub groups: Groups,
     pub retained: Retained,
     pub clients: HashMap<Key, Client>,
     pub ids: HashMap<Arc<str>, Key>,
@@ -227,6 +229,7 @@ impl State {
             access,
             never_retain,
             trie: Trie::default(),
+            groups: Groups::default(),
             clients: HashMap::new(),
             ids: HashMap::new(),
             away: BTreeMap::new(),

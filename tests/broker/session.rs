@@ -228,3 +228,38 @@ async fn seen_all(c: &mut Raw, take: &mut impl FnMut(&[u8])) -> bool {
     c.send(&[0x40, 2, got[10], got[11]]).await;
     &got[4..10] != b"r/1999"
 }
+
+#[tokio::test]
+async fn members_of_a_shared_subscription_take_turns_and_one_that_leaves_is_not_waited_for() {
+    let (broker, at) = broker().await;
+    let mut a = Raw::connected(at, V::Five, "a").await;
+    let mut b = Raw::connected(at, V::Four, "b").await;
+    let mut all = Raw::connected(at, V::Four, "all").await;
+    a.subscribed("$share/g/s/+", 1).await;
+    b.subscribed("$share/g/s/+", 1).await;
+    all.subscribed("s/#", 0).await;
+    let mut p = Raw::connected(at, V::Four, "p").await;
+    for n in 0..10 {
+        p.send(&publish(V::Four, 2, "s/x", n + 1, &[], &[u8::try_from(n).unwrap()])).await;
+        p.recv().await;
+    }
+    for n in 0..10 {
+        let got = if n % 2 == 0 { a.recv().await } else { b.recv().await };
+        assert_eq!((got[0], got.last()), (0x32, Some(&n)));
+        assert_eq!(all.recv().await.last(), Some(&n));
+    }
+    a.ping().await;
+    b.ping().await;
+    // One leaves without a word: the other gets everything.
+    drop(b);
+    until("gone", || broker.stats().clients == 3).await;
+    for n in 0..4 {
+        p.send(&publish(V::Four, 2, "s/x", n + 1, &[], &[u8::try_from(n).unwrap()])).await;
+        p.recv().await;
+        assert_eq!(a.recv().await.last(), Some(&u8::try_from(n).unwrap()));
+    }
+    // The last one unsubscribes: the group is gone from the trie.
+    a.send(&packet(0xA2, &[&[0, 9, 0][..], &text("$share/g/s/+")].concat())).await;
+    a.expect(&[0xB0, 4, 0, 9, 0, 0]).await;
+    assert_eq!(broker.stats().subscriptions, 1);
+}

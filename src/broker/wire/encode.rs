@@ -59,8 +59,6 @@ pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
         props.put_u32(w.maximum_packet);
         props.put_u8(0x22);
         props.put_u16(w.topic_alias_maximum);
-        // Shared Subscription Available = 0.
-        props.put_slice(&[0x2A, 0]);
         if let Some(id) = w.assigned_id {
             props.put_u8(0x12);
             string(&mut props, id);
