@@ -3,7 +3,8 @@
 //! rumqttd 0.20 is fast, but a topic that starts with a letter outside ASCII ends its router thread, its
 //! log overwrites what a slow reader has not read, and it knows none of the rules for clients. So
 //! no byte of a client comes here: the topic is a constant, the payload is a number, and the hub never has
-//! more numbers inside than one segment of the log holds.
+//! more numbers inside than one segment of the log holds. The router's thread cannot be ended (rumqttd has
+//! no word for it): a closed broker leaves one idle thread behind.
 
 use bytes::Bytes;
 use rumqttd::local::{LinkBuilder, LinkError, LinkRx, LinkTx};

@@ -260,3 +260,32 @@ async fn it_says_when_it_has_ended() {
     assert_eq!(broker.subscribe("late", &["#"]).await.recv().await, None);
     assert!(broker.retained("#").await.is_empty());
 }
+
+#[tokio::test]
+async fn a_process_that_stood_still_does_not_blame_its_engine() {
+    // This thread, and the hub with it, sleeps for longer than a stall is; the engine answers soon after.
+    struct Late(mpsc::Sender<Returned>);
+    impl Engine for Late {
+        fn name(&self) -> &'static str {
+            "late"
+        }
+        fn push(&mut self, ticket: Ticket) -> Result<(), Dead> {
+            let out = self.0.clone();
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                std::thread::sleep(Duration::from_millis(900));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                out.send(Returned { ticket, gap: 0 }).await
+            });
+            Ok(())
+        }
+    }
+    let (out, returned) = mpsc::channel(4096);
+    let engine = EngineChoice::Given(Running { engine: Box::new(Late(out)), returned });
+    let limits = Limits { engine_stall: Duration::from_millis(200), ..Limits::default() };
+    let broker = broker(Options { engine, limits, ..Options::default() }).await;
+    let mut all = broker.subscribe("test", &["#"]).await;
+    broker.publish(burst(1, false));
+    expect_burst(&mut all, 1).await;
+    assert_eq!(broker.stats().engine_switches, 0);
+}
