@@ -353,8 +353,8 @@ impl Gateway {
     }
 
     /// The doors of the local broker, port 0 resolved.
-    pub async fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
-        self.broker.addresses().await
+    pub fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.broker.addresses()
     }
 
     /// The local broker, for callers in the same process.
