@@ -304,11 +304,10 @@ impl Writer {
             }
             return;
         }
-        if self.hand.is_some() || self.group_due().is_some_and(|due| due <= now) {
-            if let Err(trouble) = self.commit(false) {
-                self.fault(&trouble);
-                return;
-            }
+        let due = self.hand.is_some() || self.group_due().is_some_and(|due| due <= now);
+        if due && let Err(trouble) = self.commit(false) {
+            self.fault(&trouble);
+            return;
         }
         let short = self.marked.as_ref().is_some_and(|m| self.shared.state().next > m.reserved);
         if short || now >= self.mark_due {

@@ -251,6 +251,62 @@ async fn any_flipped_bit_anywhere_gives_no_wrong_value_and_no_silent_gap() {
 }
 
 #[tokio::test]
+async fn a_database_that_goes_away_while_it_is_open_is_noticed_and_declared() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for how in ["removed", "emptied", "overwritten"] {
+        let (store, _) = slow(&dir.path().join(how), "a");
+        store.take(readings(0..50));
+        store.flush().await.expect("flushes");
+        let drain = store.drain("cloud").expect("configured");
+        drain.delivered(1..11);
+        let path = dir.path().join(how).join("fieldgate.db");
+        let wal = dir.path().join(how).join("fieldgate.db-wal");
+        for file in [&path, &wal] {
+            match how {
+                "removed" => std::fs::remove_file(file).expect("removes"),
+                "emptied" => std::fs::write(file, b"").expect("writes"),
+                _ => std::fs::write(file, [0x5a; 60_000]).expect("writes"),
+            }
+        }
+        store.take(readings(50..60));
+        for _ in 0..200 {
+            // Fails until the store is back, and then until all of it is through.
+            if drain.read(11..12, 1).await.is_ok() && store.flush().await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        until("the store is well", || store.status().state == "ok").await;
+        store.take(readings(60..70));
+        store.flush().await.expect("flushes");
+        let ledger = balanced(&*drain);
+        assert_eq!((ledger.taken, ledger.delivered), (70, 10), "{how}");
+        let read = seqs(&read_all(&*drain, 100).await);
+        assert_eq!(read.len() as u64, ledger.queued, "{how}");
+        assert!(read.ends_with(&(61..71).collect::<Vec<_>>()), "{how}: {read:?}");
+        let lost: u64 = losses(&*drain).await.iter().map(|r| r.count).sum();
+        assert_eq!(lost, ledger.lost, "{how}");
+        drop(drain);
+        store.crash();
+        let (store, recovery) = slow(&dir.path().join(how), "a");
+        let again = balanced(&*store.drain("cloud").expect("configured"));
+        if how == "overwritten" {
+            // SQLite went on from its cache; the next start sees it, and nobody remembers what arrived.
+            assert_eq!(told(&recovery.losses), [(LossReason::Corrupt, [1, 70], true)]);
+            assert_eq!(again.lost, 70);
+        } else {
+            assert!(recovery.losses.is_empty(), "{how}: {:?}", recovery.losses);
+            assert_eq!(
+                (again.delivered, again.queued, again.lost),
+                (10, ledger.queued, ledger.lost),
+                "{how}"
+            );
+        }
+        store.close().await.expect("closes");
+    }
+}
+
+#[tokio::test]
 async fn a_database_of_a_later_version_is_refused_and_untouched() {
     let dir = tempfile::tempdir().expect("a directory");
     open(dir.path(), "a").0.close().await.expect("closes");

@@ -1,5 +1,7 @@
 //! The store against its promises: what every test here needs.
 
+#![expect(clippy::single_range_in_vec_init, reason = "pending() is a list of ranges, often of one")]
+
 mod basics;
 mod faults;
 mod kill;
