@@ -4,6 +4,7 @@
 
 mod basics;
 mod faults;
+mod figures;
 mod kill;
 mod limits;
 mod random;
