@@ -40,6 +40,27 @@ pub fn span_s(seconds: f64) -> String {
     }
 }
 
+/// Columns and rows of the terminal on standard output; a classic one where it does not say.
+#[must_use]
+pub fn terminal() -> (usize, usize) {
+    match rustix::termios::tcgetwinsize(std::io::stdout()) {
+        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
+        _ => (80, 24),
+    }
+}
+
+/// A picture that is drawn over the one before: cut to the terminal, each line cleared behind its end.
+#[must_use]
+pub fn picture(text: &str, (columns, rows): (usize, usize)) -> String {
+    let mut drawn = String::from("\x1b[H");
+    for line in text.lines().take(rows.saturating_sub(1)) {
+        drawn.extend(line.chars().take(columns));
+        drawn.push_str("\x1b[K\n");
+    }
+    drawn.push_str("\x1b[J");
+    drawn
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +76,11 @@ mod tests {
             (span_s(40.0), span_s(312.0), span_s(183_600.0)),
             ("40s".into(), "5m 12s".into(), "2d 3h".into())
         );
+    }
+
+    #[test]
+    fn a_picture_never_leaves_its_terminal() {
+        let drawn = picture("one\ntwo with a long tail\nthree\n", (7, 3));
+        assert_eq!(drawn, "\x1b[Hone\x1b[K\ntwo wit\x1b[K\n\x1b[J");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 
 use super::client;
 use super::exit::Exit;
+use super::format::{picture, terminal};
 use crate::runtime::control::Request;
 
 /// Shows the values as they come. On a terminal it goes on until Ctrl-C; else it prints one table.
@@ -52,8 +53,7 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
             return Ok(());
         }
         if live {
-            // Home, draw, clear what the last table left below.
-            write!(out, "\x1b[H{}\x1b[J", table(&rows).replace('\n', "\x1b[K\n"))?;
+            write!(out, "{}", picture(&table(&rows), terminal()))?;
             out.flush()?;
             std::thread::sleep(args.every.0.max(Duration::from_millis(100)));
         } else {

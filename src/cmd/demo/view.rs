@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::cloud::{Cloud, Received};
 use super::plant::Plant;
 use crate::cmd::exit::Exit;
-use crate::cmd::format::{bytes, count};
+use crate::cmd::format::{bytes, count, picture, terminal};
 use crate::cmd::{status, watch};
 use crate::runtime::Gateway;
 use crate::status::Snapshot;
@@ -16,7 +16,6 @@ use crate::store::Ledger;
 /// How the demo shows itself.
 pub struct View {
     plain: bool,
-    drawn: bool,
 }
 
 /// One moment.
@@ -35,7 +34,7 @@ impl View {
     /// A view; `plain` for pipes and logs.
     #[must_use]
     pub fn new(plain: bool) -> Self {
-        Self { plain, drawn: false }
+        Self { plain }
     }
 
     /// Time between two frames.
@@ -68,7 +67,7 @@ impl View {
     /// # Errors
     /// Output cannot be written.
     pub async fn draw(
-        &mut self,
+        &self,
         out: &mut dyn Write,
         frame: &Frame<'_>,
         gateway: &Gateway,
@@ -76,10 +75,8 @@ impl View {
         if self.plain {
             writeln!(out, "{}", line(frame))?;
         } else {
-            let clear = if self.drawn { "\x1b[H" } else { "\x1b[2J\x1b[H" };
-            self.drawn = true;
-            let picture = picture(frame, &gateway.values().await).replace('\n', "\x1b[K\n");
-            write!(out, "{clear}{picture}\x1b[J")?;
+            let scene = scene(frame, &gateway.values().await);
+            write!(out, "{}", picture(&scene, terminal()))?;
         }
         out.flush()?;
         Ok(())
@@ -139,7 +136,7 @@ fn line(frame: &Frame<'_>) -> String {
     )
 }
 
-fn picture(frame: &Frame<'_>, values: &serde_json::Value) -> String {
+fn scene(frame: &Frame<'_>, values: &serde_json::Value) -> String {
     let snapshot = serde_json::to_value(frame.snapshot).unwrap_or_default();
     let rows: Vec<&serde_json::Value> = values.as_array().into_iter().flatten().collect();
     let uplink = frame.snapshot.uplink.values().next();
@@ -154,17 +151,18 @@ fn picture(frame: &Frame<'_>, values: &serde_json::Value) -> String {
             count(u.declared_lost as f64)
         )
     });
+    // What matters stands first: a small terminal cuts the rest off.
     format!(
-        "fieldgate demo  {:>3}s   {}\n\n{}\n{}\nqueue    {:>6} {bar} {}\nlink     {}\nledger   {ledger}\ncloud    saw {} readings, {} as history, {} repeats\n",
+        "fieldgate demo  {:>3}s   {}\n\nlink     {}\nqueue    {:>6} {bar} {}\nledger   {ledger}\ncloud    saw {} readings, {} as history, {} repeats\n\n{}\n{}",
         frame.at.as_secs(),
         frame.note,
-        watch::table(&rows),
-        status::render(&snapshot),
+        if frame.cloud.is_up() { "the cloud is there" } else { "THE CLOUD IS AWAY" },
         count(queued as f64),
         bytes(uplink.map_or(0.0, |u| u.queued_bytes as f64)),
-        if frame.cloud.is_up() { "the cloud is there" } else { "THE CLOUD IS AWAY" },
         count(frame.cloud.received().readings as f64),
         count(frame.cloud.received().history as f64),
         count(frame.cloud.received().repeats as f64),
+        status::render(&snapshot),
+        watch::table(&rows),
     )
 }
