@@ -26,12 +26,6 @@ pub const BUS_REQUESTS: usize = 32;
 /// Full: the command is refused with "busy".
 pub const COMMANDS_RUNNING: usize = 64;
 
-/// Command ids remembered, so that a repeated one is answered and not carried out again.
-///
-/// A broker repeats within seconds; 1024 ids of ~200 B are 200 KiB and hours of commands.
-/// Full: the oldest is forgotten.
-pub const COMMAND_IDS: usize = 1024;
-
 /// Connections to the control socket at once.
 ///
 /// A person and a few scripts; each costs a task and at most 64 KiB for five seconds.
@@ -44,9 +38,150 @@ pub const CONTROL_CONNECTIONS: usize = 16;
 /// are 800 KiB at worst.
 pub const FLOW_GROUP: usize = 4096;
 
-/// Local messages on their way into one uplink's mirror.
+/// Local messages (status, meta, events, results) on their way from the broker to one uplink.
 ///
-/// 1000 descriptions at start, then a few status messages a second; the mirror takes them at once
-/// and keeps only the latest of each topic. Full: the pump waits, and the local broker's own bound
-/// for a slow subscriber applies.
-pub const MIRROR: usize = 256;
+/// At start up to a few thousand meta messages come in one burst; the uplink takes each in microseconds,
+/// connected or not. Full: the broker skips the message for this uplink, counted; nothing else waits.
+pub const UPLINK_MIRROR: usize = 1024;
+
+/// Events and command results waiting in one uplink while its link is down.
+///
+/// 256 × about 300 B = 75 KiB. Full: the oldest goes, counted.
+pub const UPLINK_EVENTS: usize = 256;
+
+/// Retained topics (meta, status) of which one uplink keeps the newest message.
+///
+/// A gateway of 10,000 points has as many meta topics; 16,384 × about 400 B = 6.5 MiB at worst.
+/// Full: a new topic is not shown upstream, counted.
+pub const UPLINK_RETAINED: usize = 16_384;
+
+/// Messages in flight on one uplink, unless its broker allows fewer.
+///
+/// Readings/s = window × readings per message / round trip: 100 at 200 ms moves 500 single readings/s.
+/// Full: the next message waits for an acknowledgement; the log keeps it.
+pub const UPLINK_WINDOW: usize = 100;
+
+/// Bytes of payload in flight on one uplink: 1 MiB, over a second of a 5 Mbit/s link.
+/// Full: as for [`UPLINK_WINDOW`]; one message of any size may always go alone.
+pub const UPLINK_WINDOW_BYTES: usize = 1 << 20;
+
+/// Bytes encoded but not yet taken by the socket, per uplink, beyond which no new message is encoded.
+///
+/// 64 KiB is a fast link's appetite between two rounds of the task. Full: as for [`UPLINK_WINDOW`].
+pub const UPLINK_OUT_BYTES: usize = 64 << 10;
+
+/// The largest packet an uplink accepts from its broker, announced to MQTT 5 brokers.
+///
+/// Commands are a few hundred bytes; 256 KiB is ample. Larger: the connection is closed, with the reason.
+pub const UPLINK_PACKET_IN: usize = 256 << 10;
+
+/// Loss records read from the log at once. 16 × about 1 KiB. The rest waits in the log.
+pub const UPLINK_LOSSES: usize = 16;
+
+/// Readings that were taken and are not yet in the writer's hands, while the disk is slow or broken.
+///
+/// A reading is about 64 B here, so 4 MiB at worst; 65 s of 1000 points at 1 Hz.
+/// Full: the oldest go, each counted and declared (`queue_full`). Nobody waits.
+pub const STORE_RING: usize = 65_536;
+
+/// Bytes of text values in that ring. 4 MiB beside the 4 MiB of the readings themselves.
+/// Full: as above.
+pub const STORE_RING_TEXT: usize = 4 << 20;
+
+/// Bytes of one text value in the log. A longer one is no measurement: stored as bad (`parse`).
+pub const STORE_TEXT: usize = 64 << 10;
+
+/// Readings in one transaction. At 150,000 readings/s one every 55 ms.
+/// Full: the group closes before its interval is over.
+pub const STORE_GROUP: usize = 8192;
+
+/// Readings in one block. Decoded about 300 KiB; the reader keeps four of them.
+/// Full: the group goes on in a second block of the same transaction.
+pub const STORE_BLOCK: usize = 4096;
+
+/// Questions waiting for the store's thread (reads of uplinks, commands to be made durable).
+///
+/// Each uplink has two lanes with one question each, a page and a tool a few more.
+/// Full: the asker waits for its turn.
+pub const STORE_JOBS: usize = 64;
+
+/// The least that is declared as a bound after a power cut, in readings, until more was seen between two
+/// commits. When more than the bound so far waits, a group closes early, so the bound is known in time.
+pub const STORE_POWER_CUT: u64 = 256;
+
+/// Most records one read of an uplink gets. About 400 KiB and 2 ms of the store's thread.
+/// More is answered in the next read.
+pub const STORE_READ: usize = 4096;
+
+/// Loss records on their way to the local broker.
+/// Full: the oldest are skipped there; the stored ones still go upstream.
+pub const STORE_EVENTS: usize = 64;
+
+/// Stretches that an uplink acknowledged above its oldest unacknowledged reading.
+/// Two lanes and a window make a few. Full: the smallest is forgotten and sent once more.
+pub const STORE_ISLANDS: usize = 256;
+
+/// Loss records waiting for one uplink. Full: a new one is merged into the last of the same reason.
+pub const STORE_LOSSES: usize = 256;
+
+/// Point names in one loss record. 4096 × 30 B = 120 KiB. More: `points` is null.
+pub const STORE_LOSS_POINTS: usize = 4096;
+
+/// Ids of commands that are answered and not executed again. 1024 × 1 KiB = 1 MiB at worst.
+/// Full: the oldest is forgotten.
+pub const STORE_COMMANDS: usize = 1024;
+
+/// Bytes kept of a command's id (a longer one is refused) and of its result (a longer one is cut to
+/// nothing: the id is still known).
+pub const STORE_COMMAND_TEXT: usize = 1024;
+
+/// Uplinks that left the configuration and may come back to their position. Full: the one gone longest
+/// is forgotten.
+pub const STORE_PARKED: usize = 32;
+
+// A full group must fit in the ring, or the writer could never fill one under load.
+const _: () = assert!(STORE_GROUP <= STORE_RING && STORE_BLOCK <= STORE_GROUP);
+
+/// MQTT messages queued for one session or in-process subscriber of the local broker.
+///
+/// 10 000 is ten seconds of 1000 points at 1 Hz; an entry is 40 B beside the shared payload, and bytes are
+/// bounded apart (`broker::limits`). Full: the message is dropped for this subscriber, counted.
+pub const BROKER_QUEUE: usize = 10_000;
+
+/// Events of all connections waiting for the broker's hub.
+///
+/// At 200 000 messages/s it is 5 ms of work. Full: connections stop reading, TCP pushes back.
+pub const BROKER_EVENTS: usize = 1024;
+
+/// KiB of payloads over 4 KiB on their way through the hub; with [`BROKER_EVENTS`] small ones of at
+/// most 4 KiB, 20 MiB at worst. Full: connections stop reading.
+pub const BROKER_EVENT_KIB: usize = 16 * 1024;
+
+/// QoS 1 and 2 messages of one client that the hub has not taken yet; our Receive Maximum.
+///
+/// 128 in 5 ms is 25 000 messages/s from one client. Full: the client's socket is not read.
+pub const BROKER_IN_FLIGHT: u16 = 128;
+
+/// Words of the hub to one connection: one for each unfinished packet, and a few for take-over and stop.
+///
+/// It cannot be full; if it ever is, the connection is ended.
+pub const BROKER_CONTROL: usize = BROKER_IN_FLIGHT as usize + 8;
+
+/// Messages of this process waiting for the hub.
+///
+/// 16 384 is a burst of 1000 points sixteen times over. Full: the rest is skipped and counted; the store
+/// has it.
+pub const BROKER_LOCAL: usize = 16 * 1024;
+
+/// Bursts of this process waiting for the hub: at least 16 messages each fill [`BROKER_LOCAL`].
+pub const BROKER_LOCAL_BATCHES: usize = 1024;
+
+/// Messages inside the routing engine at once. The rest waits in the hub's own queue.
+///
+/// It must fit in one segment of the engine's ring (asserted there), or the ring would overwrite.
+pub const BROKER_WINDOW: usize = 512;
+
+/// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
+///
+/// 64 is a second of waiting. Full: the client is told that the server is busy.
+pub const BROKER_PASSWORD_CHECKS: usize = 64;

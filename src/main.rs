@@ -12,7 +12,11 @@ fn main() -> ExitCode {
         Err(words) => {
             // Help and version are answers, not mistakes. Printing can only fail on a closed pipe.
             let _ = words.print();
-            return if words.use_stderr() { ExitCode::from(&Exit::Usage(String::new())) } else { ExitCode::SUCCESS };
+            return if words.use_stderr() {
+                ExitCode::from(&Exit::Usage(String::new()))
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match cli.run(&mut std::io::stdout().lock()) {

@@ -1,1 +1,350 @@
-//! Placeholder, replaced by the first commit of this floor.
+//! The embedded MQTT broker: our front speaks MQTT, an engine routes behind it, and no byte of a client
+//! reaches the engine unchecked.
+//!
+//! # What it promises
+//! - MQTT 3.1.1 and 5 on the same port, over TCP, TLS and WebSocket. QoS 0, 1 and 2; a QoS 1 or 2 message is
+//!   acknowledged after it came out of the engine and was queued for every subscriber.
+//! - Each publisher's messages keep their order. A slow subscriber slows nobody: its queue is bounded by
+//!   number and bytes ([`Limits`]); what does not fit is dropped *for it* and counted, QoS 0 first.
+//! - All retained messages of a filter arrive, whatever their number.
+//! - Nothing a client sends, or fails to send, stops the broker: a fault costs one connection; an engine
+//!   that dies or stalls is replaced by the native one ([`BrokerStats::engine_switches`]).
+//! - Sessions of clients that are away live in memory: they survive the connection, not the process.
+//!
+//! # The parts, pure ones first
+//! `topic`, `trie`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
+//! task; `listener`, `greet`, `connection`, `inbound` move bytes; `local` is for this process.
+
+mod access;
+pub mod acl;
+mod clients;
+mod connection;
+mod engine;
+mod engine_rumqttd;
+mod greet;
+mod hub;
+mod inbound;
+mod limits;
+mod listener;
+mod local;
+mod message;
+pub mod passwords;
+mod queue;
+mod retained;
+mod routing;
+mod session;
+mod state;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod tls;
+pub mod topic;
+mod trie;
+mod wire;
+mod ws;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bounds;
+use crate::config::model::{self, Transport};
+use crate::message::Message;
+use access::Access;
+use greet::Shared;
+use hub::{Hub, Inputs};
+use state::{Event, State};
+use stats::Counters;
+
+pub use limits::Limits;
+pub use local::Subscription;
+pub use passwords::hash_password;
+pub use stats::{BrokerStats, Refusal};
+
+/// Which engine routes.
+#[derive(Debug, Default)]
+pub enum EngineChoice {
+    /// rumqttd, and the native one if it fails.
+    #[default]
+    Rumqttd,
+    /// The native one from the start.
+    Native,
+    /// One of a test.
+    #[cfg(test)]
+    Given(engine::Running),
+}
+
+/// What is not in the configuration file.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Filters of topics that are never retained (commands). A message published there with the retain
+    /// flag reaches its subscribers, those of this process see the flag, and it is not kept.
+    pub never_retain: Vec<String>,
+    /// Limits.
+    pub limits: Limits,
+    /// Engine.
+    pub engine: EngineChoice,
+}
+
+/// Why the broker cannot start or reload.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// A port is taken or an address is not ours.
+    #[error("the broker cannot listen on {address}: {source}\n  hint: {}", bind_hint(source))]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A password or ACL file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A password or ACL file has mistakes: one line for each.
+    #[error("{}", file_lines(path, lines))]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Where and what.
+        lines: Vec<acl::LineError>,
+    },
+    /// A certificate or key is not usable.
+    #[error("cannot use {}: {what}", path.display())]
+    Tls {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// The broker has been closed.
+    #[error("the broker has stopped")]
+    Stopped,
+}
+
+fn bind_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "another broker runs there? set `bind` of [[broker.listener]]",
+        std::io::ErrorKind::AddrNotAvailable => "no interface has this address; see `ip address`",
+        std::io::ErrorKind::PermissionDenied => "ports below 1024 need a right; take one above",
+        _ => "set `bind` of [[broker.listener]]",
+    }
+}
+
+fn file_lines(path: &std::path::Path, lines: &[acl::LineError]) -> String {
+    let one = |e: &acl::LineError| format!("{}:{}: {}", path.display(), e.line, e.message);
+    lines.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+/// A running broker. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    local: mpsc::Sender<Event>,
+    local_queued: Arc<AtomicUsize>,
+    access: watch::Sender<Arc<Access>>,
+    /// Held over awaits: one reload at a time.
+    doors: Mutex<Vec<listener::Open>>,
+    tasks: TaskTracker,
+    hub_stop: CancellationToken,
+}
+
+/// How long connections get to say good-bye when the broker closes.
+const CLOSING: Duration = Duration::from_secs(3);
+
+impl Broker {
+    /// Starts a broker with the default limits and engine; see [`Broker::start_with`].
+    ///
+    /// # Errors
+    /// As [`Broker::start_with`].
+    pub async fn start(config: &model::Broker, never_retain: &[&str]) -> Result<Self, BrokerError> {
+        let never_retain = never_retain.iter().map(|f| (*f).to_owned()).collect();
+        Self::start_with(config, Options { never_retain, ..Options::default() }).await
+    }
+
+    /// Reads the files, binds every listener, and only then starts to accept.
+    ///
+    /// # Errors
+    /// The first thing that does not work, with its cure; then nothing was started.
+    pub async fn start_with(config: &model::Broker, options: Options) -> Result<Self, BrokerError> {
+        let access = Arc::new(Access::load(config)?);
+        let mut bound = Vec::new();
+        for listener in &config.listener {
+            bound.push(listener::bind(listener, listener::acceptor(listener)?).await?);
+        }
+        let Options { never_retain, limits, engine } = options;
+        let counters = Arc::new(Counters::default());
+        let (events, clients) = mpsc::channel(bounds::BROKER_EVENTS);
+        let (local, local_rx) = mpsc::channel(bounds::BROKER_LOCAL_BATCHES);
+        let (access_tx, access_rx) = watch::channel(access.clone());
+        let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
+        let local_queued = Arc::new(AtomicUsize::new(0));
+        let state = State::new(limits.clone(), counters.clone(), access, never_retain);
+        let engine = match engine {
+            EngineChoice::Native => None,
+            EngineChoice::Rumqttd => engine_rumqttd::start()
+                .inspect_err(|error| tracing::error!(error, "the native routing engine is used instead"))
+                .ok(),
+            #[cfg(test)]
+            EngineChoice::Given(running) => Some(running),
+        };
+        let tasks = TaskTracker::new();
+        let inputs =
+            Inputs { clients, local: local_rx, local_queued: local_queued.clone(), stop: hub_stop.clone() };
+        tokio::spawn(Hub::new(state, engine).run(inputs));
+        let shared = Arc::new(Shared {
+            places: Arc::new(Semaphore::new(limits.connections)),
+            limits,
+            counters,
+            events,
+            access: access_rx,
+            kib: Arc::new(Semaphore::new(bounds::BROKER_EVENT_KIB)),
+            checkers: Semaphore::new(2),
+            checks: Semaphore::new(bounds::BROKER_PASSWORD_CHECKS),
+            stop,
+            numbers: AtomicU64::new(1),
+        });
+        let doors = bound.into_iter().map(|b| b.open(&shared, &tasks)).collect();
+        let doors = Mutex::new(doors);
+        let inner = Inner { shared, local, local_queued, access: access_tx, doors, tasks, hub_stop };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where clients may connect, in the order of the configuration; port 0 resolved.
+    pub async fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.inner.doors.lock().await.iter().map(|open| (open.transport(), open.address)).collect()
+    }
+
+    /// Publishes messages of this process, in order. Never blocks. Returns how many were skipped: the
+    /// topic is not a topic, or the bounded queue to the hub is full ([`bounds::BROKER_LOCAL`]); counted.
+    /// However many they are, the hub wakes up once.
+    pub fn publish(&self, messages: Vec<Message>) -> usize {
+        let inner = &*self.inner;
+        let offered = messages.len();
+        let levels = inner.shared.limits.levels;
+        let mut good: Vec<_> = messages.into_iter().filter(|m| topic::is_name(&m.topic, levels)).collect();
+        let queued = inner.local_queued.fetch_add(good.len(), Relaxed);
+        let room = bounds::BROKER_LOCAL.saturating_sub(queued).min(good.len());
+        inner.local_queued.fetch_sub(good.len() - room, Relaxed);
+        good.truncate(room);
+        let mut sent = 0;
+        if room > 0 {
+            sent = match inner.local.try_send(Event::Burst(good)) {
+                Ok(()) => room,
+                Err(_) => {
+                    inner.local_queued.fetch_sub(room, Relaxed);
+                    0
+                }
+            };
+        }
+        Counters::add(&inner.shared.counters.skipped, offered - sent);
+        offered - sent
+    }
+
+    /// Subscribes from inside the process; what was published before by the same task is seen as
+    /// retained or not at all. Filters that are no filters match nothing.
+    pub async fn subscribe(&self, name: &str, filters: &[&str]) -> Subscription {
+        let good = |f: &&&str| topic::is_filter(f, self.inner.shared.limits.levels);
+        let filters: Vec<String> = filters.iter().filter(good).map(|f| (*f).to_owned()).collect();
+        let shared: Vec<Arc<str>> = filters.iter().map(|f| f.as_str().into()).collect();
+        let (reply, queue) = oneshot::channel();
+        let events = self.inner.local.clone();
+        let _ = events.send(Event::Local(name.to_owned(), filters, reply)).await;
+        let (key, queue) = match queue.await {
+            Ok(subscribed) => subscribed,
+            // The broker has stopped: a queue without a sender ends at once.
+            Err(_) => (0, queue::new(&self.inner.shared.limits, &Arc::default()).1),
+        };
+        Subscription::new(key, queue, events, shared)
+    }
+
+    /// The retained messages that match, as of now.
+    pub async fn retained(&self, filter: &str) -> Vec<Message> {
+        let (reply, found) = oneshot::channel();
+        let _ = self.inner.local.send(Event::Retained(filter.to_owned(), reply)).await;
+        found.await.unwrap_or_default()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn stats(&self) -> BrokerStats {
+        self.inner.shared.counters.snapshot()
+    }
+
+    /// Reads the files again and opens and closes listeners. What did not change keeps its connections;
+    /// certificates are read again for new connections. Users and rights count from the next packet.
+    ///
+    /// # Errors
+    /// As [`Broker::start_with`]; then nothing has changed, unless a port had to be closed to be opened
+    /// in another way.
+    pub async fn reconfigure(&self, config: &model::Broker) -> Result<(), BrokerError> {
+        let inner = &*self.inner;
+        let access = Arc::new(Access::load(config)?);
+        let mut acceptors = Vec::new();
+        for listener in &config.listener {
+            acceptors.push(listener::acceptor(listener)?);
+        }
+        let mut doors = inner.doors.lock().await;
+        let (mut kept, mut gone): (Vec<_>, Vec<_>) =
+            doors.drain(..).partition(|open| config.listener.contains(&open.door.config));
+        let mut bound = Vec::new();
+        let mut failed = None;
+        for (listener, acceptor) in config.listener.iter().zip(acceptors) {
+            if let Some(open) = kept.iter().find(|open| open.door.config == *listener) {
+                open.renew(acceptor);
+                continue;
+            }
+            // The same port in another way: the old door must close first.
+            while let Some(at) = gone.iter().position(|o| o.address == listener.bind) {
+                gone.swap_remove(at).close().await;
+            }
+            match listener::bind(listener, acceptor).await {
+                Ok(new) => bound.push(new),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = failed {
+            kept.extend(gone);
+            *doors = kept;
+            return Err(error);
+        }
+        for open in gone {
+            open.close().await;
+        }
+        kept.extend(bound.into_iter().map(|b| b.open(&inner.shared, &inner.tasks)));
+        *doors = kept;
+        inner.access.send_replace(access.clone());
+        inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)
+    }
+
+    /// Closes the doors, lets the connections say good-bye, and stops. Sessions and retained messages
+    /// are gone with it.
+    pub async fn close(&self) {
+        let inner = &*self.inner;
+        inner.shared.stop.cancel();
+        inner.tasks.close();
+        if tokio::time::timeout(CLOSING, inner.tasks.wait()).await.is_err() {
+            tracing::warn!("some connections of the broker did not end in time");
+        }
+        inner.doors.lock().await.clear();
+        inner.hub_stop.cancel();
+    }
+}

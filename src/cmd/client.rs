@@ -36,6 +36,7 @@ pub fn ask(store: &Path, request: &Request) -> Result<Option<Json>, Exit> {
     writeln!(stream, "{text}").map_err(failed)?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).map_err(failed)?;
-    let answer = serde_json::from_str(&line).map_err(|e| Exit::Failed(format!("the daemon's answer: {e}")))?;
+    let answer =
+        serde_json::from_str(&line).map_err(|e| Exit::Failed(format!("the daemon's answer: {e}")))?;
     Ok(Some(answer))
 }

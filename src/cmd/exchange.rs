@@ -66,7 +66,12 @@ pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
         if !args.json {
             match error {
                 Some(error) => writeln!(out, "{name:<24} -  {error}")?,
-                None => writeln!(out, "{name:<24} {} {}", plain(&row["value"]), row["unit"].as_str().unwrap_or(""))?,
+                None => writeln!(
+                    out,
+                    "{name:<24} {} {}",
+                    plain(&row["value"]),
+                    row["unit"].as_str().unwrap_or("")
+                )?,
             }
         }
     }
@@ -125,7 +130,7 @@ fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
         let lone = crate::runtime::lone_bus(bus);
         let (_, targets) = watch::channel(Arc::new(lone.targets));
         let nothing: Arc<dyn Fn() -> Json + Send + Sync> = Arc::new(|| Json::Null);
-        let access = Access { snapshot: nothing.clone(), values: nothing, targets };
+        let access = Access { snapshot: nothing, values: None, targets };
         let answer = control::respond(request, &access).await;
         lone.stop.cancel();
         Ok(answer)

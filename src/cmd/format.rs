@@ -47,7 +47,13 @@ mod tests {
     #[test]
     fn numbers_read_like_a_person_would_write_them() {
         assert_eq!((bytes(512.0), bytes(1_572_864.0)), ("512 B".into(), "1.5 MiB".into()));
-        assert_eq!((count(0.0), count(999.0), count(1_234_567.0)), ("0".into(), "999".into(), "1,234,567".into()));
-        assert_eq!((span_s(40.0), span_s(312.0), span_s(183_600.0)), ("40s".into(), "5m 12s".into(), "2d 3h".into()));
+        assert_eq!(
+            (count(0.0), count(999.0), count(1_234_567.0)),
+            ("0".into(), "999".into(), "1,234,567".into())
+        );
+        assert_eq!(
+            (span_s(40.0), span_s(312.0), span_s(183_600.0)),
+            ("40s".into(), "5m 12s".into(), "2d 3h".into())
+        );
     }
 }

@@ -23,7 +23,7 @@ pub fn man(command: clap::Command, out: &mut dyn Write) -> Result<(), Exit> {
     man.render(out)?;
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
         let name = format!("fieldgate {}", sub.get_name());
-        let man = clap_mangen::Man::new(sub.clone().name(name.clone()).bin_name(name));
+        let man = clap_mangen::Man::new(sub.clone().display_name(name.clone()).bin_name(name));
         man.render_synopsis_section(out)?;
         man.render_description_section(out)?;
         man.render_options_section(out)?;

@@ -90,9 +90,9 @@ fn stable(root: &Path, device: &str) -> Option<String> {
     let target = Path::new(device).file_name()?.to_owned();
     ["dev/serial/by-id", "dev/serial/by-path"].iter().find_map(|dir| {
         let dir = root.join(dir);
-        let name = names(&dir).into_iter().find(|name| {
-            std::fs::read_link(dir.join(name)).is_ok_and(|l| l.file_name() == Some(&target))
-        })?;
+        let name = names(&dir)
+            .into_iter()
+            .find(|name| std::fs::read_link(dir.join(name)).is_ok_and(|l| l.file_name() == Some(&target)))?;
         Some(format!("/{}", dir.join(name).strip_prefix(root).ok()?.display()))
     })
 }
@@ -139,9 +139,17 @@ mod tests {
     fn a_usb_adapter_is_named_by_id_and_phantoms_are_left_out() {
         let root = tempfile::tempdir().expect("temp dir");
         let at = |p: &str| root.path().join(p);
-        for dir in ["dev/serial/by-id", "sys/devices/usb1/1-1/1-1:1.0/ttyUSB0", "sys/devices/phantom",
-                    "sys/bus/drivers/ftdi_sio", "sys/bus/drivers/serial8250", "sys/class/tty/ttyUSB0",
-                    "sys/class/tty/ttyS0", "sys/class/tty/tty1", "sys/class/i2c-dev/i2c-1"] {
+        for dir in [
+            "dev/serial/by-id",
+            "sys/devices/usb1/1-1/1-1:1.0/ttyUSB0",
+            "sys/devices/phantom",
+            "sys/bus/drivers/ftdi_sio",
+            "sys/bus/drivers/serial8250",
+            "sys/class/tty/ttyUSB0",
+            "sys/class/tty/ttyS0",
+            "sys/class/tty/tty1",
+            "sys/class/i2c-dev/i2c-1",
+        ] {
             std::fs::create_dir_all(at(dir)).expect("dir");
         }
         std::fs::write(at("sys/devices/usb1/1-1/manufacturer"), "FTDI\n").expect("file");

@@ -66,7 +66,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
             n(&u["declared_lost"])
         )?;
         if let Some(oldest) = u["oldest_ts"].as_str() {
-            writeln!(out, "  oldest from {oldest}, {}", bytes(u["queued_bytes"].as_f64().unwrap_or(0.0)))?;
+            let size = bytes(u["queued_bytes"].as_f64().unwrap_or(0.0));
+            writeln!(out, "  the oldest is from {oldest}; about {size} on disk")?;
         }
     }
     Ok(())
@@ -74,15 +75,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
 
 /// The accounts of a data directory that no daemon uses now.
 fn at_rest(store: &std::path::Path) -> Result<Json, Exit> {
-    let accounts = Store::inspect(store).map_err(|e| Exit::Failed(e.to_string()))?;
-    let rows = accounts.into_iter().map(|(name, ledger)| {
+    let found = Store::inspect(store).map_err(|e| Exit::Failed(e.to_string()))?;
+    let rows = found.uplinks.into_iter().map(|(name, uplink)| {
         let row = json!({
-            "taken": ledger.taken,
-            "delivered": ledger.delivered,
-            "queued_readings": ledger.queued,
-            "declared_lost": ledger.lost,
-            "queued_bytes": ledger.queued_bytes,
-            "oldest_ts": ledger.oldest.map(|ts| ts.to_string()),
+            "taken": uplink.taken,
+            "delivered": uplink.delivered,
+            "queued_readings": uplink.queued,
+            "declared_lost": uplink.lost,
         });
         (name, row)
     });

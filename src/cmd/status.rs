@@ -79,7 +79,8 @@ pub fn render(snapshot: &Json) -> String {
         ));
     }
     for (name, device) in rows(&snapshot["device"]) {
-        let last = device["last_ok"].as_str().map_or("never answered".to_owned(), |ts| format!("last answer {ts}"));
+        let last =
+            device["last_ok"].as_str().map_or("never answered".to_owned(), |ts| format!("last answer {ts}"));
         lines.push(format!(
             "device   {name:<12} {}, {last}, {} failures",
             word(&device["state"]),
@@ -95,7 +96,10 @@ pub fn render(snapshot: &Json) -> String {
             bytes(number(&uplink["queued_bytes"])),
             count(number(&uplink["declared_lost"])),
             uplink["eta_s"].as_f64().map_or(String::new(), |s| format!(", drained in {}", span_s(s))),
-            uplink["last_error"].as_str().filter(|e| !e.is_empty()).map_or(String::new(), |e| format!(", last error: {e}")),
+            uplink["last_error"]
+                .as_str()
+                .filter(|e| !e.is_empty())
+                .map_or(String::new(), |e| format!(", last error: {e}")),
         ));
     }
     let store = &snapshot["store"];

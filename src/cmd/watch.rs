@@ -40,9 +40,13 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let live = !args.once && !args.json && std::io::stdout().is_terminal();
     loop {
         let Some(values) = client::ask(&store, &Request::Values {})? else {
-            return Err(Exit::Failed(format!("no daemon on {}; start it with `fieldgate run`", store.display())));
+            return Err(Exit::Failed(format!(
+                "no daemon on {}; start it with `fieldgate run`",
+                store.display()
+            )));
         };
-        let rows: Vec<&Json> = values.as_array().into_iter().flatten().filter(|row| wanted(row, args)).collect();
+        let rows: Vec<&Json> =
+            values.as_array().into_iter().flatten().filter(|row| wanted(row, args)).collect();
         if args.json {
             writeln!(out, "{:#}", Json::Array(rows.into_iter().cloned().collect()))?;
             return Ok(());

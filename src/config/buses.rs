@@ -111,6 +111,8 @@ pub(super) struct DeviceDraft<'i> {
     pub raw: Raw<'i>,
     pub common: DeviceCommon,
     pub points: Vec<PointDraft<'i>>,
+    /// Its profile was not found, so that its points are unknown rather than missing.
+    pub profile_lost: bool,
 }
 
 /// One point, the profile's and the device's own keys together.
@@ -132,6 +134,7 @@ pub(super) fn draft<'i>(
         all.buses.iter().map(|raw| draft_bus(raw.clone(), drivers, problems)).collect();
     for raw in &all.devices {
         let profile = profiles.profile_of(raw, sources, problems);
+        let profile_lost = profile.is_none() && raw.table.contains_key("profile");
         let mut raw = raw.clone();
         let own = raw.take_list("point", "device.point", problems);
         let (mut inherited, mut head) = (Vec::new(), None);
@@ -142,7 +145,7 @@ pub(super) fn draft<'i>(
             (inherited, head) = (profile.points, profile.head);
         }
         let points = overlay(inherited, own);
-        let device = draft_device(raw, points, problems);
+        let device = DeviceDraft { profile_lost, ..draft_device(raw, points, problems) };
         let written = device.common.bus.as_str();
         let known: Vec<&str> = buses.iter().map(|b| b.common.name.as_str()).collect();
         // A slip in the name must not hide the device's other mistakes.
@@ -207,7 +210,7 @@ fn draft_device<'i>(raw: Raw<'i>, points: Vec<Raw<'i>>, problems: &mut Vec<Probl
             Some(PointDraft { raw, common })
         })
         .collect();
-    DeviceDraft { raw, common, points }
+    DeviceDraft { raw, common, points, profile_lost: false }
 }
 
 /// The profile's points with the device's own over them, key by key where the names are the same.
@@ -238,7 +241,12 @@ pub(super) fn compile(draft: &BusDraft<'_>, findings: &mut Findings) -> Option<C
         table,
         devices: draft.devices.iter().map(device_spec).collect(),
     };
-    let bus = driver.compile(spec, &mut findings.problems)?;
+    let bus = driver.compile(spec, &mut findings.problems);
+    for device in draft.devices.iter().filter(|d| d.profile_lost) {
+        let header = device.raw.place();
+        findings.problems.retain(|p| !(p.place == header && p.message.contains("no points")));
+    }
+    let bus = bus?;
     let devices: Vec<DeviceSettings> = draft
         .devices
         .iter()

@@ -98,13 +98,14 @@ pub struct ListenerTls {
 pub struct Store {
     /// Directory of the queue.
     pub path: PathBuf,
-    /// Disk it may use. At the limit the oldest readings go first, counted and declared.
+    /// Disk it may use, at least 16MiB. At the limit the oldest readings go first, counted and declared.
     pub max_size: ByteSize,
     /// Readings older than this go, counted and declared.
     pub max_age: Span,
     /// Free disk that is never touched.
     pub min_free: ByteSize,
-    /// Longest wait before a group of readings is committed, and so the most that a power cut takes.
+    /// Longest wait before a group of readings is committed, and so the most that a power cut takes:
+    /// 10ms to 60s.
     pub commit_interval: Span,
 }
 
@@ -112,7 +113,9 @@ pub struct Store {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Uplink {
-    /// Its name in status topics and in the ledger.
+    /// Its name in status topics and in the ledger: letters, digits, `_` and `-`. The store keeps its
+    /// position under this name: an uplink with a new name starts anew.
+    #[schemars(example = &"cloud")]
     pub name: String,
     /// `mqtt://host:1883` or `mqtts://host:8883`.
     #[schemars(example = &"mqtts://broker.example.com:8883")]
@@ -131,7 +134,8 @@ pub struct Uplink {
     #[serde(default)]
     #[schemars(example = &"plant-7")]
     pub username: Option<String>,
-    /// File whose first line is the password.
+    /// File whose first line is the password. With systemd's `LoadCredential=` it is
+    /// `/run/credentials/fieldgate.service/NAME`.
     #[serde(default)]
     #[schemars(example = &"cloud.password")]
     pub password_file: Option<PathBuf>,
@@ -147,7 +151,7 @@ pub struct Uplink {
     #[serde(default)]
     #[schemars(example = &"client.key")]
     pub key_file: Option<PathBuf>,
-    /// MQTT keep-alive.
+    /// MQTT keep-alive, 1s to 65535s: how soon a dead link is noticed.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Span,
     /// Quality of service of readings: 1 (acknowledged) is what every promise rests on.
@@ -159,7 +163,7 @@ pub struct Uplink {
     /// `none` or `zstd` (json-batch only).
     #[serde(default)]
     pub compression: Compression,
-    /// Topic under which the tree of the local broker appears upstream.
+    /// Topic under which the tree of the local broker appears upstream; `{gateway}` is the gateway's id.
     #[serde(default = "defaults::topic_root")]
     pub topic_root: String,
     /// Whether readings are retained upstream (status and meta always are).
@@ -169,7 +173,7 @@ pub struct Uplink {
     /// `strict`: one lane, oldest first.
     #[serde(default)]
     pub order: Order,
-    /// Limits of one `json-batch` message.
+    /// Limits of one `json-batch` message: whichever is reached first sends it.
     #[serde(default)]
     pub batch: Batch,
 }
@@ -259,9 +263,11 @@ pub struct Batch {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BusCommon {
-    /// The bus's name: letters, digits, `_` and `-`.
+    /// The bus's name, in topics and in `[[device]]`: letters, digits, `_` and `-`.
+    #[schemars(example = &"rs485")]
     pub name: String,
-    /// The driver that speaks on it.
+    /// The driver that speaks on it. It brings the bus's other keys.
+    #[schemars(example = &"modbus-rtu")]
     pub driver: String,
 }
 
@@ -269,11 +275,13 @@ pub struct BusCommon {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceCommon {
-    /// The device's name, unique in the gateway: letters, digits, `_` and `-`.
+    /// The device's name in topics, unique in the gateway: letters, digits, `_` and `-`.
+    #[schemars(example = &"meter1")]
     pub name: String,
     /// Name of the `[[bus]]` it hangs on.
+    #[schemars(example = &"rs485")]
     pub bus: String,
-    /// Default poll interval of its points.
+    /// Poll interval of its points where they do not say otherwise; the shortest is 10ms.
     #[serde(default = "defaults::interval")]
     pub interval: Span,
     /// Longest wait for one answer, up to 60s.
@@ -290,7 +298,8 @@ pub struct DeviceCommon {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PointCommon {
-    /// The point's name, unique in its device: letters, digits, `_` and `-`.
+    /// The point's name in topics, unique in its device: letters, digits, `_` and `-`.
+    #[schemars(example = &"voltage_l1")]
     pub name: String,
     /// Poll interval. Default: the device's.
     #[serde(default)]
@@ -304,16 +313,16 @@ pub struct PointCommon {
     #[serde(default)]
     #[schemars(example = &"Voltage L1 to N")]
     pub description: Option<String>,
-    /// value = raw × scale + offset.
+    /// Factor from the raw value: value = raw × scale + offset. Not 0. Default: 1.
     #[serde(default)]
     #[schemars(example = 0.1)]
     pub scale: Option<f64>,
-    /// value = raw × scale + offset.
+    /// Added after scaling: value = raw × scale + offset. Default: 0.
     #[serde(default)]
     #[schemars(example = -40.0)]
     pub offset: Option<f64>,
-    /// Report by exception: a change smaller than this is not reported. A number, or `"2%"` of the
-    /// last reported value.
+    /// Report by exception: a change smaller than this is not reported. A number in the value's own
+    /// unit, or `"2%"` of the last reported value. Default: every reading is reported.
     #[serde(default)]
     #[schemars(example = &"2%")]
     pub deadband: Option<Deadband>,
@@ -321,15 +330,15 @@ pub struct PointCommon {
     #[serde(default)]
     #[schemars(example = &"60s")]
     pub max_interval: Option<Span>,
-    /// Below this the reading is uncertain (`out_of_range`) and a command is refused.
+    /// Below this, after scaling, the reading is uncertain (`out_of_range`) and a command is refused.
     #[serde(default)]
     #[schemars(example = 0.0)]
     pub min: Option<f64>,
-    /// Above this the reading is uncertain (`out_of_range`) and a command is refused.
+    /// Above this, after scaling, the reading is uncertain (`out_of_range`) and a command is refused.
     #[serde(default)]
     #[schemars(example = 300.0)]
     pub max: Option<f64>,
-    /// Whether commands may write it.
+    /// Whether commands may write it. Without this, every command is refused.
     #[serde(default)]
     pub writable: bool,
 }

@@ -8,14 +8,16 @@ use std::fmt::Write as _;
 use driver_api::Driver;
 use serde_json::Value;
 
+use super::buses::{BUS_KEYS, DEVICE_KEYS, POINT_KEYS};
 use super::schema;
 
 const HEAD: &str = "\
 # fieldgate: every section and every key.
 #
 # Made by `fieldgate schema --reference`; do not edit. What you need, copy to fieldgate.toml or to a
-# file in conf.d/. Lines that start with `# ` explain; lines that start with `#` and a key show its
-# default, or an example where there is none. This file itself is a valid configuration.
+# file in conf.d/. Lines that start with `# ` explain. Lines that start with `#` and a key show its
+# default; where there is none, or it depends on something, the line ends in `# for example`. This
+# file itself is a valid configuration.
 #
 # Files: fieldgate.toml first, then conf.d/*.toml in name order. In [gateway], [broker] and [store] a
 # later file's keys go over those of an earlier one, key by key; [[uplink]], [[bus]], [[device]] and
@@ -24,19 +26,29 @@ const HEAD: &str = "\
 # `fieldgate check` finds all mistakes at once, and shows what will be polled.
 ";
 
-/// Examples of drivers' keys that bring none themselves: table, key, TOML.
+/// Examples of drivers' keys that bring none themselves: table, key, TOML. The first that fits counts;
+/// `i2c device` is only that driver's.
 const EXAMPLES: &[(&str, &str, &str)] = &[
+    ("i2c device", "address", "0x76"),
+    ("i2c point", "name", "\"temperature\""),
+    ("point", "name", "\"point1\""),
     ("bus", "port", "\"/dev/serial/by-id/usb-FTDI_FT232R-if00-port0\""),
     ("bus", "address", "\"10.0.0.7:502\""),
     ("bus", "path", "\"/dev/i2c-1\""),
     ("device", "address", "1"),
-    ("device", "chip", "\"bme280\""),
-    ("device", "protocol", "\"lines\""),
+    ("device", "max_gap", "10"),
     ("device", "pattern", "'(?P<weight>[-+]?[0-9.]+)kg'"),
     ("device", "request", "\"P\\r\\n\""),
+    ("device", "terminator", "\"\\r\\n\""),
     ("point", "register", "\"input:0\""),
     ("point", "type", "\"f32\""),
-    ("point", "field", "\"weight\""),
+    ("point", "bit", "3"),
+    ("point", "bits", "[4, 7]"),
+    ("point", "capture", "\"weight\""),
+    ("point", "low", "0.0"),
+    ("point", "high", "100.0"),
+    ("point", "period", "\"10s\""),
+    ("point", "value", "\"batch {n}\""),
 ];
 
 /// The text of `reference.toml`.
@@ -45,36 +57,79 @@ pub fn text(drivers: &[&dyn Driver]) -> String {
     let whole = schema::whole(drivers);
     let mut out = HEAD.to_owned();
     for name in ["gateway", "broker", "store"] {
-        section(&mut out, &format!("[{name}]"), name, &whole["properties"][name], false);
-        for (key, inner) in properties(&whole["properties"][name]) {
-            if is_table_list(inner) {
-                let title = format!("[[{name}.{key}]]");
-                section(&mut out, &title, name, &with_doc(&inner["items"], inner), true);
-            }
+        let schema = &whole["properties"][name];
+        section(&mut out, &format!("[{name}]"), schema);
+        keys(&mut out, name, schema, &[]);
+        for (key, inner) in properties(schema).filter(|(_, inner)| is_table_list(inner)) {
+            section(&mut out, &format!("#[[{name}.{key}]]"), &with_doc(&inner["items"], inner));
+            keys(&mut out, name, &inner["items"], &[]);
         }
     }
-    section(&mut out, "[[uplink]]", "uplink", &whole["properties"]["uplink"]["items"], true);
-    for driver in drivers {
-        let name = driver.name();
-        let _infallible =
-            writeln!(out, "\n# ---- Driver {name} {}", "-".repeat(80_usize.saturating_sub(name.len())));
-        let bus = schema::bus(*driver);
-        let device = schema::device(*driver);
-        section(&mut out, "[[bus]]", "bus", &bus, true);
-        section(&mut out, "[[device]]", "device", &device, true);
-        section(&mut out, "[[device.point]]", "point", &schema::point(*driver), true);
-    }
+    let uplink = &whole["properties"]["uplink"]["items"];
+    section(&mut out, "#[[uplink]]", uplink);
+    keys(&mut out, "uplink", uplink, &[]);
+    field(&mut out, drivers);
     out
 }
 
-fn section(out: &mut String, title: &str, table: &str, schema: &Value, commented: bool) {
+/// Buses, devices and points: the keys of all drivers once, then those of each.
+fn field(out: &mut String, drivers: &[&dyn Driver]) {
+    let names: Vec<&str> = drivers.iter().map(|d| d.name()).collect();
+    rule(out, "Buses, devices and points with every driver");
+    let _infallible =
+        writeln!(out, "#\n# A bus is one line or endpoint, a device an addressable thing on it, a point one");
+    let _infallible = writeln!(out, "# quantity of the device. The drivers are {}.", names.join(", "));
+    for (title, table, schema) in [
+        ("#[[bus]]", "bus", schema::bus_common()),
+        ("#[[device]]", "device", schema::device_common()),
+        ("#[[device.point]]", "point", schema::point_common()),
+    ] {
+        section(out, title, &schema);
+        keys(out, table, &schema, &[]);
+    }
+    let mut told: Vec<(&str, [Value; 2])> = Vec::new();
+    for driver in drivers {
+        let name = driver.name();
+        rule(out, &format!("Driver {name}: its own keys"));
+        let _infallible = writeln!(out, "\n#[[bus]]\n#name = \"{name}-1\"\n#driver = \"{name}\"");
+        keys(out, &format!("{name} bus"), &schema::bus(*driver), BUS_KEYS);
+        let deeper = [schema::device(*driver), schema::point(*driver)];
+        if let Some((same, _)) = told.iter().find(|(_, other)| is_same(other, &deeper)) {
+            let _infallible = writeln!(out, "\n# Devices and points have the same keys as with {same}.");
+            continue;
+        }
+        let _infallible = writeln!(out, "\n#[[device]]\n#name = \"{name}-device\"\n#bus = \"{name}-1\"");
+        keys(out, &format!("{name} device"), &deeper[0], DEVICE_KEYS);
+        let point = format!("{name} point");
+        let _infallible =
+            writeln!(out, "\n#[[device.point]]\n#name = {}", ours(&point, "name").unwrap_or("\"p\""));
+        keys(out, &point, &deeper[1], POINT_KEYS);
+        told.push((name, deeper));
+    }
+}
+
+fn is_same(one: &[Value; 2], other: &[Value; 2]) -> bool {
+    one.iter().zip(other).all(|(a, b)| {
+        properties(a).filter(|(k, _)| *k != "point").eq(properties(b).filter(|(k, _)| *k != "point"))
+    })
+}
+
+fn rule(out: &mut String, title: &str) {
+    let _infallible = writeln!(out, "\n# ---- {title} {}", "-".repeat(90_usize.saturating_sub(title.len())));
+}
+
+fn section(out: &mut String, title: &str, schema: &Value) {
     out.push('\n');
     explain(out, schema, "# ");
-    let _infallible = writeln!(out, "{}{title}", if commented { "#" } else { "" });
+    let _infallible = writeln!(out, "{title}");
+}
+
+/// All keys of a table but those in `but`.
+fn keys(out: &mut String, table: &str, schema: &Value, but: &[&str]) {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (key, inner) in properties(schema) {
-        if is_table_list(inner) {
+        if is_table_list(inner) || but.contains(&key.as_str()) {
             continue;
         }
         explain(out, inner, "# ");
@@ -83,10 +138,12 @@ fn section(out: &mut String, title: &str, table: &str, schema: &Value, commented
             let doc = deeper["description"].as_str().unwrap_or_default().replace('\n', " ");
             let _infallible = writeln!(out, "#   {nested}: {doc}");
         }
-        if required.contains(&key.as_str()) {
+        let is_required = required.contains(&key.as_str());
+        if is_required {
             out.push_str("# Required.\n");
         }
-        let _infallible = writeln!(out, "#{key} = {}", example(table, key, inner));
+        let note = if is_required || inner.get("default").is_some() { "" } else { "  # for example" };
+        let _infallible = writeln!(out, "#{key} = {}{note}", example(table, key, inner));
     }
 }
 
@@ -113,7 +170,6 @@ fn choices(out: &mut String, schema: &Value) {
 
 /// The value to show: the default, an example of the type's own, one of ours, or one made from the type.
 fn example(table: &str, key: &str, schema: &Value) -> String {
-    let ours = EXAMPLES.iter().find(|(t, k, _)| *t == table && *k == key).map(|(_, _, toml)| *toml);
     if let Some(word) = schema.get("const") {
         return toml(word);
     }
@@ -123,11 +179,11 @@ fn example(table: &str, key: &str, schema: &Value) -> String {
     if let Some(first) = schema["examples"].get(0) {
         return toml(first);
     }
-    if let Some(ours) = ours {
-        return ours.to_owned();
-    }
     if let Some(first) = schema["enum"].get(0).or_else(|| schema["oneOf"][0].get("const")) {
         return toml(first);
+    }
+    if let Some(ours) = ours(table, key) {
+        return ours.to_owned();
     }
     match (schema["x-kind"].as_str(), schema["type"].as_str()) {
         (Some("duration"), _) => "\"1s\"".into(),
@@ -142,9 +198,13 @@ fn example(table: &str, key: &str, schema: &Value) -> String {
             format!("{{ {} }}", inner.join(", "))
         }
         _ if key == "name" => format!("\"{table}1\""),
-        _ if table == "device" && key == "bus" => "\"bus1\"".into(),
         _ => "\"…\"".into(),
     }
+}
+
+fn ours(table: &str, key: &str) -> Option<&'static str> {
+    let fits = |t: &str| table == t || table.strip_suffix(t).is_some_and(|driver| driver.ends_with(' '));
+    EXAMPLES.iter().find(|(t, k, _)| fits(t) && *k == key).map(|(_, _, toml)| *toml)
 }
 
 /// A JSON value as TOML writes it.

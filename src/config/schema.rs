@@ -82,6 +82,21 @@ pub(super) fn point(driver: &dyn Driver) -> Value {
     merged(of::<PointCommon>(), cleaned(driver.schemas().point), driver.name())
 }
 
+/// The keys of `[[bus]]` with every driver.
+pub(super) fn bus_common() -> Value {
+    of::<BusCommon>()
+}
+
+/// The keys of `[[device]]` with every driver.
+pub(super) fn device_common() -> Value {
+    of::<DeviceCommon>()
+}
+
+/// The keys of `[[device.point]]` with every driver.
+pub(super) fn point_common() -> Value {
+    of::<PointCommon>()
+}
+
 fn list(description: &str, items: Value) -> Value {
     json!({ "type": "array", "description": description, "items": items })
 }

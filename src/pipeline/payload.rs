@@ -183,7 +183,11 @@ mod tests {
         Record {
             id: Id { epoch: Epoch { start: 0x12, random: 0x9f3a_61c2 }, seq },
             ts: WallMs(1_795_357_800_123),
-            point: Arc::new(PointKey { device: "meter1".into(), point: "voltage_l1".into(), unit: "V".into() }),
+            point: Arc::new(PointKey {
+                device: "meter1".into(),
+                point: "voltage_l1".into(),
+                unit: "V".into(),
+            }),
             value,
             quality,
         }
@@ -243,7 +247,10 @@ mod tests {
     fn what_is_no_number_never_leaves_as_good() {
         for x in [f64::NAN, f64::INFINITY] {
             let shown = text(reading(&record(1, Some(Value::Float(x)), Quality::Good)));
-            assert!(shown.contains(r#""value":null,"unit":"V","quality":"bad","reason":"sensor_fault""#), "{shown}");
+            assert!(
+                shown.contains(r#""value":null,"unit":"V","quality":"bad","reason":"sensor_fault""#),
+                "{shown}"
+            );
         }
     }
 

@@ -163,9 +163,13 @@ mod tests {
     fn a_command_topic_names_device_and_point_or_nothing() {
         let t = Topics::local("g");
         assert_eq!(t.command_target(&t.command("d", "p")), Some(("d", "p")));
-        for other in
-            ["gw/g/command/d", "gw/g/command/d/p/x", "gw/g/command//p", "gw/h/command/d/p", "gw/gx/command/d/p"]
-        {
+        for other in [
+            "gw/g/command/d",
+            "gw/g/command/d/p/x",
+            "gw/g/command//p",
+            "gw/h/command/d/p",
+            "gw/gx/command/d/p",
+        ] {
             assert_eq!(t.command_target(other), None, "{other}");
         }
     }

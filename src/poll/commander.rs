@@ -8,10 +8,11 @@
 //! - After its `ttl` (from arrival) or `expires` (wall time) a command is never carried out.
 //! - A command that comes retained is refused: nobody knows how old it is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use driver_api::{Span, Value};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -40,11 +41,15 @@ pub struct Target {
     pub rule: Rule,
 }
 
-/// What outlives a restart: ids and what came of them. Bounded by [`bounds::COMMAND_IDS`].
+/// What outlives a restart: ids and what came of them. Bounded by whoever keeps them.
+#[async_trait]
 pub trait Memory: Send + Sync {
-    /// The last result of a command with this id, as JSON.
-    fn recall(&self, id: &str) -> Option<String>;
-    /// Keeps the result of a command.
+    /// `None`: never seen. `Some(None)`: begun, and nobody knows what came of it. `Some(Some(json))`:
+    /// the last result.
+    fn recall(&self, id: &str) -> Option<Option<String>>;
+    /// Notes, durably, that a command is about to be carried out. `false` if it was before.
+    async fn begin(&self, id: &str) -> bool;
+    /// Keeps the result of a command that was begun.
     fn keep(&self, id: &str, result: &str);
 }
 
@@ -101,6 +106,13 @@ pub enum State {
     Refused,
 }
 
+impl State {
+    /// Whether it is the last word on a command that was begun.
+    fn is_final(self) -> bool {
+        matches!(self, Self::Written | Self::Verified | Self::Failed | Self::Expired)
+    }
+}
+
 /// The task that carries commands out.
 pub struct Commander {
     gateway: String,
@@ -108,7 +120,6 @@ pub struct Commander {
     memory: Arc<dyn Memory>,
     clock: Arc<dyn Clock>,
     publish: Publish,
-    recent: VecDeque<(String, String)>,
 }
 
 /// A command on the wire.
@@ -132,7 +143,7 @@ impl Commander {
         clock: Arc<dyn Clock>,
         publish: Publish,
     ) -> Self {
-        Self { gateway: gateway.to_owned(), targets, memory, clock, publish, recent: VecDeque::new() }
+        Self { gateway: gateway.to_owned(), targets, memory, clock, publish }
     }
 
     /// Runs until every sender of commands is gone, and what was begun is answered.
@@ -148,7 +159,7 @@ impl Commander {
                 request = commands.recv() => {
                     let Some(request) = request else { break };
                     let free = running.len() < bounds::COMMANDS_RUNNING;
-                    if let Some(started) = self.accept(&request, free) {
+                    if let Some(started) = self.accept(&request, free).await {
                         running.spawn(carry_out(started));
                     }
                 }
@@ -162,7 +173,7 @@ impl Commander {
     }
 
     /// Checks a command; `Some` when it is on its way to the bus.
-    fn accept(&mut self, request: &CommandRequest, free: bool) -> Option<Running> {
+    async fn accept(&mut self, request: &CommandRequest, free: bool) -> Option<Running> {
         let (device, point) = (&request.device, &request.point);
         let verdict = |id, state, value, error: Option<String>| Verdict {
             device: device.clone(),
@@ -197,8 +208,8 @@ impl Commander {
         if payload.id.is_empty() || payload.id.len() > LONGEST_ID {
             return refuse(self, format!("an id has 1 to {LONGEST_ID} bytes"));
         }
-        if let Some(known) = self.known(&payload.id) {
-            (self.publish)(vec![self.message(device, point, known)]);
+        if let Some(known) = self.memory.recall(&payload.id) {
+            self.answer_again(device, point, payload.id, known);
             return None;
         }
         if request.retained {
@@ -231,10 +242,19 @@ impl Commander {
             Ok(raw) => raw,
             Err(why) => return refuse(self, why),
         };
+        if !self.memory.begin(&payload.id).await {
+            let known = self.memory.recall(&payload.id).flatten();
+            self.answer_again(device, point, payload.id, known);
+            return None;
+        }
         let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
         let pending = match target.bus.begin(ask) {
             Ok(pending) => pending,
-            Err(_) => return refuse(self, "busy: the bus has too much to do".into()),
+            Err(_) => {
+                let why = Some("the bus has too much to do".to_owned());
+                self.answer(verdict(Some(payload.id), State::Failed, Some(payload.value), why));
+                return None;
+            }
         };
         info!(DEVICE = device, POINT = point, "command `{}` from {from}: {}", payload.id, payload.value);
         self.answer(verdict(Some(payload.id.clone()), State::Accepted, Some(payload.value.clone()), None));
@@ -268,9 +288,16 @@ impl Commander {
         Ok((!left.is_zero()).then(|| Instant::now() + left))
     }
 
-    fn known(&self, id: &str) -> Option<String> {
-        let recent = self.recent.iter().rev().find(|(known, _)| known == id).map(|(_, json)| json.clone());
-        recent.or_else(|| self.memory.recall(id))
+    /// A repeated id is answered with what is known of it.
+    fn answer_again(&mut self, device: &str, point: &str, id: String, known: Option<String>) {
+        let json = known.unwrap_or_else(|| {
+            let error = "it was begun before; what came of it is not known".to_owned();
+            let ts = self.clock.wall().to_string();
+            let outcome =
+                Outcome { id: Some(id), state: State::Accepted, value: None, error: Some(error), ts };
+            serde_json::to_string(&outcome).unwrap_or_default()
+        });
+        (self.publish)(vec![self.message(device, point, json)]);
     }
 
     fn answer(&mut self, verdict: Verdict) {
@@ -278,14 +305,8 @@ impl Commander {
         let ts: WallMs = self.clock.wall();
         let outcome = Outcome { id: id.clone(), state, value, error, ts: ts.to_string() };
         let json = serde_json::to_string(&outcome).unwrap_or_default();
-        // A refusal costs nothing to repeat, and the next try may find the cause mended.
-        if let (Some(id), false) = (id, state == State::Refused) {
+        if let (Some(id), true) = (id, state.is_final()) {
             self.memory.keep(&id, &json);
-            self.recent.retain(|(known, _)| *known != id);
-            self.recent.push_back((id, json.clone()));
-            if self.recent.len() > bounds::COMMAND_IDS {
-                self.recent.pop_front();
-            }
         }
         (self.publish)(vec![self.message(&device, &point, json)]);
     }

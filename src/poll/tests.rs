@@ -208,14 +208,18 @@ async fn stopping_ends_the_task_and_closes_its_output() {
 }
 
 #[derive(Default)]
-struct Remembered(Mutex<HashMap<String, String>>);
+struct Remembered(Mutex<HashMap<String, Option<String>>>);
 
+#[async_trait]
 impl Memory for Remembered {
-    fn recall(&self, id: &str) -> Option<String> {
+    fn recall(&self, id: &str) -> Option<Option<String>> {
         self.0.lock().expect("test").get(id).cloned()
     }
+    async fn begin(&self, id: &str) -> bool {
+        self.0.lock().expect("test").insert(id.to_owned(), None).is_none()
+    }
     fn keep(&self, id: &str, result: &str) {
-        self.0.lock().expect("test").insert(id.to_owned(), result.to_owned());
+        self.0.lock().expect("test").insert(id.to_owned(), Some(result.to_owned()));
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bounds;
 use crate::broker::Broker;
+use crate::clock::Clock;
 use crate::config::model::Uplink;
 use crate::message::CommandRequest;
 use crate::pipeline::topics::Topics;
@@ -29,19 +30,20 @@ pub struct RunningUplink {
 
 impl RunningUplink {
     /// Starts the uplink's task and its mirror of the local broker.
-    #[must_use]
-    pub fn start(
+    pub async fn start(
         config: Uplink,
         gateway: &str,
         drain: Arc<dyn Drain>,
         broker: &Broker,
         commands: mpsc::Sender<CommandRequest>,
+        clock: Arc<dyn Clock>,
     ) -> Self {
         let topics = Topics::local(gateway);
-        let filters = ["meta/#", "status/#", "result/#", "event/alarm"].map(|f| format!("{}/{f}", topics.root()));
+        let filters =
+            ["meta/#", "status/#", "result/#", "event/alarm"].map(|f| format!("{}/{f}", topics.root()));
         let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
-        let mut local = broker.subscribe(&format!("uplink {}", config.name), &filters);
-        let (pump, mirror) = mpsc::channel(bounds::MIRROR);
+        let mut local = broker.subscribe(&format!("uplink {}", config.name), &filters).await;
+        let (pump, mirror) = mpsc::channel(bounds::UPLINK_MIRROR);
         let mirror_task = tokio::spawn(async move {
             while let Some(message) = local.recv().await {
                 if pump.send(message).await.is_err() {
@@ -57,6 +59,7 @@ impl RunningUplink {
             mirror,
             commands,
             counters: counters.clone(),
+            clock,
             stop: stop.clone(),
         };
         let task = tokio::spawn(uplink::run(config.clone(), deps));

@@ -17,6 +17,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::bounds;
+use crate::broker::Broker;
+use crate::pipeline::topics::Topics;
 use crate::poll::commander::{self, Targets};
 use crate::poll::{Ask, Failed};
 
@@ -58,10 +60,45 @@ pub fn socket_path(store: &Path) -> PathBuf {
 pub struct Access {
     /// The latest snapshot, as JSON.
     pub snapshot: Arc<dyn Fn() -> Json + Send + Sync>,
-    /// The latest readings: an array of payloads with `device` and `point` added.
-    pub values: Arc<dyn Fn() -> Json + Send + Sync>,
+    /// The latest readings; `None` without a daemon.
+    pub values: Option<Values>,
     /// Every point.
     pub targets: watch::Receiver<Arc<Targets>>,
+}
+
+/// The latest readings, as the local broker retains them.
+#[derive(Clone)]
+pub struct Values {
+    broker: Broker,
+    filter: String,
+}
+
+impl Values {
+    /// Of the gateway with these topics.
+    #[must_use]
+    pub fn new(broker: Broker, topics: &Topics) -> Self {
+        Self { broker, filter: format!("{}/data/+/+", topics.root()) }
+    }
+
+    /// An array of reading payloads with `device` and `point` added, sorted by both.
+    pub async fn now(&self) -> Json {
+        let mut rows: Vec<(Arc<str>, Json)> = self
+            .broker
+            .retained(&self.filter)
+            .await
+            .iter()
+            .filter_map(|message| {
+                let mut names = message.topic.rsplit('/');
+                let (point, device) = (names.next()?, names.next()?);
+                let mut row: Json = serde_json::from_slice(&message.payload).ok()?;
+                row.as_object_mut()?.insert("device".to_owned(), device.into());
+                row.as_object_mut()?.insert("point".to_owned(), point.into());
+                Some((message.topic.clone(), row))
+            })
+            .collect();
+        rows.sort_by(|(a, _), (b, _)| a.cmp(b));
+        rows.into_iter().map(|(_, row)| row).collect()
+    }
 }
 
 /// Longest request line, bytes.
@@ -126,7 +163,10 @@ async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
 pub async fn respond(request: &Request, access: &Access) -> Json {
     match request {
         Request::Status {} => (access.snapshot)(),
-        Request::Values {} => (access.values)(),
+        Request::Values {} => match &access.values {
+            Some(values) => values.now().await,
+            None => json!([]),
+        },
         Request::Read { device, point } => read_points(access, device, point.as_deref()).await,
         Request::Write { device, point, value } => write_point(access, device, point, value).await,
     }

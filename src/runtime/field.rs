@@ -119,8 +119,7 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     let (out, readings) = mpsc::channel(bounds::READINGS);
     let stop = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(true));
-    let (task, handle, _) =
-        BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
+    let (task, handle, _) = BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
     tokio::spawn(task.without_polls().run());
     let targets: HashMap<_, _> = rules
         .into_iter()
@@ -163,12 +162,7 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
         .collect()
 }
 
-fn metas(
-    bus: &str,
-    plan: &Plan,
-    points: &[PointSettings],
-    rules: &[Rule],
-) -> Vec<(String, String, Meta)> {
+fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Vec<(String, String, Meta)> {
     plan.points
         .iter()
         .zip(points)

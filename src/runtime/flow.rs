@@ -56,7 +56,7 @@ impl Flow {
 
     fn take(&self, batch: Vec<Reading>) {
         self.stats.readings.fetch_add(batch.len() as u64, Relaxed);
-        let first = self.store.take(&batch);
+        let first = self.store.take(batch.clone()).first;
         let synced = self.clock.synced();
         let messages = batch
             .into_iter()

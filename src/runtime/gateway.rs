@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use driver_api::{Quality, Reason};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -15,22 +17,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::cloud::RunningUplink;
-use super::control::{self, Access};
+use super::control::{self, Access, Values};
 use super::field::RunningBus;
 use super::flow::Flow;
 use super::observe;
 use crate::bounds;
 use crate::broker::Broker;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{CompiledBus, Loaded};
 use crate::config::model::{ClockTrust, Transport};
+use crate::config::{CompiledBus, Loaded};
 use crate::counters::FlowStats;
 use crate::message::{CommandRequest, Message, Origin, Publish, Reading};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{Commander, Memory, Targets};
 use crate::status::snapshot::{Rates, Snapshot, Sources};
-use crate::store::{Drain, Store};
+use crate::store::{Begun, Recovery, Store};
 
 /// A running gateway.
 pub struct Gateway {
@@ -55,17 +57,35 @@ pub struct Gateway {
     stop_observer: CancellationToken,
     stop_helpers: CancellationToken,
     control: String,
+    progress: Progress,
+}
+
+/// The store's commits, as the watchdog saw them last.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    commits: u64,
+    since: Instant,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { commits: 0, since: Instant::now() }
+    }
 }
 
 /// Ids and results of commands, kept in the store.
 struct Kept(Store);
 
+#[async_trait]
 impl Memory for Kept {
-    fn recall(&self, id: &str) -> Option<String> {
-        self.0.command_result(id)
+    fn recall(&self, id: &str) -> Option<Option<String>> {
+        self.0.command_seen(id)
+    }
+    async fn begin(&self, id: &str) -> bool {
+        self.0.command_begin(id).await == Begun::Fresh
     }
     fn keep(&self, id: &str, result: &str) {
-        self.0.keep_command(id, result);
+        self.0.command_done(id, result);
     }
 }
 
@@ -89,14 +109,12 @@ impl Gateway {
         let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
         let (store, recovery) =
             Store::open(&loaded.store, &names, clock.clone()).map_err(|e| e.to_string())?;
-        for line in recovery.lines() {
-            warn!("store: {line}");
-        }
+        report(&recovery);
         let never_retain = format!("{}/command/#", topics.root());
         let broker = match Broker::start(&loaded.broker, &[&never_retain]).await {
             Ok(broker) => broker,
             Err(error) => {
-                store.close().await;
+                let _ = store.close().await;
                 return Err(error.to_string());
             }
         };
@@ -117,8 +135,7 @@ impl Gateway {
         };
         let (targets, targets_rx) = watch::channel(Arc::new(Targets::new()));
         let memory = Arc::new(Kept(store.clone()));
-        let commander =
-            Commander::new(&id, targets_rx.clone(), memory, clock.clone(), publish.clone());
+        let commander = Commander::new(&id, targets_rx.clone(), memory, clock.clone(), publish.clone());
         let (commands, inbox) = mpsc::channel(bounds::COMMANDS);
         let first = Sources {
             gateway: id.clone(),
@@ -135,6 +152,7 @@ impl Gateway {
         let (stop_observer, stop_helpers) = (CancellationToken::new(), CancellationToken::new());
         let control = control::socket_path(&loaded.store.path);
         let mut gateway = Self {
+            progress: Progress::default(),
             control: control.display().to_string(),
             flow: Some(tokio::spawn(flow.run(input))),
             commander: tokio::spawn(commander.run(inbox)),
@@ -162,12 +180,12 @@ impl Gateway {
             stop_helpers,
         };
         gateway.republish_last_values();
-        gateway.start_helpers(control, sources_rx, targets_rx);
+        gateway.start_helpers(control, sources_rx, targets_rx).await;
         for bus in loaded.buses {
             gateway.start_bus(bus);
         }
         for uplink in loaded.uplinks {
-            gateway.start_uplink(uplink);
+            gateway.start_uplink(uplink).await;
         }
         gateway.tables_changed();
         gateway.describe();
@@ -175,15 +193,16 @@ impl Gateway {
     }
 
     /// Local commands, loss records and the control socket.
-    fn start_helpers(
+    async fn start_helpers(
         &mut self,
         control: std::path::PathBuf,
         sources: watch::Receiver<Sources>,
         targets: watch::Receiver<Arc<Targets>>,
     ) {
         let filter = self.topics.commands();
-        let mut local = self.broker.subscribe("commands", &[&filter]);
-        let (commands, topics, stop) = (self.commands.clone(), self.topics.clone(), self.stop_helpers.clone());
+        let mut local = self.broker.subscribe("commands", &[&filter]).await;
+        let (commands, topics, stop) =
+            (self.commands.clone(), self.topics.clone(), self.stop_helpers.clone());
         self.helpers.push(tokio::spawn(async move {
             while let Some(Some(message)) = stop.run_until_cancelled(local.recv()).await {
                 let Some((device, point)) = topics.command_target(&message.topic) else { continue };
@@ -199,15 +218,20 @@ impl Gateway {
                 }
             }
         }));
-        let mut losses = self.store.loss_records();
+        let mut losses = self.store.events();
         let (publish, topics, stop) = (self.publish.clone(), self.topics.clone(), self.stop_helpers.clone());
         self.helpers.push(tokio::spawn(async move {
-            while let Some(Some(record)) = stop.run_until_cancelled(losses.recv()).await {
+            while let Some(heard) = stop.run_until_cancelled(losses.recv()).await {
+                let record = match heard {
+                    Ok(record) => record,
+                    // The uplinks get every record from the log; only this local echo missed some.
+                    Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return,
+                };
                 warn!(UPLINK = record.uplink, "lost: {} readings, {:?}", record.count, record.reason);
                 publish(vec![observe::loss_message(&record, &topics)]);
             }
         }));
-        let (broker, data) = (self.broker.clone(), format!("{}/data/+/+", self.topics.root()));
         let rates = std::sync::Mutex::new(Rates::default());
         let access = Access {
             snapshot: Arc::new(move || {
@@ -217,7 +241,7 @@ impl Gateway {
                 };
                 serde_json::to_value(&snapshot).unwrap_or_default()
             }),
-            values: Arc::new(move || values(&broker.retained(&data))),
+            values: Some(Values::new(self.broker.clone(), &self.topics)),
             targets,
         };
         let stop = self.stop_helpers.clone();
@@ -251,13 +275,21 @@ impl Gateway {
         }
     }
 
-    fn start_uplink(&mut self, config: crate::config::model::Uplink) {
+    async fn start_uplink(&mut self, config: crate::config::model::Uplink) {
         let Some(drain) = self.store.drain(&config.name) else {
             error!(UPLINK = config.name, "the store knows no such uplink");
             return;
         };
         let name = config.name.clone();
-        let uplink = RunningUplink::start(config, &self.id, drain, &self.broker, self.commands.clone());
+        let uplink = RunningUplink::start(
+            config,
+            &self.id,
+            drain,
+            &self.broker,
+            self.commands.clone(),
+            self.clock.clone(),
+        )
+        .await;
         self.uplinks.insert(name, uplink);
     }
 
@@ -308,7 +340,10 @@ impl Gateway {
                 removed_points.extend(bus.names().to_vec());
                 bus.stop();
                 bus.ended(deadline).await;
-                changes.push(format!("bus {name} {}", if wanted.contains_key(&name) { "changed" } else { "removed" }));
+                changes.push(format!(
+                    "bus {name} {}",
+                    if wanted.contains_key(&name) { "changed" } else { "removed" }
+                ));
             }
         }
         wanted.retain(|name, _| !self.buses.contains_key(name));
@@ -333,13 +368,13 @@ impl Gateway {
                 changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
             }
         }
-        self.store.reconfigure(&loaded.store, &names).await.map_err(|e| e.to_string())?;
+        self.store.reconfigure(&loaded.store, &names);
         for config in loaded.uplinks {
             if !self.uplinks.contains_key(&config.name) {
                 if !changes.contains(&format!("uplink {} changed", config.name)) {
                     changes.push(format!("uplink {} added", config.name));
                 }
-                self.start_uplink(config);
+                self.start_uplink(config).await;
             }
         }
         self.sources.send_modify(|sources| sources.config_hash = loaded.hash);
@@ -364,16 +399,18 @@ impl Gateway {
         (self.publish)(messages);
     }
 
-    /// Parts that should move and do not.
-    #[must_use]
-    pub fn stalled(&self) -> Stalled {
-        let now = self.clock.boot().0;
-        let still = |alive: u64| now.saturating_sub(alive) > u64::try_from(STALLED_AFTER.as_millis()).unwrap_or(u64::MAX);
+    /// Parts that should move and do not. A broken disk is no stall: the store says so and tries again.
+    pub fn stalled(&mut self) -> Stalled {
         let mut parts = Vec::new();
-        if still(self.flow_stats.alive_boot_ms.load(Relaxed)) {
+        let still = self.clock.boot().0.saturating_sub(self.flow_stats.alive_boot_ms.load(Relaxed));
+        if Duration::from_millis(still) > STALLED_AFTER {
             parts.push("flow".to_owned());
         }
-        if still(self.store.alive().0) {
+        let store = self.store.status();
+        if store.commits != self.progress.commits || store.readings_in_ram == 0 || store.state != "ok" {
+            self.progress = Progress { commits: store.commits, since: Instant::now() };
+        }
+        if self.progress.since.elapsed() > STALLED_AFTER {
             parts.push("store".to_owned());
         }
         Stalled(parts)
@@ -388,7 +425,7 @@ impl Gateway {
     }
 
     /// Starts dead buses and uplinks again from this configuration; everything else is left alone.
-    pub fn revive(&mut self, loaded: Loaded) {
+    pub async fn revive(&mut self, loaded: Loaded) {
         self.buses.retain(|_, bus| !bus.is_dead());
         self.uplinks.retain(|_, uplink| !uplink.is_dead());
         for bus in loaded.buses {
@@ -398,7 +435,7 @@ impl Gateway {
         }
         for uplink in loaded.uplinks {
             if !self.uplinks.contains_key(&uplink.name) {
-                self.start_uplink(uplink);
+                self.start_uplink(uplink).await;
             }
         }
         self.tables_changed();
@@ -407,6 +444,9 @@ impl Gateway {
     /// Whether a task without which there is no gateway has ended: then the process must end too.
     #[must_use]
     pub fn broken(&self) -> Option<&'static str> {
+        if self.store.status().state == "ended" {
+            return Some("the store's thread ended");
+        }
         if self.flow.as_ref().is_some_and(JoinHandle::is_finished) {
             return Some("the flow of readings ended");
         }
@@ -420,9 +460,8 @@ impl Gateway {
     }
 
     /// The doors of the local broker, port 0 resolved.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
-        self.broker.addresses()
+    pub async fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.broker.addresses().await
     }
 
     /// The local broker, for callers in the same process.
@@ -432,9 +471,8 @@ impl Gateway {
     }
 
     /// The latest reading of every point, as the control socket shows them.
-    #[must_use]
-    pub fn values(&self) -> serde_json::Value {
-        values(&self.broker.retained(&format!("{}/data/+/+", self.topics.root())))
+    pub async fn values(&self) -> serde_json::Value {
+        Values::new(self.broker.clone(), &self.topics).now().await
     }
 
     /// Stops the buses for good and stores what they read; delivery goes on. Returns what was stuck.
@@ -454,7 +492,9 @@ impl Gateway {
         {
             stuck.push("flow".to_owned());
         }
-        self.store.flush().await;
+        if let Err(error) = self.store.flush().await {
+            warn!("not everything is on disk: {error}");
+        }
         stuck
     }
 
@@ -482,29 +522,32 @@ impl Gateway {
         if tokio::time::timeout_at(deadline + Duration::from_secs(1), self.commander).await.is_err() {
             stuck.push("commander".to_owned());
         }
-        self.store.close().await;
+        if let Err(error) = self.store.close().await {
+            error!("{error}");
+        }
         self.broker.close().await;
         info!("stopped");
         if stuck.is_empty() { Ok(()) } else { Err(stuck) }
     }
 }
 
+/// Says what a start found in the data directory.
+fn report(recovery: &Recovery) {
+    if let Some(why) = &recovery.ram_only {
+        error!("the queue has no disk and lives in RAM for now, trying again: {why}");
+    }
+    for name in &recovery.set_aside {
+        warn!("a damaged queue was set aside as {name}");
+    }
+    for loss in &recovery.losses {
+        let bound = if loss.bound { "at most " } else { "" };
+        let (count, [from, to]) = (loss.count, loss.seq);
+        warn!(
+            UPLINK = loss.uplink,
+            "declared lost: {bound}{count} readings ({from} to {to}), {:?}", loss.reason
+        );
+    }
+}
+
 /// How long a stop or a reload waits for exchanges and deliveries under way.
 pub const GRACE: Duration = Duration::from_secs(10);
-
-/// Retained readings as the control socket shows them: sorted, with device and point.
-fn values(retained: &[Message]) -> serde_json::Value {
-    let mut rows: Vec<(String, serde_json::Value)> = retained
-        .iter()
-        .filter_map(|message| {
-            let mut names = message.topic.rsplit('/');
-            let (point, device) = (names.next()?, names.next()?);
-            let mut row: serde_json::Value = serde_json::from_slice(&message.payload).ok()?;
-            row.as_object_mut()?.insert("device".to_owned(), device.into());
-            row.as_object_mut()?.insert("point".to_owned(), point.into());
-            Some((message.topic.to_string(), row))
-        })
-        .collect();
-    rows.sort_by(|(a, _), (b, _)| a.cmp(b));
-    rows.into_iter().map(|(_, row)| row).collect()
-}

@@ -43,7 +43,7 @@ pub async fn run(
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let summary = summary(&loaded);
     let mut gateway = Gateway::start(loaded).await.map_err(End::Start)?;
-    for (transport, address) in gateway.addresses() {
+    for (transport, address) in gateway.addresses().await {
         info!("local broker listens on {address} ({transport:?})");
     }
     info!("{summary}");
@@ -62,7 +62,7 @@ pub async fn run(
                 if let Some(what) = gateway.broken() {
                     break Some(what);
                 }
-                look_over(&mut gateway, config, &load);
+                look_over(&mut gateway, config, &load).await;
             }
         }
     };
@@ -110,7 +110,7 @@ async fn reload(
 }
 
 /// Feeds the watchdog if everything moves, and starts again what ended by itself.
-fn look_over(gateway: &mut Gateway, config: &Path, load: &impl Fn(&Path) -> Result<Loaded, String>) {
+async fn look_over(gateway: &mut Gateway, config: &Path, load: &impl Fn(&Path) -> Result<Loaded, String>) {
     let stalled = gateway.stalled();
     if stalled.0.is_empty() {
         notify::alive();
@@ -123,7 +123,7 @@ fn look_over(gateway: &mut Gateway, config: &Path, load: &impl Fn(&Path) -> Resu
     }
     error!("ended by a fault in the program: {}; starting again", dead.join(", "));
     match load(config) {
-        Ok(loaded) => gateway.revive(loaded),
+        Ok(loaded) => gateway.revive(loaded).await,
         Err(problems) => warn!("cannot start it again, the configuration has mistakes:\n{problems}"),
     }
 }

@@ -5,3 +5,5 @@ pub mod journal;
 pub mod notify;
 pub mod process;
 pub mod snapshot;
+
+pub use snapshot::{Rates, Snapshot};

@@ -34,7 +34,7 @@ pub struct Snapshot {
     /// The queue.
     pub store: StoreStatus,
     /// The local broker.
-    pub broker: BrokerStats,
+    pub broker: BrokerStatus,
 }
 
 /// The gateway as a whole.
@@ -129,10 +129,41 @@ pub struct UplinkStatus {
     pub delivered: u64,
     /// Readings declared lost.
     pub declared_lost: u64,
+    /// Readings sent again because a connection ended before their acknowledgement.
+    pub repeats: u64,
+    /// Bytes given to the socket.
+    pub bytes_sent: u64,
     /// Readings acknowledged per second.
     pub rate: f64,
     /// Seconds until the queue is empty at this rate; absent while it does not shrink.
     pub eta_s: Option<f64>,
+}
+
+/// The local broker.
+#[derive(Debug, Clone, Serialize)]
+pub struct BrokerStatus {
+    /// `ok`, or `fallback` when the native engine had to take over.
+    pub state: &'static str,
+    /// Clients connected now.
+    pub clients: u64,
+    /// Subscriptions now, in-process ones included.
+    pub subscriptions: u64,
+    /// Retained messages now.
+    pub retained: u64,
+    /// Bytes of their topics and payloads.
+    pub retained_bytes: u64,
+    /// Messages published to it.
+    pub messages_in: u64,
+    /// Messages queued for subscribers.
+    pub messages_out: u64,
+    /// Not delivered to one subscriber because its queue was full.
+    pub dropped: u64,
+    /// Of this process, not published because the hand-over queue was full.
+    pub skipped: u64,
+    /// Refusals of every kind.
+    pub refused: u64,
+    /// The routing engine in use.
+    pub engine: &'static str,
 }
 
 /// An uplink, to be looked at.
@@ -233,7 +264,7 @@ impl Sources {
                 .map(|(uplink, ledger)| (uplink.name.clone(), uplink_status(uplink, ledger, rates)))
                 .collect(),
             store: self.store.status(),
-            broker: self.broker.stats(),
+            broker: broker_status(&self.broker.stats()),
         };
         snapshot.gateway.reason = reasons(&snapshot).join("; ");
         if !snapshot.gateway.reason.is_empty() {
@@ -259,6 +290,22 @@ impl Sources {
             rss_bytes: process::rss_bytes(),
             open_files: process::open_files(),
         }
+    }
+}
+
+fn broker_status(stats: &BrokerStats) -> BrokerStatus {
+    BrokerStatus {
+        state: if stats.engine_switches == 0 { "ok" } else { "fallback" },
+        clients: stats.clients,
+        subscriptions: stats.subscriptions,
+        retained: stats.retained,
+        retained_bytes: stats.retained_bytes,
+        messages_in: stats.messages_in,
+        messages_out: stats.messages_out,
+        dropped: stats.dropped,
+        skipped: stats.skipped,
+        refused: stats.refused.iter().map(|(_, count)| count).sum(),
+        engine: stats.engine,
     }
 }
 
@@ -295,16 +342,19 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
     let shrinking = rate - rates.of(&format!("taken {}", uplink.name));
     #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
     let eta = (ledger.queued as f64 / shrinking.max(0.001)).round();
+    let (state, since) = uplink.counters.state();
     UplinkStatus {
-        state: uplink.counters.state().word(),
-        since: uplink.counters.since().map(|ts| ts.to_string()),
-        last_error: uplink.counters.last_error(),
+        state: state.word(),
+        since: (since.0 > 0).then(|| since.to_string()),
+        last_error: uplink.counters.last_error().map(|(_, words)| words).unwrap_or_default(),
         taken: ledger.taken,
         queued_readings: ledger.queued,
         queued_bytes: ledger.queued_bytes,
         oldest_ts: ledger.oldest.map(|ts| ts.to_string()),
         delivered: ledger.delivered,
         declared_lost: ledger.lost,
+        repeats: uplink.counters.repeats.load(Relaxed),
+        bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
         rate,
         eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
     }
@@ -320,7 +370,9 @@ fn reasons(snapshot: &Snapshot) -> Vec<String> {
     for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {
         reasons.push(down("device", name, device.state));
     }
-    for (name, uplink) in snapshot.uplink.iter().filter(|(_, u)| u.state != "connected" && u.state != "starting") {
+    for (name, uplink) in
+        snapshot.uplink.iter().filter(|(_, u)| u.state != "connected" && u.state != "starting")
+    {
         reasons.push(down("uplink", name, uplink.state));
     }
     if snapshot.store.state != "ok" {

@@ -1,5 +1,381 @@
 //! The durable log: readings go in once, and stay until every uplink's broker acknowledged them.
+//!
+//! # What it promises
+//! - [`Store::take`] numbers readings and returns at once, whatever the disk does. At most
+//!   `commit_interval` later they are **stored**: in a committed and synced transaction.
+//! - A stored reading is lost by nothing but the limits the user set, and then each uplink that had not
+//!   acknowledged it gets a loss record with the exact range, points and times.
+//! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
+//!   instant, exactly one of delivered, queued, declared lost.
+//! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card
+//!   cannot repeat an identity.
+//! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
+//!   most that was ever between taking and commit.
+//! - A database that is damaged, older than it should be, or gone is noticed, set aside, and what is missing
+//!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
+//!
+//! # What it does not
+//! - A power cut in the middle of a burst larger than every one before it may take more than the bound says (the
+//!   burst is committed early, so this is a matter of one commit).
+//! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
+//! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
+//!   it arrived; never the other way round.
+//! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything.
+//!
+//! # Uplinks that come and go
+//! A new uplink begins with the oldest reading of the last stretch without holes. One that leaves the
+//! configuration holds no blocks any more; its position is kept for 30 days, and if it comes back what it
+//! missed is declared (`purged`).
+//!
+//! # The parts
+//! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
+//! `column` are pure. `log` is the SQL, `identity` the files beside it, `state` what is shared, `start` opens,
+//! `writer` is the thread, `commit` and `reader` are what it does, `port` what an uplink holds.
 
+mod account;
+mod block;
+#[cfg(test)]
+mod block_tests;
+mod column;
+mod commands;
+mod commit;
 mod drain;
+mod epochs;
+mod identity;
+mod inspect;
+mod last;
+mod log;
+mod loss;
+mod port;
+mod quota;
+mod ranges;
+mod reader;
+mod recovery;
+mod start;
+mod state;
+mod status;
+#[cfg(test)]
+mod tests;
+mod times;
+mod writer;
 
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, broadcast, oneshot, watch};
+
+pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
+pub use inspect::Inspection;
+pub use status::StoreStatus;
+
+use crate::bounds;
+use crate::clock::Clock;
+use crate::config::model;
+use crate::message::{Epoch, Id, LossRecord, Reading, Record};
+use state::State;
+use writer::{Job, Shared, Writer};
+
+/// Why the store cannot be opened or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the directory.
+    #[error("another fieldgate uses `{0}`; stop it first, or give this one a directory of its own")]
+    InUse(String),
+    /// The database was made by a later version. Nothing was touched.
+    #[error(
+        "`{path}` was made by a later version (schema {schema}); install that version again, or move the directory away"
+    )]
+    Newer {
+        /// The directory.
+        path: String,
+        /// Its schema.
+        schema: i64,
+    },
+    /// The system gives no thread.
+    #[error("the store's thread cannot start: {0}")]
+    Thread(String),
+    /// Not everything could be saved at the end.
+    #[error("the store could not be closed in order: {0}")]
+    Close(String),
+    /// The directory cannot be read (only when inspecting).
+    #[error("`{path}` cannot be read: {why}")]
+    Unreadable {
+        /// The directory.
+        path: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What a start found.
+#[derive(Debug, Clone, Default)]
+pub struct Recovery {
+    /// Why the store lives in RAM for now, if it does.
+    pub ram_only: Option<String>,
+    /// Databases that were set aside, all that are still there.
+    pub set_aside: Vec<String>,
+    /// What this start declared lost.
+    pub losses: Vec<LossRecord>,
+}
+
+/// The handle. Clones are the same store. When the last one is gone without [`Store::close`], it ends as if it
+/// had been killed.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    jobs: SyncSender<Job>,
+    permits: Semaphore,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    ended: watch::Receiver<()>,
+    at_start: Vec<Record>,
+}
+
+/// Identities that were given to readings: the first, and how many follow one by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Of the first reading.
+    pub first: Id,
+    /// How many.
+    pub count: u64,
+}
+
+impl Taken {
+    /// The identities in the order of the readings.
+    pub fn ids(self) -> impl Iterator<Item = Id> {
+        (self.first.seq..self.first.seq + self.count).map(move |seq| Id { seq, ..self.first })
+    }
+}
+
+impl Store {
+    /// Opens the log in `config.path`, for these uplinks. Blocks for the time of a few reads and one commit.
+    ///
+    /// # Errors
+    /// The directory is another process's, or the database a later version's. A directory that cannot be
+    /// created or written is no error: the store begins in RAM, says so, and tries again.
+    pub fn open(
+        config: &model::Store,
+        uplinks: &[String],
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Recovery), StoreError> {
+        let path = || config.path.display().to_string();
+        let epoch = Epoch { start: 0, random: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)) };
+        let boot = times::Boot::new(1, clock.boot_id(), clock.boot(), clock.wall());
+        let state = State::new(epoch, config.into(), uplinks, boot);
+        let shared = Arc::new(Shared::new(config.path.clone(), clock, state, bounds::STORE_EVENTS));
+        let mut events = shared.events.subscribe();
+        // Permits for questions, one place for a wake-up.
+        let (jobs, questions) = sync_channel(bounds::STORE_JOBS + 1);
+        let mut writer = Writer::new(Arc::clone(&shared), questions);
+        let mut recovery = Recovery::default();
+        match writer.begin() {
+            Ok(()) => {}
+            Err(start::Refused::InUse) => return Err(StoreError::InUse(path())),
+            Err(start::Refused::Newer(schema)) => return Err(StoreError::Newer { path: path(), schema }),
+            Err(start::Refused::Disk(why)) => {
+                writer.fault(&log::Trouble::Disk(why.clone()));
+                recovery.ram_only = Some(why);
+            }
+        }
+        recovery.set_aside.clone_from(&shared.state().figures.set_aside);
+        while let Ok(record) = events.try_recv() {
+            recovery.losses.push(record);
+        }
+        let at_start = writer.latest();
+        let (alive, ended) = watch::channel(());
+        let thread = std::thread::Builder::new()
+            .name("store".into())
+            .spawn(move || {
+                writer.run();
+                drop(alive);
+            })
+            .map_err(|e| StoreError::Thread(e.to_string()))?;
+        let permits = Semaphore::new(bounds::STORE_JOBS);
+        let thread = Mutex::new(Some(thread));
+        let inner = Inner { shared, jobs, permits, thread, ended, at_start };
+        Ok((Self { inner: Arc::new(inner) }, recovery))
+    }
+
+    /// Numbers the readings, in order, and hands them to the writer. Never waits for the disk.
+    ///
+    /// The identities are those of the present epoch. (While the store has no disk since its start, they are
+    /// those of an epoch 0; the readings get their place on the line, and a new identity, when it comes.)
+    pub fn take(&self, readings: Vec<Reading>) -> Taken {
+        let shared = &self.inner.shared;
+        let count = readings.len() as u64;
+        let mut file = shared.head();
+        let (first, wake, head) = {
+            let mut state = shared.state();
+            let (first, wake) = state.take(readings, state::Tick::now());
+            (first, wake, shared.head_now(&state))
+        };
+        if count > 0 {
+            shared.write_head(&mut file, &head);
+        }
+        drop(file);
+        if wake {
+            self.inner.wake();
+        }
+        Taken { first, count }
+    }
+
+    /// An uplink's end of the log; `None` if the uplink is not in the configuration.
+    #[must_use]
+    pub fn drain(&self, uplink: &str) -> Option<Arc<dyn Drain>> {
+        let known = self.inner.shared.state().accounts.contains_key(uplink);
+        known.then(|| {
+            let port = port::Port { inner: Arc::clone(&self.inner), uplink: uplink.to_owned() };
+            Arc::new(port) as Arc<dyn Drain>
+        })
+    }
+
+    /// The epoch of what is taken now.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.inner.shared.state().epoch
+    }
+
+    /// How the store is.
+    #[must_use]
+    pub fn status(&self) -> StoreStatus {
+        StoreStatus::of(&self.inner.shared.state(), self.inner.ended.has_changed().is_err())
+    }
+
+    /// Loss records from now on, as they are written down. A slow listener misses the oldest; the
+    /// uplinks get all of them from the log.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<LossRecord> {
+        self.inner.shared.events.subscribe()
+    }
+
+    /// The latest stored value of each point as this start found it, in no order. After a crash those of seldom
+    /// reported points may be up to ten minutes behind.
+    #[must_use]
+    pub fn last_values(&self) -> Vec<Record> {
+        self.inner.at_start.clone()
+    }
+
+    /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.
+    #[must_use]
+    pub fn command_seen(&self, id: &str) -> Option<Option<String>> {
+        self.inner.shared.state().commands.seen(id)
+    }
+
+    /// Notes that a command is about to be executed, and waits until that is durable (or the disk turns out to
+    /// be out of order: a broken disk stops no command). Ids longer than
+    /// [`bounds::STORE_COMMAND_TEXT`] must be refused before.
+    pub async fn command_begin(&self, id: &str) -> Begun {
+        let begun = {
+            let mut state = self.inner.shared.state();
+            state.dirty_since.get_or_insert_with(state::Tick::now);
+            state.commands.begin(id)
+        };
+        if begun == Begun::Fresh {
+            let (reply, answer) = oneshot::channel();
+            // Failing means that the disk is out of order: the id is known in RAM at least.
+            let _ = self.inner.ask(Job::Flush(reply), answer).await;
+        }
+        begun
+    }
+
+    /// Notes a command's result; durable with the next commit.
+    pub fn command_done(&self, id: &str, result_json: &str) {
+        {
+            let mut state = self.inner.shared.state();
+            state.commands.done(id, result_json);
+            state.dirty_since.get_or_insert_with(state::Tick::now);
+        }
+        self.inner.wake();
+    }
+
+    /// Takes over changed limits and uplinks. The directory stays what it is until a restart.
+    pub fn reconfigure(&self, config: &model::Store, uplinks: &[String]) {
+        let now = self.inner.shared.clock.wall();
+        {
+            let mut state = self.inner.shared.state();
+            state.limits = config.into();
+            state.set_uplinks(uplinks, now);
+        }
+        self.inner.wake();
+    }
+
+    /// Waits until everything that was taken before is durable.
+    ///
+    /// # Errors
+    /// The disk is out of order.
+    pub async fn flush(&self) -> Result<(), DrainError> {
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.inner.ask(Job::Flush(reply), answer).await?;
+            let state = self.inner.shared.state();
+            if state.ring.is_empty() && state.hand.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes everything durable, marks the end as clean, and ends the thread. What is taken afterwards is lost.
+    ///
+    /// # Errors
+    /// The disk is out of order: the next start declares what is missing.
+    pub async fn close(self) -> Result<(), StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let done = self.inner.ask(Job::Close(reply), answer).await;
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                return Err(StoreError::Close("its thread failed".into()));
+            }
+        }
+        match done {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(why)) => Err(StoreError::Close(why)),
+            Err(gone) => Err(StoreError::Close(gone.to_string())),
+        }
+    }
+
+    /// Returns when the store's thread has ended, in order or not. In a running daemon that is a fault.
+    pub async fn ended(&self) {
+        let mut ended = self.inner.ended.clone();
+        while ended.changed().await.is_ok() {}
+    }
+
+    /// Ends at once as if killed, and waits for the thread.
+    #[cfg(test)]
+    fn crash(self) {
+        let _ = self.inner.jobs.send(Job::Abort);
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            thread.join().expect("the thread ends");
+        }
+    }
+}
+
+impl Inner {
+    /// Makes the writer look, soon. Several wake-ups are one.
+    fn wake(&self) {
+        if self.shared.waking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // Full or gone: the writer is awake anyway, or will never be.
+        if let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Wake) {
+            self.shared.waking.store(false, Ordering::Release);
+        }
+    }
+
+    /// Asks the writer and waits for its answer.
+    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<T>) -> Result<T, DrainError> {
+        let gone = || DrainError("the store has ended or the disk is out of order".into());
+        let _turn = self.permits.acquire().await.map_err(|_| gone())?;
+        self.jobs.try_send(job).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+}

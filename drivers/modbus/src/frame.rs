@@ -170,8 +170,8 @@ pub enum Answer {
 /// What a stretch of received bytes holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scan {
-    /// The answer.
-    Found(Answer),
+    /// The answer, and which of the received bytes is its first.
+    Found(Answer, usize),
     /// No answer yet; more may come.
     More,
     /// A frame that looked like the answer has a wrong checksum.
@@ -209,7 +209,7 @@ pub fn scan(received: &[u8], expect: &Expect, quiet: bool) -> Scan {
             match rest.get(..len) {
                 Some(frame) if sealed(frame) => {
                     if let Ok(answer) = expect.parse(&frame[1..len - 2]) {
-                        return Scan::Found(answer);
+                        return Scan::Found(answer, at);
                     }
                 }
                 Some(frame) if len > 2 && headed(frame, expect) => {
@@ -333,15 +333,15 @@ mod tests {
     #[test]
     fn the_answer_is_found_behind_glitches_and_foreign_frames() {
         let answer = rtu("01 03 04 00 01 00 02");
-        let found = Scan::Found(Answer::Data(hex("00 01 00 02")));
+        let found = |at| Scan::Found(Answer::Data(hex("00 01 00 02")), at);
         for before in
             [vec![], vec![0], vec![0xFF, 0x00], rtu("02 03 02 00 07"), rtu("01 03 02 00 07"), vec![1]]
         {
             let all = [before.clone(), answer.clone()].concat();
-            assert_eq!(scan(&all, &expect(), true), found, "{before:02X?}");
+            assert_eq!(scan(&all, &expect(), true), found(before.len()), "{before:02X?}");
         }
-        assert_eq!(scan(&answer, &expect(), false), found);
-        assert_eq!(scan(&rtu("01 83 02"), &expect(), false), Scan::Found(Answer::Exception(2)));
+        assert_eq!(scan(&answer, &expect(), false), found(0));
+        assert_eq!(scan(&rtu("01 83 02"), &expect(), false), Scan::Found(Answer::Exception(2), 0));
     }
 
     #[test]
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn a_write_is_confirmed_only_by_its_own_echo() {
         let expect = Expect::answer_to(1, &Request::WriteSingleRegister(5, 7)).expect("a write");
-        assert_eq!(scan(&rtu("01 06 00 05 00 07"), &expect, true), Scan::Found(Answer::Data(vec![])));
+        assert_eq!(scan(&rtu("01 06 00 05 00 07"), &expect, true), Scan::Found(Answer::Data(vec![]), 0));
         assert!(matches!(scan(&rtu("01 06 00 05 00 08"), &expect, true), Scan::Foreign(_)));
     }
 
@@ -394,8 +394,8 @@ mod tests {
             quiet: bool,
         ) {
             let expect = Expect::answer_to(unit, &request).expect("a request of ours");
-            for answer in [scan(&bytes, &expect, quiet), expect.parse(&bytes).map_or(Scan::More, Scan::Found)] {
-                if let Scan::Found(Answer::Data(data)) = answer {
+            for answer in [scan(&bytes, &expect, quiet), expect.parse(&bytes).map_or(Scan::More, |a| Scan::Found(a, 0))] {
+                if let Scan::Found(Answer::Data(data), _) = answer {
                     let wanted = match request {
                         Request::ReadCoils(_, n) => usize::from(n).div_ceil(8),
                         Request::ReadInputRegisters(_, n) | Request::ReadHoldingRegisters(_, n) => {
@@ -418,10 +418,10 @@ mod tests {
             let mut frame = vec![9, 4, (count * 2) as u8];
             registers.iter().for_each(|r| frame.extend_from_slice(&r.to_be_bytes()));
             seal(&mut frame);
-            prop_assert!(matches!(scan(&frame, &expect, false), Scan::Found(_)));
+            prop_assert!(matches!(scan(&frame, &expect, false), Scan::Found(..)));
             let bit = flip.index(frame.len() * 8);
             frame[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(!matches!(scan(&frame, &expect, true), Scan::Found(_)));
+            prop_assert!(!matches!(scan(&frame, &expect, true), Scan::Found(..)));
         }
 
         #[test]

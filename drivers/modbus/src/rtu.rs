@@ -7,7 +7,8 @@
 //!   soon as the line is quiet.
 //! - The timer starts when the request's last bit is on the wire, as computed from the baud: nobody
 //!   calls `tcdrain`, which would block the thread.
-//! - Late answers are never believed: see the module `late`.
+//! - Late answers are never believed: see the module `late`. The fence that it may ask for first is an
+//!   exchange of its own, with a timeout of its own.
 
 use std::io;
 use std::time::Duration;
@@ -163,7 +164,8 @@ impl<C: Connect> RtuLine<C> {
         timeout: Duration,
     ) -> Result<Reply, ReadError> {
         let mut received: Vec<u8> = Vec::with_capacity(BUFFER);
-        let mut first = None;
+        // When each of them came.
+        let mut arrived: Vec<Instant> = Vec::with_capacity(BUFFER);
         let mut judged = true;
         let fail = |error| Err(ReadError::Transient(error));
         loop {
@@ -179,12 +181,12 @@ impl<C: Connect> RtuLine<C> {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(Err(error)) => return Err(self.lost(error)),
                 Ok(Ok(n)) => {
-                    let now = Instant::now();
-                    first.get_or_insert(now);
-                    self.last = now;
+                    self.last = Instant::now();
                     received.extend_from_slice(&chunk[..n]);
+                    arrived.resize(received.len(), self.last);
                     let excess = received.len().saturating_sub(BUFFER);
                     received.drain(..excess);
+                    arrived.drain(..excess);
                     judged = false;
                     false
                 }
@@ -195,12 +197,8 @@ impl<C: Connect> RtuLine<C> {
             };
             let late = Instant::now() >= deadline;
             match scan(&received, expect, quiet) {
-                Scan::Found(answer) => {
-                    // Behind a foreign frame the answer began later than the first byte did.
-                    let chars = if matches!(answer, Answer::Data(_)) { expect.rtu_len() } else { 5 };
-                    let length = self.pace.char_time * u32::try_from(chars).unwrap_or(u32::MAX);
-                    let computed = self.last.checked_sub(length).unwrap_or(self.last);
-                    let at = first.map_or(computed, |first| first.max(computed));
+                Scan::Found(answer, from) => {
+                    let at = arrived.get(from).copied().unwrap_or(self.last);
                     return Ok(Reply { answer, at });
                 }
                 Scan::Crc { found, expected } if quiet => return fail(FrameError::Crc { found, expected }),
@@ -245,10 +243,8 @@ impl<C: Connect> Line for RtuLine<C> {
             Before::Fence(fence) => {
                 self.once(unit, &fence, timeout).await?;
             }
-            Before::Wait => {
-                let why = "left alone until its late answers can no longer come".to_owned();
-                return Err(ReadError::Transient(FrameError::Protocol(why)));
-            }
+            // It has been silent too often; nothing is asked until what it owes can no longer come.
+            Before::Wait => return Err(ReadError::Transient(FrameError::Timeout(timeout))),
         }
         self.once(unit, request, timeout).await
     }

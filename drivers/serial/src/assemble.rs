@@ -1,8 +1,9 @@
 //! Bytes into lines. Pure: bytes and their times go in, whole lines come out, whatever the splits.
 //!
 //! A doubtful line is dropped, never guessed at: the second half of `123.4 kg` is a valid and wrong
-//! weight. Doubtful is what was under way when listening began, what is too long, and what has a
-//! hole in it. No byte can make it panic, and it never holds more than one line.
+//! weight. Doubtful is what was under way when listening began, what is too long, what has a hole in
+//! it, and what has a NUL in it, for as that the port hands on a character that arrived damaged. (The
+//! glitch before the first character, when a line driver is switched on, is none of the line's.) No byte can make it panic, and it never holds more than one line.
 
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub struct Dropped {
     pub overlong: u64,
     /// Silent for [`HOLE`] in the middle.
     pub holes: u64,
+    /// With a damaged character.
+    pub damaged: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +151,11 @@ impl Assembler {
         self.buffer.push(byte);
         if let Some(length) = self.terminator.at_end_of(&self.buffer) {
             self.buffer.truncate(self.buffer.len() - length);
-            if self.state == State::Whole && !self.buffer.is_empty() {
+            if self.state != State::Whole || self.buffer.is_empty() {
+                // Nothing, or the end of something that is dropped.
+            } else if damaged(&self.buffer) {
+                self.dropped.damaged += 1;
+            } else {
                 let text = String::from_utf8_lossy(&self.buffer).into_owned();
                 lines.push(Line { text, at: self.started });
             }
@@ -166,6 +173,11 @@ impl Assembler {
             self.buffer.drain(..self.buffer.len() - tail);
         }
     }
+}
+
+/// Whether a NUL stands behind the first printable character.
+fn damaged(line: &[u8]) -> bool {
+    line.iter().skip_while(|byte| !byte.is_ascii_graphic()).any(|byte| *byte == 0)
 }
 
 #[cfg(test)]
@@ -228,7 +240,16 @@ mod tests {
         assembler.push(b"12", now, &mut lines);
         assembler.push(b"3.4\r5.6\r", now + HOLE, &mut lines);
         assert_eq!(texts(&lines), ["5.6"]);
-        assert_eq!(assembler.dropped(), Dropped { overlong: 0, holes: 1 });
+        assert_eq!(assembler.dropped(), Dropped { holes: 1, ..Dropped::default() });
+    }
+
+    #[test]
+    fn a_line_with_a_damaged_character_is_dropped_and_a_glitch_before_it_is_not() {
+        let (mut assembler, now) = between_lines(Terminator::CrLf);
+        let mut lines = Vec::new();
+        assembler.push(b"12\x004kg\r\n12.\x00\r\n\xff\x00 5kg\r\n\x00\r\n", now, &mut lines);
+        assert_eq!(texts(&lines), ["\u{fffd}\0 5kg", "\0"]);
+        assert_eq!(assembler.dropped().damaged, 2);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The serial port: its keys in `[[bus]]`, how it is opened, and what to tell a person when it is not.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use driver_api::{Problem, Table};
+use rustix::termios::{self, InputModes, OptionalActions};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -139,11 +141,29 @@ impl Connect for Tty {
             .exclusive(true);
         // A USB adapter answers several control transfers here, and a broken one none: on a thread
         // where waiting harms nobody else.
-        tokio::task::spawn_blocking(move || SerialStream::open(&builder))
+        let port = tokio::task::spawn_blocking(move || SerialStream::open(&builder))
             .await
             .map_err(io::Error::other)?
-            .map_err(|e| in_words(&s.port, &e))
+            .map_err(|e| in_words(&s.port, &e))?;
+        mark_damage(&port)?;
+        Ok(port)
     }
+}
+
+/// Has the kernel hand on a character with a parity or framing error, and a break, as NUL. Otherwise
+/// it takes damaged characters out without a word: `12?4` would become `124`.
+fn mark_damage(port: &SerialStream) -> io::Result<()> {
+    let mut settings = termios::tcgetattr(descriptor(port))?;
+    settings.input_modes.insert(InputModes::INPCK);
+    settings
+        .input_modes
+        .remove(InputModes::IGNPAR | InputModes::PARMRK | InputModes::IGNBRK | InputModes::BRKINT);
+    Ok(termios::tcsetattr(descriptor(port), OptionalActions::Now, &settings)?)
+}
+
+fn descriptor(port: &SerialStream) -> BorrowedFd<'_> {
+    // SAFETY: `port` owns this open descriptor, and the borrow cannot outlive `port`.
+    unsafe { BorrowedFd::borrow_raw(port.as_raw_fd()) }
 }
 
 /// The failed opening of `port` as a sentence with a cure.
@@ -197,6 +217,21 @@ mod tests {
         let text = "port = 'x'\nbaud = 9600\nparity = 'even'\ndata_bits = 7";
         let settings = Settings::compile(&table(text), &mut Vec::new()).expect("valid");
         assert_eq!(settings.time_of(96), Duration::from_millis(100));
+    }
+
+    #[tokio::test]
+    async fn damaged_characters_are_marked_whatever_the_parity() {
+        use tokio_serial::SerialPort as _;
+        for parity in ["none", "even"] {
+            let (_master, slave) = SerialStream::pair().expect("a pseudo-terminal");
+            let text = format!("port = '{}'\nparity = '{parity}'", slave.name().expect("it has a path"));
+            drop(slave);
+            let settings = Settings::compile(&table(&text), &mut Vec::new()).expect("valid");
+            let port = Tty::new(settings).connect().await.expect("it opens");
+            let modes = termios::tcgetattr(descriptor(&port)).expect("a terminal").input_modes;
+            assert!(modes.contains(InputModes::INPCK), "{parity}: {modes:?}");
+            assert!(!modes.intersects(InputModes::IGNPAR | InputModes::PARMRK), "{parity}: {modes:?}");
+        }
     }
 
     #[tokio::test]

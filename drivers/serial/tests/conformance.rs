@@ -12,7 +12,8 @@ use driver_serial::{Connect, Serial, SerialBus, compile_over};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-const SCALE: &str = r"pattern = 'S[TI],\w+,\s*(?P<weight>[-+]?\s*[0-9.]+)kg'";
+/// As the contract has it.
+const SCALE: &str = r"pattern = 'S[TI],\w+,\s*(?P<weight>[-+]?[0-9.]+)kg'";
 const ASKED: &str = r#"request = "P\r\n""#;
 const P: &str = "50 0D 0A";
 
@@ -74,10 +75,10 @@ fn problems(device: &str, points: Vec<PointSpec<'_>>) -> Vec<(String, String)> {
 
 #[tokio::test(start_paused = true)]
 async fn an_asked_scale_answers_in_odd_pieces_with_noise_before() {
-    // FF 00 "ST,GS,+ 12" | ".34kg" CR | LF
+    // FF 00 "ST,GS,+012" | ".34kg" CR | LF
     let port = ScriptedPort::default().expect_late(
         P,
-        &[(ms(20), "FF 00 53 54 2C 47 53 2C 2B 20 31 32"), (ms(45), "2E 33 34 6B 67 0D"), (ms(50), "0A")],
+        &[(ms(20), "FF 00 53 54 2C 47 53 2C 2B 30 31 32"), (ms(45), "2E 33 34 6B 67 0D"), (ms(50), "0A")],
     );
     let mut bus = opened(&format!("{SCALE}\n{ASKED}"), port).await;
     assert_eq!(bus.plan().blocks[0].every, ms(1000));
@@ -142,6 +143,22 @@ async fn a_short_timeout_leaves_time_for_the_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_still_running_when_the_request_must_go_out_is_dropped_to_its_end() {
+    let answer = "31 2E 30 6B 67 0D 0A 37 2E 30 6B 67 0D 0A"; // 1.0kg, and one nobody asked for
+    let port = ScriptedPort::default().expect_late(P, &[(ms(100), answer)]);
+    let mut bus = opened(&format!("pattern = '(?P<weight>[0-9.]+)kg'\n{ASKED}"), port).await;
+    // A character every 20 ms, for longer than half of the timeout: "1111111111111111.5kg".
+    for n in 0..15 {
+        bus.port_mut().expect("open").says(ms(20 * n), b"1");
+    }
+    bus.port_mut().expect("open").says(ms(300), b".5kg\r\n");
+    let mut out = Vec::new();
+    bus.read(0, &mut out).await.expect("an answer");
+    // The request went out after 250 ms; the line that was running is not its answer.
+    assert_eq!(values(&out), [Ok(Value::Float(1.0))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn lines_that_do_not_match_are_skipped_and_named_when_nothing_else_comes() {
     let echo = "50 0D 0A"; // the request, echoed
     let good = "53 49 2C 4E 54 2C 2D 30 2E 35 6B 67 0A"; // SI,NT,-0.5kg
@@ -163,7 +180,7 @@ async fn a_scale_that_prints_by_itself_is_heard_whatever_the_caller_drops() {
     assert_eq!(bus.plan().blocks[0].every, Duration::MAX);
     let began = Instant::now();
     // The tail of a line that began before the port was open, then two telegrams, byte by byte.
-    let text = b"S,+8.88kg\r\nST,GS,+ 1.5kg\r\n\x80\x00garbage\rST,GS,-2.5kg\r\n";
+    let text = b"S,+8.88kg\r\nST,GS,+01.5kg\r\n\x80\x00garbage\rST,GS,-2.5kg\r\n";
     for (n, byte) in (0..).zip(text) {
         bus.port_mut().expect("open").says(ms(3 * n), &[*byte]);
     }
@@ -325,7 +342,7 @@ async fn over_a_real_terminal_asked_and_then_unplugged() {
         let mut request = [0; 3];
         scale.read_exact(&mut request).await.expect("the request");
         assert_eq!(&request, b"P\r\n");
-        for piece in [&b"\x00ST,G"[..], b"S,+  123", b".4kg\r", b"\n"] {
+        for piece in [&b"\x00ST,G"[..], b"S,+00123", b".4kg\r", b"\n"] {
             scale.write_all(piece).await.expect("written");
             tokio::time::sleep(ms(10)).await;
         }

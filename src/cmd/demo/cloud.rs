@@ -100,14 +100,18 @@ impl Cloud {
     /// # Errors
     /// The port is not to be had.
     pub async fn come_back(&mut self) -> Result<(), String> {
-        let listener =
-            Listener { bind: self.address, transport: Transport::Tcp, tls: None, allow_anonymous: Some(true) };
+        let listener = Listener {
+            bind: self.address,
+            transport: Transport::Tcp,
+            tls: None,
+            allow_anonymous: Some(true),
+        };
         let config = model::Broker { listener: vec![listener], ..model::Broker::default() };
         let broker = Broker::start(&config, &[]).await.map_err(|e| format!("the demo's cloud: {e}"))?;
-        if let Some((_, address)) = broker.addresses().first() {
+        if let Some((_, address)) = broker.addresses().await.first() {
             self.address = *address;
         }
-        let mut subscription = broker.subscribe("bookkeeper", &["gw/#"]);
+        let mut subscription = broker.subscribe("bookkeeper", &["gw/#"]).await;
         let Some(messages) = self.messages.clone() else {
             return Err("the demo's books are closed".to_owned());
         };

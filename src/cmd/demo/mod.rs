@@ -74,7 +74,7 @@ async fn play(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let mut gateway = Gateway::start(loaded).await.map_err(cannot)?;
 
     let mut view = View::new(args.plain);
-    view.opening(out, &plant, &gateway, cloud.address())?;
+    view.opening(out, &plant, &gateway, cloud.address()).await?;
     let start = Instant::now();
     let moment = |share: f64| start + args.duration.0.mul_f64(share);
     let mut rates = Rates::default();
@@ -103,20 +103,29 @@ async fn play(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
         }
         let snapshot = gateway.snapshot(&mut rates);
         let frame = Frame { at: start.elapsed(), cloud: &cloud, note, snapshot: &snapshot };
-        view.draw(out, &frame, &gateway)?;
+        view.draw(out, &frame, &gateway).await?;
     }
 
     // The taps close first; what was read is stored and, since the link is up, delivered.
     gateway.stop_polling().await;
     let drained = Instant::now() + DRAIN;
-    while gateway.snapshot(&mut rates).uplink.values().any(|u| u.queued_readings > 0) && Instant::now() < drained {
+    while gateway.snapshot(&mut rates).uplink.values().any(|u| u.queued_readings > 0)
+        && Instant::now() < drained
+    {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let taken = gateway.snapshot(&mut rates).gateway.readings;
     let stopped = gateway.stop().await;
     // The account as it stands on disk, read by nobody who wrote it.
-    let accounts = Store::inspect(&store).map_err(|e| Exit::Failed(e.to_string()))?;
-    let ledger = accounts.into_iter().find(|(name, _)| name == "cloud").map(|(_, l)| l).unwrap_or_default();
+    let found = Store::inspect(&store).map_err(|e| Exit::Failed(e.to_string()))?;
+    let account = found.uplinks.get("cloud").ok_or(Exit::Failed("the store lost the uplink".to_owned()))?;
+    let ledger = Ledger {
+        taken: account.taken,
+        delivered: account.delivered,
+        queued: account.queued,
+        lost: account.lost,
+        ..Ledger::default()
+    };
     let received = cloud.finish().await;
     let verdict = verdict(taken, &ledger, &received);
     view.closing(out, taken, &ledger, &received, &plant, &verdict)?;

@@ -70,7 +70,8 @@ impl Plant {
         let options = RtuOptions { baud: BAUD, turnaround: Duration::from_millis(4), link: None };
         let line = RtuSlave::start(meters()?, options).map_err(|e| format!("pseudo-terminal: {e}"))?;
         let terminal = line.path().ok_or("the pseudo-terminal has no name")?.to_path_buf();
-        let tcp = TcpSlave::start(pump()?, 0).await.map_err(|e| format!("simulated Modbus TCP device: {e}"))?;
+        let tcp =
+            TcpSlave::start(pump()?, 0).await.map_err(|e| format!("simulated Modbus TCP device: {e}"))?;
         Ok(Self { line, terminal, tcp })
     }
 

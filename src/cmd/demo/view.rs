@@ -48,14 +48,14 @@ impl View {
     ///
     /// # Errors
     /// Output cannot be written.
-    pub fn opening(
+    pub async fn opening(
         &self,
         out: &mut dyn Write,
         plant: &Plant,
         gateway: &Gateway,
         cloud: SocketAddr,
     ) -> Result<(), Exit> {
-        let local = gateway.addresses().first().map(|(_, a)| a.to_string()).unwrap_or_default();
+        let local = gateway.addresses().await.first().map(|(_, a)| a.to_string()).unwrap_or_default();
         writeln!(out, "three simulated meters on {}", plant.terminal())?;
         writeln!(out, "a simulated heat pump on Modbus TCP {}", plant.tcp())?;
         writeln!(out, "local broker on {local}: mosquitto_sub -p {} -t 'gw/#' -v", port(&local))?;
@@ -67,13 +67,18 @@ impl View {
     ///
     /// # Errors
     /// Output cannot be written.
-    pub fn draw(&mut self, out: &mut dyn Write, frame: &Frame<'_>, gateway: &Gateway) -> Result<(), Exit> {
+    pub async fn draw(
+        &mut self,
+        out: &mut dyn Write,
+        frame: &Frame<'_>,
+        gateway: &Gateway,
+    ) -> Result<(), Exit> {
         if self.plain {
             writeln!(out, "{}", line(frame))?;
         } else {
             let clear = if self.drawn { "\x1b[H" } else { "\x1b[2J\x1b[H" };
             self.drawn = true;
-            let picture = picture(frame, gateway).replace('\n', "\x1b[K\n");
+            let picture = picture(frame, &gateway.values().await).replace('\n', "\x1b[K\n");
             write!(out, "{clear}{picture}\x1b[J")?;
         }
         out.flush()?;
@@ -134,9 +139,8 @@ fn line(frame: &Frame<'_>) -> String {
     )
 }
 
-fn picture(frame: &Frame<'_>, gateway: &Gateway) -> String {
+fn picture(frame: &Frame<'_>, values: &serde_json::Value) -> String {
     let snapshot = serde_json::to_value(frame.snapshot).unwrap_or_default();
-    let values = gateway.values();
     let rows: Vec<&serde_json::Value> = values.as_array().into_iter().flatten().collect();
     let uplink = frame.snapshot.uplink.values().next();
     let queued = uplink.map_or(0, |u| u.queued_readings);

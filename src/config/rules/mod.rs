@@ -70,7 +70,9 @@ impl<'s> Names<'s> {
             } else {
                 "use letters, digits, `_` and `-`: names are parts of topics".to_owned()
             };
-            problems.push(Problem::new(place, format!("`{name}` cannot be the name of a {what}")).hint(hint));
+            let a = if what.starts_with('u') { "an" } else { "a" };
+            problems
+                .push(Problem::new(place, format!("`{name}` cannot be the name of {a} {what}")).hint(hint));
             return;
         }
         match self.seen.get(name) {

@@ -83,7 +83,7 @@ fn every_rule_has_its_place_and_its_hint() {
         (format!("{}{POINT}", bus("")), "f.toml:14:8: there are two points called `p`"),
         (
             "[[uplink]]\nname = 'a/b'\nurl = 'mqtt://h'\n".into(),
-            "f.toml:2:8: `a/b` cannot be the name of a uplink",
+            "f.toml:2:8: `a/b` cannot be the name of an uplink",
         ),
         // Limits.
         (

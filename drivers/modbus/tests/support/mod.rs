@@ -1,28 +1,15 @@
-//! What the tests of this crate share: buses from a few lines of text, and a port with a script that
-//! can still be looked at while the bus owns it.
-#![expect(dead_code, reason = "each test program uses its own part of it")]
+//! Buses from a few lines of text, for the tests of this crate.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use driver_api::testing::{ScriptedPort, hex, table};
-use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, ReadError, Reason, Sample, Value};
-use driver_modbus::frame::seal;
-use driver_modbus::plan::Pace;
-use driver_modbus::rtu::{Connect, compile_on};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use driver_api::testing::table;
+use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem};
 
 /// A device as text: its keys, and one point a line (`name: key = value, …`).
 pub struct DeviceText {
-    name: String,
-    keys: String,
-    points: Vec<(String, bool, String)>,
+    pub name: String,
+    pub keys: String,
+    pub points: Vec<(String, bool, String)>,
 }
 
 pub fn device(name: &str, keys: &str, points: &str) -> DeviceText {
@@ -51,7 +38,8 @@ fn split_keys(text: &str) -> Vec<&str> {
     keys
 }
 
-fn spec<'i>(bus: &'i str, devices: &'i [DeviceText]) -> BusSpec<'i> {
+/// The tables that a driver is given: an interval of 1 s, a timeout of 500 ms.
+pub fn spec<'i>(bus: &'i str, devices: &'i [DeviceText]) -> BusSpec<'i> {
     BusSpec {
         name: "bus".to_owned(),
         table: table(bus),
@@ -78,169 +66,7 @@ fn spec<'i>(bus: &'i str, devices: &'i [DeviceText]) -> BusSpec<'i> {
 }
 
 /// A bus of `driver`, or the mistakes.
-pub fn compile(
-    driver: &dyn Driver,
-    bus: &str,
-    devices: &[DeviceText],
-) -> Result<Box<dyn Bus>, Vec<Problem>> {
+pub fn compile(driver: &dyn Driver, bus: &str, devices: &[DeviceText]) -> Result<Box<dyn Bus>, Vec<Problem>> {
     let mut problems = Vec::new();
     driver.compile(spec(bus, devices), &mut problems).ok_or(problems)
-}
-
-/// The mistakes: the text they point at, the message, the hint.
-pub fn problems(driver: &dyn Driver, bus: &str, devices: &[DeviceText]) -> Vec<(String, String, String)> {
-    let mut all = Vec::new();
-    // Each table is a text of its own here, so they are compiled apart: the places tell which.
-    let mut texts = vec![bus];
-    for d in devices {
-        texts.push(&d.keys);
-        texts.extend(d.points.iter().map(|(_, _, keys)| keys.as_str()));
-    }
-    let Err(found) = compile(driver, bus, devices) else { return all };
-    for problem in found {
-        for text in &texts {
-            if let Some(at) = text.get(problem.place.range.clone()) {
-                all.push((at.to_owned(), problem.message.clone(), problem.hint.clone().unwrap_or_default()));
-            }
-        }
-    }
-    all
-}
-
-/// A script of RTU frames whose checksums are filled in.
-pub fn rtu() -> Script {
-    Script(ScriptedPort::default())
-}
-
-pub struct Script(ScriptedPort);
-
-fn sealed(text: &str) -> String {
-    let mut frame = hex(text);
-    if !frame.is_empty() {
-        seal(&mut frame);
-    }
-    frame.iter().map(|b| format!("{b:02X} ")).collect()
-}
-
-impl Script {
-    pub fn expect(self, request: &str, answer: &str) -> Self {
-        Self(self.0.expect(&sealed(request), &sealed(answer)))
-    }
-    /// As `expect`, with whole frames or pieces of one that begin with unit and function; what does
-    /// not is the rest of a frame, and the checksum goes behind the last.
-    pub fn expect_late(self, request: &str, answer: &[(Duration, &str)]) -> Self {
-        let whole: Vec<u8> = answer.iter().flat_map(|(_, text)| hex(text)).collect();
-        let one_frame = answer.iter().skip(1).any(|(_, text)| hex(text).len() < 5);
-        let mut pieces: Vec<(Duration, String)> = answer
-            .iter()
-            .map(|(after, text)| (*after, if one_frame { (*text).to_owned() } else { sealed(text) }))
-            .collect();
-        if one_frame && let Some((_, last)) = pieces.last_mut() {
-            let crc = driver_modbus::frame::crc16(&whole).to_le_bytes();
-            last.push_str(&format!(" {:02X} {:02X}", crc[0], crc[1]));
-        }
-        let pieces: Vec<(Duration, &str)> = pieces.iter().map(|(after, text)| (*after, text.as_str())).collect();
-        Self(self.0.expect_late(&sealed(request), &pieces))
-    }
-    /// The request gets its checksum, the answer is as it stands.
-    pub fn raw(self, request: &str, answer: &[(Duration, &str)]) -> Self {
-        Self(self.0.expect_late(&sealed(request), answer))
-    }
-    pub fn failure(self, request: &str, error: io::ErrorKind) -> Self {
-        Self(self.0.expect_failure(&sealed(request), error))
-    }
-}
-
-/// The port, shared between the bus and the test.
-#[derive(Clone)]
-pub struct Shared(Arc<Mutex<ScriptedPort>>);
-
-impl Shared {
-    fn port(&self) -> tokio::sync::MutexGuard<'_, ScriptedPort> {
-        self.0.try_lock().expect("one task, and no await while it is held")
-    }
-}
-
-impl AsyncRead for Shared {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut *self.port()).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Shared {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.port()).poll_write(cx, bytes)
-    }
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[async_trait]
-impl Connect for Shared {
-    type Port = Self;
-    async fn connect(&mut self) -> io::Result<Self> {
-        Ok(self.clone())
-    }
-}
-
-/// One device on a scripted line at 19200 baud 8E1, with a timeout of 500 ms.
-pub struct Rig {
-    pub bus: Box<dyn Bus>,
-    port: Shared,
-}
-
-impl Rig {
-    pub async fn new(keys: &str, points: &str, script: Script) -> Self {
-        let port = Shared(Arc::new(Mutex::new(script.0)));
-        let devices = [device("device", keys, points)];
-        let mut problems = Vec::new();
-        let pace = Pace::serial(19_200, 11);
-        let bus = compile_on(&spec("", &devices), pace, port.clone(), &mut problems);
-        let mut bus = bus.unwrap_or_else(|| panic!("{problems:#?}"));
-        bus.open().await.expect("a script opens");
-        Self { bus, port }
-    }
-
-    pub async fn read_raw(&mut self, block: usize) -> Result<Vec<Sample>, ReadError> {
-        let mut samples = Vec::new();
-        self.bus.read(block, &mut samples).await.map(|()| samples)
-    }
-
-    /// The values of a block read.
-    pub async fn read(&mut self, block: usize) -> Result<Vec<(usize, Result<Value, Reason>)>, ReadError> {
-        Ok(self.read_raw(block).await?.into_iter().map(|s| (s.point, s.value)).collect())
-    }
-
-    pub fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    /// When the nth request was written.
-    pub fn asked(&self, n: usize) -> Instant {
-        self.port.port().history()[n].0
-    }
-
-    /// So many bytes of noise, one each `every`.
-    pub fn babble(&mut self, bytes: u32, every: Duration) {
-        for n in 0..bytes {
-            self.port.port().says(every * n, &[0x55]);
-        }
-    }
-
-    /// The whole script happened.
-    pub fn done(&self) {
-        self.port.port().assert_done();
-    }
-}
-
-pub fn good(point: usize, value: Value) -> (usize, Result<Value, Reason>) {
-    (point, Ok(value))
-}
-
-pub fn bad(point: usize, reason: Reason) -> (usize, Result<Value, Reason>) {
-    (point, Err(reason))
 }

@@ -1,0 +1,213 @@
+//! How clients come, are taken over, go, and end; and their wills.
+//!
+//! A take-over waits until the old connection has given its session back, which it does at once: it
+//! never waits for its socket. Whoever comes meanwhile with the same id waits in line and gets its
+//! CONNACK too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::queue;
+use super::session::{Flight, Session};
+use super::state::{Attached, Client, Connecting, Control, Detached, Presence, State, Will};
+use super::stats::Counters;
+use super::trie::Key;
+use super::wire::reason;
+
+const FOR_EVER: u32 = u32::MAX;
+
+impl State {
+    pub(super) fn connect(&mut self, c: Box<Connecting>) {
+        let Some(&key) = self.ids.get(&c.client_id) else { return self.create(*c) };
+        let Some(client) = self.clients.get_mut(&key) else { return self.create(*c) };
+        match &mut client.presence {
+            Presence::Online { control, waiting, .. } => {
+                let _ = control.try_send(Control::Stop(reason::TAKEN_OVER));
+                waiting.push_back(c);
+            }
+            Presence::Away { .. } if !c.clean => self.resume(key, *c),
+            _ => {
+                self.end(key);
+                self.create(*c);
+            }
+        }
+    }
+
+    fn create(&mut self, c: Connecting) {
+        let key = self.fresh();
+        let (tx, rx) = queue::new(&self.limits, &self.queued);
+        self.ids.insert(c.client_id.clone(), key);
+        let client = Client {
+            id: c.client_id.clone(),
+            user: None,
+            queue: tx,
+            presence: Presence::Local,
+            filters: Default::default(),
+            will: None,
+            expiry: 0,
+        };
+        self.clients.insert(key, client);
+        let session = Session {
+            key,
+            client_id: c.client_id.clone(),
+            queue: rx,
+            flight: Flight::default(),
+            walk: None,
+            portion: VecDeque::new(),
+            taken: Default::default(),
+        };
+        self.attach(key, c, session, false);
+    }
+
+    fn resume(&mut self, key: Key, c: Connecting) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        match std::mem::replace(&mut client.presence, Presence::Local) {
+            Presence::Away { session, since, ends, will_at } => {
+                self.away.remove(&since);
+                for at in [ends, will_at].into_iter().flatten() {
+                    self.deadlines.remove(&(at, key));
+                }
+                self.attach(key, c, session, true);
+            }
+            other => client.presence = other,
+        }
+    }
+
+    fn attach(&mut self, key: Key, c: Connecting, session: Session, present: bool) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.user = c.user;
+        client.will = c.will;
+        client.expiry = c.expiry;
+        client.presence = Presence::Online { conn: c.conn, control: c.control, waiting: VecDeque::new() };
+        self.counters.clients.fetch_add(1, Relaxed);
+        Counters::set(&self.counters.sessions_away, self.away.len());
+        if let Err(Attached { session, .. }) = c.reply.send(Attached { session, present }) {
+            // It went away while it waited, before any CONNACK: as if it had not been.
+            self.detach(Detached { conn: c.conn, session, graceful: true, expiry: None });
+        }
+    }
+
+    pub(super) fn detach(&mut self, d: Detached) {
+        let key = d.session.key;
+        let Some(waiting) = self.offline(key, d.conn) else { return };
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        if let Some(expiry) = d.expiry {
+            client.expiry = expiry;
+        }
+        if d.graceful {
+            client.will = None;
+        }
+        let now = Instant::now();
+        let expiry = client.expiry;
+        let after = |seconds: u32| now + Duration::from_secs(u64::from(seconds));
+        let delayed = client.will.as_ref().filter(|w| w.delay > 0 && expiry > 0).map(|w| after(w.delay));
+        let at_once = if delayed.is_none() { client.will.take() } else { None };
+        let ends = (expiry != FOR_EVER).then(|| after(expiry));
+        let since = self.fresh();
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.presence = Presence::Away { session: d.session, since, ends, will_at: delayed };
+        }
+        self.away.insert(since, key);
+        for at in [ends, delayed].into_iter().flatten() {
+            self.deadlines.insert((at, key));
+        }
+        self.fire(at_once);
+        if expiry == 0 {
+            self.end(key);
+        }
+        if self.away.len() > self.limits.sessions_away
+            && let Some((_, &longest)) = self.away.first_key_value()
+        {
+            tracing::warn!(
+                limit = self.limits.sessions_away,
+                "too many sessions of clients that are away; the oldest is forgotten"
+            );
+            self.end(longest);
+        }
+        Counters::set(&self.counters.sessions_away, self.away.len());
+        waiting.into_iter().for_each(|c| self.connect(c));
+    }
+
+    /// A connection ended by a fault of ours: its session is lost, its will fires.
+    pub(super) fn panicked(&mut self, conn: u64) {
+        Counters::add(&self.counters.panics, 1);
+        let of = |p: &Presence| matches!(p, Presence::Online { conn: c, .. } if *c == conn);
+        let Some(key) = self.clients.iter().find(|(_, c)| of(&c.presence)).map(|(key, _)| *key) else {
+            return;
+        };
+        let waiting = self.offline(key, conn).unwrap_or_default();
+        self.end(key);
+        waiting.into_iter().for_each(|c| self.connect(c));
+    }
+
+    /// Takes a client from its connection; who waits for it. `None`: it is not on this connection.
+    fn offline(&mut self, key: Key, conn: u64) -> Option<VecDeque<Box<Connecting>>> {
+        match &mut self.clients.get_mut(&key)?.presence {
+            Presence::Online { conn: current, waiting, .. } if *current == conn => {
+                self.counters.clients.fetch_sub(1, Relaxed);
+                Some(std::mem::take(waiting))
+            }
+            _ => None,
+        }
+    }
+
+    /// Ends a session for good: a will that still waits fires now (MQTT-3.1.2-10 and §3.1.3.2.2).
+    pub(super) fn end(&mut self, key: Key) {
+        let Some(client) = self.clients.remove(&key) else { return };
+        for filter in client.filters.keys() {
+            self.trie.remove(filter, key);
+        }
+        if let Presence::Away { since, ends, will_at, .. } = client.presence {
+            self.away.remove(&since);
+            for at in [ends, will_at].into_iter().flatten() {
+                self.deadlines.remove(&(at, key));
+            }
+        }
+        if self.ids.get(&client.id) == Some(&key) {
+            self.ids.remove(&client.id);
+        }
+        Counters::set(&self.counters.subscriptions, self.trie.len());
+        Counters::set(&self.counters.sessions_away, self.away.len());
+        self.fire(client.will);
+    }
+
+    fn fire(&mut self, will: Option<Will>) {
+        if let Some(Will { message, .. }) = will {
+            self.route(message);
+        }
+    }
+
+    /// Wills and ends whose time has come; when to call again.
+    pub(super) fn tick(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(&(at, key)) = self.deadlines.first() {
+            if at > now {
+                return Some(at);
+            }
+            self.deadlines.pop_first();
+            let Some(client) = self.clients.get_mut(&key) else { continue };
+            let Presence::Away { ends, will_at, .. } = &mut client.presence else { continue };
+            if will_at.is_some_and(|at| at <= now) {
+                *will_at = None;
+                let over = ends.is_some_and(|at| at <= now);
+                let will = client.will.take();
+                self.fire(will);
+                if over {
+                    self.end(key);
+                }
+            } else if ends.is_some_and(|at| at <= now) {
+                self.end(key);
+            }
+        }
+        None
+    }
+
+    /// Ids for clients that bring none.
+    #[must_use]
+    pub(super) fn made_up_id() -> Arc<str> {
+        format!("auto-{:016x}", fastrand::u64(..)).into()
+    }
+}

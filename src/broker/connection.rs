@@ -1,0 +1,407 @@
+//! One client's connection: one task that never waits for its socket, so that it always hears the hub.
+//!
+//! Reading stops while the client does not read its answers, or has as much unfinished as we allow;
+//! delivering stops at its receive maximum. What does not fit waits in the session's bounded queue.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::greet::{self, Admitted, Io, Shared};
+use super::queue::Walk;
+use super::queue::{Addressed, Item};
+use super::retained::Portion;
+use super::session::Session;
+use super::state::{AckTo, Control, Detached, Event};
+use super::stats::{Counters, Refusal};
+use super::wire::encode::{self, Ack, Delivery};
+use super::wire::{Fault, Version, decode, reader, reason};
+
+/// Unsent bytes above which nothing more is delivered …
+const OUT_DELIVER: usize = 64 * 1024;
+/// … and above which nothing more is read: the answers would not fit.
+const OUT_READ: usize = 256 * 1024;
+/// How long a closing connection may take for its last bytes.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Closed without a word.
+    Lost,
+    /// DISCONNECT; `will`: it wants its will published.
+    Goodbye { will: bool },
+    /// The client broke a rule.
+    Fault(Fault),
+    /// We end it, for this reason.
+    Stop(u8),
+}
+
+impl From<Fault> for End {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// A connection with its session.
+pub(super) struct Connection {
+    pub shared: Arc<Shared>,
+    pub version: Version,
+    pub session: Session,
+    pub user: Option<Arc<str>>,
+    pub number: u64,
+    pub out: BytesMut,
+    /// Packet ids that the hub has not answered yet.
+    pub owed: usize,
+    /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
+    pub due: HashSet<u16>,
+    /// QoS 1 and 2 messages of the client that are not finished, for our Receive Maximum.
+    pub open: usize,
+    pub aliases: Vec<Option<Arc<str>>>,
+    pub session_expiry: u32,
+    pub new_expiry: Option<u32>,
+    io_read: ReadHalf<Box<dyn Io>>,
+    io_write: WriteHalf<Box<dyn Io>>,
+    unflushed: bool,
+    input: BytesMut,
+    control: mpsc::Receiver<Control>,
+    keep_alive: Option<Duration>,
+    heard: Instant,
+    window: usize,
+    maximum_packet: usize,
+    /// Ids of messages of an earlier connection, still to be sent again, in order.
+    again: VecDeque<u16>,
+    asked: Option<(Walk, oneshot::Receiver<Portion>)>,
+}
+
+impl Connection {
+    pub fn new(
+        shared: Arc<Shared>,
+        io: Box<dyn Io>,
+        input: BytesMut,
+        admitted: Admitted,
+        number: u64,
+    ) -> Self {
+        let (io_read, io_write) = tokio::io::split(io);
+        let mut out = BytesMut::new();
+        greet::welcome(&mut out, &shared.limits, &admitted);
+        let connect = admitted.connect;
+        let session = admitted.attached.session;
+        let limits = &shared.limits;
+        Self {
+            version: connect.version,
+            user: admitted.user,
+            number,
+            out,
+            owed: 0,
+            due: HashSet::new(),
+            open: session.taken.len(),
+            aliases: Vec::new(),
+            session_expiry: connect.session_expiry,
+            new_expiry: None,
+            io_read,
+            io_write,
+            unflushed: false,
+            input,
+            control: admitted.control,
+            keep_alive: (connect.keep_alive > 0)
+                .then(|| Duration::from_millis(1500 * u64::from(connect.keep_alive))),
+            heard: Instant::now(),
+            window: usize::from(connect.receive_maximum.min(limits.in_flight_out)),
+            maximum_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
+            again: session.flight.resend().map(|s| s.id).collect(),
+            asked: None,
+            session,
+            shared,
+        }
+    }
+
+    /// Serves the client until it or we end the connection, and gives the session back.
+    pub async fn run(mut self, stop: &CancellationToken) {
+        let end = self.serve(stop).await;
+        tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
+        match end {
+            End::Fault(f) if f.reason == reason::PACKET_TOO_LARGE => {
+                self.shared.counters.refuse(Refusal::Limit)
+            }
+            End::Fault(_) => self.shared.counters.refuse(Refusal::Protocol),
+            _ => {}
+        }
+        if let Some((walk, _)) = self.asked.take() {
+            // Asked for, not received: the session's next connection asks again.
+            self.session.walk = Some(walk);
+        }
+        let Self { session, shared, mut out, mut io_write, version, number, new_expiry, .. } = self;
+        let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
+        let detached = Detached { conn: number, session, graceful, expiry: new_expiry };
+        let _ = shared.events.send(Event::Detach(Box::new(detached))).await;
+        match end {
+            End::Lost | End::Goodbye { .. } => {}
+            End::Fault(Fault { reason, .. }) | End::Stop(reason) => {
+                encode::disconnect(&mut out, version, reason);
+            }
+        }
+        let _ = timeout(LAST_WORDS, async {
+            use tokio::io::AsyncWriteExt;
+            io_write.write_all(&out).await?;
+            io_write.shutdown().await
+        })
+        .await;
+    }
+
+    async fn serve(&mut self, stop: &CancellationToken) -> End {
+        let stopped = stop.cancelled();
+        let idle = sleep_until(self.silent_at());
+        tokio::pin!(stopped, idle);
+        loop {
+            while let Ok(control) = self.control.try_recv() {
+                if let Some(end) = self.told(control) {
+                    return end;
+                }
+            }
+            if let Err(end) = self.read_packets().await {
+                return end;
+            }
+            if !self.deliver().await {
+                return End::Stop(reason::SHUTTING_DOWN);
+            }
+            let may_read = self.may_read();
+            let may_take = self.session.walk.is_none()
+                && self.session.portion.is_empty()
+                && self.asked.is_none()
+                && self.again.is_empty()
+                && self.may_send();
+            let busy = !self.out.is_empty() || self.unflushed;
+            tokio::select! {
+                control = self.control.recv() => match control.map(|c| self.told(c)) {
+                    None => return End::Stop(reason::SERVER_UNAVAILABLE),
+                    Some(Some(end)) => return end,
+                    Some(None) => {}
+                },
+                () = &mut stopped => return End::Stop(reason::SHUTTING_DOWN),
+                written = write_some(&mut self.io_write, &mut self.out, &mut self.unflushed), if busy => {
+                    if written.is_err() {
+                        return End::Lost;
+                    }
+                }
+                portion = answer(&mut self.asked), if self.asked.is_some() => self.received(portion),
+                item = self.session.queue.recv(), if may_take => match item {
+                    None => return End::Stop(reason::SERVER_UNAVAILABLE),
+                    Some(item) => {
+                        // What the hub told us before it queued this (SUBACK) goes out before it.
+                        while let Ok(control) = self.control.try_recv() {
+                            if let Some(end) = self.told(control) {
+                                return end;
+                            }
+                        }
+                        self.take(item);
+                    }
+                },
+                read = self.io_read.read_buf(&mut self.input), if may_read => match read {
+                    Ok(0) | Err(_) => return End::Lost,
+                    Ok(_) => {}
+                },
+                () = &mut idle, if self.keep_alive.is_some() => {
+                    if self.silent_at() <= Instant::now() {
+                        return End::Stop(reason::KEEP_ALIVE_TIMEOUT);
+                    }
+                    idle.as_mut().reset(self.silent_at());
+                }
+            }
+        }
+    }
+
+    fn silent_at(&self) -> Instant {
+        self.heard + self.keep_alive.unwrap_or(Duration::from_secs(86_400))
+    }
+
+    fn may_read(&mut self) -> bool {
+        let may = self.out.len() < OUT_READ && self.owed < usize::from(self.shared.limits.in_flight_in);
+        if may && self.input.capacity() - self.input.len() < 512 {
+            // Grows by doubling as bytes arrive, never by the length that a client announces.
+            self.input.reserve(2048);
+        }
+        may
+    }
+
+    fn may_send(&self) -> bool {
+        self.out.len() < OUT_DELIVER && self.session.flight.len() - self.again.len() < self.window
+    }
+
+    /// Handles the complete packets that are there.
+    async fn read_packets(&mut self) -> Result<(), End> {
+        while self.out.len() < OUT_READ && self.owed < usize::from(self.shared.limits.in_flight_in) {
+            let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
+            let packet = self.input.split_to(frame.end);
+            self.heard = Instant::now();
+            let packet = decode::packet(self.version, frame.first, &packet[frame.start..])?;
+            self.handle(packet).await?;
+        }
+        Ok(())
+    }
+
+    /// What the hub says.
+    fn told(&mut self, control: Control) -> Option<End> {
+        match control {
+            Control::Stop(reason) => return Some(End::Stop(reason)),
+            Control::Routed { id, qos, matched } => {
+                self.owed -= 1;
+                let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+                if qos == 1 {
+                    self.open = self.open.saturating_sub(1);
+                    encode::ack(&mut self.out, self.version, Ack::PubAck, id, code);
+                } else if self.due.remove(&id) {
+                    encode::ack(&mut self.out, self.version, Ack::PubRec, id, code);
+                }
+            }
+            Control::SubAck { id, codes } => {
+                self.owed -= 1;
+                encode::suback(&mut self.out, self.version, id, &codes);
+            }
+            Control::UnsubAck { id, codes } => {
+                self.owed -= 1;
+                encode::unsuback(&mut self.out, self.version, id, &codes);
+            }
+        }
+        None
+    }
+
+    /// Sends what may be sent now. `false`: the hub is gone.
+    async fn deliver(&mut self) -> bool {
+        while self.may_send() {
+            if let Some(id) = self.again.pop_front() {
+                self.send_again(id);
+            } else if let Some(addressed) = self.session.portion.pop_front() {
+                self.send(addressed);
+            } else if self.asked.is_some() {
+                break;
+            } else if let Some(walk) = self.session.walk.take() {
+                let (reply, portion) = oneshot::channel();
+                let event = Event::More(self.session.key, walk.cursor.clone(), reply);
+                self.asked = Some((walk, portion));
+                if self.shared.events.send(event).await.is_err() {
+                    return false;
+                }
+            } else {
+                match self.session.queue.try_recv() {
+                    Some(item) => self.take(item),
+                    None => break,
+                }
+            }
+        }
+        true
+    }
+
+    fn take(&mut self, item: Item) {
+        match item {
+            Item::Message(addressed) => self.send(addressed),
+            Item::Retained(walk) => self.session.walk = Some(walk),
+        }
+    }
+
+    fn received(&mut self, portion: Option<Portion>) {
+        let Some((walk, _)) = self.asked.take() else { return };
+        let Some(portion) = portion else { return };
+        let ids: Option<Box<[u32]>> = walk.id.map(|id| [id].into());
+        self.session.portion.extend(portion.messages.into_iter().map(|message| Addressed {
+            qos: message.qos.min(walk.qos),
+            message,
+            retain: true,
+            ids: ids.clone(),
+        }));
+        self.session.walk = portion.next.map(|cursor| Walk { cursor, ..walk });
+    }
+
+    fn send(&mut self, addressed: Addressed) {
+        let now = Instant::now();
+        if addressed.message.is_expired(now) {
+            return Counters::add(&self.shared.counters.expired, 1);
+        }
+        let id = match addressed.qos {
+            0 => 0,
+            _ => match self.session.flight.send(addressed.clone()) {
+                Some(id) => id,
+                None => return Counters::add(&self.shared.counters.dropped, 1),
+            },
+        };
+        if !self.put(&addressed, id, false) {
+            // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
+            self.session.flight.forget(id);
+            Counters::add(&self.shared.counters.dropped, 1);
+        }
+    }
+
+    fn send_again(&mut self, id: u16) {
+        let Some(message) = self.session.flight.get(id) else { return };
+        match message.clone() {
+            Some(addressed) => drop(self.put(&addressed, id, true)),
+            None => encode::ack(&mut self.out, self.version, Ack::PubRel, id, reason::SUCCESS),
+        }
+    }
+
+    fn put(&mut self, a: &Addressed, id: u16, dup: bool) -> bool {
+        let start = self.out.len();
+        let ids = a.ids.as_deref().unwrap_or(&[]);
+        let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
+        encode::publish(&mut self.out, self.version, &a.message, &delivery, Instant::now());
+        let fits = self.out.len() - start <= self.maximum_packet;
+        if !fits {
+            self.out.truncate(start);
+        }
+        fits
+    }
+
+    /// Passes an event to the hub; `owed`: it will be answered.
+    pub async fn tell_hub(&mut self, event: Event, owed: bool) -> Result<(), End> {
+        self.owed += usize::from(owed);
+        self.shared.events.send(event).await.map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))
+    }
+
+    pub fn ack_to(&self, id: u16) -> AckTo {
+        AckTo { key: self.session.key, conn: self.number, id }
+    }
+}
+
+async fn answer(asked: &mut Option<(Walk, oneshot::Receiver<Portion>)>) -> Option<Portion> {
+    match asked {
+        Some((_, portion)) => portion.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes what the socket takes, and flushes when all is written. Cancel safe: what was written is gone
+/// from `out`, and an unfinished flush is remembered.
+async fn write_some(
+    io: &mut WriteHalf<Box<dyn Io>>,
+    out: &mut BytesMut,
+    unflushed: &mut bool,
+) -> std::io::Result<()> {
+    use std::pin::Pin;
+    use tokio::io::AsyncWrite;
+    std::future::poll_fn(|cx| {
+        while !out.is_empty() {
+            match Pin::new(&mut *io).poll_write(cx, out) {
+                std::task::Poll::Ready(Ok(0)) => {
+                    return std::task::Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                }
+                std::task::Poll::Ready(Ok(n)) => {
+                    out.advance(n);
+                    *unflushed = true;
+                }
+                std::task::Poll::Ready(Err(e)) => return std::task::Poll::Ready(Err(e)),
+                std::task::Poll::Pending => return std::task::Poll::Pending,
+            }
+        }
+        let flushed = Pin::new(&mut *io).poll_flush(cx);
+        if flushed.is_ready() {
+            *unflushed = false;
+        }
+        flushed
+    })
+    .await
+}

@@ -1,0 +1,288 @@
+//! From an accepted socket to a session: handshakes, CONNECT, login. Everything has one deadline.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::access::Access;
+use super::acl::Access as Right;
+use super::connection::Connection;
+use super::limits::Limits;
+use super::listener::Door;
+use super::message::Publish;
+use super::state::{Attached, Connecting, Event, State, Will};
+use super::stats::{Counters, Refusal};
+use super::topic;
+use super::wire::encode::{self, Welcome};
+use super::wire::{Connect, Fault, Version, decode, reader, reason};
+use super::ws;
+use crate::bounds;
+use crate::config::model::Transport;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub limits: Limits,
+    pub counters: Arc<Counters>,
+    pub events: mpsc::Sender<Event>,
+    pub access: watch::Receiver<Arc<Access>>,
+    /// KiB of large payloads on their way through the hub.
+    pub kib: Arc<Semaphore>,
+    /// Connections that may still come.
+    pub places: Arc<Semaphore>,
+    /// Password checks at work, and those that may still wait.
+    pub checkers: Semaphore,
+    pub checks: Semaphore,
+    pub stop: CancellationToken,
+    pub numbers: AtomicU64,
+}
+
+/// A byte stream of any transport.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// How long a refusal may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Serves one accepted socket to its end. `number` is unlike any other connection's.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    door: Arc<Door>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    number: u64,
+) {
+    let deadline = Instant::now() + shared.limits.connect_deadline;
+    let greeting = Box::pin(async {
+        let mut io = match timeout_at(deadline, open(&shared, &door, tcp)).await {
+            Ok(Ok(io)) => io,
+            failed => {
+                let what = match &failed {
+                    Ok(Err(error)) => error.to_string(),
+                    _ => "the handshake took too long".to_owned(),
+                };
+                refused(&shared, peer, Refusal::Handshake, &what);
+                return None;
+            }
+        };
+        let mut input = BytesMut::new();
+        let connect =
+            match timeout_at(deadline, read_connect(&mut io, &mut input, shared.limits.packet)).await {
+                Ok(Ok(connect)) => connect,
+                Ok(Err(Some((version, fault)))) => {
+                    refused(&shared, peer, Refusal::Protocol, fault.what);
+                    // A client that does not even say MQTT gets no answer (§4.13.1, §3.1.4).
+                    if let Some(version) = version {
+                        say_no(&mut io, version, fault.reason).await;
+                    }
+                    return None;
+                }
+                Ok(Err(None)) => return None,
+                Err(_) => {
+                    refused(&shared, peer, Refusal::Handshake, "no CONNECT in time");
+                    return None;
+                }
+            };
+        match admit(&shared, &door, connect, number).await {
+            Ok(admitted) => Some((io, input, admitted)),
+            Err((version, why, code)) => {
+                refused(&shared, peer, why, "CONNECT is not accepted");
+                say_no(&mut io, version, code).await;
+                None
+            }
+        }
+    });
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        () = door.stop.cancelled() => None,
+    };
+    if let Some((io, input, admitted)) = greeted {
+        Box::pin(Connection::new(shared.clone(), io, input, admitted, number).run(&door.stop)).await;
+    }
+}
+
+fn refused(shared: &Shared, peer: SocketAddr, why: Refusal, what: &str) {
+    shared.counters.refuse(why);
+    tracing::debug!(%peer, ?why, what, "connection refused");
+}
+
+async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8) {
+    let mut out = BytesMut::new();
+    encode::refuse(&mut out, version, code);
+    let _ = timeout(LAST_WORDS, async {
+        io.write_all(&out).await?;
+        io.flush().await?;
+        io.shutdown().await
+    })
+    .await;
+}
+
+async fn open(shared: &Shared, door: &Door, tcp: TcpStream) -> std::io::Result<Box<dyn Io>> {
+    tcp.set_nodelay(true)?;
+    let tls = door.tls.borrow().clone().map(TlsAcceptor::from);
+    let max = shared.limits.packet;
+    let websocket = door.config.transport == Transport::Websocket;
+    Ok(match (tls, websocket) {
+        (None, false) => Box::new(tcp),
+        (None, true) => Box::new(ws::accept(tcp, max).await.map_err(std::io::Error::other)?),
+        (Some(tls), false) => Box::new(tls.accept(tcp).await?),
+        (Some(tls), true) => {
+            Box::new(ws::accept(tls.accept(tcp).await?, max).await.map_err(std::io::Error::other)?)
+        }
+    })
+}
+
+type NoConnect = Option<(Option<Version>, Fault)>;
+
+/// Reads until CONNECT is complete. `Err(None)`: the connection was closed.
+async fn read_connect(io: &mut Box<dyn Io>, input: &mut BytesMut, max: usize) -> Result<Connect, NoConnect> {
+    loop {
+        if let Some(first) = input.first()
+            && *first != 0x10
+        {
+            return Err(Some((None, Fault::protocol("the first packet is not CONNECT"))));
+        }
+        let frame = reader::frame(input, max).map_err(|fault| Some((None, fault)))?;
+        if let Some(frame) = frame {
+            let packet = input.split_to(frame.end);
+            let body = &packet[frame.start..];
+            return decode::connect(frame.first, body)
+                .map_err(|fault| Some((answerable(body, fault), fault)));
+        }
+        input.reserve(1024);
+        if io.read_buf(input).await.map_err(|_| None)? == 0 {
+            return Err(None);
+        }
+    }
+}
+
+/// In which version a refusal of this CONNECT can be said; `None`: not at all.
+fn answerable(body: &[u8], fault: Fault) -> Option<Version> {
+    match body {
+        [0, 4, b'M', b'Q', b'T', b'T', 5, ..] => Some(Version::V5),
+        // MQTT 3.1.1 answers a malformed CONNECT by closing, an unknown version by code 1.
+        _ if fault.reason == reason::UNSUPPORTED_VERSION => Some(Version::V4),
+        _ => None,
+    }
+}
+
+/// A client that was let in.
+pub(super) struct Admitted {
+    pub connect: Connect,
+    pub attached: Attached,
+    pub user: Option<Arc<str>>,
+    pub control: mpsc::Receiver<super::state::Control>,
+}
+
+type Refused = (Version, Refusal, u8);
+
+async fn admit(
+    shared: &Arc<Shared>,
+    door: &Door,
+    mut connect: Connect,
+    number: u64,
+) -> Result<Admitted, Refused> {
+    let version = connect.version;
+    let no = |why, code| Err((version, why, code));
+    if connect.wants_auth {
+        return no(Refusal::Login, reason::BAD_AUTH_METHOD);
+    }
+    if connect.client_id.is_empty() && version == Version::V4 && !connect.clean {
+        return no(Refusal::Protocol, reason::CLIENT_ID_INVALID);
+    }
+    let access = shared.access.borrow().clone();
+    let user =
+        login(shared, &access, door, &mut connect).await.map_err(|(why, code)| (version, why, code))?;
+    let client_id: Arc<str> = match connect.client_id.as_str() {
+        "" => State::made_up_id(),
+        id => id.into(),
+    };
+    let will = match connect.will.take() {
+        None => None,
+        Some(w) => {
+            if !topic::is_name(&w.topic, shared.limits.levels) {
+                return no(Refusal::Protocol, reason::TOPIC_INVALID);
+            }
+            if !may_write(&access, user.as_deref(), &client_id, &w.topic) {
+                return no(Refusal::Access, reason::NOT_AUTHORIZED);
+            }
+            let mut message = Publish::plain(w.topic, w.payload, w.qos, w.retain);
+            message.props = w.props;
+            message.expires = w.expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s)));
+            Some(Will { message, delay: w.delay })
+        }
+    };
+    let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
+    let (reply, attached) = oneshot::channel();
+    let connecting = Connecting {
+        client_id,
+        user: user.clone(),
+        clean: connect.clean,
+        expiry: connect.session_expiry,
+        will,
+        conn: number,
+        control,
+        reply,
+    };
+    let unavailable = (version, Refusal::Connections, reason::SERVER_UNAVAILABLE);
+    shared.events.send(Event::Connect(Box::new(connecting))).await.map_err(|_| unavailable)?;
+    let attached = attached.await.map_err(|_| unavailable)?;
+    Ok(Admitted { connect, attached, user, control: hears })
+}
+
+async fn login(
+    shared: &Arc<Shared>,
+    access: &Arc<Access>,
+    door: &Door,
+    connect: &mut Connect,
+) -> Result<Option<Arc<str>>, (Refusal, u8)> {
+    let (Some(user), Some(_)) = (connect.user.take(), &access.passwords) else {
+        // Without a password file a name proves nothing, and so is not used.
+        let open = access.anonymous(&door.config);
+        return if open { Ok(None) } else { Err((Refusal::Login, reason::NOT_AUTHORIZED)) };
+    };
+    let busy = (Refusal::Login, reason::SERVER_BUSY);
+    let _place = shared.checks.try_acquire().map_err(|_| busy)?;
+    let _turn = shared.checkers.acquire().await.map_err(|_| busy)?;
+    let (access, name, password) =
+        (access.clone(), user.clone(), connect.password.take().unwrap_or_default());
+    let check = move || access.passwords.as_ref().is_some_and(|p| p.check(&name, &password));
+    match tokio::task::spawn_blocking(check).await {
+        Ok(true) => Ok(Some(user.into())),
+        Ok(false) => Err((Refusal::Login, reason::BAD_USER_OR_PASSWORD)),
+        Err(_) => Err(busy),
+    }
+}
+
+/// Whether a client may publish there. `$SYS` is the broker's own.
+pub(super) fn may_write(access: &Access, user: Option<&str>, client_id: &str, topic: &str) -> bool {
+    !(topic == "$SYS" || topic.starts_with("$SYS/"))
+        && access.acl.as_ref().is_none_or(|acl| acl.allows(user, client_id, topic, Right::Write))
+}
+
+/// The CONNACK that lets a client in.
+pub(super) fn welcome(out: &mut BytesMut, limits: &Limits, admitted: &Admitted) {
+    let id = &admitted.attached.session.client_id;
+    let welcome = Welcome {
+        session_present: admitted.attached.present,
+        receive_maximum: limits.in_flight_in,
+        maximum_packet: u32::try_from(limits.packet).unwrap_or(u32::MAX),
+        topic_alias_maximum: limits.topic_aliases,
+        assigned_id: admitted.connect.client_id.is_empty().then_some(id),
+    };
+    encode::welcome(out, admitted.connect.version, &welcome);
+}
+
+impl Shared {
+    pub fn fresh(&self) -> u64 {
+        self.numbers.fetch_add(1, Relaxed)
+    }
+}

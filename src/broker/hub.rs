@@ -1,0 +1,184 @@
+//! The hub: one task that owns all state, and the window through which messages pass the engine.
+//!
+//! Events enter the window in the order they come and leave it in the same order, so each publisher's
+//! messages keep theirs, and a SUBSCRIBE never overtakes a PUBLISH sent before it. A message leaves when its
+//! ticket has come out of the engine; anything else when it is first in line. An engine that loses a
+//! ticket, stalls or dies costs nothing but time: the window has the messages.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::engine::{Returned, Running, Ticket};
+use super::state::{Event, State};
+use super::stats::Counters;
+use crate::bounds::BROKER_WINDOW;
+
+/// Events taken from the channel at once.
+const TAKE: usize = 256;
+
+/// What is on its way.
+#[derive(Debug)]
+struct Waiting {
+    /// Not for messages.
+    ticket: Option<(Ticket, Instant)>,
+    event: Event,
+}
+
+/// Where the hub's events come from.
+#[derive(Debug)]
+pub(super) struct Inputs {
+    pub clients: mpsc::Receiver<Event>,
+    pub local: mpsc::Receiver<Event>,
+    /// Messages of this process that are in `local`.
+    pub local_queued: Arc<AtomicUsize>,
+    pub stop: CancellationToken,
+}
+
+#[derive(Debug)]
+pub(super) struct Hub {
+    state: State,
+    engine: Option<Running>,
+    window: VecDeque<Waiting>,
+    /// Not yet in the window.
+    backlog: VecDeque<Event>,
+    next: Ticket,
+    /// All tickets below have come out.
+    out: Ticket,
+}
+
+impl Hub {
+    pub fn new(state: State, engine: Option<Running>) -> Self {
+        let native = u64::from(engine.is_none());
+        state.counters.engine_native.store(native, Relaxed);
+        Self { state, engine, window: VecDeque::new(), backlog: VecDeque::new(), next: 0, out: 0 }
+    }
+
+    /// Runs until `stop`, or until nobody is left who could send an event.
+    pub async fn run(mut self, mut inputs: Inputs) {
+        let mut batch = Vec::with_capacity(TAKE);
+        let mut local = Vec::with_capacity(16);
+        let mut returned = Vec::with_capacity(TAKE);
+        loop {
+            self.advance();
+            let now = Instant::now();
+            let tick = self.state.tick(now);
+            let stall = self.stalls_at();
+            let wake = [tick, stall].into_iter().flatten().min();
+            let room = self.backlog.is_empty() && self.window.len() < BROKER_WINDOW;
+            tokio::select! {
+                biased;
+                n = next_returned(&mut self.engine, &mut returned), if self.engine.is_some() => {
+                    if n == 0 {
+                        self.switch("it died");
+                    }
+                    returned.drain(..).for_each(|r| self.came_out(r));
+                }
+                () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
+                    if self.stalls_at().is_some_and(|at| at <= Instant::now()) {
+                        self.switch("it stalled");
+                    }
+                }
+                () = inputs.stop.cancelled() => return,
+                n = inputs.local.recv_many(&mut local, 16), if room => {
+                    if n == 0 {
+                        return;
+                    }
+                    for event in local.drain(..) {
+                        if let Event::Burst(messages) = event {
+                            inputs.local_queued.fetch_sub(messages.len(), Relaxed);
+                            self.backlog.extend(messages.into_iter().map(|m| Event::Publish(m.into(), None, None)));
+                        } else {
+                            self.backlog.push_back(event);
+                        }
+                    }
+                }
+                n = inputs.clients.recv_many(&mut batch, TAKE), if room => {
+                    if n == 0 {
+                        return;
+                    }
+                    self.backlog.extend(batch.drain(..));
+                }
+            }
+        }
+    }
+
+    /// Moves events into the window while there is room, and out of it while they are done.
+    fn advance(&mut self) {
+        loop {
+            while self.window.front().is_some_and(|w| w.ticket.is_none_or(|(t, _)| t < self.out))
+                && let Some(done) = self.window.pop_front()
+            {
+                self.state.apply(done.event);
+            }
+            if self.window.len() >= BROKER_WINDOW {
+                return;
+            }
+            let Some(event) = self.backlog.pop_front() else { return };
+            self.enter(event);
+        }
+    }
+
+    fn enter(&mut self, event: Event) {
+        let Some(running) = &mut self.engine else { return self.state.apply(event) };
+        let mut ticket = None;
+        let mut dead = false;
+        if matches!(event, Event::Publish(..)) {
+            dead = running.engine.push(self.next).is_err();
+            ticket = Some((self.next, Instant::now()));
+            self.next += 1;
+        }
+        self.window.push_back(Waiting { ticket, event });
+        if dead {
+            self.switch("it died");
+        }
+    }
+
+    fn came_out(&mut self, r: Returned) {
+        // Tickets come back in order; a jump means that the engine lost those between.
+        let jumped = r.ticket.saturating_sub(self.out);
+        let lost = jumped.max(r.gap);
+        if lost > 0 {
+            Counters::add(&self.state.counters.engine_gaps, usize::try_from(lost).unwrap_or(usize::MAX));
+            tracing::error!(lost, "the routing engine lost messages; they are delivered from the window");
+        }
+        if r.ticket < self.next {
+            self.out = self.out.max(r.ticket + 1);
+        }
+    }
+
+    /// When the oldest message will have been inside the engine for too long.
+    fn stalls_at(&self) -> Option<Instant> {
+        self.engine.as_ref()?;
+        let (_, entered) = self.window.iter().find_map(|w| w.ticket)?;
+        Some(entered + self.state.limits.engine_stall)
+    }
+
+    /// Hands over to the native engine: everything in the window goes straight to its subscribers.
+    fn switch(&mut self, why: &'static str) {
+        if let Some(running) = self.engine.take() {
+            let name = running.engine.name();
+            tracing::error!(
+                engine = name,
+                why,
+                waiting = self.window.len(),
+                "the native routing engine takes over"
+            );
+            Counters::add(&self.state.counters.engine_switches, 1);
+            self.state.counters.engine_native.store(1, Relaxed);
+        }
+        self.out = self.next;
+    }
+}
+
+async fn next_returned(engine: &mut Option<Running>, into: &mut Vec<Returned>) -> usize {
+    match engine {
+        Some(running) => running.returned.recv_many(into, TAKE).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,190 @@
+//! What a client sends, packet by packet: the rules that need the connection's memory.
+
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant};
+
+use super::connection::{Connection, End};
+use super::greet::may_write;
+use super::message::Publish;
+use super::state::{Event, Subscribing};
+use super::stats::Refusal;
+use super::topic;
+use super::wire::encode::{self, Ack};
+use super::wire::{Fault, Packet, PublishPacket, Version, Wish, reason};
+
+/// Payloads up to this size are bounded by the number of events; larger ones by their KiB.
+const SMALL: usize = 4096;
+#[expect(clippy::cast_possible_truncation, reason = "16384")]
+const ALL_KIB: u32 = crate::bounds::BROKER_EVENT_KIB as u32;
+
+impl Connection {
+    pub(super) async fn handle(&mut self, packet: Packet) -> Result<(), End> {
+        match packet {
+            Packet::Publish(publish) => return self.publish(publish).await,
+            Packet::PubAck { id } => self.session.flight.puback(id),
+            Packet::PubRec { id, reason } => {
+                if let Some(code) = self.session.flight.pubrec(id, reason) {
+                    encode::ack(&mut self.out, self.version, Ack::PubRel, id, code);
+                }
+            }
+            Packet::PubRel { id } => {
+                let known = self.session.taken.remove(&id);
+                self.due.remove(&id);
+                self.open = self.open.saturating_sub(usize::from(known));
+                let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
+                encode::ack(&mut self.out, self.version, Ack::PubComp, id, code);
+            }
+            Packet::PubComp { id } => self.session.flight.pubcomp(id),
+            Packet::Subscribe { id, subscription_id, wishes } => {
+                let wishes = wishes.into_iter().map(|wish| self.judge(wish)).collect();
+                let ack = self.ack_to(id);
+                let event = Event::Subscribe(Box::new(Subscribing { ack, subscription_id, wishes }));
+                return self.tell_hub(event, true).await;
+            }
+            Packet::Unsubscribe { id, filters } => {
+                return self.tell_hub(Event::Unsubscribe(self.ack_to(id), filters), true).await;
+            }
+            Packet::PingReq => encode::pingresp(&mut self.out),
+            Packet::Disconnect { reason, session_expiry } => return Err(self.goodbye(reason, session_expiry)),
+        }
+        Ok(())
+    }
+
+    fn goodbye(&mut self, code: u8, session_expiry: Option<u32>) -> End {
+        match session_expiry {
+            // A session that ends with the connection cannot be kept after all (MQTT-3.1.2-23).
+            Some(seconds) if seconds > 0 && self.session_expiry == 0 => {
+                End::Fault(Fault::protocol("session expiry set in DISCONNECT, but not in CONNECT"))
+            }
+            expiry => {
+                self.new_expiry = expiry;
+                End::Goodbye { will: code != reason::SUCCESS }
+            }
+        }
+    }
+
+    async fn publish(&mut self, p: PublishPacket) -> Result<(), End> {
+        let topic = self.topic_of(&p)?;
+        if p.qos == 2 && self.session.taken.contains(&p.id) {
+            // A repeat of what we have. Its PUBREC comes with the hub's answer, or was lost.
+            if !self.due.contains(&p.id) {
+                encode::ack(&mut self.out, self.version, Ack::PubRec, p.id, reason::SUCCESS);
+            }
+            return Ok(());
+        }
+        if p.qos > 0
+            && self.version == Version::V5
+            && self.open >= usize::from(self.shared.limits.in_flight_in)
+        {
+            let what = "more unfinished messages than our Receive Maximum";
+            return Err(Fault { reason: reason::RECEIVE_MAXIMUM, what }.into());
+        }
+        let access = self.shared.access.borrow().clone();
+        if let Some(code) = if !topic::is_name(&topic, self.shared.limits.levels) {
+            Some(reason::TOPIC_INVALID)
+        } else if !may_write(&access, self.user.as_deref(), &self.session.client_id, &topic) {
+            Some(reason::NOT_AUTHORIZED)
+        } else {
+            None
+        } {
+            self.refuse_publish(&p, code);
+            return Ok(());
+        }
+        let permit = match p.payload.len() {
+            0..=SMALL => None,
+            size => {
+                let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(ALL_KIB);
+                let permit = self.shared.kib.clone().acquire_many_owned(kib).await;
+                Some(permit.map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))?)
+            }
+        };
+        let message = Publish {
+            topic,
+            payload: p.payload,
+            qos: p.qos,
+            retain: p.retain,
+            props: p.props,
+            expires: p.expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s))),
+            from: self.session.key,
+        };
+        if p.qos > 0 {
+            self.open += 1;
+        }
+        if p.qos == 2 {
+            self.session.taken.insert(p.id);
+            self.due.insert(p.id);
+        }
+        let ack = (p.qos > 0).then(|| self.ack_to(p.id));
+        self.tell_hub(Event::Publish(message, ack, permit), ack.is_some()).await
+    }
+
+    /// The topic of a PUBLISH, its alias resolved and remembered.
+    fn topic_of(&mut self, p: &PublishPacket) -> Result<Arc<str>, End> {
+        if p.topic.contains(['+', '#']) {
+            return Err(Fault { reason: reason::TOPIC_INVALID, what: "wildcard in a topic name" }.into());
+        }
+        let alias = match p.alias {
+            None => None,
+            Some(n) if n == 0 || n > self.shared.limits.topic_aliases => {
+                return Err(
+                    Fault { reason: reason::TOPIC_ALIAS_INVALID, what: "topic alias out of range" }.into()
+                );
+            }
+            Some(n) => Some(usize::from(n - 1)),
+        };
+        match (p.topic.as_str(), alias) {
+            ("", None) => Err(Fault::protocol("neither topic nor alias").into()),
+            ("", Some(n)) => match self.aliases.get(n) {
+                Some(Some(topic)) => Ok(topic.clone()),
+                _ => Err(Fault::protocol("a topic alias that was never set").into()),
+            },
+            (topic, alias) => {
+                let topic: Arc<str> = topic.into();
+                if let Some(n) = alias {
+                    if self.aliases.len() <= n {
+                        self.aliases.resize(n + 1, None);
+                    }
+                    self.aliases[n] = Some(topic.clone());
+                }
+                Ok(topic)
+            }
+        }
+    }
+
+    /// MQTT 5 says why; 3.1.1 has no word for it and acknowledges (§3.3.5 of 3.1.1).
+    fn refuse_publish(&mut self, p: &PublishPacket, code: u8) {
+        self.shared.counters.refuse(Refusal::Access);
+        let code = if self.version == Version::V5 { code } else { reason::SUCCESS };
+        match p.qos {
+            0 => {}
+            1 => encode::ack(&mut self.out, self.version, Ack::PubAck, p.id, code),
+            _ => {
+                if code == reason::SUCCESS {
+                    self.session.taken.insert(p.id);
+                    self.open += 1;
+                }
+                encode::ack(&mut self.out, self.version, Ack::PubRec, p.id, code);
+            }
+        }
+    }
+
+    fn judge(&self, wish: Wish) -> Result<Wish, u8> {
+        let (why, code) = if topic::is_shared(&wish.filter) {
+            (Refusal::Limit, reason::SHARED_NOT_SUPPORTED)
+        } else if !topic::is_filter(&wish.filter, self.shared.limits.levels) {
+            (Refusal::Protocol, reason::FILTER_INVALID)
+        } else {
+            let access = self.shared.access.borrow();
+            let user = self.user.as_deref();
+            match &access.acl {
+                Some(acl) if !acl.may_subscribe(user, &self.session.client_id, &wish.filter) => {
+                    (Refusal::Access, reason::NOT_AUTHORIZED)
+                }
+                _ => return Ok(wish),
+            }
+        };
+        self.shared.counters.refuse(why);
+        Err(code)
+    }
+}

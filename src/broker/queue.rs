@@ -1,0 +1,196 @@
+//! The bounded queue between the hub and one subscriber: by number, by bytes, and by the bytes of all.
+//!
+//! The hub never waits: a message that does not fit is dropped for this subscriber and counted. QoS 0
+//! is given up at three quarters of the number, so that a flood of it leaves room for what was promised.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use tokio::sync::{Notify, mpsc};
+
+use super::limits::Limits;
+use super::message::Publish;
+use super::retained::Cursor;
+
+/// What a subscriber gets.
+#[derive(Debug, Clone)]
+pub enum Item {
+    /// A message.
+    Message(Addressed),
+    /// A walk over the retained messages, to be done before what follows.
+    Retained(Walk),
+}
+
+/// A message and how this subscriber gets it.
+#[derive(Debug, Clone)]
+pub struct Addressed {
+    /// The message, shared by all its subscribers.
+    pub message: Arc<Publish>,
+    /// The lesser of publisher's and subscription's.
+    pub qos: u8,
+    /// Retain flag on delivery.
+    pub retain: bool,
+    /// Identifiers of the subscriptions that matched.
+    pub ids: Option<Box<[u32]>>,
+}
+
+/// A walk over the retained messages for one new subscription.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    /// Where it stands.
+    pub cursor: Cursor,
+    /// Most the subscription wants.
+    pub qos: u8,
+    /// The subscription's identifier.
+    pub id: Option<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Gauge {
+    bytes: AtomicUsize,
+    lagged: Notify,
+}
+
+/// The hub's end.
+#[derive(Debug)]
+pub struct Sender {
+    tx: mpsc::Sender<Item>,
+    gauge: Arc<Gauge>,
+    total: Arc<AtomicUsize>,
+    max_bytes: usize,
+    max_total: usize,
+}
+
+/// The subscriber's end.
+#[derive(Debug)]
+pub struct Receiver {
+    rx: mpsc::Receiver<Item>,
+    gauge: Arc<Gauge>,
+    total: Arc<AtomicUsize>,
+}
+
+/// A new queue. `total` counts the bytes in all queues of a broker.
+#[must_use]
+pub fn new(limits: &Limits, total: &Arc<AtomicUsize>) -> (Sender, Receiver) {
+    let (tx, rx) = mpsc::channel(limits.queue);
+    let gauge = Arc::new(Gauge::default());
+    let (max_bytes, max_total) = (limits.queue_bytes, limits.queue_bytes_total);
+    (
+        Sender { tx, gauge: gauge.clone(), total: total.clone(), max_bytes, max_total },
+        Receiver { rx, gauge, total: total.clone() },
+    )
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        match self {
+            // The entry itself, and its share of the message.
+            Self::Message(a) => 64 + a.message.size(),
+            Self::Retained(w) => 64 + w.cursor.filter.len(),
+        }
+    }
+}
+
+impl Sender {
+    /// Queues `item`, or says `false`: there is no room, and the item is lost for this subscriber.
+    #[must_use]
+    pub fn offer(&self, item: Item) -> bool {
+        let bytes = item.bytes();
+        let optional = matches!(&item, Item::Message(a) if a.qos == 0);
+        let scarce = self.tx.capacity() <= self.tx.max_capacity() / 4;
+        let full = self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
+            || self.total.load(Relaxed) + bytes > self.max_total;
+        if full || (optional && scarce) {
+            self.gauge.lagged.notify_one();
+            return false;
+        }
+        self.gauge.bytes.fetch_add(bytes, Relaxed);
+        self.total.fetch_add(bytes, Relaxed);
+        if self.tx.try_send(item).is_ok() {
+            return true;
+        }
+        self.gauge.bytes.fetch_sub(bytes, Relaxed);
+        self.total.fetch_sub(bytes, Relaxed);
+        self.gauge.lagged.notify_one();
+        false
+    }
+
+    /// The subscriber is gone.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.tx.is_closed()
+    }
+}
+
+impl Receiver {
+    /// The next item; `None`: the broker has stopped. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Item> {
+        let item = self.rx.recv().await;
+        self.taken(item)
+    }
+
+    /// The next item, if one is there.
+    pub fn try_recv(&mut self) -> Option<Item> {
+        let item = self.rx.try_recv().ok();
+        self.taken(item)
+    }
+
+    fn taken(&self, item: Option<Item>) -> Option<Item> {
+        if let Some(item) = &item {
+            self.gauge.bytes.fetch_sub(item.bytes(), Relaxed);
+            self.total.fetch_sub(item.bytes(), Relaxed);
+        }
+        item
+    }
+
+    /// The next item, or `Err`: the queue is empty and something was dropped since this was last said.
+    /// Cancel safe.
+    pub async fn recv_or_lagged(&mut self) -> Result<Option<Item>, Lagged> {
+        let item = tokio::select! {
+            biased;
+            item = self.rx.recv() => item,
+            () = self.gauge.lagged.notified() => return Err(Lagged),
+        };
+        Ok(self.taken(item))
+    }
+}
+
+/// Something was dropped for this subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lagged;
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.rx.close();
+        while self.try_recv().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(qos: u8, size: usize) -> Item {
+        let message = Arc::new(Publish::plain("t", vec![0; size], qos, false));
+        Item::Message(Addressed { message, qos, retain: false, ids: None })
+    }
+
+    #[tokio::test]
+    async fn qos_0_leaves_room_and_bytes_are_bounded_for_one_and_for_all() {
+        let limits = Limits { queue: 8, queue_bytes: 4000, queue_bytes_total: 6000, ..Limits::default() };
+        let total = Arc::new(AtomicUsize::new(0));
+        let (tx, mut rx) = new(&limits, &total);
+        assert_eq!((0..8).filter(|_| tx.offer(item(0, 1))).count(), 6);
+        assert_eq!((0..8).filter(|_| tx.offer(item(1, 1))).count(), 2);
+        for _ in 0..8 {
+            assert!(rx.recv_or_lagged().await.is_ok());
+        }
+        assert_eq!(rx.recv_or_lagged().await.err(), Some(Lagged), "said once the queue is empty");
+        assert_eq!(total.load(Relaxed), 0);
+        assert!(tx.offer(item(1, 3000)) && !tx.offer(item(1, 3000)));
+        let (other, rest) = new(&limits, &total);
+        assert!(other.offer(item(1, 2000)) && !other.offer(item(1, 2000)), "over the total");
+        drop((rx, rest));
+        assert_eq!(total.load(Relaxed), 0, "what a dropped queue held is given back");
+    }
+}

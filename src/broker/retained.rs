@@ -1,0 +1,201 @@
+//! The last value of each topic: kept, found by filter, handed out in portions. Pure.
+//!
+//! A subscription gets all of them, whatever their number: the session asks for the next portion when
+//! it has sent the last, so neither the hub nor the session ever holds more than one portion.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::message::Publish;
+use super::topic;
+
+/// Messages in one portion.
+const PORTION: usize = 128;
+/// Topics looked at for one portion, so that one question never holds up the hub for long.
+const SCAN: usize = 4096;
+
+/// The retained messages.
+#[derive(Debug)]
+pub struct Retained {
+    kept: BTreeMap<Arc<str>, Kept>,
+    bytes: usize,
+    max: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    message: Arc<Publish>,
+    /// The hub's count of messages when it came.
+    number: u64,
+}
+
+/// Where a walk over the retained messages stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    /// What is wanted.
+    pub filter: Arc<str>,
+    /// Only messages up to this number: later ones came as live messages of the subscription.
+    pub until: u64,
+    after: Option<Arc<str>>,
+}
+
+impl Cursor {
+    /// A walk from the start.
+    #[must_use]
+    pub fn new(filter: Arc<str>, until: u64) -> Self {
+        Self { filter, until, after: None }
+    }
+}
+
+/// One portion, and where to go on.
+#[derive(Debug)]
+pub struct Portion {
+    /// Retained messages in topic order.
+    pub messages: Vec<Arc<Publish>>,
+    /// `None`: that was all.
+    pub next: Option<Cursor>,
+}
+
+impl Retained {
+    /// An empty store with limits of number and bytes (topics and payloads).
+    #[must_use]
+    pub fn new(max: usize, max_bytes: usize) -> Self {
+        Self { kept: BTreeMap::new(), bytes: 0, max, max_bytes }
+    }
+
+    /// Number of messages.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Bytes of topics and payloads.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps `message` as its topic's last value; an empty payload clears it. `false`: a limit forbids
+    /// it, and the topic now has no retained message (an old value would be a wrong one).
+    pub fn set(&mut self, message: &Arc<Publish>, number: u64) -> bool {
+        self.clear(&message.topic);
+        if message.payload.is_empty() {
+            return true;
+        }
+        let size = message.size();
+        if self.kept.len() >= self.max || self.bytes + size > self.max_bytes {
+            return false;
+        }
+        self.bytes += size;
+        self.kept.insert(message.topic.clone(), Kept { message: message.clone(), number });
+        true
+    }
+
+    fn clear(&mut self, topic: &str) {
+        if let Some(old) = self.kept.remove(topic) {
+            self.bytes -= old.message.size();
+        }
+    }
+
+    /// The next portion of a walk.
+    pub fn portion(&mut self, cursor: Cursor, now: Instant) -> Portion {
+        let prefix = topic::literal_prefix(&cursor.filter);
+        let exact = prefix.len() == cursor.filter.len();
+        // `a/#` matches `a` too, which sorts before `a/`.
+        let start = prefix.strip_suffix('/').filter(|_| !exact).unwrap_or(prefix);
+        let from = match &cursor.after {
+            Some(after) => Bound::Excluded(after.as_ref()),
+            None => Bound::Included(start),
+        };
+        let mut messages = Vec::new();
+        let mut dead = Vec::new();
+        let mut last = None;
+        for (scanned, (topic, kept)) in self.kept.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+            if !topic.starts_with(start) || (exact && topic.as_ref() != prefix) {
+                last = None;
+                break;
+            }
+            if messages.len() == PORTION || scanned == SCAN {
+                break;
+            }
+            last = Some(topic.clone());
+            if kept.number > cursor.until || !topic::matches(&cursor.filter, topic) {
+                continue;
+            }
+            if kept.message.is_expired(now) {
+                dead.push(topic.clone());
+            } else {
+                messages.push(kept.message.clone());
+            }
+        }
+        dead.iter().for_each(|topic| self.clear(topic));
+        // When the range simply ended, one empty portion follows: cheaper than looking ahead.
+        let next = last.map(|after| Cursor { after: Some(after), ..cursor });
+        Portion { messages, next }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(topic: &str, payload: &'static [u8]) -> Arc<Publish> {
+        Arc::new(Publish::plain(topic, payload, 1, true))
+    }
+
+    fn walk(store: &mut Retained, filter: &str, until: u64) -> Vec<String> {
+        let mut cursor = Some(Cursor::new(filter.into(), until));
+        let mut found = Vec::new();
+        while let Some(at) = cursor {
+            let portion = store.portion(at, Instant::now());
+            assert!(portion.messages.len() <= PORTION);
+            found.extend(portion.messages.iter().map(|m| m.topic.to_string()));
+            cursor = portion.next;
+        }
+        found
+    }
+
+    #[test]
+    fn all_of_a_hundred_thousand_are_found_in_portions() {
+        let mut store = Retained::new(200_000, usize::MAX);
+        for n in 0..100_000 {
+            assert!(store.set(&message(&format!("gw/x/data/d{}/p{n:05}", n % 7), b"1"), n));
+        }
+        assert_eq!(walk(&mut store, "#", u64::MAX).len(), 100_000);
+        assert_eq!(walk(&mut store, "gw/+/data/d3/#", u64::MAX).len(), 100_000_usize.div_ceil(7));
+        assert_eq!(walk(&mut store, "gw/x/data/d3/p00003", u64::MAX), ["gw/x/data/d3/p00003"]);
+        assert_eq!(walk(&mut store, "#", 9).len(), 10, "later ones come live");
+    }
+
+    #[test]
+    fn limits_forbid_new_ones_and_an_old_value_does_not_stay() {
+        let mut store = Retained::new(2, 12);
+        assert!(store.set(&message("a", b"12345"), 1) && store.set(&message("b", b"1"), 2));
+        assert!(!store.set(&message("c", b"1"), 3), "number");
+        assert!(!store.set(&message("b", b"1234567"), 4), "bytes");
+        assert_eq!((walk(&mut store, "#", 9), store.bytes()), (vec!["a".to_owned()], 6));
+        assert!(store.set(&message("a", b""), 5));
+        assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn a_walk_finds_exactly_what_matches(
+            topics in prop::collection::btree_set("[ab/]{1,5}", 0..60),
+            filter in "[ab/+#]{1,5}",
+        ) {
+            prop_assume!(topic::is_filter(&filter, 32));
+            let mut store = Retained::new(100, 10_000);
+            for t in &topics {
+                store.set(&message(t, b"1"), 0);
+            }
+            let expected: Vec<_> = topics.into_iter().filter(|t| topic::matches(&filter, t)).collect();
+            prop_assert_eq!(walk(&mut store, &filter, 0), expected);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! From a message to its subscribers, and how subscriptions come and go.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::acl::Access as Right;
+use super::message::Publish;
+use super::queue::{self, Addressed, Item, Walk};
+use super::retained::{Cursor, Portion};
+use super::state::{AckTo, Client, Control, Options, Presence, State, Subscribing};
+use super::stats::{Counters, Refusal};
+use super::topic;
+use super::trie::Key;
+use super::wire::reason;
+use crate::message::Message;
+
+impl State {
+    /// Keeps `message` if it is to be retained and queues it for all who want it. Whether somebody does.
+    pub(super) fn route(&mut self, message: Publish) -> bool {
+        Counters::add(&self.counters.messages_in, 1);
+        self.number += 1;
+        let message = Arc::new(message);
+        if message.retain && !self.never_retain.iter().any(|f| topic::matches(f, &message.topic)) {
+            if !self.retained.set(&message, self.number) {
+                self.counters.refuse(Refusal::Limit);
+            }
+            Counters::set(&self.counters.retained, self.retained.len());
+            Counters::set(&self.counters.retained_bytes, self.retained.bytes());
+        }
+        let mut matches = std::mem::take(&mut self.matches);
+        self.trie.matching(&message.topic, &mut |key, options| {
+            if !(options.no_local && key == message.from) {
+                matches.push((key, *options));
+            }
+        });
+        // One copy for each subscriber, however many of its filters match (§3.3.4).
+        matches.sort_by_key(|(key, _)| *key);
+        let any = !matches.is_empty();
+        for same in matches.chunk_by(|a, b| a.0 == b.0) {
+            self.queue(same[0].0, same, &message);
+        }
+        matches.clear();
+        self.matches = matches;
+        any
+    }
+
+    fn queue(&mut self, key: Key, subscriptions: &[(Key, Options)], message: &Arc<Publish>) {
+        let Some(client) = self.clients.get(&key) else { return };
+        let local = matches!(client.presence, Presence::Local);
+        let wanted = subscriptions.iter().map(|(_, o)| o.qos).max().unwrap_or(0);
+        let qos = message.qos.min(wanted);
+        if (qos == 0 && matches!(client.presence, Presence::Away { .. }))
+            || !self.may_read(client, &message.topic)
+        {
+            return;
+        }
+        let as_published = local || subscriptions.iter().any(|(_, o)| o.as_published);
+        let ids: Vec<u32> = subscriptions.iter().filter_map(|(_, o)| o.id).collect();
+        let item = Item::Message(Addressed {
+            message: message.clone(),
+            qos,
+            retain: as_published && message.retain,
+            ids: (!ids.is_empty()).then(|| ids.into()),
+        });
+        if client.queue.offer(item) {
+            Counters::add(&self.counters.messages_out, 1);
+        } else if local && client.queue.is_closed() {
+            self.end(key);
+        } else {
+            Counters::add(&self.counters.dropped, 1);
+        }
+    }
+
+    fn may_read(&self, client: &Client, topic: &str) -> bool {
+        match (&self.access.acl, &client.presence) {
+            (None, _) | (_, Presence::Local) => true,
+            (Some(acl), _) => acl.allows(client.user.as_deref(), &client.id, topic, Right::Read),
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, s: Subscribing) {
+        let mut codes = Vec::with_capacity(s.wishes.len());
+        let mut walks = Vec::new();
+        let Some(client) = self.clients.get_mut(&s.ack.key) else { return };
+        for wish in s.wishes {
+            let wish = match wish {
+                Ok(wish) => wish,
+                Err(code) => {
+                    codes.push(code);
+                    continue;
+                }
+            };
+            let known = client.filters.contains_key(wish.filter.as_str());
+            if !known && client.filters.len() >= self.limits.subscriptions {
+                self.counters.refuse(Refusal::Limit);
+                codes.push(reason::QUOTA_EXCEEDED);
+                continue;
+            }
+            let options = Options {
+                qos: wish.qos,
+                no_local: wish.no_local,
+                as_published: wish.retain_as_published,
+                id: s.subscription_id,
+            };
+            let filter: Arc<str> = wish.filter.into();
+            self.trie.insert(&filter, s.ack.key, options);
+            client.filters.insert(filter.clone(), ());
+            codes.push(wish.qos);
+            if wish.retain_handling == 0 || (wish.retain_handling == 1 && !known) {
+                let cursor = Cursor::new(filter, self.number);
+                walks.push(Walk { cursor, qos: wish.qos, id: s.subscription_id });
+            }
+        }
+        Counters::set(&self.counters.subscriptions, self.trie.len());
+        // First the answer, then what it brings: connections read what they are told before their queue.
+        self.tell(s.ack, Control::SubAck { id: s.ack.id, codes });
+        self.walk(s.ack.key, walks);
+    }
+
+    /// Queues walks over the retained messages. No walk if there is nothing to find: it costs a round trip.
+    fn walk(&mut self, key: Key, walks: Vec<Walk>) {
+        let Some(client) = self.clients.get(&key) else { return };
+        if self.retained.len() == 0 {
+            return;
+        }
+        for walk in walks {
+            if !client.queue.offer(Item::Retained(walk)) {
+                Counters::add(&self.counters.dropped, 1);
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, ack: AckTo, filters: &[String]) {
+        let Some(client) = self.clients.get_mut(&ack.key) else { return };
+        let mut codes = Vec::with_capacity(filters.len());
+        for filter in filters {
+            client.filters.remove(filter.as_str());
+            let was =
+                topic::is_filter(filter, self.limits.levels) && self.trie.remove(filter, ack.key).is_some();
+            codes.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED });
+        }
+        Counters::set(&self.counters.subscriptions, self.trie.len());
+        self.tell(ack, Control::UnsubAck { id: ack.id, codes });
+    }
+
+    pub(super) fn portion(&mut self, key: Key, cursor: Cursor) -> Portion {
+        let mut portion = self.retained.portion(cursor, Instant::now());
+        if let Some(client) = self.clients.get(&key) {
+            portion.messages.retain(|m| self.may_read(client, &m.topic));
+        }
+        portion
+    }
+
+    pub(super) fn local(
+        &mut self,
+        name: &str,
+        filters: Vec<String>,
+        reply: oneshot::Sender<(Key, queue::Receiver)>,
+    ) {
+        let key = self.fresh();
+        let (tx, rx) = queue::new(&self.limits, &self.queued);
+        let options = Options { qos: 2, no_local: false, as_published: true, id: None };
+        let mut walks = Vec::new();
+        let mut client = Client {
+            id: name.into(),
+            user: None,
+            queue: tx,
+            presence: Presence::Local,
+            filters: Default::default(),
+            will: None,
+            expiry: 0,
+        };
+        for filter in filters {
+            let filter: Arc<str> = filter.into();
+            self.trie.insert(&filter, key, options);
+            client.filters.insert(filter.clone(), ());
+            walks.push(Walk { cursor: Cursor::new(filter, self.number), qos: 2, id: None });
+        }
+        self.clients.insert(key, client);
+        Counters::set(&self.counters.subscriptions, self.trie.len());
+        self.walk(key, walks);
+        if reply.send((key, rx)).is_err() {
+            self.end(key);
+        }
+    }
+
+    pub(super) fn snapshot(&mut self, filter: &str) -> Vec<Message> {
+        let mut found = Vec::new();
+        let mut cursor = Some(Cursor::new(filter.into(), u64::MAX));
+        while let Some(at) = cursor {
+            let portion = self.retained.portion(at, Instant::now());
+            found.extend(portion.messages.iter().map(|m| m.to_message(true)));
+            cursor = portion.next;
+        }
+        found
+    }
+}

@@ -1,0 +1,287 @@
+//! What the hub owns: subscriptions, retained messages, clients and their sessions. No I/O, no waiting.
+//!
+//! The methods are in `routing` (publish, subscribe) and `clients` (connect, take-over, end, wills).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::access::Access;
+use super::limits::Limits;
+use super::message::Publish;
+use super::queue;
+use super::retained::{Cursor, Portion, Retained};
+use super::session::Session;
+use super::stats::Counters;
+use super::trie::{Key, Trie};
+use super::wire::Wish;
+use crate::message::Message;
+
+/// What the hub is told, in the order in which it must happen.
+#[derive(Debug)]
+pub enum Event {
+    /// A client with a good CONNECT wants a session.
+    Connect(Box<Connecting>),
+    /// A connection ended.
+    Detach(Box<Detached>),
+    /// A connection's task panicked.
+    Panicked(u64),
+    /// A message of a client; the permit is its share of the bytes on their way.
+    Publish(Publish, Option<AckTo>, Option<tokio::sync::OwnedSemaphorePermit>),
+    /// Messages of this process.
+    Burst(Vec<Message>),
+    /// SUBSCRIBE.
+    Subscribe(Box<Subscribing>),
+    /// UNSUBSCRIBE: who, packet id, filters.
+    Unsubscribe(AckTo, Vec<String>),
+    /// The next portion of retained messages, for whom.
+    More(Key, Cursor, oneshot::Sender<Portion>),
+    /// A subscriber of this process: name, filters; its queue comes back.
+    Local(String, Vec<String>, oneshot::Sender<(Key, queue::Receiver)>),
+    /// A snapshot of retained messages.
+    Retained(String, oneshot::Sender<Vec<Message>>),
+    /// New password and ACL files.
+    Access(Arc<Access>),
+}
+
+/// A client that wants a session.
+#[derive(Debug)]
+pub struct Connecting {
+    /// Never empty.
+    pub client_id: Arc<str>,
+    /// Proven.
+    pub user: Option<Arc<str>>,
+    /// Begin anew.
+    pub clean: bool,
+    /// Seconds the session outlives the connection; `u32::MAX`: for ever.
+    pub expiry: u32,
+    /// Its will.
+    pub will: Option<Will>,
+    /// Number of the connection.
+    pub conn: u64,
+    /// How to reach it.
+    pub control: mpsc::Sender<Control>,
+    /// Where its session goes.
+    pub reply: oneshot::Sender<Attached>,
+}
+
+/// A session on its way to its connection.
+#[derive(Debug)]
+pub struct Attached {
+    /// The session.
+    pub session: Session,
+    /// It was there before.
+    pub present: bool,
+}
+
+/// What a dying connection leaves.
+#[derive(Debug)]
+pub struct Detached {
+    /// Which connection.
+    pub conn: u64,
+    /// The session.
+    pub session: Session,
+    /// It said good-bye: no will.
+    pub graceful: bool,
+    /// New session expiry, from DISCONNECT.
+    pub expiry: Option<u32>,
+}
+
+/// A will, checked.
+#[derive(Debug, Clone)]
+pub struct Will {
+    /// What to publish.
+    pub message: Publish,
+    /// Seconds to wait for the client to come back.
+    pub delay: u32,
+}
+
+/// Whom to acknowledge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AckTo {
+    /// Client.
+    pub key: Key,
+    /// Its connection: an acknowledgement for another one is not sent.
+    pub conn: u64,
+    /// Packet id.
+    pub id: u16,
+}
+
+/// A SUBSCRIBE, its filters checked: `Err` is the refusal that goes into SUBACK in its place.
+#[derive(Debug)]
+pub struct Subscribing {
+    /// Who, and packet id.
+    pub ack: AckTo,
+    /// Subscription identifier.
+    pub subscription_id: Option<u32>,
+    /// In the order of the packet.
+    pub wishes: Vec<Result<Wish, u8>>,
+}
+
+/// What the hub tells a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// A message with this id has come through; whether anybody wanted it.
+    Routed {
+        /// Packet id.
+        id: u16,
+        /// 1 or 2.
+        qos: u8,
+        /// Somebody did.
+        matched: bool,
+    },
+    /// Answer to SUBSCRIBE.
+    SubAck {
+        /// Packet id.
+        id: u16,
+        /// One for each filter.
+        codes: Vec<u8>,
+    },
+    /// Answer to UNSUBSCRIBE.
+    UnsubAck {
+        /// Packet id.
+        id: u16,
+        /// One for each filter.
+        codes: Vec<u8>,
+    },
+    /// Give the session back and end, with this reason.
+    Stop(u8),
+}
+
+/// Options of one subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Most it wants.
+    pub qos: u8,
+    /// Not its own messages.
+    pub no_local: bool,
+    /// Retain flag as it was published.
+    pub as_published: bool,
+    /// Subscription identifier.
+    pub id: Option<u32>,
+}
+
+/// A subscriber.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub id: Arc<str>,
+    pub user: Option<Arc<str>>,
+    pub queue: queue::Sender,
+    pub presence: Presence,
+    pub filters: HashMap<Arc<str>, ()>,
+    pub will: Option<Will>,
+    pub expiry: u32,
+}
+
+/// Where a subscriber is.
+#[derive(Debug)]
+pub(super) enum Presence {
+    /// Connected; others with the same id wait until it has given its session back.
+    Online { conn: u64, control: mpsc::Sender<Control>, waiting: VecDeque<Box<Connecting>> },
+    /// Away; its session is here.
+    Away { session: Session, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
+    /// In this process.
+    Local,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct State {
+    pub limits: Limits,
+    pub counters: Arc<Counters>,
+    pub access: Arc<Access>,
+    pub never_retain: Vec<String>,
+    pub trie: Trie<Options>,
+    pub retained: Retained,
+    pub clients: HashMap<Key, Client>,
+    pub ids: HashMap<Arc<str>, Key>,
+    /// Sessions of clients that are away, longest first.
+    pub away: BTreeMap<u64, Key>,
+    /// When to look at a client that is away: its will or its end.
+    pub deadlines: BTreeSet<(Instant, Key)>,
+    pub queued: Arc<AtomicUsize>,
+    pub matches: Vec<(Key, Options)>,
+    /// Counts messages; retained ones remember theirs.
+    pub number: u64,
+    /// Counts keys and absences.
+    pub next: u64,
+}
+
+impl State {
+    pub fn new(
+        limits: Limits,
+        counters: Arc<Counters>,
+        access: Arc<Access>,
+        never_retain: Vec<String>,
+    ) -> Self {
+        Self {
+            retained: Retained::new(limits.retained, limits.retained_bytes),
+            limits,
+            counters,
+            access,
+            never_retain,
+            trie: Trie::default(),
+            clients: HashMap::new(),
+            ids: HashMap::new(),
+            away: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            queued: Arc::default(),
+            matches: Vec::new(),
+            number: 0,
+            next: 1,
+        }
+    }
+
+    /// A number never given out before; 0 is this process as a publisher.
+    pub fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Does what an event asks for.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Connect(connecting) => self.connect(connecting),
+            Event::Detach(detached) => self.detach(*detached),
+            Event::Panicked(conn) => self.panicked(conn),
+            Event::Publish(message, ack, permit) => {
+                let qos = message.qos;
+                let matched = self.route(message);
+                drop(permit);
+                if let Some(ack) = ack {
+                    self.tell(ack, Control::Routed { id: ack.id, qos, matched });
+                }
+            }
+            Event::Burst(messages) => {
+                for message in messages {
+                    self.route(message.into());
+                }
+            }
+            Event::Subscribe(subscribing) => self.subscribe(*subscribing),
+            Event::Unsubscribe(ack, filters) => self.unsubscribe(ack, &filters),
+            Event::More(key, cursor, reply) => {
+                let portion = self.portion(key, cursor);
+                let _ = reply.send(portion);
+            }
+            Event::Local(name, filters, reply) => self.local(&name, filters, reply),
+            Event::Retained(filter, reply) => {
+                let _ = reply.send(self.snapshot(&filter));
+            }
+            Event::Access(access) => self.access = access,
+        }
+    }
+
+    /// Tells a connection something, if it is still the client's.
+    pub fn tell(&self, to: AckTo, what: Control) {
+        if let Some(Client { presence: Presence::Online { conn, control, .. }, .. }) =
+            self.clients.get(&to.key)
+            && *conn == to.conn
+        {
+            // Full cannot be: the connection counts what it is owed. Closed: it is ending.
+            let _ = control.try_send(what);
+        }
+    }
+}

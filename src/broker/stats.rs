@@ -1,0 +1,148 @@
+//! What the broker counts. Written by everyone, read by status and tests.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why something a client wanted was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Over the number of connections.
+    Connections,
+    /// TLS or WebSocket handshake failed or took too long, or no CONNECT came in time.
+    Handshake,
+    /// Bytes that are not MQTT, or break its rules.
+    Protocol,
+    /// An unknown user, a wrong password, or no user where one is needed.
+    Login,
+    /// Publishing or subscribing without the right to.
+    Access,
+    /// Over a limit of packet size, subscriptions, levels or retained messages.
+    Limit,
+}
+
+/// Every [`Refusal`], in the order of its counters.
+const REFUSALS: [(Refusal, &str); 6] = [
+    (Refusal::Connections, "connections"),
+    (Refusal::Handshake, "handshake"),
+    (Refusal::Protocol, "protocol"),
+    (Refusal::Login, "login"),
+    (Refusal::Access, "access"),
+    (Refusal::Limit, "limit"),
+];
+
+/// The live counters.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub clients: AtomicU64,
+    pub connections: AtomicU64,
+    pub subscriptions: AtomicU64,
+    pub sessions_away: AtomicU64,
+    pub retained: AtomicU64,
+    pub retained_bytes: AtomicU64,
+    pub messages_in: AtomicU64,
+    pub messages_out: AtomicU64,
+    pub dropped: AtomicU64,
+    pub skipped: AtomicU64,
+    pub expired: AtomicU64,
+    pub panics: AtomicU64,
+    pub engine_native: AtomicU64,
+    pub engine_switches: AtomicU64,
+    pub engine_gaps: AtomicU64,
+    refused: [AtomicU64; REFUSALS.len()],
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Relaxed);
+    }
+
+    pub fn set(counter: &AtomicU64, n: usize) {
+        counter.store(n as u64, Relaxed);
+    }
+
+    pub fn refuse(&self, why: Refusal) {
+        if let Some(at) = REFUSALS.iter().position(|(r, _)| *r == why) {
+            self.refused[at].fetch_add(1, Relaxed);
+        }
+    }
+
+    pub fn snapshot(&self) -> BrokerStats {
+        let get = |c: &AtomicU64| c.load(Relaxed);
+        BrokerStats {
+            clients: get(&self.clients),
+            connections: get(&self.connections),
+            subscriptions: get(&self.subscriptions),
+            sessions_away: get(&self.sessions_away),
+            retained: get(&self.retained),
+            retained_bytes: get(&self.retained_bytes),
+            messages_in: get(&self.messages_in),
+            messages_out: get(&self.messages_out),
+            dropped: get(&self.dropped),
+            skipped: get(&self.skipped),
+            expired: get(&self.expired),
+            panics: get(&self.panics),
+            refused: REFUSALS.iter().zip(&self.refused).map(|((_, name), n)| (*name, get(n))).collect(),
+            engine: if get(&self.engine_native) == 0 { "rumqttd" } else { "native" },
+            engine_switches: get(&self.engine_switches),
+            engine_gaps: get(&self.engine_gaps),
+        }
+    }
+}
+
+/// A snapshot of the broker's counters. Counts are since start, unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerStats {
+    /// Clients connected now (after CONNACK).
+    pub clients: u64,
+    /// Connections open now, those before CONNACK included.
+    pub connections: u64,
+    /// Subscriptions now, in-process ones included.
+    pub subscriptions: u64,
+    /// Sessions kept now for clients that are away.
+    pub sessions_away: u64,
+    /// Retained messages now.
+    pub retained: u64,
+    /// Bytes of their topics and payloads now.
+    pub retained_bytes: u64,
+    /// Messages published to the broker.
+    pub messages_in: u64,
+    /// Messages queued for subscribers.
+    pub messages_out: u64,
+    /// Messages not delivered to one subscriber because its queue was full or it takes no such size.
+    pub dropped: u64,
+    /// Messages of this process that found the hand-over queue full.
+    pub skipped: u64,
+    /// Messages whose expiry passed before they could be delivered.
+    pub expired: u64,
+    /// Connections ended by a fault of ours.
+    pub panics: u64,
+    /// Refusals by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    /// The routing engine in use: `rumqttd` or `native`.
+    pub engine: &'static str,
+    /// How often the native engine had to take over.
+    pub engine_switches: u64,
+    /// Messages that the engine lost (delivered all the same, from our window).
+    pub engine_gaps: u64,
+}
+
+impl BrokerStats {
+    /// Refusals for this reason.
+    #[must_use]
+    pub fn refused_for(&self, why: Refusal) -> u64 {
+        REFUSALS.iter().position(|(r, _)| *r == why).map_or(0, |at| self.refused[at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_by_reason() {
+        let counters = Counters::default();
+        counters.refuse(Refusal::Login);
+        counters.refuse(Refusal::Login);
+        let stats = counters.snapshot();
+        assert_eq!((stats.refused_for(Refusal::Login), stats.refused_for(Refusal::Access)), (2, 0));
+    }
+}

@@ -1,0 +1,196 @@
+//! The broker as a whole, in one process: engines, local subscribers, hand-over queue.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::engine::{Dead, Engine, Returned, Running, Ticket};
+use super::*;
+
+fn config() -> model::Broker {
+    let any = model::Listener {
+        bind: "127.0.0.1:0".parse().unwrap(),
+        transport: Transport::Tcp,
+        tls: None,
+        allow_anonymous: None,
+    };
+    model::Broker { listener: vec![any], ..model::Broker::default() }
+}
+
+async fn broker(options: Options) -> Broker {
+    Broker::start_with(&config(), options).await.unwrap()
+}
+
+fn burst(n: usize, retain: bool) -> Vec<Message> {
+    (0..n).map(|i| Message::new(format!("t/{i}"), i.to_string(), retain)).collect()
+}
+
+async fn expect_burst(subscription: &mut Subscription, n: usize) {
+    for i in 0..n {
+        let got = tokio::time::timeout(Duration::from_secs(20), subscription.recv()).await;
+        let got = got.expect("in time").expect("running");
+        assert_eq!((&*got.topic, &*got.payload), (&*format!("t/{i}"), i.to_string().as_bytes()));
+    }
+}
+
+/// An engine that gives back what `pass` lets through.
+struct Sieve {
+    out: mpsc::Sender<Returned>,
+    pass: fn(Ticket) -> bool,
+}
+
+impl Engine for Sieve {
+    fn name(&self) -> &'static str {
+        "sieve"
+    }
+    fn push(&mut self, ticket: Ticket) -> Result<(), Dead> {
+        if (self.pass)(ticket) {
+            self.out.try_send(Returned { ticket, gap: 0 }).map_err(|_| Dead)?;
+        }
+        Ok(())
+    }
+}
+
+fn sieve(pass: fn(Ticket) -> bool) -> EngineChoice {
+    let (out, returned) = mpsc::channel(4096);
+    EngineChoice::Given(Running { engine: Box::new(Sieve { out, pass }), returned })
+}
+
+#[tokio::test]
+async fn both_engines_keep_the_order_of_a_burst() {
+    for engine in [EngineChoice::Rumqttd, EngineChoice::Native] {
+        let broker = broker(Options { engine, ..Options::default() }).await;
+        let mut all = broker.subscribe("test", &["#"]).await;
+        for _ in 0..3 {
+            assert_eq!(broker.publish(burst(3000, false)), 0);
+            expect_burst(&mut all, 3000).await;
+        }
+        let stats = broker.stats();
+        assert_eq!((stats.messages_in, stats.dropped, stats.engine_gaps), (9000, 0, 0));
+        broker.close().await;
+        assert_eq!(all.recv().await, None);
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_stalls_is_replaced_and_nothing_is_lost() {
+    let limits = Limits { engine_stall: Duration::from_millis(200), ..Limits::default() };
+    let broker = broker(Options { engine: sieve(|t| t < 100), limits, ..Options::default() }).await;
+    let mut all = broker.subscribe("test", &["#"]).await;
+    assert_eq!(broker.publish(burst(2000, false)), 0);
+    expect_burst(&mut all, 2000).await;
+    let stats = broker.stats();
+    assert_eq!((stats.engine, stats.engine_switches), ("native", 1));
+}
+
+#[tokio::test]
+async fn an_engine_that_dies_is_replaced_and_nothing_is_lost() {
+    let (out, returned) = mpsc::channel(50);
+    let running = Running { engine: Box::new(Sieve { out, pass: |_| true }), returned };
+    let engine = EngineChoice::Given(running);
+    let broker = broker(Options { engine, ..Options::default() }).await;
+    let mut all = broker.subscribe("test", &["#"]).await;
+    assert_eq!(broker.publish(burst(2000, false)), 0);
+    expect_burst(&mut all, 2000).await;
+    assert_eq!(broker.stats().engine, "native");
+}
+
+#[tokio::test]
+async fn what_an_engine_loses_is_delivered_from_the_window_in_order_and_counted() {
+    let engine = sieve(|t| !(10..13).contains(&t));
+    let broker = broker(Options { engine, ..Options::default() }).await;
+    let mut all = broker.subscribe("test", &["#"]).await;
+    assert_eq!(broker.publish(burst(400, false)), 0);
+    expect_burst(&mut all, 400).await;
+    let stats = broker.stats();
+    assert_eq!((stats.engine_gaps, stats.engine_switches), (3, 0));
+}
+
+#[tokio::test]
+async fn a_subscriber_gets_all_retained_messages_first() {
+    let broker = broker(Options::default()).await;
+    assert_eq!(broker.publish(burst(12_000, true)), 0);
+    let mut all = broker.subscribe("test", &["t/#"]).await;
+    assert_eq!(broker.publish(vec![Message::new("t/live", "x", false)]), 0);
+    for n in 0..12_000 {
+        let got = all.recv().await.unwrap();
+        assert!(got.retain && &*got.topic != "t/live", "{n}: {got:?}");
+    }
+    assert_eq!(&*all.recv().await.unwrap().topic, "t/live");
+    assert_eq!(broker.retained("t/+").await.len(), 12_000);
+    assert_eq!(broker.retained("t/7").await, [Message::new("t/7", "7", true)]);
+    assert_eq!(broker.stats().retained, 12_000);
+}
+
+#[tokio::test]
+async fn a_full_hand_over_queue_says_how_many_it_skipped() {
+    let broker = broker(Options::default()).await;
+    // No await in between: the hub cannot take any of it on this single-threaded runtime.
+    let skipped = broker.publish(burst(10_000, false)) + broker.publish(burst(10_000, false));
+    assert_eq!(skipped, 20_000 - bounds::BROKER_LOCAL);
+    assert_eq!(broker.publish(vec![Message::new("not/a/#", "x", false)]), 1);
+    assert_eq!(broker.stats().skipped, skipped as u64 + 1);
+}
+
+#[tokio::test]
+async fn a_mirror_is_right_again_after_it_could_not_keep_up() {
+    let limits = Limits { queue: 16, ..Limits::default() };
+    let broker = broker(Options { limits, ..Options::default() }).await;
+    let mut mirror = broker.subscribe("mirror", &["status/#"]).await;
+    for round in 0..50 {
+        let list = (0..10).map(|i| Message::new(format!("status/{i}"), format!("{round}"), true)).collect();
+        assert_eq!(broker.publish(list), 0);
+    }
+    while broker.stats().messages_in < 500 {
+        tokio::task::yield_now().await;
+    }
+    assert!(broker.stats().dropped > 0);
+    let mut seen = std::collections::HashMap::new();
+    while seen.values().filter(|v| *v == "49").count() < 10 {
+        let m = mirror.recv().await.unwrap();
+        seen.insert(m.topic, String::from_utf8(m.payload.to_vec()).unwrap());
+    }
+    assert_eq!(mirror.lags(), 1);
+}
+
+#[tokio::test]
+async fn a_retained_command_is_seen_with_its_flag_and_not_kept() {
+    let options = Options { never_retain: vec!["gw/+/command/#".into()], ..Options::default() };
+    let broker = broker(options).await;
+    let mut commands = broker.subscribe("commander", &["gw/x/command/#"]).await;
+    broker.publish(vec![Message::new("gw/x/command/d/p", "1", true)]);
+    assert!(commands.recv().await.unwrap().retain);
+    assert!(broker.retained("#").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_subscription_ends() {
+    let broker = broker(Options::default()).await;
+    let gone = broker.subscribe("gone", &["#"]).await;
+    assert_eq!(broker.stats().subscriptions, 1);
+    drop(gone);
+    broker.publish(burst(1, false));
+    while broker.stats().subscriptions > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_lines() {
+    let first = broker(Options::default()).await;
+    let (_, address) = first.addresses().await[0];
+    let mut config = config();
+    config.listener[0].bind = address;
+    let error = Broker::start(&config, &[]).await.unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("[[broker.listener]]"), "{error}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("acl");
+    std::fs::write(&path, "topic read a\ntropic b\n").unwrap();
+    config.listener[0].bind.set_port(0);
+    config.acl_file = Some(path.clone());
+    let error = Broker::start(&config, &[]).await.unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:2: `tropic`", path.display())), "{error}");
+    config.acl_file = Some(dir.path().join("none"));
+    assert!(Broker::start(&config, &[]).await.unwrap_err().to_string().contains("none"));
+}

@@ -1,0 +1,274 @@
+//! Bytes of a client to packets, every rule of the specification that a single packet can break checked.
+
+use bytes::Bytes;
+
+use super::props;
+use super::reader::{Fault, Reader};
+use super::{Connect, Packet, PublishPacket, Version, WillPacket, Wish, reason};
+
+/// Reads the body of the first packet. `first` is its type and flags.
+///
+/// # Errors
+/// It is not CONNECT, or breaks a rule; `UNSUPPORTED_VERSION` if it is of another MQTT.
+pub fn connect(first: u8, body: &[u8]) -> Result<Connect, Fault> {
+    if first != 0x10 {
+        return Err(Fault::protocol("the first packet is not CONNECT"));
+    }
+    let r = &mut Reader::new(body);
+    let unsupported = Fault { reason: reason::UNSUPPORTED_VERSION, what: "neither MQTT 3.1.1 nor 5" };
+    let version = match (r.binary()?, r.byte()?) {
+        (b"MQTT", 4) => Version::V4,
+        (b"MQTT", 5) => Version::V5,
+        (b"MQTT" | b"MQIsdp", _) => return Err(unsupported),
+        _ => return Err(Fault::malformed("protocol name")),
+    };
+    let flags = r.byte()?;
+    let (has_will, will_qos, will_retain) = (flags & 4 != 0, (flags >> 3) & 3, flags & 0x20 != 0);
+    let (has_password, has_user) = (flags & 0x40 != 0, flags & 0x80 != 0);
+    if flags & 1 != 0 || will_qos == 3 || (!has_will && (will_qos != 0 || will_retain)) {
+        return Err(Fault::malformed("connect flags"));
+    }
+    if version == Version::V4 && has_password && !has_user {
+        return Err(Fault::malformed("password without user name"));
+    }
+    let keep_alive = r.u16()?;
+    let set = properties(r, version, props::CONNECT)?;
+    let client_id = r.string()?.to_owned();
+    let will = if has_will {
+        let set = properties(r, version, props::WILL)?;
+        let topic = r.string()?.to_owned();
+        let payload = Bytes::copy_from_slice(r.binary()?);
+        Some(WillPacket {
+            topic,
+            payload,
+            qos: will_qos,
+            retain: will_retain,
+            delay: set.will_delay.unwrap_or(0),
+            expiry: set.message_expiry,
+            props: set.into_travelling(),
+        })
+    } else {
+        None
+    };
+    let user = if has_user { Some(r.string()?.to_owned()) } else { None };
+    let password = if has_password { Some(Bytes::copy_from_slice(r.binary()?)) } else { None };
+    done(r)?;
+    let clean = flags & 2 != 0;
+    let session_expiry = match version {
+        Version::V4 if clean => 0,
+        Version::V4 => u32::MAX,
+        Version::V5 => set.session_expiry.unwrap_or(0),
+    };
+    Ok(Connect {
+        version,
+        clean,
+        keep_alive,
+        client_id,
+        will,
+        user,
+        password,
+        session_expiry,
+        receive_maximum: set.receive_maximum.unwrap_or(u16::MAX),
+        maximum_packet: set.maximum_packet.unwrap_or(u32::MAX),
+        wants_auth: set.auth_method,
+    })
+}
+
+/// Reads any later packet.
+///
+/// # Errors
+/// It breaks a rule, or is none that a client may send.
+pub fn packet(version: Version, first: u8, body: &[u8]) -> Result<Packet, Fault> {
+    let r = &mut Reader::new(body);
+    let (kind, flags) = (first >> 4, first & 0x0F);
+    let expected = match kind {
+        3 => flags,
+        6 | 8 | 10 => 2,
+        _ => 0,
+    };
+    if flags != expected {
+        return Err(Fault::malformed("header flags"));
+    }
+    let packet = match kind {
+        1 => return Err(Fault::protocol("a second CONNECT")),
+        3 => publish(version, flags, r)?,
+        4 => ack(version, r).map(|(id, _)| Packet::PubAck { id })?,
+        5 => ack(version, r).map(|(id, reason)| Packet::PubRec { id, reason })?,
+        6 => ack(version, r).map(|(id, _)| Packet::PubRel { id })?,
+        7 => ack(version, r).map(|(id, _)| Packet::PubComp { id })?,
+        8 => subscribe(version, r)?,
+        10 => unsubscribe(version, r)?,
+        12 => Packet::PingReq,
+        14 => disconnect(version, r)?,
+        15 if version == Version::V5 => return Err(Fault::protocol("AUTH without an authentication method")),
+        _ => return Err(Fault::protocol("a packet that only servers send")),
+    };
+    done(r)?;
+    Ok(packet)
+}
+
+fn properties(r: &mut Reader<'_>, version: Version, allowed: &[u8]) -> Result<props::Set, Fault> {
+    match version {
+        Version::V4 => Ok(props::Set::default()),
+        Version::V5 => props::read(r, allowed),
+    }
+}
+
+fn done(r: &Reader<'_>) -> Result<(), Fault> {
+    if r.is_empty() { Ok(()) } else { Err(Fault::malformed("packet too long")) }
+}
+
+fn publish(version: Version, flags: u8, r: &mut Reader<'_>) -> Result<Packet, Fault> {
+    let (dup, qos, retain) = (flags & 8 != 0, (flags >> 1) & 3, flags & 1 != 0);
+    if qos == 3 || (dup && qos == 0) {
+        return Err(Fault::malformed("header flags"));
+    }
+    let topic = r.string()?.to_owned();
+    let id = if qos == 0 { 0 } else { r.packet_id()? };
+    let set = properties(r, version, props::PUBLISH)?;
+    let payload = Bytes::copy_from_slice(r.take_rest());
+    if set.travelling.payload_format == Some(1) && std::str::from_utf8(&payload).is_err() {
+        return Err(Fault { reason: 0x99, what: "payload is not the UTF-8 it says it is" });
+    }
+    let (alias, expiry) = (set.topic_alias, set.message_expiry);
+    let props = set.into_travelling();
+    Ok(Packet::Publish(PublishPacket { dup, qos, retain, topic, id, alias, expiry, props, payload }))
+}
+
+fn ack(version: Version, r: &mut Reader<'_>) -> Result<(u16, u8), Fault> {
+    let id = r.packet_id()?;
+    if version == Version::V4 || r.is_empty() {
+        return Ok((id, reason::SUCCESS));
+    }
+    let reason = r.byte()?;
+    if !r.is_empty() {
+        props::read(r, props::ACK)?;
+    }
+    Ok((id, reason))
+}
+
+fn subscribe(version: Version, r: &mut Reader<'_>) -> Result<Packet, Fault> {
+    let id = r.packet_id()?;
+    let set = properties(r, version, props::SUBSCRIBE)?;
+    let mut wishes = Vec::new();
+    while !r.is_empty() {
+        let filter = r.string()?.to_owned();
+        let options = r.byte()?;
+        let retain_handling = (options >> 4) & 3;
+        let reserved = match version {
+            Version::V4 => options & 0xFC != 0,
+            Version::V5 => options & 0xC0 != 0 || retain_handling == 3,
+        };
+        if reserved || options & 3 == 3 {
+            return Err(Fault::malformed("subscription options"));
+        }
+        let no_local = options & 4 != 0;
+        if no_local && super::super::topic::is_shared(&filter) {
+            return Err(Fault::protocol("No Local on a shared subscription"));
+        }
+        wishes.push(Wish {
+            filter,
+            qos: options & 3,
+            no_local,
+            retain_as_published: options & 8 != 0,
+            retain_handling,
+        });
+    }
+    if wishes.is_empty() {
+        return Err(Fault::protocol("SUBSCRIBE without a filter"));
+    }
+    Ok(Packet::Subscribe { id, subscription_id: set.subscription_id, wishes })
+}
+
+fn unsubscribe(version: Version, r: &mut Reader<'_>) -> Result<Packet, Fault> {
+    let id = r.packet_id()?;
+    properties(r, version, props::UNSUBSCRIBE)?;
+    let mut filters = Vec::new();
+    while !r.is_empty() {
+        filters.push(r.string()?.to_owned());
+    }
+    if filters.is_empty() {
+        return Err(Fault::protocol("UNSUBSCRIBE without a filter"));
+    }
+    Ok(Packet::Unsubscribe { id, filters })
+}
+
+fn disconnect(version: Version, r: &mut Reader<'_>) -> Result<Packet, Fault> {
+    if version == Version::V4 || r.is_empty() {
+        return Ok(Packet::Disconnect { reason: reason::SUCCESS, session_expiry: None });
+    }
+    let reason = r.byte()?;
+    let session_expiry = if r.is_empty() { None } else { props::read(r, props::DISCONNECT)?.session_expiry };
+    Ok(Packet::Disconnect { reason, session_expiry })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_connect_of_each_version() {
+        let v4 = connect(0x10, b"\0\x04MQTT\x04\xC2\0\x3C\0\x02id\0\x01u\0\x01p").unwrap();
+        assert_eq!((v4.version, v4.clean, v4.keep_alive, v4.session_expiry), (Version::V4, true, 60, 0));
+        assert_eq!((v4.user.as_deref(), v4.password.as_deref()), (Some("u"), Some(&b"p"[..])));
+        let v5 = connect(0x10, b"\0\x04MQTT\x05\x02\0\x00\x0B\x11\0\0\0\x0A\x21\0\x05\x22\0\0\0\0").unwrap();
+        assert_eq!((v5.session_expiry, v5.receive_maximum, v5.client_id.as_str()), (10, 5, ""));
+    }
+
+    #[test]
+    fn a_connect_that_breaks_a_rule_is_refused() {
+        for (body, reason) in [
+            (&b"\0\x04MQTT\x03\x02\0\0\0\0"[..], 0x84),
+            (b"\0\x06MQIsdp\x03\x02\0\0\0\0", 0x84),
+            (b"\0\x04HTTP\x04\x02\0\0\0\0", 0x81),
+            (b"\0\x04MQTT\x04\x03\0\0\0\0", 0x81),
+            (b"\0\x04MQTT\x04\x42\0\0\0\0\0\x01p", 0x81),
+            (b"\0\x04MQTT\x04\x0A\0\0\0\0", 0x81),
+            (b"\0\x04MQTT\x04\x02\0\0\0\0x", 0x81),
+            (b"\0\x04MQTT\x05\x02\0\0\x03\x21\0\0\0\0", 0x82),
+            (b"\0\x04MQTT\x05\x02\0\0\x06\x21\0\x01\x21\0\x01\0\0", 0x82),
+        ] {
+            assert_eq!(connect(0x10, body).unwrap_err().reason, reason, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn packets_that_break_a_rule_are_refused() {
+        for (version, first, body) in [
+            (Version::V4, 0x36, &b"\0\x01a\0\x01"[..]),
+            (Version::V4, 0x38, b"\0\x01a"),
+            (Version::V4, 0x32, b"\0\x01a\0\0"),
+            (Version::V4, 0x30, b"\0\x02\xC3\x28"),
+            (Version::V4, 0x30, b"\0\x01\0"),
+            (Version::V4, 0x80, b"\0\x01\0\x01a\0"),
+            (Version::V4, 0x82, b"\0\x01"),
+            (Version::V4, 0x82, b"\0\x01\0\x01a\x03"),
+            (Version::V4, 0x82, b"\0\x01\0\x01a\x04"),
+            (Version::V5, 0x82, b"\0\x01\0\0\x01a\x30"),
+            (Version::V5, 0x82, b"\0\x01\x02\x0B\0\0\x01a\0"),
+            (Version::V5, 0x30, b"\0\x01a\x02\x0B\x01"),
+            (Version::V5, 0x30, b"\0\x01a\x05\x08\0\x02a#"),
+            (Version::V4, 0x60, b"\0\x01"),
+            (Version::V4, 0x20, b"\0\0"),
+            (Version::V4, 0xB0, b"\0\x01"),
+            (Version::V5, 0xB0, b"\0\x01\0\0"),
+            (Version::V5, 0xF0, b""),
+            (Version::V4, 0xC1, b""),
+            (Version::V4, 0xC0, b"x"),
+            (Version::V4, 0x10, b""),
+        ] {
+            assert!(packet(version, first, body).is_err(), "{first:02x} {body:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(first: u8, body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = connect(0x10, &body);
+            let _ = connect(0x10, &[b"\0\x04MQTT\x05", body.as_slice()].concat());
+            let _ = packet(Version::V4, first, &body);
+            let _ = packet(Version::V5, first, &body);
+        }
+    }
+}

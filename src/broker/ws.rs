@@ -1,0 +1,126 @@
+//! MQTT over WebSocket (MQTT 5.0 §6): binary frames as one stream of bytes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use futures_util::{Sink, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// A WebSocket that reads and writes bytes.
+#[derive(Debug)]
+pub struct WsStream<S> {
+    socket: WebSocketStream<S>,
+    rest: Bytes,
+}
+
+/// Answers the WebSocket handshake. `max` is the largest message in bytes.
+///
+/// # Errors
+/// The client does not ask for the subprotocol `mqtt`, or it is a web page of another host: a
+/// browser would otherwise lend any page its way to a broker on loopback.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, max: usize) -> Result<WsStream<S>, Error> {
+    let mut config = WebSocketConfig::default();
+    config.max_message_size = Some(max + 16);
+    config.max_frame_size = Some(max + 16);
+    config.read_buffer_size = 4096;
+    config.write_buffer_size = 0;
+    let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, negotiate, Some(config)).await?;
+    Ok(WsStream { socket, rest: Bytes::new() })
+}
+
+#[expect(clippy::result_large_err, reason = "the type is tungstenite's callback")]
+fn negotiate(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    let refuse = |status, why: &str| {
+        let mut response = ErrorResponse::new(Some(why.to_owned()));
+        *response.status_mut() = status;
+        response
+    };
+    let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
+    let names = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    if !names.into_iter().any(|name| name.trim() == "mqtt") {
+        return Err(refuse(StatusCode::BAD_REQUEST, "this WebSocket speaks the subprotocol mqtt\n"));
+    }
+    if !same_host(request.headers()) {
+        return Err(refuse(StatusCode::FORBIDDEN, "pages of other hosts are not let in\n"));
+    }
+    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+    Ok(response)
+}
+
+fn same_host(headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).map(|v| v.to_str().ok());
+    let host_of = |uri: &str| uri.parse::<Uri>().ok().and_then(|u| u.host().map(str::to_ascii_lowercase));
+    match (text(header::ORIGIN), text(header::HOST)) {
+        (None, _) => true,
+        (Some(Some(origin)), Some(Some(host))) => {
+            let origin = host_of(origin);
+            origin.is_some() && origin == host_of(host)
+        }
+        _ => false,
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
+                Some(Ok(Message::Binary(bytes))) => self.rest = bytes,
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Text(_))) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a text frame")));
+                }
+                Some(Ok(Message::Close(_) | Message::Frame(_))) | None => return Poll::Ready(Ok(())),
+                Some(Err(e)) => return Poll::Ready(Err(io::Error::other(e))),
+            }
+        }
+        let n = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest[..n]);
+        self.rest.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut socket = Pin::new(&mut self.socket);
+        ready!(socket.as_mut().poll_ready(cx)).map_err(io::Error::other)?;
+        socket.start_send(Message::Binary(Bytes::copy_from_slice(bytes))).map_err(io::Error::other)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx).map_err(io::Error::other)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_close(cx).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_of_other_hosts_are_kept_out() {
+        let headers = |pairs: &[(header::HeaderName, &'static str)]| {
+            pairs.iter().map(|(k, v)| (k.clone(), HeaderValue::from_static(v))).collect::<HeaderMap>()
+        };
+        let host = (header::HOST, "box:8083");
+        assert!(same_host(&headers(&[host.clone()])));
+        assert!(same_host(&headers(&[host.clone(), (header::ORIGIN, "http://BOX:8080")])));
+        assert!(!same_host(&headers(&[host.clone(), (header::ORIGIN, "https://evil.example")])));
+        assert!(!same_host(&headers(&[host, (header::ORIGIN, "null")])));
+    }
+}

@@ -1,0 +1,132 @@
+//! One uplink's account over the line of numbers. Pure.
+//!
+//! From `first` on, every number is *settled* (delivered or declared lost) or not yet. Settled numbers
+//! are counted when they become settled, once: `delivered + lost == settled.len()` always.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::ranges::{RangeSet, count};
+use crate::bounds;
+
+/// What one uplink has behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Its first number. What is older was never owed to it.
+    pub first: u64,
+    /// Delivered or declared lost.
+    pub settled: RangeSet,
+    /// How many were acknowledged by the upstream broker.
+    pub delivered: u64,
+    /// How many were declared lost.
+    pub lost: u64,
+    /// Since when (wall, ms) it is not in the configuration; such an account holds no blocks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parked: Option<i64>,
+}
+
+impl Account {
+    /// An account that begins at `first`.
+    #[must_use]
+    pub fn new(first: u64) -> Self {
+        Self { first, settled: RangeSet::default(), delivered: 0, lost: 0, parked: None }
+    }
+
+    /// Everything below this is settled.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        self.settled.run_from(self.first)
+    }
+
+    /// Marks as delivered; returns how many were news. Numbers outside `first..end` are ignored.
+    pub fn deliver(&mut self, range: Range<u64>, end: u64) -> u64 {
+        let news = self.settled.insert(range.start.max(self.first)..range.end.min(end));
+        self.delivered += news;
+        news
+    }
+
+    /// Declares lost what is not settled yet, and returns exactly those ranges.
+    #[must_use = "what is lost must be declared"]
+    pub fn lose(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+        let news = self.settled.missing(range.start.max(self.first)..range.end);
+        for part in &news {
+            self.lost += self.settled.insert(part.clone());
+        }
+        news
+    }
+
+    /// What of `among` is not settled.
+    #[must_use]
+    pub fn open(&self, among: Range<u64>) -> Vec<Range<u64>> {
+        self.settled.missing(among.start.max(self.first)..among.end)
+    }
+
+    /// Keeps the number of islands bounded: forgets the smallest that is still stored, so it is sent
+    /// (or refused) again. Never a loss; the sum of the ledger stays exact.
+    pub fn bound_islands(&mut self, present: &RangeSet) {
+        while self.settled.spans() > bounds::STORE_ISLANDS {
+            let passed = self.passed();
+            let smallest = self
+                .settled
+                .iter()
+                .filter(|r| r.start > passed && count(&present.overlap(r.clone())) == r.end - r.start)
+                .min_by_key(|r| r.end - r.start);
+            let Some(island) = smallest else { return };
+            let n = self.settled.remove(island);
+            let from_delivered = n.min(self.delivered);
+            self.delivered -= from_delivered;
+            self.lost -= n - from_delivered;
+        }
+    }
+
+    /// Whether the counters fit the set; a damaged account that does not is not used.
+    #[must_use]
+    pub fn balances(&self) -> bool {
+        self.delivered.checked_add(self.lost) == Some(self.settled.len())
+            && self.settled.first().is_none_or(|n| n >= self.first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn every_number_is_settled_once_and_counted_once(
+            steps in prop::collection::vec((any::<bool>(), 0u64..900, 1u64..9), 1..700),
+        ) {
+            let mut account = Account::new(10);
+            let present: RangeSet = [0..2000].into_iter().collect();
+            for (deliver, start, len) in steps {
+                if deliver {
+                    account.deliver(start..start + len, 2000);
+                } else {
+                    let _ = account.lose(start..start + len);
+                }
+                account.bound_islands(&present);
+                prop_assert!(account.balances());
+                prop_assert!(account.settled.spans() <= bounds::STORE_ISLANDS);
+                prop_assert!(account.passed() >= 10);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_named_exactly() {
+        let mut account = Account::new(1);
+        account.deliver(1..4, 100);
+        account.deliver(6..8, 100);
+        assert_eq!(account.lose(2..10), [4..6, 8..10]);
+        assert_eq!((account.delivered, account.lost, account.passed()), (5, 4, 10));
+        assert!(account.lose(2..10).is_empty());
+    }
+
+    #[test]
+    fn an_acknowledgement_of_the_future_is_ignored() {
+        let mut account = Account::new(1);
+        assert_eq!(account.deliver(1..1000, 5), 4);
+    }
+}

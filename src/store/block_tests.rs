@@ -1,0 +1,152 @@
+//! Properties of the block format: round trip, every flipped bit seen, no bytes that panic.
+
+use std::sync::Arc;
+
+use driver_api::{Quality, Reason, Value};
+use proptest::prelude::*;
+
+use super::block::{Damage, Head, decode, encode, piece};
+use crate::bounds;
+use crate::message::{BootMs, Epoch, PointKey, Reading};
+
+fn head(first: u64) -> Head {
+    Head { first, epoch: Epoch { start: 7, random: 9 }, boot: 3, offset: -5, synced: true }
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        any::<bool>().prop_map(Value::Bool),
+        any::<i64>().prop_map(Value::Int),
+        any::<u64>().prop_map(Value::UInt),
+        any::<f64>().prop_filter("finite", |x| x.is_finite()).prop_map(Value::Float),
+        (-99_999i32..99_999).prop_map(|m| Value::Float(f64::from(m) / 10.0)),
+        ".{0,12}".prop_map(|t| Value::Text(t.into())),
+    ]
+}
+
+fn readings() -> impl Strategy<Value = Vec<Reading>> {
+    let keys: Vec<Arc<PointKey>> = (0..6)
+        .map(|n| {
+            let (device, point) = (format!("meter{}", n / 3), format!("voltage_l{n}"));
+            Arc::new(PointKey { device, point, unit: if n == 0 { String::new() } else { "°C".into() } })
+        })
+        .collect();
+    let one = (0..keys.len(), any::<u64>(), value(), 0u8..3, 1u16..10).prop_map(
+        move |(key, at, value, severity, code)| {
+            let (point, at) = (Arc::clone(&keys[key]), BootMs(at));
+            let reason = Reason::from_code(code).unwrap_or(Reason::Exception(2));
+            match severity {
+                0 => Reading::good(point, at, value),
+                1 => Reading::uncertain(point, at, value, reason),
+                _ => Reading::bad(point, at, reason),
+            }
+        },
+    );
+    prop::collection::vec(one, 1..80)
+}
+
+proptest! {
+    #[test]
+    fn what_is_packed_reads_back_equal(readings in readings(), first in 0u64..1 << 60) {
+        let bytes = encode(&head(first), &readings).expect("packs");
+        let block = decode(&bytes).expect("unpacks");
+        prop_assert_eq!(block.head, head(first));
+        prop_assert_eq!(block.readings, readings);
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_detected(readings in readings(), at in any::<prop::sample::Index>()) {
+        let mut bytes = encode(&head(1), &readings).expect("packs");
+        let bit = at.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(decode(&bytes).is_err());
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(decode(&bytes[..at.index(bytes.len())]).is_err());
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_even_with_a_right_checksum(
+        readings in readings(),
+        noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..30),
+        plain in any::<bool>(),
+    ) {
+        let mut bytes = encode(&head(1), &readings).expect("packs");
+        if plain {
+            // Takes the compression away, so that the noise reaches the columns.
+            let raw_len = u32::from_le_bytes(bytes[52..56].try_into().expect("four"));
+            if bytes[5] == 1 {
+                let body = bytes[60..bytes.len() - 4].to_vec();
+                let raw = zstd::bulk::decompress(&body, raw_len as usize).expect("its own");
+                bytes.truncate(60);
+                bytes[5] = 0;
+                bytes[56..60].copy_from_slice(&raw_len.to_le_bytes());
+                bytes.extend_from_slice(&raw);
+                bytes.extend_from_slice(&[0; 4]);
+            }
+        }
+        let end = bytes.len() - 4;
+        for (at, byte) in noise {
+            // Magic, version and lengths stay, or the noise would go no further than them.
+            let at = at.index(end);
+            if at >= 60 || (8..16).contains(&at) || (20..52).contains(&at) {
+                bytes[at] = byte;
+            }
+        }
+        let crc = crc32fast::hash(&bytes[..end]);
+        bytes[end..].copy_from_slice(&crc.to_le_bytes());
+        if let Ok(block) = decode(&bytes) {
+            for r in &block.readings {
+                prop_assert_eq!(r.value().is_none(), matches!(r.quality(), Quality::Bad(_)));
+            }
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_no_block(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(decode(&bytes).is_err());
+    }
+}
+
+#[test]
+fn a_later_version_is_named() {
+    let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+    let mut bytes = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1))]).expect("packs");
+    bytes[4] = 2;
+    let end = bytes.len() - 4;
+    let crc = crc32fast::hash(&bytes[..end]);
+    bytes[end..].copy_from_slice(&crc.to_le_bytes());
+    assert_eq!(decode(&bytes), Err(Damage::Version(2)));
+}
+
+#[test]
+fn a_thousand_plausible_readings_pack_into_few_bytes() {
+    let keys: Vec<Arc<PointKey>> = (0..100)
+        .map(|n| {
+            let (device, point) = (format!("meter{}", n / 10), format!("voltage_l{}", n % 10));
+            Arc::new(PointKey { device, point, unit: "V".into() })
+        })
+        .collect();
+    let readings: Vec<Reading> = (0..1000u64)
+        .map(|n| {
+            let x = 2300.0 + ((n * 7919) % 13) as f64;
+            Reading::good(
+                Arc::clone(&keys[(n % 100) as usize]),
+                BootMs(n / 100 * 1000 + n % 100 / 10),
+                Value::Float(x / 10.0),
+            )
+        })
+        .collect();
+    let bytes = encode(&head(1), &readings).expect("packs");
+    assert!(bytes.len() < 2400, "{} bytes", bytes.len());
+}
+
+#[test]
+fn pieces_are_cut_by_number_and_by_text() {
+    let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+    let plain = vec![Reading::good(Arc::clone(&key), BootMs(1), Value::Int(1)); bounds::STORE_BLOCK + 5];
+    assert_eq!(piece(&plain), bounds::STORE_BLOCK);
+    assert_eq!(piece(&plain[..5]), 5);
+    let text: Arc<str> = "x".repeat(bounds::STORE_TEXT).into();
+    let long = vec![Reading::good(key, BootMs(1), Value::Text(text)); 100];
+    assert_eq!(piece(&long), 16);
+}

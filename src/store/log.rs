@@ -1,0 +1,442 @@
+//! The database: all SQL of the program is here. One connection, owned by the store's thread.
+//!
+//! Promises: WAL with `synchronous=FULL` (with NORMAL, 11 of 12 power cuts lost acknowledged rows) and an
+//! exclusive lock; one transaction per commit holds everything that belongs together; after any error the
+//! connection is not used again. Small state is sealed with a CRC of its own, blocks have theirs:
+//! SQLite itself does not notice a flipped bit.
+
+use std::ops::Range;
+use std::path::Path;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+
+use super::identity::{seal, unseal};
+use super::quota::Usage;
+use super::recovery::Line;
+use crate::message::LossRecord;
+
+/// Version of the schema. A database of a later one is refused and not touched.
+pub const SCHEMA: i64 = 1;
+/// "FGAT": tells our database from somebody else's.
+const APPLICATION: i64 = 0x4647_4154;
+const PAGE: u64 = 4096;
+
+/// Why the database could not do it, sorted by what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Set it aside and begin a new one.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
+    /// Made by a later version: leave it alone.
+    #[error("the database has schema {0}; this version knows {SCHEMA}")]
+    Newer(i64),
+    /// Close, wait, open again.
+    #[error("{0}")]
+    Disk(String),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(e: rusqlite::Error) -> Self {
+        use rusqlite::Error as E;
+        match &e {
+            E::SqliteFailure(f, _)
+                if matches!(f.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                    // "no such table": SQLITE_ERROR
+                    || f.extended_code == 1 =>
+            {
+                Self::Damaged(e.to_string())
+            }
+            E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
+                Self::Damaged(e.to_string())
+            }
+            _ => Self::Disk(e.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(e: std::io::Error) -> Self {
+        Self::Disk(e.to_string())
+    }
+}
+
+/// A block as a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Number of its first reading.
+    pub first: u64,
+    /// How many readings.
+    pub count: u64,
+    /// Number of its boot.
+    pub boot: u32,
+    /// Earliest and latest boot time in it, ms.
+    pub times: [u64; 2],
+    /// Bytes of the packed block.
+    pub bytes: u64,
+}
+
+impl Row {
+    /// The numbers it says to hold.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.first..self.first.saturating_add(self.count)
+    }
+}
+
+/// Everything that one commit changes.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// New blocks with their rows.
+    pub blocks: Vec<(Row, Vec<u8>)>,
+    /// Blocks that lie within these go.
+    pub delete: Vec<Range<u64>>,
+    /// Sealed state by key; `None` removes it.
+    pub state: Vec<(String, Option<String>)>,
+    /// Loss records by handle, new or grown.
+    pub losses: Vec<(u64, LossRecord)>,
+    /// Loss records that were acknowledged.
+    pub losses_done: Vec<u64>,
+    /// Commands by id: counter and result.
+    pub commands: Vec<(String, u64, Option<String>)>,
+    /// Commands with a counter below this are forgotten.
+    pub commands_from: u64,
+    /// Last values, packed; if they are to be written.
+    pub last: Option<Vec<u8>>,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Log {
+    conn: Connection,
+    wal: u64,
+}
+
+impl Log {
+    /// Opens the database, and creates it if it is not there.
+    ///
+    /// # Errors
+    /// Sorted by what to do next.
+    pub fn open(path: &Path) -> Result<Self, Trouble> {
+        if path.is_dir() {
+            return Err(Trouble::Damaged("it is a directory".into()));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags)?;
+        conn.busy_timeout(std::time::Duration::from_millis(500))?;
+        let version: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+        if version > SCHEMA {
+            return Err(Trouble::Newer(version));
+        }
+        conn.execute_batch(
+            "PRAGMA locking_mode=EXCLUSIVE;
+             PRAGMA auto_vacuum=INCREMENTAL;
+             PRAGMA journal_mode=WAL;
+             PRAGMA synchronous=FULL;
+             PRAGMA wal_autocheckpoint=0;
+             PRAGMA cache_size=-1024;
+             PRAGMA temp_store=MEMORY;
+             PRAGMA cell_size_check=ON;
+             PRAGMA trusted_schema=OFF;",
+        )?;
+        let mut log = Self { conn, wal: 0 };
+        // What the last commits left in the WAL stays there when we stop without closing.
+        log.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        if version == 0 {
+            log.create()?;
+        }
+        let ours: i64 = log.conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
+        if ours != APPLICATION {
+            return Err(Trouble::Damaged("it is not a fieldgate database".into()));
+        }
+        Ok(log)
+    }
+
+    fn create(&mut self) -> Result<(), Trouble> {
+        let tx = self.conn.transaction()?;
+        let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+        if tables > 0 {
+            return Err(Trouble::Damaged("it is not a fieldgate database".into()));
+        }
+        tx.execute_batch(&format!(
+            "CREATE TABLE state(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+             CREATE TABLE block(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, boot INTEGER NOT NULL,
+                                t_min INTEGER NOT NULL, t_max INTEGER NOT NULL, data BLOB NOT NULL);
+             CREATE TABLE loss(handle INTEGER PRIMARY KEY, uplink TEXT NOT NULL, body TEXT NOT NULL);
+             CREATE TABLE command(id TEXT PRIMARY KEY, n INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
+             CREATE TABLE last(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+             PRAGMA application_id={APPLICATION};
+             PRAGMA user_version={SCHEMA};"
+        ))?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Sealed state of a key. Damaged state is as good as none, and said.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn state<T: for<'de> serde::Deserialize<'de>>(&self, key: &str) -> Result<Option<T>, Trouble> {
+        let text: Option<String> =
+            self.conn.query_row("SELECT value FROM state WHERE key=?1", [key], |r| r.get(0)).optional()?;
+        let value = text.as_deref().map(unseal);
+        if matches!(value, Some(None)) {
+            tracing::error!(key, "stored state is damaged; it is made anew");
+        }
+        Ok(value.flatten())
+    }
+
+    /// Keys of state that begin with `prefix`, without it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn keys(&self, prefix: &str) -> Result<Vec<String>, Trouble> {
+        let mut statement = self.conn.prepare("SELECT key FROM state WHERE substr(key,1,?1)=?2")?;
+        let keys = statement
+            .query_map(params![prefix.chars().count() as i64, prefix], |r| r.get::<_, String>(0))?
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(keys.iter().filter_map(|k| k.strip_prefix(prefix).map(str::to_owned)).collect())
+    }
+
+    /// The numbers for which there are rows, counted one by one: only for when the line's state is damaged.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn scan(&self) -> Result<Vec<Range<u64>>, Trouble> {
+        let mut statement = self.conn.prepare("SELECT first,count FROM block ORDER BY first")?;
+        let rows = statement
+            .query_map([], |r| Ok((unsigned(r.get(0)?), unsigned(r.get(1)?))))?
+            .collect::<Result<Vec<(u64, u64)>, _>>()?;
+        Ok(rows.into_iter().map(|(first, n)| first..first.saturating_add(n)).collect())
+    }
+
+    /// Writes everything of `change`, or nothing. After an error the outcome is unknown: see `Line::commit`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn commit(&mut self, line: &Line, change: &Change) -> Result<(), Trouble> {
+        let tx = self.conn.transaction()?;
+        for (row, data) in &change.blocks {
+            tx.execute(
+                "INSERT OR REPLACE INTO block(first,count,boot,t_min,t_max,data) VALUES(?1,?2,?3,?4,?5,?6)",
+                params![
+                    signed(row.first),
+                    signed(row.count),
+                    row.boot,
+                    signed(row.times[0]),
+                    signed(row.times[1]),
+                    data
+                ],
+            )?;
+        }
+        for range in &change.delete {
+            tx.execute(
+                "DELETE FROM block WHERE first>=?1 AND first<?2",
+                params![signed(range.start), signed(range.end)],
+            )?;
+        }
+        put_state(&tx, "line", Some(&seal(line)?))?;
+        for (key, value) in &change.state {
+            put_state(&tx, key, value.as_deref())?;
+        }
+        for (handle, record) in &change.losses {
+            tx.execute(
+                "INSERT OR REPLACE INTO loss(handle,uplink,body) VALUES(?1,?2,?3)",
+                params![signed(*handle), record.uplink, seal(record)?],
+            )?;
+        }
+        for handle in &change.losses_done {
+            tx.execute("DELETE FROM loss WHERE handle=?1", [signed(*handle)])?;
+        }
+        for (id, n, result) in &change.commands {
+            tx.execute(
+                "INSERT OR REPLACE INTO command(id,n,result) VALUES(?1,?2,?3)",
+                params![id, signed(*n), result],
+            )?;
+        }
+        if !change.commands.is_empty() {
+            tx.execute("DELETE FROM command WHERE n<?1", [signed(change.commands_from)])?;
+        }
+        if let Some(last) = &change.last {
+            tx.execute("INSERT OR REPLACE INTO last(id,data) VALUES(1,?1)", [last])?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Rows, without their data, that overlap `range`; at most `most`, ascending.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn rows(&self, range: Range<u64>, most: usize) -> Result<Vec<Row>, Trouble> {
+        let mut statement = self.conn.prepare(
+            "SELECT first,count,boot,t_min,t_max,length(data) FROM block
+             WHERE first>=coalesce((SELECT max(first) FROM block WHERE first<=?1),0) AND first<?2
+             ORDER BY first LIMIT ?3",
+        )?;
+        let rows = statement
+            .query_map(params![signed(range.start), signed(range.end), most as i64], |r| {
+                Ok(Row {
+                    first: unsigned(r.get(0)?),
+                    count: unsigned(r.get(1)?),
+                    boot: r.get(2)?,
+                    times: [unsigned(r.get(3)?), unsigned(r.get(4)?)],
+                    bytes: unsigned(r.get(5)?),
+                })
+            })?
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(rows.into_iter().filter(|r| r.range().end > range.start).collect())
+    }
+
+    /// The packed block that begins at or last before `at`, with its first number.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn block_before(&self, at: u64) -> Result<Option<(u64, Vec<u8>)>, Trouble> {
+        let mut statement =
+            self.conn.prepare("SELECT first,data FROM block WHERE first<=?1 ORDER BY first DESC LIMIT 1")?;
+        let row = statement.query_row([signed(at)], |r| Ok((unsigned(r.get(0)?), r.get(1)?)));
+        Ok(row.optional()?)
+    }
+
+    /// First number of the first block that begins after `at`.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn first_after(&self, at: u64) -> Result<Option<u64>, Trouble> {
+        let mut statement = self.conn.prepare("SELECT min(first) FROM block WHERE first>?1")?;
+        Ok(statement.query_row([signed(at)], |r| r.get::<_, Option<i64>>(0))?.map(unsigned))
+    }
+
+    /// The oldest loss records of an uplink.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn losses(&self, uplink: &str, most: usize) -> Result<Vec<(u64, LossRecord)>, Trouble> {
+        self.loss_rows("SELECT handle,body FROM loss WHERE uplink=?1 ORDER BY handle LIMIT ?2", uplink, most)
+    }
+
+    /// The newest loss records of an uplink, newest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn newest_losses(&self, uplink: &str, most: usize) -> Result<Vec<(u64, LossRecord)>, Trouble> {
+        self.loss_rows(
+            "SELECT handle,body FROM loss WHERE uplink=?1 ORDER BY handle DESC LIMIT ?2",
+            uplink,
+            most,
+        )
+    }
+
+    fn loss_rows(&self, sql: &str, uplink: &str, most: usize) -> Result<Vec<(u64, LossRecord)>, Trouble> {
+        let mut statement = self.conn.prepare(sql)?;
+        let rows = statement
+            .query_map(params![uplink, most as i64], |r| Ok((unsigned(r.get(0)?), r.get::<_, String>(1)?)))?
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(rows.into_iter().filter_map(|(handle, body)| Some((handle, unseal(&body)?))).collect())
+    }
+
+    /// How many loss records an uplink has.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn loss_count(&self, uplink: &str) -> Result<usize, Trouble> {
+        let n: i64 =
+            self.conn.query_row("SELECT count(*) FROM loss WHERE uplink=?1", [uplink], |r| r.get(0))?;
+        Ok(usize::try_from(n).unwrap_or(0))
+    }
+
+    /// All remembered commands: id, counter, result.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn commands(&self) -> Result<Vec<(String, u64, Option<String>)>, Trouble> {
+        let mut statement = self.conn.prepare("SELECT id,n,result FROM command ORDER BY n")?;
+        let rows = statement.query_map([], |r| Ok((r.get(0)?, unsigned(r.get(1)?), r.get(2)?)))?;
+        Ok(rows.collect::<Result<Vec<_>, _>>()?)
+    }
+
+    /// The packed last values.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn last(&self) -> Result<Option<Vec<u8>>, Trouble> {
+        let mut statement = self.conn.prepare("SELECT data FROM last WHERE id=1")?;
+        Ok(statement.query_row([], |r| r.get(0)).optional()?)
+    }
+
+    /// Size of the file and the room in it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn usage(&self) -> Result<Usage, Trouble> {
+        let pages = |sql| self.conn.query_row(sql, [], |r| r.get::<_, i64>(0)).map(unsigned);
+        Ok(Usage {
+            file: pages("PRAGMA page_count")? * PAGE,
+            reusable: pages("PRAGMA freelist_count")? * PAGE,
+            free: None,
+        })
+    }
+
+    /// Bytes in the WAL, and bytes written since the last call (about: frames and pages written back).
+    /// Writes the WAL back once it has more than `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn tend_wal(&mut self, limit: u64) -> Result<u64, Trouble> {
+        let frames = self.checkpoint("NOOP")?;
+        let now = frames * (PAGE + 24);
+        let mut written = now.saturating_sub(self.wal);
+        self.wal = now;
+        if now > limit {
+            written += self.checkpoint("PASSIVE")? * PAGE;
+            // The next commit begins at the front of the file again.
+            self.wal = 0;
+        }
+        Ok(written)
+    }
+
+    fn checkpoint(&self, mode: &str) -> Result<u64, Trouble> {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        Ok(self.conn.query_row(&sql, [], |r| r.get::<_, i64>(1)).map(unsigned)?)
+    }
+
+    /// Gives back at most `bytes` of the file's room to the disk.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn shrink(&self, bytes: u64) -> Result<(), Trouble> {
+        self.conn.execute_batch(&format!("PRAGMA incremental_vacuum({})", bytes / PAGE))?;
+        Ok(())
+    }
+
+    /// Writes the WAL back and closes.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn close(self) -> Result<(), Trouble> {
+        self.checkpoint("TRUNCATE")?;
+        self.conn.close().map_err(|(_, e)| e.into())
+    }
+}
+
+fn put_state(tx: &Transaction<'_>, key: &str, value: Option<&str>) -> Result<(), Trouble> {
+    match value {
+        Some(text) => {
+            tx.execute("INSERT OR REPLACE INTO state(key,value) VALUES(?1,?2)", params![key, text])?
+        }
+        None => tx.execute("DELETE FROM state WHERE key=?1", [key])?,
+    };
+    Ok(())
+}
+
+/// Numbers live far below 2^63: 10^18 readings are 3 million years at 10,000 a second. Boot times likewise.
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn unsigned(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}

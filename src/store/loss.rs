@@ -1,0 +1,161 @@
+//! Loss records while they are made: exact, and merged so that they do not flood. Pure.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::bounds;
+use crate::message::{Epoch, LossReason, LossRecord, WallMs};
+
+/// Numbers of one uplink and one epoch that will not arrive, not yet written down.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Draft {
+    /// For which uplink.
+    pub uplink: String,
+    /// Why.
+    pub reason: LossReason,
+    /// At most these.
+    pub bound: bool,
+    /// Epoch of the numbers.
+    pub epoch: Epoch,
+    /// Which numbers, without holes.
+    pub range: Range<u64>,
+    /// What is known of the readings behind them.
+    pub facts: Facts,
+    /// The readings are still stored: the writer looks them up before it writes this down.
+    pub look_up: bool,
+}
+
+/// What is known of lost readings.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// `device/point` of each; `None` if unknown.
+    pub points: Option<BTreeSet<String>>,
+    /// Time of the first and of the last.
+    pub times: Option<(WallMs, WallMs)>,
+}
+
+impl Facts {
+    /// Collects from readings that are at hand.
+    pub fn of(readings: impl IntoIterator<Item = (String, WallMs)>) -> Self {
+        let (mut points, mut times) = (BTreeSet::new(), None);
+        for (point, ts) in readings {
+            points.insert(point);
+            times = Some(times.map_or((ts, ts), |(a, b): (WallMs, WallMs)| (a.min(ts), b.max(ts))));
+        }
+        Self { points: Some(points), times }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.points = match (self.points.take(), other.points) {
+            (Some(mut a), Some(b)) => {
+                a.extend(b);
+                Some(a)
+            }
+            _ => None,
+        };
+        self.times = match (self.times, other.times) {
+            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+            _ => None,
+        };
+    }
+}
+
+/// Adds a draft, to the last one of its kind if it goes on where that ended.
+pub fn push(drafts: &mut Vec<Draft>, draft: Draft) {
+    let before = drafts.iter_mut().rev().find(|d| d.uplink == draft.uplink);
+    match before {
+        Some(d)
+            if d.range.end == draft.range.start
+                && (d.reason, d.bound, d.epoch, d.look_up)
+                    == (draft.reason, draft.bound, draft.epoch, draft.look_up) =>
+        {
+            d.range.end = draft.range.end;
+            d.facts.join(draft.facts);
+        }
+        _ => drafts.push(draft),
+    }
+}
+
+/// The record of a draft.
+#[must_use]
+pub fn record(draft: Draft, now: WallMs) -> LossRecord {
+    let points = draft.facts.points.filter(|p| p.len() <= bounds::STORE_LOSS_POINTS);
+    LossRecord {
+        uplink: draft.uplink,
+        reason: draft.reason,
+        epoch: draft.epoch.to_string(),
+        seq: [draft.range.start, draft.range.end.saturating_sub(1)],
+        count: draft.range.end.saturating_sub(draft.range.start),
+        bound: draft.bound,
+        from: draft.facts.times.map(|t| t.0.to_string()),
+        to: draft.facts.times.map(|t| t.1.to_string()),
+        points: points.map(|p| p.into_iter().collect()),
+        ts: now.to_string(),
+    }
+}
+
+/// Adds `new` to `old` if it goes on where `old` ends. `crowded`: there are too many records, so that
+/// the range may get holes and the epoch is that of the first; the count stays exact.
+pub fn merge(old: &mut LossRecord, new: &LossRecord, crowded: bool) -> bool {
+    let kind = old.uplink == new.uplink && old.reason == new.reason && old.bound == new.bound;
+    let goes_on = old.epoch == new.epoch && old.seq[1].checked_add(1) == Some(new.seq[0]);
+    if !kind || !(goes_on || crowded) {
+        return false;
+    }
+    old.seq = [old.seq[0].min(new.seq[0]), old.seq[1].max(new.seq[1])];
+    old.count += new.count;
+    // RFC 3339 in UTC with milliseconds sorts as text.
+    old.from = old.from.take().zip(new.from.clone()).map(|(a, b)| a.min(b));
+    old.to = old.to.take().zip(new.to.clone()).map(|(a, b)| a.max(b));
+    old.points = old
+        .points
+        .take()
+        .zip(new.points.as_ref())
+        .map(|(a, b)| a.into_iter().chain(b.iter().cloned()).collect::<BTreeSet<_>>())
+        .filter(|p| p.len() <= bounds::STORE_LOSS_POINTS)
+        .map(|p| p.into_iter().collect());
+    old.ts.clone_from(&new.ts);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(range: Range<u64>, reason: LossReason, point: &str) -> Draft {
+        Draft {
+            uplink: "cloud".into(),
+            reason,
+            bound: false,
+            epoch: Epoch { start: 1, random: 2 },
+            facts: Facts::of([(point.to_owned(), WallMs(range.start.cast_signed()))]),
+            range,
+            look_up: false,
+        }
+    }
+
+    #[test]
+    fn consecutive_drops_are_one_record() {
+        let mut drafts = Vec::new();
+        push(&mut drafts, draft(1..5, LossReason::QueueFull, "a/b"));
+        push(&mut drafts, draft(5..9, LossReason::QueueFull, "a/c"));
+        push(&mut drafts, draft(9..10, LossReason::Expired, "a/c"));
+        push(&mut drafts, draft(12..13, LossReason::Expired, "a/c"));
+        assert_eq!(drafts.len(), 3);
+        let record = record(drafts.remove(0), WallMs(0));
+        assert_eq!((record.seq, record.count), ([1, 8], 8));
+        assert_eq!(record.points, Some(vec!["a/b".to_owned(), "a/c".to_owned()]));
+        assert_eq!(record.to.as_deref(), Some("1970-01-01T00:00:00.005Z"));
+    }
+
+    #[test]
+    fn a_crowd_is_merged_with_an_exact_count() {
+        let mut old = record(draft(1..5, LossReason::QueueFull, "a/b"), WallMs(0));
+        let new = record(draft(10..12, LossReason::QueueFull, "a/c"), WallMs(1));
+        assert!(!merge(&mut old, &new, false));
+        assert!(merge(&mut old, &new, true));
+        assert_eq!((old.seq, old.count), ([1, 11], 6));
+        let other = record(draft(12..13, LossReason::Expired, "a/c"), WallMs(1));
+        assert!(!merge(&mut old, &other, true), "a reason is never blurred");
+    }
+}

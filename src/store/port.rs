@@ -1,0 +1,68 @@
+//! The log as one uplink sees it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{oneshot, watch};
+
+use super::Inner;
+use super::drain::{Chunk, Drain, DrainError, Ledger};
+use super::loss::Facts;
+use super::writer::Job;
+use crate::message::{LossReason, LossRecord};
+
+/// One uplink's end of the log. After the uplink left the configuration it is empty.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub(super) inner: Arc<Inner>,
+    pub(super) uplink: String,
+}
+
+#[async_trait]
+impl Drain for Port {
+    fn head(&self) -> watch::Receiver<u64> {
+        self.inner.shared.stored.subscribe()
+    }
+
+    fn pending(&self) -> Vec<Range<u64>> {
+        self.inner.shared.state().pending(&self.uplink)
+    }
+
+    async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Read(range, max, reply), answer).await?
+    }
+
+    fn delivered(&self, range: Range<u64>) {
+        self.inner.shared.state().deliver(&self.uplink, range);
+        self.inner.wake();
+    }
+
+    fn reject(&self, range: Range<u64>, reason: LossReason) {
+        {
+            let mut state = self.inner.shared.state();
+            let range = range.start..range.end.min(state.stored);
+            state.lose_for(&self.uplink, range, reason, false, |_| Facts::default(), true);
+        }
+        self.inner.wake();
+    }
+
+    async fn losses(&self, max: usize) -> Result<Vec<(u64, LossRecord)>, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Losses(self.uplink.clone(), max, reply), answer).await?
+    }
+
+    fn loss_delivered(&self, handle: u64) {
+        {
+            let mut state = self.inner.shared.state();
+            state.losses_done.insert(handle);
+            state.dirty_since.get_or_insert_with(super::state::Tick::now);
+        }
+        self.inner.wake();
+    }
+
+    fn ledger(&self) -> Ledger {
+        self.inner.shared.state().ledger(&self.uplink)
+    }
+}

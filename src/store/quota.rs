@@ -1,0 +1,118 @@
+//! How much must go. Pure.
+//!
+//! `max_size` is the budget of database and WAL together. `min_free` is disk that the log does not grow
+//! into: below it new blocks only take the room of old ones. (Somebody else's full disk is no reason to
+//! throw the whole backlog away.)
+
+use std::time::Duration;
+
+use crate::config::model;
+use crate::message::WallMs;
+
+/// The user's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Database and WAL, bytes.
+    pub max_size: u64,
+    /// Older readings go.
+    pub max_age: Duration,
+    /// Free disk that is never touched, bytes.
+    pub min_free: u64,
+    /// Longest wait of a reading for its commit.
+    pub commit_interval: Duration,
+}
+
+impl From<&model::Store> for Limits {
+    fn from(config: &model::Store) -> Self {
+        Self {
+            max_size: config.max_size.0,
+            max_age: config.max_age.0,
+            min_free: config.min_free.0,
+            commit_interval: config.commit_interval.0,
+        }
+    }
+}
+
+impl Limits {
+    /// Bytes the WAL may have before it is written back: an eighth of the budget, 64 KiB to 4 MiB.
+    #[must_use]
+    pub fn wal(&self) -> u64 {
+        (self.max_size / 8).clamp(64 << 10, 4 << 20)
+    }
+
+    /// Bytes that go at once, so that not every commit has to drop: 1/64 of the budget.
+    #[must_use]
+    pub fn stride(&self) -> u64 {
+        self.max_size / 64
+    }
+}
+
+/// What is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Size of the database file, bytes.
+    pub file: u64,
+    /// Of it, room that new blocks may take.
+    pub reusable: u64,
+    /// Free disk; `None` if it cannot be known.
+    pub free: Option<u64>,
+}
+
+/// Room to keep for new blocks below `min_free`, bytes.
+const ROOM: u64 = 256 << 10;
+
+/// Bytes of the oldest blocks that must go now; 0 for none.
+#[must_use]
+pub fn excess(usage: Usage, limits: &Limits) -> u64 {
+    let used = usage.file.saturating_sub(usage.reusable);
+    let budget = limits.max_size.saturating_sub(limits.wal());
+    let over = if used > budget { used - budget + limits.stride() } else { 0 };
+    let squeezed = usage.free.is_some_and(|free| free < limits.min_free);
+    let tight = if squeezed && usage.reusable < ROOM / 2 { ROOM - usage.reusable } else { 0 };
+    over.max(tight)
+}
+
+/// Whether what was last taken at `newest` is over age. Only with a clock that is believed on both ends:
+/// a clock that is set for the first time makes nothing old.
+#[must_use]
+pub fn expired(newest: (WallMs, bool), now: (WallMs, bool), limits: &Limits) -> bool {
+    let age = i64::try_from(limits.max_age.as_millis()).unwrap_or(i64::MAX);
+    newest.1 && now.1 && now.0.0.saturating_sub(newest.0.0) > age
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        max_size: 64 << 20,
+        max_age: Duration::from_secs(3600),
+        min_free: 1 << 30,
+        commit_interval: Duration::from_millis(500),
+    };
+
+    #[test]
+    fn the_budget_holds_with_the_wal_in_it() {
+        let usage = |file, reusable| Usage { file, reusable, free: Some(2 << 30) };
+        assert_eq!(excess(usage(60 << 20, 0), &LIMITS), 0);
+        assert_eq!(excess(usage(61 << 20, 0), &LIMITS), 2 << 20);
+        assert_eq!(excess(usage(61 << 20, 1 << 20), &LIMITS), 0, "what may be used again is not used");
+    }
+
+    #[test]
+    fn below_min_free_the_log_lives_on_its_own_room() {
+        let usage = |reusable| Usage { file: 30 << 20, reusable, free: Some(1 << 20) };
+        assert_eq!(excess(usage(0), &LIMITS), ROOM);
+        assert_eq!(excess(usage(ROOM), &LIMITS), 0);
+        assert_eq!(excess(Usage { free: None, ..usage(0) }, &LIMITS), 0);
+    }
+
+    #[test]
+    fn only_believed_times_grow_old() {
+        let now = (WallMs(10_000_000), true);
+        assert!(expired((WallMs(1), true), now, &LIMITS));
+        assert!(!expired((WallMs(1), false), now, &LIMITS));
+        assert!(!expired((WallMs(1), true), (now.0, false), &LIMITS));
+        assert!(!expired((WallMs(9_000_000), true), now, &LIMITS));
+    }
+}

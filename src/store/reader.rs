@@ -1,0 +1,112 @@
+//! Reading back: ranges of the line as records, and what is damaged declared.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::block::{self, Block};
+use super::drain::Chunk;
+use super::log::Trouble;
+use super::loss::Facts;
+use super::writer::Writer;
+use crate::bounds;
+use crate::message::{Id, LossReason};
+
+/// Unpacked blocks kept for the next question: two lanes of two uplinks. 4 × 300 KiB.
+const CACHED: usize = 4;
+
+/// The blocks read last.
+#[derive(Debug, Default)]
+pub(super) struct Cache(VecDeque<Arc<Block>>);
+
+impl Cache {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn get(&self, at: u64) -> Option<Arc<Block>> {
+        self.0.iter().find(|b| b.range().contains(&at)).cloned()
+    }
+
+    fn put(&mut self, block: Arc<Block>) {
+        if self.0.len() >= CACHED {
+            self.0.pop_front();
+        }
+        self.0.push_back(block);
+    }
+}
+
+impl Writer {
+    /// Records with numbers in `range`, at most `most`. What is damaged is declared on the way.
+    pub(super) fn read(&mut self, range: Range<u64>, most: usize) -> Result<Chunk, Trouble> {
+        self.observe_clock();
+        let most = most.clamp(1, bounds::STORE_READ);
+        let (parts, end) = {
+            let state = self.shared.state();
+            let end = range.end.min(state.stored).max(range.start);
+            (state.present.overlap(range.start..end), end)
+        };
+        let mut records = Vec::new();
+        for part in parts {
+            let mut at = part.start;
+            while at < part.end {
+                if records.len() >= most {
+                    return Ok(Chunk { records, next: at });
+                }
+                let Some(block) = self.block_at(at)? else {
+                    let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+                    let next = log.first_after(at)?.unwrap_or(u64::MAX);
+                    let present = self.shared.state().present.overlap(at..next);
+                    let bad = present.first().map_or(at..part.end, |r| at..r.end);
+                    at = bad.end;
+                    self.corrupt(bad);
+                    continue;
+                };
+                let until = block.range().end.min(part.end).min(at + (most - records.len()) as u64);
+                let state = self.shared.state();
+                let skip = usize::try_from(at - block.head.first).unwrap_or(usize::MAX);
+                for (seq, reading) in (at..until).zip(block.readings.iter().skip(skip)) {
+                    let id = Id { epoch: block.head.epoch, seq };
+                    let otherwise = (block.head.offset, block.head.synced);
+                    records.push(state.record(id, reading, block.head.boot, otherwise));
+                }
+                at = until;
+            }
+        }
+        Ok(Chunk { records, next: end })
+    }
+
+    /// The whole block that holds `at`; `None` if it is damaged or not there.
+    pub(super) fn block_at(&mut self, at: u64) -> Result<Option<Arc<Block>>, Trouble> {
+        if let Some(block) = self.cache.get(at) {
+            return Ok(Some(block));
+        }
+        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+        let Some((first, data)) = log.block_before(at)? else { return Ok(None) };
+        match block::decode(&data) {
+            Ok(block) if block.head.first == first => {
+                if !block.range().contains(&at) {
+                    return Ok(None);
+                }
+                let block = Arc::new(block);
+                self.cache.put(Arc::clone(&block));
+                Ok(Some(block))
+            }
+            Ok(_) => Ok(None),
+            Err(damage) => {
+                tracing::error!(first, %damage, "a stored block is damaged");
+                Ok(None)
+            }
+        }
+    }
+
+    /// These numbers cannot be read any more: declared, and removed with the next commit.
+    pub(super) fn corrupt(&mut self, range: Range<u64>) {
+        let mut state = self.shared.state();
+        let lost = state.present.remove(range.clone());
+        state.figures.dropped += lost;
+        state.lose(range.clone(), LossReason::Corrupt, false, &Facts::default());
+        drop(state);
+        self.doomed.insert(range);
+    }
+}

@@ -1,0 +1,362 @@
+//! Opening the data directory: what is there, what is missing, who is owed what.
+//!
+//! Promises: nothing found in the directory makes it fail, except a database of a later version (which is
+//! left alone). What cannot be used is set aside under a name that the status shows.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+use super::account::Account;
+use super::commands::Commands;
+use super::epochs::{Epochs, Start};
+use super::identity::{self, DATABASE, Head, HeadFile, Mark};
+use super::last::{self, Latest};
+use super::log::{Log, Trouble};
+use super::loss::Facts;
+use super::ranges::RangeSet;
+use super::recovery::{Found, Line, Verdict, judge};
+use super::state::State;
+use super::times::Boot;
+use crate::clock::Clock;
+use crate::message::{Epoch, LossReason};
+
+/// Uplinks that are not in the configuration keep their position this long, ms.
+const PARKED_MS: i64 = 30 * 86_400_000;
+
+/// Why the directory cannot be used now.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// Another process has it.
+    #[error("another fieldgate uses this directory")]
+    InUse,
+    /// Made by a later version.
+    #[error(
+        "the database has schema {0}, made by a later version; install that version again, or move the directory away"
+    )]
+    Newer(i64),
+    /// Try again later.
+    #[error("{0}")]
+    Disk(String),
+}
+
+impl From<std::io::Error> for Refused {
+    fn from(e: std::io::Error) -> Self {
+        if e.kind() == std::io::ErrorKind::WouldBlock { Self::InUse } else { Self::Disk(e.to_string()) }
+    }
+}
+
+impl From<Trouble> for Refused {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Newer(n) => Self::Newer(n),
+            Trouble::Damaged(why) | Trouble::Disk(why) => Self::Disk(why),
+        }
+    }
+}
+
+/// What was found on disk.
+#[derive(Debug)]
+pub struct Disk {
+    /// The open database.
+    pub log: Log,
+    /// Held for the life of the store.
+    pub lock: File,
+    /// What the database says of the line, if it says anything.
+    pub line: Option<Line>,
+    /// Name under which a damaged database was set aside just now.
+    pub set_aside: Option<String>,
+    /// Numbers for which there are blocks.
+    pub present: RangeSet,
+    /// The latest values of the last life.
+    pub latest: Latest,
+    verdict: Verdict,
+    mark: Option<Mark>,
+    accounts: BTreeMap<String, Account>,
+    epochs: Epochs,
+    boots: Vec<Boot>,
+    commands: Commands,
+}
+
+/// Takes the directory and reads everything that a new life needs to know.
+///
+/// # Errors
+/// Sorted by what to do next.
+pub fn look(dir: &Path, clock: &dyn Clock) -> Result<Disk, Refused> {
+    std::fs::create_dir_all(dir)?;
+    let lock = identity::lock(dir)?;
+    let head: Option<Head> = HeadFile::read(dir);
+    let mark = identity::read_mark(dir);
+    let (log, set_aside) = open_or_set_aside(dir)?;
+    match Loaded::from(&log) {
+        Ok(loaded) => Ok(loaded.judged(log, lock, set_aside, head, mark, clock)),
+        Err(Trouble::Damaged(why)) => {
+            tracing::error!(%why, "the database is damaged");
+            drop(log);
+            let bad = identity::set_aside(dir, DATABASE)?;
+            let log = Log::open(&identity::database(dir))?;
+            Ok(Loaded::default().judged(log, lock, Some(bad), head, mark, clock))
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Opens the database; a damaged one gets another name and a new one begins.
+///
+/// # Errors
+/// What is no damage.
+pub fn open_or_set_aside(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
+    let path = identity::database(dir);
+    match Log::open(&path) {
+        Ok(log) => Ok((log, None)),
+        Err(Trouble::Damaged(why)) => {
+            tracing::error!(%why, "the database cannot be used");
+            let bad = identity::set_aside(dir, DATABASE)?;
+            Ok((Log::open(&path)?, Some(bad)))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+#[derive(Default)]
+struct Loaded {
+    line: Option<Line>,
+    present: RangeSet,
+    accounts: BTreeMap<String, Account>,
+    epochs: Epochs,
+    boots: Vec<Boot>,
+    commands: Commands,
+    latest: Latest,
+}
+
+impl Loaded {
+    fn from(log: &Log) -> Result<Self, Trouble> {
+        let line: Option<Line> = log.state("line")?;
+        let present = match &line {
+            Some(line) => line.present.clone(),
+            None => log.scan()?.into_iter().collect(),
+        };
+        let mut accounts = BTreeMap::new();
+        for name in log.keys("uplink:")? {
+            let account: Option<Account> = log.state(&format!("uplink:{name}"))?;
+            if let Some(account) = account.filter(Account::balances) {
+                accounts.insert(name, account);
+            }
+        }
+        let latest = log.last()?.as_deref().and_then(last::unpack);
+        let (mut latest, upto) = latest.unwrap_or_default();
+        let boots: Vec<Boot> = log.state("boots")?.unwrap_or_default();
+        newest_values(log, &present, &boots, upto, &mut latest)?;
+        Ok(Self {
+            line,
+            present,
+            accounts,
+            epochs: log.state("epochs")?.unwrap_or_default(),
+            boots,
+            commands: Commands::from_rows(log.commands()?),
+            latest,
+        })
+    }
+
+    fn judged(
+        self,
+        log: Log,
+        lock: File,
+        set_aside: Option<String>,
+        head: Option<Head>,
+        mark: Option<Mark>,
+        clock: &dyn Clock,
+    ) -> Disk {
+        let after_scan;
+        let line = match &self.line {
+            None if !self.present.is_empty() => {
+                // The blocks are there, what was said of them is not: everything else is a witness less.
+                let next = self.present.end().unwrap_or(1);
+                let epoch = self.epochs.of(next);
+                after_scan = Line {
+                    commit: 0,
+                    epoch: [epoch.start, epoch.random],
+                    next,
+                    present: self.present.clone(),
+                    bound: 0,
+                    clean: false,
+                    head_file: true,
+                    next_loss: u64::from(u32::MAX),
+                };
+                Some(&after_scan)
+            }
+            line => line.as_ref(),
+        };
+        let verdict = judge(&Found {
+            line,
+            damaged: set_aside.is_some(),
+            head: head.as_ref(),
+            mark: mark.as_ref(),
+            boot_id: clock.boot_id(),
+        });
+        let line = line.cloned();
+        Disk {
+            log,
+            lock,
+            line,
+            set_aside,
+            present: self.present,
+            latest: self.latest,
+            verdict,
+            mark,
+            accounts: self.accounts,
+            epochs: self.epochs,
+            boots: self.boots,
+            commands: self.commands,
+        }
+    }
+}
+
+/// Blocks looked through at a start for values newer than the packed ones. 32 × 0.3 ms = 10 ms.
+const NEWEST_BLOCKS: usize = 32;
+
+fn newest_values(
+    log: &Log,
+    present: &RangeSet,
+    boots: &[Boot],
+    upto: u64,
+    latest: &mut Latest,
+) -> Result<(), Trouble> {
+    let mut at = present.end().unwrap_or(0);
+    for _ in 0..NEWEST_BLOCKS {
+        let Some((first, data)) = log.block_before(at.saturating_sub(1))? else { break };
+        if first >= at {
+            break;
+        }
+        at = first;
+        let Ok(block) = super::block::decode(&data) else { continue };
+        if block.range().end <= upto {
+            break;
+        }
+        let boot = boots.iter().find(|b| b.n == block.head.boot);
+        for (seq, reading) in block.range().zip(&block.readings) {
+            let head = &block.head;
+            let (ts, _) = boot.map_or_else(
+                || (crate::message::WallMs(reading.at.0.cast_signed().saturating_add(head.offset)), false),
+                |b| b.place(reading.at),
+            );
+            let id = crate::message::Id { epoch: head.epoch, seq };
+            if latest.get(&reading.point).is_none_or(|old| old.id.seq < seq) {
+                let record = crate::message::Record {
+                    id,
+                    ts,
+                    point: reading.point.clone(),
+                    value: reading.value().cloned(),
+                    quality: reading.quality(),
+                };
+                latest.insert(reading.point.clone(), record);
+            }
+        }
+        if first == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Disk {
+    /// Puts what the disk knows under the state in RAM. What was taken before the disk was there moves to
+    /// its place on the line.
+    pub fn adopt_into(&self, state: &mut State, random: u32, clock: &dyn Clock) {
+        let next = self.verdict.next;
+        let moved = next - 1;
+        let earlier = std::mem::take(&mut state.accounts);
+        let drafts = std::mem::take(&mut state.drafts);
+        state.present = self.present.clone();
+        state.next += moved;
+        state.stored = next;
+        let ring = state.ring_range().start;
+        state.hand = ring..ring;
+        state.bound = state.bound.max(self.line.as_ref().map_or(0, |l| l.bound));
+        state.epoch = Epoch { start: self.verdict.start, random };
+        state.commands = self.commands.clone();
+        self.adopt_boots(state, clock);
+
+        let uplinks: Vec<String> = earlier.keys().cloned().collect();
+        let marked = self.mark.as_ref().filter(|_| self.verdict.rolled_back);
+        let mut known = self.accounts.clone();
+        if let Some(mark) = marked {
+            known.extend(mark.accounts.clone().into_iter().filter(|(_, a)| a.balances()));
+        }
+        // With nothing known of any account, everything that is gone may have been owed.
+        let unknown = self.verdict.rolled_back && known.is_empty();
+        let oldest = self.present.iter().next_back().map_or(next, |r| r.start);
+        let oldest = if unknown { 1 } else { oldest };
+        let now = clock.wall();
+        state.accounts = uplinks
+            .iter()
+            .map(|n| (n.clone(), known.remove(n).unwrap_or_else(|| Account::new(oldest))))
+            .collect();
+        state.parked = known
+            .into_iter()
+            .map(|(name, mut account)| {
+                account.parked.get_or_insert(now.0);
+                (name, account)
+            })
+            .filter(|(_, a)| !clock.synced() || a.parked.is_some_and(|since| now.0 - since < PARKED_MS))
+            .collect();
+
+        let passed = state.accounts.values().map(Account::passed);
+        let needed = passed.chain(self.present.first()).min().unwrap_or(next);
+        state.epochs = self.epochs.clone();
+        let newest = self.verdict.gaps.iter().find_map(|g| g.epoch);
+        if let (true, Some(epoch)) = (state.epochs.0.is_empty(), newest) {
+            state.epochs.0.push(Start { first: 1, epoch, boot: 0 });
+        }
+        let epoch = [state.epoch.start, state.epoch.random];
+        state.epochs.begin(Start { first: next, epoch, boot: state.boot }, needed);
+        let used: Vec<u32> = state.epochs.0.iter().map(|s| s.boot).chain([state.boot]).collect();
+        state.boots.retain(|n, _| used.contains(n));
+
+        for account in state.accounts.values_mut() {
+            account.parked = None;
+        }
+        // What overflowed before the disk was there.
+        for draft in drafts {
+            let range = draft.range.start + moved..draft.range.end + moved;
+            state.lose_for(&draft.uplink, range, draft.reason, draft.bound, |_| draft.facts.clone(), false);
+        }
+        self.declare(state, &uplinks);
+        state.dirty_since.get_or_insert_with(super::state::Tick::now);
+    }
+
+    fn adopt_boots(&self, state: &mut State, clock: &dyn Clock) {
+        let mut boots: BTreeMap<u32, Boot> = self.boots.iter().map(|b| (b.n, b.clone())).collect();
+        let known = boots.values().find(|b| b.id == clock.boot_id()).map(|b| b.n);
+        let fresh = boots.keys().next_back().map_or(1, |n| n.saturating_add(1));
+        let n = known.unwrap_or(fresh);
+        let boot =
+            boots.entry(n).or_insert_with(|| Boot::new(n, clock.boot_id(), clock.boot(), clock.wall()));
+        boot.observe(clock.boot(), clock.wall(), clock.synced());
+        state.boots = boots;
+        state.boot = n;
+    }
+
+    /// Every number that an account is owed and that is not there, with the reason that is known for it.
+    fn declare(&self, state: &mut State, uplinks: &[String]) {
+        for name in uplinks {
+            for gap in &self.verdict.gaps {
+                let there = &self.present;
+                for part in there.missing(gap.range.clone()) {
+                    state.lose_for(name, part, gap.reason, gap.bound, |_| Facts::default(), false);
+                }
+            }
+            let was_parked = self.accounts.get(name).is_some_and(|a| a.parked.is_some());
+            let reason = if was_parked {
+                LossReason::Purged
+            } else if self.set_aside.is_some() {
+                LossReason::Corrupt
+            } else if self.verdict.rolled_back {
+                LossReason::Rollback
+            } else {
+                LossReason::Corrupt
+            };
+            state.complete(name, reason);
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! What the store's thread and everybody else share: the line of numbers, the ring of readings that are
+//! not yet in a commit, the accounts.
+//!
+//! Behind one lock that is held for arithmetic only, never over a system call or an await. Every method
+//! leaves the ledger balanced.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+
+use driver_api::{Quality, Reason, Value};
+
+use super::account::Account;
+use super::block;
+use super::commands::Commands;
+use super::drain::Ledger;
+use super::epochs::Epochs;
+use super::loss::{self, Draft, Facts};
+use super::quota::Limits;
+use super::ranges::{RangeSet, count};
+use super::times::Boot;
+use crate::bounds;
+use crate::message::{BootMs, Epoch, Id, LossReason, Reading, Record, WallMs};
+
+/// Time for deadlines inside the store.
+#[expect(clippy::disallowed_types, reason = "deadlines of a plain thread: paused test time does not apply")]
+pub type Tick = std::time::Instant;
+
+/// How the store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Readings become durable.
+    Ok,
+    /// The disk is out of order since; readings are kept in RAM.
+    Fault(String),
+    /// Closed in order.
+    Closed,
+}
+
+/// Figures for the status.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    /// Commits since the start.
+    pub commits: u64,
+    /// Duration of the last commits, ms.
+    pub commit_ms: VecDeque<f64>,
+    /// Bytes written by the database, about.
+    pub bytes_written: u64,
+    /// Size of the database and WAL, bytes.
+    pub bytes: u64,
+    /// Bytes that blocks use.
+    pub used: u64,
+    /// Readings dropped by limits and overflow since the start.
+    pub dropped: u64,
+    /// Readings taken since the start.
+    pub taken: u64,
+    /// Head file writes that failed.
+    pub head_failures: u64,
+    /// Databases that were set aside.
+    pub set_aside: Vec<String>,
+}
+
+/// A moment of a boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    /// The numbers of the block it was learned from.
+    pub range: Range<u64>,
+    /// Its boot.
+    pub boot: u32,
+    /// Boot time of its first reading.
+    pub at: BootMs,
+}
+
+/// The shared state.
+#[derive(Debug)]
+pub struct State {
+    /// The epoch of what is taken now.
+    pub epoch: Epoch,
+    /// The next number.
+    pub next: u64,
+    /// One past the highest durable number.
+    pub stored: u64,
+    /// What the writer has in hand for the commit that is going on.
+    pub hand: Range<u64>,
+    /// What comes after that, up to `next`.
+    pub ring: VecDeque<Reading>,
+    ring_text: usize,
+    /// Since when the ring has something.
+    pub ring_since: Option<Tick>,
+    /// Numbers for which there are durable blocks.
+    pub present: RangeSet,
+    /// The uplinks of the configuration.
+    pub accounts: BTreeMap<String, Account>,
+    /// Uplinks that left it.
+    pub parked: BTreeMap<String, Account>,
+    /// The epochs.
+    pub epochs: Epochs,
+    /// The boots by number.
+    pub boots: BTreeMap<u32, Boot>,
+    /// Number of the present boot.
+    pub boot: u32,
+    /// Declared and not yet written down.
+    pub drafts: Vec<Draft>,
+    /// Loss records that were acknowledged and are still in the database.
+    pub losses_done: BTreeSet<u64>,
+    /// Since when something other than readings waits to be written.
+    pub dirty_since: Option<Tick>,
+    /// Recent commands.
+    pub commands: Commands,
+    /// The user's limits.
+    pub limits: Limits,
+    /// Most readings ever between taking and commit.
+    pub bound: u64,
+    /// What the database knows of that, rounded up: what a power cut now would declare.
+    pub bound_saved: u64,
+    /// How the store is.
+    pub phase: Phase,
+    /// Oldest stored reading of each uplink, and of all under `""`.
+    pub oldest: BTreeMap<String, Moment>,
+    /// Figures for the status.
+    pub figures: Figures,
+}
+
+impl State {
+    /// A line that begins at 1 in RAM; what the disk knows is adopted later.
+    #[must_use]
+    pub fn new(epoch: Epoch, limits: Limits, uplinks: &[String], boot: Boot) -> Self {
+        Self {
+            epoch,
+            next: 1,
+            stored: 1,
+            hand: 1..1,
+            ring: VecDeque::new(),
+            ring_text: 0,
+            ring_since: None,
+            present: RangeSet::default(),
+            accounts: uplinks.iter().map(|u| (u.clone(), Account::new(1))).collect(),
+            parked: BTreeMap::new(),
+            epochs: Epochs::default(),
+            boot: boot.n,
+            boots: [(boot.n, boot)].into(),
+            drafts: Vec::new(),
+            losses_done: BTreeSet::new(),
+            dirty_since: None,
+            commands: Commands::default(),
+            limits,
+            bound: bounds::STORE_POWER_CUT,
+            bound_saved: 0,
+            phase: Phase::Ok,
+            oldest: BTreeMap::new(),
+            figures: Figures::default(),
+        }
+    }
+
+    /// The numbers of the ring.
+    #[must_use]
+    pub fn ring_range(&self) -> Range<u64> {
+        self.next - self.ring.len() as u64..self.next
+    }
+
+    /// Numbers the readings and puts them into the ring; what overflows is declared. Returns the first id
+    /// and whether the writer should be woken.
+    pub fn take(&mut self, readings: Vec<Reading>, now: Tick) -> (Id, bool) {
+        let id = Id { epoch: self.epoch, seq: self.next };
+        let n = readings.len();
+        if n == 0 {
+            return (id, false);
+        }
+        let wake = self.ring.is_empty()
+            || (self.ring.len() < bounds::STORE_GROUP && self.ring.len() + n >= bounds::STORE_GROUP)
+            || (self.bound <= self.bound_saved && self.next - self.stored + n as u64 > self.bound_saved);
+        for reading in readings {
+            let reading = shorten(reading);
+            self.ring_text += block::text_len(&reading);
+            self.ring.push_back(reading);
+        }
+        self.next += n as u64;
+        self.figures.taken += n as u64;
+        self.ring_since.get_or_insert(now);
+        self.overflow();
+        self.bound = self.bound.max(self.next - self.stored).min(most_unstored());
+        (id, wake)
+    }
+
+    fn overflow(&mut self) {
+        let from = self.ring_range().start;
+        let mut gone = Vec::new();
+        while self.ring.len() > bounds::STORE_RING || self.ring_text > bounds::STORE_RING_TEXT {
+            let Some(reading) = self.ring.pop_front() else { break };
+            self.ring_text -= block::text_len(&reading);
+            let (ts, _) = self.place(self.boot, reading.at).unwrap_or_default();
+            gone.push((reading.point.path(), ts));
+        }
+        if !gone.is_empty() {
+            let range = from..from + gone.len() as u64;
+            self.figures.dropped += gone.len() as u64;
+            self.lose(range, LossReason::QueueFull, false, &Facts::of(gone));
+        }
+    }
+
+    /// Takes at most a group out of the ring, into the writer's hands.
+    pub fn grab(&mut self) -> Vec<Reading> {
+        let n = self.ring.len().min(bounds::STORE_GROUP);
+        let first = self.ring_range().start;
+        let group: Vec<Reading> = self.ring.drain(..n).collect();
+        self.ring_text -= group.iter().map(block::text_len).sum::<usize>();
+        self.hand = first..first + n as u64;
+        if self.ring.is_empty() {
+            self.ring_since = None;
+        }
+        group
+    }
+
+    /// Declares a range lost for every uplink that had not settled it.
+    pub fn lose(&mut self, range: Range<u64>, reason: LossReason, bound: bool, facts: &Facts) {
+        let names: Vec<String> = self.accounts.keys().cloned().collect();
+        for uplink in names {
+            self.lose_for(&uplink, range.clone(), reason, bound, |_| facts.clone(), false);
+        }
+    }
+
+    /// Declares a range lost for one uplink; `facts` is asked for each part that was not settled.
+    pub fn lose_for(
+        &mut self,
+        uplink: &str,
+        range: Range<u64>,
+        reason: LossReason,
+        bound: bool,
+        mut facts: impl FnMut(&Range<u64>) -> Facts,
+        look_up: bool,
+    ) {
+        let Some(account) = self.accounts.get_mut(uplink) else { return };
+        for part in account.lose(range) {
+            let facts = facts(&part);
+            for (range, epoch) in self.epochs.split(part) {
+                let facts = facts.clone();
+                let uplink = uplink.to_owned();
+                loss::push(&mut self.drafts, Draft { uplink, reason, bound, epoch, range, facts, look_up });
+            }
+            self.dirty_since.get_or_insert_with(Tick::now);
+        }
+    }
+
+    /// The upstream broker acknowledged these.
+    pub fn deliver(&mut self, uplink: &str, range: Range<u64>) {
+        let end = self.stored;
+        if let Some(account) = self.accounts.get_mut(uplink)
+            && account.deliver(range, end) > 0
+        {
+            account.bound_islands(&self.present);
+            self.dirty_since.get_or_insert_with(Tick::now);
+        }
+    }
+
+    /// Durable and not settled.
+    #[must_use]
+    pub fn pending(&self, uplink: &str) -> Vec<Range<u64>> {
+        let Some(account) = self.accounts.get(uplink) else { return Vec::new() };
+        self.present.iter().flat_map(|r| account.open(r)).collect()
+    }
+
+    /// The account of an uplink at this instant.
+    #[must_use]
+    pub fn ledger(&self, uplink: &str) -> Ledger {
+        let Some(account) = self.accounts.get(uplink) else { return Ledger::default() };
+        let pending = self.pending(uplink);
+        let durable = count(&pending);
+        let in_ram = count(&account.open(self.hand.clone())) + count(&account.open(self.ring_range()));
+        let ledger = Ledger {
+            taken: self.next - account.first,
+            delivered: account.delivered,
+            queued: durable + in_ram,
+            lost: account.lost,
+            queued_bytes: match self.present.len() {
+                0 => 0,
+                n => u64::try_from(u128::from(self.figures.used) * u128::from(durable) / u128::from(n))
+                    .unwrap_or(u64::MAX),
+            },
+            oldest: self.oldest_of(uplink, pending.first().map(|r| r.start)),
+        };
+        debug_assert_eq!(ledger.taken, ledger.delivered + ledger.queued + ledger.lost, "{self:?}");
+        ledger
+    }
+
+    /// When the oldest reading from `first` on was taken: as the last commit saw it, or from the ring.
+    pub(super) fn oldest_of(&self, name: &str, first: Option<u64>) -> Option<WallMs> {
+        let stored = first.and_then(|_| self.oldest.get(name)).and_then(|m| self.place(m.boot, m.at));
+        let in_ram = || self.place(self.boot, self.ring.front()?.at);
+        stored.or_else(in_ram).map(|(ts, _)| ts)
+    }
+
+    /// Wall time of a moment, and whether it is to be believed; `None` if the boot is not known.
+    #[must_use]
+    pub fn place(&self, boot: u32, at: BootMs) -> Option<(WallMs, bool)> {
+        self.boots.get(&boot).map(|b| b.place(at))
+    }
+
+    /// Changes who is owed what. A new uplink begins with the oldest reading of the last stretch without
+    /// holes; one that left keeps its position for a while but holds no blocks.
+    pub fn set_uplinks(&mut self, uplinks: &[String], now: WallMs) {
+        let gone: Vec<String> = self.accounts.keys().filter(|n| !uplinks.contains(n)).cloned().collect();
+        for name in gone {
+            if let Some(mut account) = self.accounts.remove(&name) {
+                account.parked = Some(now.0);
+                self.parked.insert(name, account);
+            }
+        }
+        for name in uplinks {
+            if self.accounts.contains_key(name) {
+                continue;
+            }
+            let start = self.present.iter().next_back().map_or(self.ring_or_hand(), |r| r.start);
+            let mut account = self.parked.remove(name).unwrap_or_else(|| Account::new(start));
+            account.parked = None;
+            self.accounts.insert(name.clone(), account);
+            self.complete(name, LossReason::Purged);
+        }
+        while self.parked.len() > bounds::STORE_PARKED {
+            let Some(name) = self.parked.iter().min_by_key(|(_, a)| a.parked).map(|(name, _)| name.clone())
+            else {
+                break;
+            };
+            self.parked.remove(&name);
+        }
+        self.dirty_since.get_or_insert_with(Tick::now);
+    }
+
+    fn ring_or_hand(&self) -> u64 {
+        if self.hand.is_empty() { self.ring_range().start } else { self.hand.start }
+    }
+
+    /// Declares what an account is owed and nobody has any more.
+    pub fn complete(&mut self, uplink: &str, reason: LossReason) {
+        let mut there = self.present.clone();
+        there.insert(self.hand.clone());
+        there.insert(self.ring_range());
+        let Some(account) = self.accounts.get(uplink) else { return };
+        for part in there.missing(account.first..self.next) {
+            self.lose_for(uplink, part, reason, false, |_| Facts::default(), false);
+        }
+    }
+
+    /// A reading as the uplinks see it.
+    #[must_use]
+    pub fn record(&self, id: Id, reading: &Reading, boot: u32, otherwise: (i64, bool)) -> Record {
+        let unknown = || (WallMs(reading.at.0.cast_signed().saturating_add(otherwise.0)), otherwise.1);
+        let (ts, believed) = self.place(boot, reading.at).unwrap_or_else(unknown);
+        let quality = match reading.quality() {
+            Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
+            quality => quality,
+        };
+        Record { id, ts, point: reading.point.clone(), value: reading.value().cloned(), quality }
+    }
+}
+
+/// Everything that can be between taking and commit.
+fn most_unstored() -> u64 {
+    (bounds::STORE_RING + bounds::STORE_GROUP) as u64
+}
+
+fn shorten(reading: Reading) -> Reading {
+    match reading.value() {
+        Some(Value::Text(text)) if text.len() > bounds::STORE_TEXT => {
+            Reading::bad(reading.point.clone(), reading.at, Reason::Parse)
+        }
+        _ => reading,
+    }
+}

@@ -1,0 +1,75 @@
+//! The store's figures, as contract §3 names them.
+
+use serde::Serialize;
+
+use super::state::{Phase, State};
+
+/// How the store is; flat, for the status topic and `/metrics`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StoreStatus {
+    /// `ok`, `fault`, `closed` or `ended`.
+    pub state: &'static str,
+    /// What is wrong, if something is.
+    pub last_error: Option<String>,
+    /// Size of the database file, bytes.
+    pub bytes: u64,
+    /// Readings stored and not yet passed by all uplinks.
+    pub readings: u64,
+    /// Readings in RAM on their way to the disk.
+    pub readings_in_ram: u64,
+    /// Time of the oldest stored reading, RFC 3339.
+    pub oldest_ts: Option<String>,
+    /// Highest durable number; 0 for none.
+    pub stored_seq: u64,
+    /// The number the next reading gets.
+    pub next_seq: u64,
+    /// The epoch.
+    pub epoch: String,
+    /// The most that a power cut at this moment would take, in readings.
+    pub power_cut_bound: u64,
+    /// Readings dropped by limits, overflow or damage since the start.
+    pub dropped: u64,
+    /// Commits since the start.
+    pub commits: u64,
+    /// 99th percentile of the last 256 commits' duration, ms.
+    pub fsync_ms_p99: f64,
+    /// Bytes the database wrote since the start, about.
+    pub bytes_written: u64,
+    /// Times the head file could not be written.
+    pub head_failures: u64,
+    /// Damaged databases in the directory.
+    pub set_aside: Vec<String>,
+}
+
+impl StoreStatus {
+    pub(super) fn of(state: &State, ended: bool) -> Self {
+        let figures = &state.figures;
+        let mut durations: Vec<f64> = figures.commit_ms.iter().copied().collect();
+        durations.sort_by(f64::total_cmp);
+        let p99 = durations.get((durations.len() * 99).div_ceil(100).saturating_sub(1));
+        let (word, last_error) = match &state.phase {
+            Phase::Closed => ("closed", None),
+            _ if ended => ("ended", Some("the store's thread failed".to_owned())),
+            Phase::Ok => ("ok", None),
+            Phase::Fault(why) => ("fault", Some(why.clone())),
+        };
+        Self {
+            state: word,
+            last_error,
+            bytes: figures.bytes,
+            readings: state.present.len(),
+            readings_in_ram: state.ring.len() as u64 + (state.hand.end - state.hand.start),
+            oldest_ts: state.oldest_of("", state.present.first()).map(|ts| ts.to_string()),
+            stored_seq: state.stored - 1,
+            next_seq: state.next,
+            epoch: state.epoch.to_string(),
+            power_cut_bound: state.bound_saved,
+            dropped: figures.dropped,
+            commits: figures.commits,
+            fsync_ms_p99: p99.copied().unwrap_or(0.0),
+            bytes_written: figures.bytes_written,
+            head_failures: figures.head_failures,
+            set_aside: figures.set_aside.clone(),
+        }
+    }
+}

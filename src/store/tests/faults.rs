@@ -1,0 +1,285 @@
+//! Crashes, damage, roll-backs: what is lost is said, the rest is delivered.
+
+use std::path::Path;
+
+use super::*;
+use crate::message::LossReason;
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("creates");
+    for entry in std::fs::read_dir(from).expect("lists") {
+        let entry = entry.expect("reads");
+        if entry.file_name() != "lock" {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
+        }
+    }
+}
+
+fn told(records: &[LossRecord]) -> Vec<(LossReason, [u64; 2], bool)> {
+    records.iter().map(|r| (r.reason, r.seq, r.bound)).collect()
+}
+
+/// A store that commits only when it is told to.
+fn slow(dir: &Path, boot: &str) -> (Store, Recovery) {
+    let mut config = config(dir);
+    config.commit_interval = Span::s(3600);
+    Store::open(&config, &uplinks(&["cloud"]), TestClock::new(boot)).expect("opens")
+}
+
+#[tokio::test]
+async fn after_a_kill_what_was_not_yet_stored_is_declared_exactly() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = slow(dir.path(), "a");
+    let epoch = store.epoch();
+    store.take(readings(0..10));
+    store.flush().await.expect("flushes");
+    store.take(readings(10..15));
+    store.take(readings(15..17));
+    store.crash();
+    let (store, recovery) = slow(dir.path(), "a");
+    assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [11, 17], false)]);
+    assert_eq!(recovery.losses[0].epoch, epoch.to_string());
+    assert_eq!(store.take(readings(0..1)).first.seq, 18);
+    let drain = store.drain("cloud").expect("configured");
+    assert_eq!(drain.pending(), [1..11]);
+    let ledger = balanced(&*drain);
+    assert_eq!((ledger.taken, ledger.queued, ledger.lost), (18, 11, 7));
+    store.crash();
+    // The declaration itself survives, and is not repeated.
+    let (store, recovery) = slow(dir.path(), "a");
+    assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [18, 18], false)]);
+    let drain = store.drain("cloud").expect("configured");
+    assert_eq!(losses(&*drain).await.iter().map(|r| r.count).sum::<u64>(), 8);
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn after_a_power_cut_a_bound_is_declared_and_its_numbers_are_never_used() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = slow(dir.path(), "a");
+    store.take(readings(0..100));
+    store.flush().await.expect("flushes");
+    assert_eq!(store.status().power_cut_bound, 256);
+    store.take(readings(100..130));
+    store.crash();
+    // The power cut: another boot, and the page cache did not make it to the disk.
+    std::fs::remove_file(dir.path().join("head")).expect("removes");
+    let (store, recovery) = slow(dir.path(), "b");
+    assert_eq!(told(&recovery.losses), [(LossReason::PowerCut, [101, 356], true)]);
+    assert_eq!(store.take(readings(0..1)).first.seq, 357);
+    let ledger = balanced(&*store.drain("cloud").expect("configured"));
+    assert_eq!((ledger.queued, ledger.lost), (101, 256));
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_restored_backup_is_noticed_and_no_identity_is_repeated() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = slow(dir.path(), "a");
+    store.take(readings(0..10));
+    store.close().await.expect("closes");
+    let backup = std::fs::read(dir.path().join("fieldgate.db")).expect("reads");
+    let (store, _) = slow(dir.path(), "a");
+    let old = store.take(readings(10..40)).first;
+    store.flush().await.expect("flushes");
+    let drain = store.drain("cloud").expect("configured");
+    drain.delivered(1..31);
+    drop(drain);
+    store.close().await.expect("closes");
+    std::fs::write(dir.path().join("fieldgate.db"), backup).expect("writes");
+
+    let (store, recovery) = slow(dir.path(), "b");
+    // 1..31 was delivered, as the mark remembers; 31..41 is gone.
+    assert_eq!(told(&recovery.losses), [(LossReason::Rollback, [31, 40], true)]);
+    let new = store.take(readings(0..5)).first;
+    assert!(new.seq > 40 && new.epoch.start > old.epoch.start, "{new:?}");
+    balanced(&*store.drain("cloud").expect("configured"));
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_deleted_database_is_declared_and_polling_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for how in ["deleted", "garbage", "a directory"] {
+        let (store, _) = slow(dir.path(), "a");
+        let first = store.take(readings(0..50)).first.seq;
+        store.flush().await.expect("flushes");
+        store.drain("cloud").expect("configured").delivered(first..first + 20);
+        store.close().await.expect("closes");
+        let path = dir.path().join("fieldgate.db");
+        match how {
+            "deleted" => std::fs::remove_file(&path).expect("removes"),
+            "garbage" => std::fs::write(&path, [0xa5; 20_000]).expect("writes"),
+            _ => {
+                std::fs::remove_file(&path).expect("removes");
+                std::fs::create_dir(&path).expect("creates");
+            }
+        }
+        let (store, recovery) = slow(dir.path(), "a");
+        let reason = if how == "deleted" { LossReason::Rollback } else { LossReason::Corrupt };
+        assert_eq!(told(&recovery.losses), [(reason, [first + 20, first + 49], true)], "{how}");
+        let drain = store.drain("cloud").expect("configured");
+        assert_eq!(drain.pending(), []);
+        let ledger = balanced(&*drain);
+        assert_eq!(ledger.queued, 0);
+        drain.loss_delivered(1);
+        store.close().await.expect("closes");
+    }
+    let (store, recovery) = slow(dir.path(), "a");
+    assert_eq!(recovery.set_aside, ["fieldgate.db.bad-1", "fieldgate.db.bad-2"]);
+    assert_eq!(store.status().set_aside, recovery.set_aside);
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_copy_taken_in_the_middle_of_everything_opens_and_balances() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = open(dir.path(), "a");
+    let mut next = 0;
+    for round in 0..12 {
+        for _ in 0..20 {
+            store.take(readings(next..next + 50));
+            next += 50;
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+        store.drain("cloud").expect("configured").delivered(next / 2..next / 2 + 100);
+        let twin = dir.path().join(format!("copy-{round}"));
+        std::fs::create_dir(&twin).expect("creates");
+        for file in ["fieldgate.db", "fieldgate.db-wal", "mark", "head"] {
+            std::fs::copy(dir.path().join(file), twin.join(file)).expect("copies");
+        }
+        // The files are of slightly different moments, as after a power cut without order.
+        let (copy, recovery) = open(&twin, if round % 2 == 0 { "a" } else { "b" });
+        let drain = copy.drain("cloud").expect("configured");
+        let ledger = balanced(&*drain);
+        let records = read_all(&*drain, 4096).await;
+        assert_eq!(records.len() as u64, ledger.queued);
+        for record in &records {
+            let expected = driver_api::Value::Int(record.id.seq.cast_signed() - 1);
+            assert_eq!(record.value, Some(expected), "{:?}", record.id);
+        }
+        assert!(recovery.losses.iter().all(|l| l.count <= 1 + l.seq[1] - l.seq[0]));
+        copy.crash();
+    }
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_block_is_declared_and_the_rest_is_delivered() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = slow(dir.path(), "a");
+    for n in 0..10 {
+        store.take(readings(n * 100..n * 100 + 100));
+        store.flush().await.expect("flushes");
+    }
+    store.close().await.expect("closes");
+    let path = dir.path().join("fieldgate.db");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let blocks: Vec<usize> =
+        bytes.windows(4).enumerate().filter(|(_, w)| w == b"FGB1").map(|(n, _)| n).collect();
+    assert_eq!(blocks.len(), 10);
+    // Which of them is the one with 301..401 its own header says.
+    let hit = blocks
+        .iter()
+        .copied()
+        .find(|at| bytes[at + 8..at + 16] == 301u64.to_le_bytes())
+        .expect("the fourth block");
+    bytes[hit + 70] ^= 0x10;
+    std::fs::write(&path, bytes).expect("writes");
+
+    let (store, recovery) = slow(dir.path(), "a");
+    assert!(recovery.losses.is_empty());
+    let drain = store.drain("cloud").expect("configured");
+    let records = read_all(&*drain, 4096).await;
+    assert!(seqs(&records).into_iter().eq((1..301).chain(401..1001)));
+    assert_eq!(drain.pending(), [1..301, 401..1001]);
+    store.flush().await.expect("flushes");
+    assert_eq!(told(&losses(&*drain).await), [(LossReason::Corrupt, [301, 400], false)]);
+    assert_eq!(balanced(&*drain).lost, 100);
+    drop(drain);
+    store.close().await.expect("closes");
+    let (store, recovery) = slow(dir.path(), "a");
+    assert!(recovery.losses.is_empty(), "declared once");
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn any_flipped_bit_anywhere_gives_no_wrong_value_and_no_silent_gap() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let original = dir.path().join("original");
+    let (store, _) = slow(&original, "a");
+    for n in 0..8 {
+        store.take(readings(n * 50..n * 50 + 50));
+        store.flush().await.expect("flushes");
+    }
+    store.close().await.expect("closes");
+    let mut random = fastrand::Rng::with_seed(11);
+    for case in 0..60 {
+        let twin = dir.path().join(format!("case-{case}"));
+        copy(&original, &twin);
+        let path = twin.join("fieldgate.db");
+        let mut bytes = std::fs::read(&path).expect("reads");
+        let at = random.usize(..bytes.len());
+        bytes[at] ^= 1 << random.u8(..8);
+        std::fs::write(&path, bytes).expect("writes");
+        let (store, _) = open(&twin, "a");
+        let drain = store.drain("cloud").expect("configured");
+        // A database that turns out to be damaged while it is read is set aside; then the rest is read.
+        let mut read = Vec::new();
+        for _ in 0..400 {
+            for range in drain.pending() {
+                let Ok(chunk) = drain.read(range, 4096).await else { continue };
+                for record in chunk.records {
+                    let expected = driver_api::Value::Int(record.id.seq.cast_signed() - 1);
+                    assert_eq!(record.value, Some(expected), "a wrong value, bit at {at}");
+                    drain.delivered(record.id.seq..record.id.seq + 1);
+                    read.push(record.id.seq);
+                }
+            }
+            if drain.pending().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let ledger = balanced(&*drain);
+        assert_eq!(ledger.queued, 0, "bit at {at}: {ledger:?} {:?}", store.status());
+        assert_eq!(ledger.delivered, read.len() as u64);
+        assert!(ledger.delivered + ledger.lost >= 400, "bit at {at}: {ledger:?}");
+        store.crash();
+        std::fs::remove_dir_all(&twin).expect("removes");
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_refused_and_untouched() {
+    let dir = tempfile::tempdir().expect("a directory");
+    open(dir.path(), "a").0.close().await.expect("closes");
+    let path = dir.path().join("fieldgate.db");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    // user_version, big-endian, at 60 of the database header.
+    bytes[60..64].copy_from_slice(&2u32.to_be_bytes());
+    std::fs::write(&path, &bytes).expect("writes");
+    let refused = Store::open(&config(dir.path()), &uplinks(&["cloud"]), TestClock::new("a"));
+    assert!(matches!(refused, Err(crate::store::StoreError::Newer { schema: 2, .. })), "{refused:?}");
+    assert_eq!(std::fs::read(&path).expect("reads"), bytes);
+}
+
+#[tokio::test]
+async fn files_beside_the_database_may_hold_anything() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = slow(dir.path(), "a");
+    store.take(readings(0..10));
+    store.close().await.expect("closes");
+    std::fs::write(dir.path().join("head"), [7; 300]).expect("writes");
+    std::fs::write(dir.path().join("mark"), b"00000000 {").expect("writes");
+    std::fs::write(dir.path().join("fieldgate.db-wal"), [9; 5000]).expect("writes");
+    let (store, recovery) = slow(dir.path(), "a");
+    assert!(recovery.losses.is_empty(), "the database itself says that it ended in order");
+    assert_eq!(store.drain("cloud").expect("configured").pending(), [1..11]);
+    store.crash();
+    std::fs::remove_file(dir.path().join("head")).expect("removes");
+    std::fs::create_dir(dir.path().join("head")).expect("creates");
+    let (store, _) = slow(dir.path(), "a");
+    assert_eq!(store.status().state, "ok");
+    store.close().await.expect("closes");
+}

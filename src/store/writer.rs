@@ -1,0 +1,464 @@
+//! The store's thread: commits in groups, answers questions, and comes back after a fault.
+//!
+//! It owns the only connection. Everybody else asks through one bounded channel or through the shared
+//! state. After an error of the database the connection is closed; at most 5 s later it is opened again,
+//! compared with what is known in RAM, and the group that was in hand is committed then, once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, oneshot, watch};
+
+use super::account::Account;
+use super::drain::{Chunk, DrainError};
+use super::identity::{self, Head, HeadFile, Mark};
+use super::last::Latest;
+use super::log::{Log, Row, Trouble};
+use super::loss::Facts;
+use super::ranges::RangeSet;
+use super::recovery::Line;
+use super::start::{self, Disk};
+use super::state::{Phase, State, Tick};
+use super::times::Boot;
+use crate::backoff::Backoff;
+use crate::clock::Clock;
+use crate::message::{LossReason, LossRecord, Reading};
+
+/// What both sides hold.
+#[derive(Debug)]
+pub struct Shared {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    head: Mutex<Option<HeadFile>>,
+    /// One past the highest durable number.
+    pub stored: watch::Sender<u64>,
+    /// Loss records as they are written down.
+    pub events: broadcast::Sender<LossRecord>,
+    /// A wake-up is on its way.
+    pub waking: AtomicBool,
+}
+
+impl Shared {
+    /// Puts the parts together.
+    pub fn new(dir: PathBuf, clock: Arc<dyn Clock>, state: State, events: usize) -> Self {
+        Self {
+            dir,
+            clock,
+            state: Mutex::new(state),
+            head: Mutex::new(None),
+            stored: watch::Sender::new(1),
+            events: broadcast::Sender::new(events),
+            waking: AtomicBool::new(false),
+        }
+    }
+
+    /// The state. Held for arithmetic only.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The head file. Locked before the state, so that its writes are in order.
+    pub fn head(&self) -> MutexGuard<'_, Option<HeadFile>> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the head into the page cache; a failure is counted, and the writer tries to mend it.
+    pub fn write_head(&self, file: &mut Option<HeadFile>, head: &Head) {
+        if let Some(open) = file
+            && let Err(error) = open.write(head)
+        {
+            tracing::warn!(%error, "the head file cannot be written; after a kill the loss is a bound");
+            *file = None;
+            self.state().figures.head_failures += 1;
+        }
+    }
+
+    /// The head as it is now.
+    pub fn head_now(&self, state: &State) -> Head {
+        let boot_id = self.clock.boot_id().to_owned();
+        Head { epoch: state.epoch, next: state.next, stored: state.stored, boot_id }
+    }
+}
+
+/// A question to the thread.
+#[derive(Debug)]
+pub enum Job {
+    /// Look at the ring.
+    Wake,
+    /// Records of a range.
+    Read(Range<u64>, usize, oneshot::Sender<Result<Chunk, DrainError>>),
+    /// Undelivered loss records of an uplink.
+    Losses(String, usize, oneshot::Sender<Result<Vec<(u64, LossRecord)>, DrainError>>),
+    /// Commit what is there; answered when it is durable, dropped when that fails.
+    Flush(oneshot::Sender<()>),
+    /// Last commit, clean mark, end.
+    Close(oneshot::Sender<Result<(), String>>),
+    /// End as if killed: for tests.
+    #[cfg(test)]
+    Abort,
+}
+
+/// A group that is packed and not yet known to be durable.
+#[derive(Debug)]
+pub(super) struct Hand {
+    pub range: Range<u64>,
+    pub readings: Vec<Reading>,
+    pub blocks: Vec<(Row, Vec<u8>)>,
+}
+
+/// The thread's own state.
+#[derive(Debug)]
+pub struct Writer {
+    pub(super) shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+    pub(super) log: Option<Log>,
+    pub(super) lock: Option<File>,
+    pub(super) line: Line,
+    /// Commit number of a commit of unknown outcome.
+    pub(super) attempted: Option<u64>,
+    pub(super) hand: Option<Hand>,
+    /// Losses that are declared and not yet known to be durable.
+    pub(super) records: Vec<LossRecord>,
+    /// Blocks that must go with the next commit.
+    pub(super) doomed: RangeSet,
+    /// What the database holds of the small state.
+    pub(super) saved: BTreeMap<String, Account>,
+    pub(super) saved_boots: BTreeMap<u32, Boot>,
+    pub(super) epochs_saved: bool,
+    /// Loss records an uplink has in hand: not merged into any more.
+    pub(super) handed: HashMap<String, BTreeSet<u64>>,
+    pub(super) latest: Latest,
+    pub(super) latest_due: Tick,
+    pub(super) cache: super::reader::Cache,
+    /// More passed blocks wait to be removed.
+    pub(super) sweep: bool,
+    damaged: bool,
+    backoff: Backoff,
+    retry_at: Tick,
+    mark_due: Tick,
+    marked: Option<Mark>,
+}
+
+/// How often the mark is written when something changed.
+const MARK_EVERY: Duration = Duration::from_secs(60);
+/// How often the latest values are written.
+pub(super) const LATEST_EVERY: Duration = Duration::from_secs(600);
+/// Longest sleep of the thread.
+const IDLE: Duration = Duration::from_secs(60);
+
+impl Writer {
+    /// A writer without a disk; [`Writer::begin`] or a retry finds it.
+    pub fn new(shared: Arc<Shared>, jobs: Receiver<Job>) -> Self {
+        let now = Tick::now();
+        let line = Line {
+            commit: 0,
+            epoch: [0, 0],
+            next: 1,
+            present: RangeSet::default(),
+            bound: 0,
+            clean: false,
+            head_file: false,
+            next_loss: 1,
+        };
+        Self {
+            shared,
+            jobs,
+            log: None,
+            lock: None,
+            line,
+            attempted: None,
+            hand: None,
+            records: Vec::new(),
+            doomed: RangeSet::default(),
+            saved: BTreeMap::new(),
+            saved_boots: BTreeMap::new(),
+            epochs_saved: false,
+            handed: HashMap::new(),
+            latest: Latest::new(),
+            latest_due: now + LATEST_EVERY,
+            cache: super::reader::Cache::default(),
+            sweep: false,
+            damaged: false,
+            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+                .expect("100 ms is shorter than 5 s"),
+            retry_at: now,
+            mark_due: now,
+            marked: None,
+        }
+    }
+
+    /// Takes the directory, adopts what is there, and makes the new epoch durable.
+    ///
+    /// # Errors
+    /// Why the directory cannot be used now; the state in RAM is as before.
+    pub fn begin(&mut self) -> Result<(), start::Refused> {
+        let disk: Disk = start::look(&self.shared.dir, &*self.shared.clock)?;
+        let random = getrandom::u32().unwrap_or_else(|_| fastrand::u32(..));
+        {
+            let mut file = self.shared.head();
+            let mut state = self.shared.state();
+            disk.adopt_into(&mut state, random, &*self.shared.clock);
+            state.figures.set_aside = identity::set_aside_list(&self.shared.dir, identity::DATABASE);
+            state.phase = Phase::Ok;
+            self.line.epoch = [state.epoch.start, state.epoch.random];
+            let head = self.shared.head_now(&state);
+            drop(state);
+            // Numbers may be given out from here on.
+            *file = HeadFile::create(&self.shared.dir, &head).ok();
+        }
+        if let Some(line) = &disk.line {
+            self.line.commit = line.commit;
+            self.line.next_loss = line.next_loss;
+        }
+        self.latest = disk.latest;
+        self.log = Some(disk.log);
+        self.lock = Some(disk.lock);
+        if let Err(trouble) = self.commit(false) {
+            self.fault(&trouble);
+        }
+        self.write_mark(false);
+        Ok(())
+    }
+
+    /// The latest value of each point, as of now.
+    #[must_use]
+    pub fn latest(&self) -> Vec<crate::message::Record> {
+        self.latest.values().cloned().collect()
+    }
+
+    /// Runs until it is closed or nobody can ask any more (which is like being killed).
+    pub fn run(mut self) {
+        loop {
+            let job = self.jobs.recv_timeout(self.patience());
+            match job {
+                Ok(Job::Close(reply)) => {
+                    let _ = reply.send(self.close().map_err(|t| t.to_string()));
+                    return;
+                }
+                Ok(Job::Wake) => self.shared.waking.store(false, Ordering::Release),
+                Ok(Job::Read(range, most, reply)) => {
+                    let _ = reply.send(self.answer(|w| w.read(range, most)));
+                }
+                Ok(Job::Losses(uplink, most, reply)) => {
+                    let _ = reply.send(self.answer(|w| w.losses(&uplink, most)));
+                }
+                Ok(Job::Flush(reply)) => {
+                    if self.log.is_some() {
+                        match self.commit(false) {
+                            Ok(()) => drop(reply.send(())),
+                            Err(trouble) => self.fault(&trouble),
+                        }
+                    }
+                }
+                #[cfg(test)]
+                Ok(Job::Abort) => return,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.tend();
+        }
+    }
+
+    fn answer<T>(&mut self, ask: impl FnOnce(&mut Self) -> Result<T, Trouble>) -> Result<T, DrainError> {
+        if self.log.is_none() {
+            return Err(DrainError("the disk is out of order".into()));
+        }
+        ask(self).map_err(|trouble| {
+            self.fault(&trouble);
+            DrainError(trouble.to_string())
+        })
+    }
+
+    /// How long nothing is due.
+    fn patience(&self) -> Duration {
+        let now = Tick::now();
+        if self.log.is_none() {
+            return self.retry_at.saturating_duration_since(now);
+        }
+        let due = self.group_due().into_iter().chain([self.mark_due, now + IDLE]).min();
+        due.map_or(IDLE, |due| due.saturating_duration_since(now))
+    }
+
+    /// When the next commit is due.
+    fn group_due(&self) -> Option<Tick> {
+        let state = self.shared.state();
+        let since = state.ring_since.into_iter().chain(state.dirty_since).min()?;
+        let full = state.ring.len() >= crate::bounds::STORE_GROUP || state.bound > state.bound_saved;
+        Some(if full || self.hand.is_some() { since } else { since + state.limits.commit_interval })
+    }
+
+    fn tend(&mut self) {
+        let now = Tick::now();
+        if self.log.is_none() {
+            if now >= self.retry_at {
+                self.come_back();
+            }
+            return;
+        }
+        if (self.hand.is_some() || self.group_due().is_some_and(|due| due <= now))
+            && let Err(trouble) = self.commit(false)
+        {
+            self.fault(&trouble);
+            return;
+        }
+        let short = self.marked.as_ref().is_some_and(|m| self.shared.state().next > m.reserved);
+        if short || now >= self.mark_due {
+            self.write_mark(false);
+        }
+    }
+
+    /// The connection is not used again.
+    pub(super) fn fault(&mut self, trouble: &Trouble) {
+        self.damaged |= matches!(trouble, Trouble::Damaged(_));
+        self.log = None;
+        self.cache.clear();
+        let wait = self.backoff.next(fastrand::f64());
+        self.retry_at = Tick::now() + wait;
+        let mut state = self.shared.state();
+        if state.phase == Phase::Ok {
+            tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
+        }
+        state.phase = Phase::Fault(trouble.to_string());
+    }
+
+    fn come_back(&mut self) {
+        let done = if self.lock.is_none() {
+            self.begin().map_err(|refused| Trouble::Disk(refused.to_string()))
+        } else {
+            self.reopen()
+        };
+        match done {
+            Ok(()) if self.log.is_some() => {
+                tracing::info!("the store writes again");
+                self.backoff.reset();
+                let mut state = self.shared.state();
+                state.phase = Phase::Ok;
+            }
+            Ok(()) => {}
+            Err(trouble) => self.fault(&trouble),
+        }
+    }
+
+    /// Opens the database again and compares it with what is known in RAM.
+    fn reopen(&mut self) -> Result<(), Trouble> {
+        std::fs::create_dir_all(&self.shared.dir)?;
+        if self.damaged {
+            let name = identity::set_aside(&self.shared.dir, identity::DATABASE)?;
+            tracing::error!(name, "the damaged database is set aside");
+            self.damaged = false;
+        }
+        let (log, _) = start::open_or_set_aside(&self.shared.dir)?;
+        let line: Option<Line> = log.state("line")?;
+        let same = line.as_ref().filter(|l| l.epoch == self.line.epoch);
+        let set_aside = identity::set_aside_list(&self.shared.dir, identity::DATABASE);
+        self.shared.state().figures.set_aside = set_aside;
+        let applied = same.is_some_and(|l| Some(l.commit) == self.attempted);
+        if applied {
+            self.log = Some(log);
+            self.committed(line.expect("it is the same as ours"), Duration::ZERO);
+        } else if same.is_some_and(|l| l.commit == self.line.commit) {
+            self.log = Some(log);
+        } else {
+            self.differs(&log, line.as_ref())?;
+            self.log = Some(log);
+        }
+        self.attempted = None;
+        self.mark_due = Tick::now();
+        self.commit(false)
+    }
+
+    /// The database is another one than we wrote: what is missing is declared, the rest of what we know
+    /// is written again.
+    fn differs(&mut self, log: &Log, line: Option<&Line>) -> Result<(), Trouble> {
+        let there: RangeSet = match line {
+            Some(line) => line.present.clone(),
+            None => log.scan()?.into_iter().collect(),
+        };
+        let reason = if line.is_some() { LossReason::Rollback } else { LossReason::Corrupt };
+        let mut state = self.shared.state();
+        for part in state.present.minus(&there) {
+            state.present.remove(part.clone());
+            state.lose(part, reason, false, &Facts::default());
+        }
+        for part in there.minus(&state.present) {
+            self.doomed.insert(part);
+        }
+        state.commands.all_unsaved();
+        self.saved.clear();
+        self.saved_boots.clear();
+        self.epochs_saved = false;
+        self.latest_due = Tick::now();
+        self.line.commit = self.line.commit.max(line.map_or(0, |l| l.commit)) + 1;
+        self.line.next_loss = self.line.next_loss.max(line.map_or(0, |l| l.next_loss));
+        Ok(())
+    }
+
+    fn write_mark(&mut self, clean: bool) {
+        self.mark_due = Tick::now() + MARK_EVERY;
+        if self.lock.is_none() {
+            return;
+        }
+        let mark = {
+            let state = self.shared.state();
+            Mark {
+                epoch: [state.epoch.start, state.epoch.random],
+                stored: self.line.next,
+                // Twice what two commits a second take at most until the next mark.
+                reserved: state.next + 256 * state.bound + 4096,
+                clean,
+                bound: state.bound.next_power_of_two(),
+                accounts: state.accounts.clone(),
+            }
+        };
+        let idle = self.marked.as_ref().is_some_and(|m| {
+            (m.epoch, m.stored, m.clean, m.bound, &m.accounts)
+                == (mark.epoch, mark.stored, mark.clean, mark.bound, &mark.accounts)
+        });
+        let mut file = self.shared.head();
+        if file.is_none() {
+            let head = self.shared.head_now(&self.shared.state());
+            *file = HeadFile::create(&self.shared.dir, &head).ok();
+        }
+        drop(file);
+        if idle && self.marked.as_ref().is_some_and(|m| self.shared.state().next <= m.reserved) {
+            return;
+        }
+        match identity::write_mark(&self.shared.dir, &mark) {
+            Ok(()) => self.marked = Some(mark),
+            Err(error) => tracing::warn!(%error, "the mark cannot be written"),
+        }
+    }
+
+    /// Everything durable, the line marked clean, the WAL written back.
+    fn close(&mut self) -> Result<(), Trouble> {
+        if self.log.is_none() {
+            self.come_back();
+        }
+        if self.log.is_none() {
+            return Err(Trouble::Disk("the disk is out of order; what is in RAM is lost".into()));
+        }
+        self.latest_due = Tick::now();
+        loop {
+            self.commit(false)?;
+            if self.shared.state().ring.is_empty() {
+                break;
+            }
+        }
+        self.commit(true)?;
+        self.write_mark(true);
+        if let Some(log) = self.log.take() {
+            log.close()?;
+        }
+        self.shared.state().phase = Phase::Closed;
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! What an uplink tells about itself. Written by its task, read by whoever reports status.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use crate::message::WallMs;
+
+/// Where an uplink stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Not started yet.
+    Starting,
+    /// An attempt to connect is under way.
+    Connecting,
+    /// Connected and logged in.
+    Connected,
+    /// Waiting before the next attempt.
+    Waiting,
+    /// Ended.
+    Stopped,
+}
+
+impl State {
+    /// The word in status payloads.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Connecting => "connecting",
+            Self::Connected => "connected",
+            Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            1 => Self::Connecting,
+            2 => Self::Connected,
+            3 => Self::Waiting,
+            4 => Self::Stopped,
+            _ => Self::Starting,
+        }
+    }
+}
+
+/// Counters of one uplink since the start of the process. All may be read at any time.
+#[derive(Debug, Default)]
+pub struct UplinkCounters {
+    state: AtomicU8,
+    since: AtomicI64,
+    /// Successful logins.
+    pub connects: AtomicU64,
+    /// Messages that were acknowledged, of every kind.
+    pub acknowledged: AtomicU64,
+    /// Readings that were acknowledged.
+    pub delivered: AtomicU64,
+    /// Readings that were sent again after a connection ended before their acknowledgement.
+    pub repeats: AtomicU64,
+    /// Readings given up because the broker refused them for good.
+    pub rejected: AtomicU64,
+    /// Acknowledgements of packets that were not in flight.
+    pub stray_acks: AtomicU64,
+    /// Status, meta and event messages that found no room.
+    pub mirror_dropped: AtomicU64,
+    /// Commands refused because too many were waiting.
+    pub commands_busy: AtomicU64,
+    /// Bytes given to the socket, TLS and below not counted.
+    pub bytes_sent: AtomicU64,
+    /// Bytes taken from the socket, TLS and below not counted.
+    pub bytes_received: AtomicU64,
+    /// Messages in flight now.
+    pub in_flight: AtomicU64,
+    /// Readings acknowledged per second, in thousandths, smoothed over some 10 s.
+    rate_milli: AtomicU64,
+    last_error: Mutex<Option<(WallMs, String)>>,
+}
+
+impl UplinkCounters {
+    /// Where the uplink stands, and since when.
+    #[must_use]
+    pub fn state(&self) -> (State, WallMs) {
+        (State::from_code(self.state.load(Relaxed)), WallMs(self.since.load(Relaxed)))
+    }
+
+    /// The last failure in words, and when it was. Stays after a recovery.
+    #[must_use]
+    pub fn last_error(&self) -> Option<(WallMs, String)> {
+        self.last_error.lock().map_or(None, |held| held.clone())
+    }
+
+    /// Readings acknowledged per second, smoothed over some 10 s.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a rate of 2^53 per millisecond will not be reached")]
+    pub fn rate(&self) -> f64 {
+        self.rate_milli.load(Relaxed) as f64 / 1000.0
+    }
+
+    pub(super) fn set_state(&self, state: State, now: WallMs) {
+        if self.state.swap(state as u8, Relaxed) != state as u8 {
+            self.since.store(now.0, Relaxed);
+        }
+    }
+
+    pub(super) fn set_error(&self, now: WallMs, text: String) {
+        if let Ok(mut held) = self.last_error.lock() {
+            *held = Some((now, text));
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is small and not negative"
+    )]
+    pub(super) fn set_rate(&self, per_second: f64) {
+        self.rate_milli.store((per_second.max(0.0) * 1000.0) as u64, Relaxed);
+    }
+
+    pub(super) fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_keeps_the_time_of_its_beginning() {
+        let counters = UplinkCounters::default();
+        assert_eq!(counters.state().0, State::Starting);
+        for (state, now, since) in [
+            (State::Connecting, 10, 10),
+            (State::Connecting, 20, 10),
+            (State::Connected, 30, 30),
+            (State::Waiting, 40, 40),
+            (State::Stopped, 50, 50),
+        ] {
+            counters.set_state(state, WallMs(now));
+            assert_eq!(counters.state(), (state, WallMs(since)));
+        }
+        counters.set_error(WallMs(5), "refused".into());
+        assert_eq!(counters.last_error(), Some((WallMs(5), "refused".into())));
+        counters.set_rate(12.5);
+        assert!((counters.rate() - 12.5).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,365 @@
+//! What is to be delivered and what was: the log, the mirror, and the plan of the present connection.
+//! No sockets here; times are given.
+//!
+//! - Nothing is reported delivered to the log without its acknowledgement.
+//! - When a connection ends, everything unacknowledged is pending again, for the log says so.
+//! - A message the broker refuses (MQTT 5 reason 0x80 and above, or too large for it) is split if it can
+//!   be, tried a few times, then its readings are declared lost as `rejected`; the line goes on meanwhile.
+//!   A refused message that is accepted later arrives after younger ones: the one exception to the order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::counters::UplinkCounters;
+use super::formats::Format;
+use super::inflight::{Cargo, Inflight, Outgoing};
+use super::lanes::{Cut, Lane, Lanes, Want};
+use super::mirror::Mirror;
+use super::share::{CLASSES, Class, pick};
+use super::timing::Timing;
+use crate::config::model::Order;
+use crate::message::{LossReason, LossRecord};
+use crate::pipeline::payload;
+use crate::pipeline::topics::Topics;
+use crate::store::{Chunk, Drain};
+
+/// All that outlives a connection, and the plan of the present one.
+pub struct Delivery {
+    /// The log.
+    pub drain: Arc<dyn Drain>,
+    /// The local tree's part that is shown upstream.
+    pub mirror: Mirror,
+    /// What status reads.
+    pub counters: Arc<UplinkCounters>,
+    topics: Topics,
+    format: Box<dyn Format>,
+    order: Order,
+    timing: Timing,
+    /// Refusals so far, by the first number of the message.
+    strikes: BTreeMap<u64, u8>,
+    /// Sent on an earlier connection and never acknowledged.
+    unsettled: Vec<Range<u64>>,
+    plan: Plan,
+}
+
+struct Plan {
+    lanes: Lanes,
+    cut: Cut,
+    refused: Vec<Refused>,
+    losses: VecDeque<(u64, LossRecord)>,
+    losses_at: Instant,
+    log_at: Instant,
+    turn: u64,
+}
+
+struct Refused {
+    due: Instant,
+    message: Outgoing,
+}
+
+/// Refusals remembered over connections: 1024 × 9 B. Full: the oldest number's are forgotten, so that
+/// message gets a few tries more.
+const STRIKES: usize = 1024;
+
+impl Delivery {
+    /// Nothing sent yet.
+    #[must_use]
+    pub fn new(
+        drain: Arc<dyn Drain>,
+        mirror: Mirror,
+        counters: Arc<UplinkCounters>,
+        topics: Topics,
+        format: Box<dyn Format>,
+        order: Order,
+        timing: Timing,
+    ) -> Self {
+        let cut = format.cut();
+        let now = Instant::now();
+        let plan = Plan::new(Lanes::new(order, Vec::new(), 0), cut, now);
+        let (strikes, unsettled) = (BTreeMap::new(), Vec::new());
+        Self { drain, mirror, counters, topics, format, order, timing, strikes, unsettled, plan }
+    }
+
+    /// A new connection: everything the log calls pending is planned again.
+    pub fn connected(&mut self, head: u64, now: Instant) {
+        let pending = self.drain.pending();
+        self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
+        self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
+        self.mirror.connected();
+    }
+
+    /// The log has grown. New loss records may have come with it.
+    pub fn advance(&mut self, head: u64, now: Instant) {
+        self.plan.lanes.advance(head);
+        self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
+    }
+
+    /// What to read from the log now.
+    #[must_use]
+    pub fn want(&self, now: Instant) -> Option<Want> {
+        if now >= self.plan.log_at { self.plan.lanes.want(self.plan.cut) } else { None }
+    }
+
+    /// The log's answer; `None` if it could not be read.
+    pub fn filled(&mut self, want: &Want, chunk: Option<Chunk>, now: Instant) {
+        let useful = chunk.is_some_and(|chunk| self.plan.lanes.filled(want, chunk, now));
+        if !useful {
+            self.plan.log_at = now + self.timing.log_retry;
+        }
+    }
+
+    /// Whether to ask the log for loss records now.
+    #[must_use]
+    pub fn wants_losses(&self, now: Instant) -> bool {
+        self.plan.losses.is_empty() && now >= self.plan.losses_at
+    }
+
+    /// Loss records from the log.
+    pub fn losses(&mut self, list: Vec<(u64, LossRecord)>, inflight: &Inflight, now: Instant) {
+        self.plan.losses = list.into_iter().filter(|(h, _)| !inflight.holds(&Cargo::Loss(*h))).collect();
+        self.plan.losses_at = now + self.timing.losses;
+    }
+
+    /// The next message that may go out now. `finish`: only what is live, without waiting for company.
+    pub fn next_message(&mut self, inflight: &Inflight, now: Instant, finish: bool) -> Option<Outgoing> {
+        let wants = CLASSES.map(|class| self.has(class, inflight.window(), now, finish));
+        let class = pick(inflight.window(), inflight.used(), wants, self.plan.turn)?;
+        let message = match class {
+            Class::Control => self.control(),
+            Class::Live => self.readings(Lane::Live, class, now, finish),
+            Class::Backlog => self.readings(Lane::Backlog, class, now, finish),
+        };
+        self.plan.turn += 1;
+        message
+    }
+
+    /// Whether a class has something to send now.
+    fn has(&self, class: Class, window: usize, now: Instant, finish: bool) -> bool {
+        let lane = match class {
+            Class::Control => return self.mirror.wants() || !self.plan.losses.is_empty(),
+            Class::Live => Lane::Live,
+            Class::Backlog if finish => return false,
+            Class::Backlog => Lane::Backlog,
+        };
+        let again = self.plan.refused.iter().any(|r| r.message.class == class && now >= r.due);
+        again
+            || (self.plan.refused.len() < window
+                && self.plan.lanes.closable(lane, self.plan.cut, now, finish) > 0)
+    }
+
+    fn control(&mut self) -> Option<Outgoing> {
+        let Some((handle, record)) = self.plan.losses.pop_front() else {
+            return self.mirror.next_message();
+        };
+        Some(Outgoing {
+            cargo: Cargo::Loss(handle),
+            class: Class::Control,
+            topic: self.topics.event_loss().into(),
+            payload: payload::loss(&record).into(),
+            retain: false,
+        })
+    }
+
+    fn readings(&mut self, lane: Lane, class: Class, now: Instant, finish: bool) -> Option<Outgoing> {
+        let again = self.plan.refused.iter().position(|r| r.message.class == class && now >= r.due);
+        if let Some(at) = again {
+            return Some(self.plan.refused.remove(at).message);
+        }
+        let records = self.plan.lanes.take(lane, self.plan.cut, now, finish);
+        let (first, last) = (records.first()?.id.seq, records.last()?.id.seq);
+        let encoded = self.format.encode(lane, &records);
+        Some(Outgoing {
+            cargo: Cargo::Readings(first..last.saturating_add(1)),
+            class,
+            topic: encoded.topic,
+            payload: encoded.payload,
+            retain: encoded.retain,
+        })
+    }
+
+    /// A message is on the wire: count what went out before already.
+    pub fn sent(&mut self, message: &Outgoing) {
+        if let Cargo::Readings(range) = &message.cargo {
+            let again = subtract(&mut self.unsettled, range);
+            self.counters.repeats.fetch_add(again, Relaxed);
+        }
+    }
+
+    /// The broker has it.
+    pub fn acked(&mut self, message: &Outgoing, now: Instant) {
+        self.counters.acknowledged.fetch_add(1, Relaxed);
+        match &message.cargo {
+            Cargo::Readings(range) => {
+                self.strikes.remove(&range.start);
+                self.counters.delivered.fetch_add(range.end - range.start, Relaxed);
+                self.drain.delivered(range.clone());
+            }
+            Cargo::Loss(handle) => {
+                self.drain.loss_delivered(*handle);
+                if self.plan.losses.is_empty() {
+                    self.plan.losses_at = now;
+                }
+            }
+            Cargo::Retained(version) => self.mirror.acked(&message.topic, *version),
+            Cargo::Event | Cargo::Farewell => {}
+        }
+    }
+
+    /// The broker has it not: its packet has `size` bytes where `limit` are allowed.
+    pub fn too_large(&mut self, message: Outgoing, size: usize, limit: usize, now: Instant) {
+        match &message.cargo {
+            Cargo::Readings(range) if range.end - range.start > 1 => {
+                let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+                // A tenth less than the proportion says, so that the next try usually fits.
+                let fits = count.saturating_mul(limit) / size.max(1) * 9 / 10;
+                self.split(&message, fits.clamp(1, count - 1));
+            }
+            Cargo::Readings(_) => self.strike(message, now),
+            Cargo::Loss(handle) => {
+                // Which points they were can be left out; that they are lost cannot.
+                let handle = *handle;
+                if let Ok(mut record) = serde_json::from_slice::<LossRecord>(&message.payload)
+                    && record.points.take().is_some()
+                {
+                    self.plan.losses.push_front((handle, record));
+                }
+            }
+            Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
+        }
+    }
+
+    /// The broker refuses it.
+    pub fn refused(&mut self, message: Outgoing, code: u8, now: Instant) {
+        const PACKET_TOO_LARGE: u8 = 0x95;
+        match &message.cargo {
+            Cargo::Readings(range) if code == PACKET_TOO_LARGE && range.end - range.start > 1 => {
+                let half = usize::try_from((range.end - range.start) / 2).unwrap_or(1).max(1);
+                self.split(&message, half);
+            }
+            Cargo::Readings(_) => self.strike(message, now),
+            // Asked of the log again after a while: it keeps it until it is acknowledged.
+            Cargo::Loss(_) => self.plan.losses_at = now + self.timing.retry,
+            Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
+        }
+    }
+
+    fn split(&mut self, message: &Outgoing, max_readings: usize) {
+        if let (Cargo::Readings(range), Some(lane)) = (&message.cargo, lane_of(message.class)) {
+            self.plan.cut.max_readings = self.plan.cut.max_readings.min(max_readings);
+            self.plan.lanes.rewind(lane, range.clone());
+        }
+    }
+
+    fn strike(&mut self, message: Outgoing, now: Instant) {
+        let Cargo::Readings(range) = &message.cargo else { return };
+        let strikes = self.strikes.entry(range.start).or_insert(0);
+        *strikes = strikes.saturating_add(1);
+        if *strikes >= self.timing.tries {
+            self.strikes.remove(&range.start);
+            self.counters.rejected.fetch_add(range.end - range.start, Relaxed);
+            self.drain.reject(range.clone(), LossReason::Rejected);
+            self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
+            return;
+        }
+        while self.strikes.len() > STRIKES {
+            self.strikes.pop_first();
+        }
+        self.plan.refused.push(Refused { due: now + self.timing.retry, message });
+    }
+
+    /// The connection is gone with these messages in flight.
+    pub fn ended(&mut self, unsettled: Vec<Outgoing>) {
+        let mut events: Vec<(Arc<str>, Bytes)> = Vec::new();
+        for message in unsettled {
+            match message.cargo {
+                Cargo::Readings(range) => self.unsettled.push(range),
+                Cargo::Event => events.push((message.topic, message.payload)),
+                // The log and the mirror bring these again.
+                Cargo::Loss(_) | Cargo::Retained(_) | Cargo::Farewell => {}
+            }
+        }
+        for (topic, payload) in events.into_iter().rev() {
+            self.mirror.put_back(topic, payload);
+        }
+    }
+
+    /// When there may be something to do without anything happening.
+    #[must_use]
+    pub fn next_wake(&self, now: Instant) -> Instant {
+        let refused = self.plan.refused.iter().map(|r| r.due).min();
+        let batch = self.plan.lanes.deadline(self.plan.cut);
+        let log = (self.plan.log_at > now).then_some(self.plan.log_at);
+        let losses = self.plan.losses.is_empty().then_some(self.plan.losses_at);
+        // What is due already waits for room, not for time.
+        [refused, batch, log, losses]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
+            .unwrap_or(now + self.timing.losses)
+    }
+}
+
+impl Plan {
+    fn new(lanes: Lanes, cut: Cut, now: Instant) -> Self {
+        let (refused, losses) = (Vec::new(), VecDeque::new());
+        Self { lanes, cut, refused, losses, losses_at: now, log_at: now, turn: 0 }
+    }
+}
+
+fn lane_of(class: Class) -> Option<Lane> {
+    match class {
+        Class::Live => Some(Lane::Live),
+        Class::Backlog => Some(Lane::Backlog),
+        Class::Control => None,
+    }
+}
+
+/// Takes `range` out of `list`; returns how many numbers of it were there.
+fn subtract(list: &mut Vec<Range<u64>>, range: &Range<u64>) -> u64 {
+    let mut common = 0;
+    let mut rest = Vec::with_capacity(list.len());
+    for held in list.drain(..) {
+        let (start, end) = (held.start.max(range.start), held.end.min(range.end));
+        if start >= end {
+            rest.push(held);
+            continue;
+        }
+        common += end - start;
+        rest.extend([held.start..start, end..held.end].into_iter().filter(|r| !r.is_empty()));
+    }
+    *list = rest;
+    common
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn subtracting_counts_and_removes_what_was_common(
+            a in prop::collection::vec((0u64..50, 1u64..10), 0..5),
+            b in (0u64..50, 0u64..20),
+        ) {
+            let mut end = 0;
+            let mut list: Vec<Range<u64>> = Vec::new();
+            for (gap, len) in a {
+                list.push(end + gap..end + gap + len);
+                end += gap + len;
+            }
+            let before: Vec<u64> = list.iter().cloned().flatten().collect();
+            let range = b.0..b.0 + b.1;
+            let common = subtract(&mut list, &range);
+            let after: Vec<u64> = list.into_iter().flatten().collect();
+            prop_assert_eq!(common as usize, before.len() - after.len());
+            prop_assert_eq!(after, before.into_iter().filter(|s| !range.contains(s)).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Where an uplink connects to: `mqtt://host:port` and its three siblings, taken apart. Pure.
+
+use std::fmt;
+
+/// A broker's address, as the configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Inside TLS.
+    pub tls: bool,
+    /// Inside WebSocket: the path of the request, such as `/mqtt`.
+    pub websocket: Option<String>,
+    /// Host name or address, without brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// What is wrong with a URL, and how to mend it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongUrl {
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
+impl Endpoint {
+    /// Takes `scheme://host[:port][/path]` apart.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn parse(url: &str) -> Result<Self, WrongUrl> {
+        let wrong = |message: String, hint: &str| Err(WrongUrl { message, hint: hint.to_owned() });
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return wrong(format!("`{url}` has no scheme"), "write mqtt://host:1883 or mqtts://host:8883");
+        };
+        let (tls, ws, default_port) = match scheme {
+            "mqtt" | "tcp" => (false, false, 1883),
+            "mqtts" | "ssl" => (true, false, 8883),
+            "ws" => (false, true, 80),
+            "wss" => (true, true, 443),
+            other => {
+                return wrong(
+                    format!("`{other}` is no way to reach a broker"),
+                    "the schemes are mqtt, mqtts (TLS), ws and wss (WebSocket)",
+                );
+            }
+        };
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        if authority.contains('@') {
+            return wrong(
+                "a user name does not belong into the url".to_owned(),
+                "use the keys username and password_file",
+            );
+        }
+        if !ws && !matches!(path, "" | "/") {
+            return wrong(format!("`{path}` means nothing to {scheme}"), "only ws and wss have a path");
+        }
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => match v6.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) => (host, port.strip_prefix(':').or(Some("-"))),
+                None => return wrong(format!("`{authority}` lacks a `]`"), "write [2001:db8::1]:8883"),
+            },
+            None => match authority.split_once(':') {
+                Some((_, more)) if more.contains(':') => {
+                    return wrong(
+                        format!("`{authority}` is ambiguous"),
+                        "an IPv6 address stands in brackets: [2001:db8::1]:8883",
+                    );
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
+        if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return wrong(format!("`{url}` names no host"), "write mqtt://host:1883");
+        }
+        let port = match port.map(str::parse::<u16>) {
+            None => default_port,
+            Some(Ok(port)) if port != 0 => port,
+            Some(_) => return wrong(format!("`{authority}` has no valid port"), "a port is 1 to 65535"),
+        };
+        let websocket = ws.then(|| if path.is_empty() { "/mqtt".to_owned() } else { path.to_owned() });
+        Ok(Self { tls, websocket, host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    /// `host:port`, as in messages to people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_four_schemes_and_their_usual_ports() {
+        let plain = |tls, port| Endpoint { tls, websocket: None, host: "b.example".into(), port };
+        assert_eq!(Endpoint::parse("mqtt://b.example"), Ok(plain(false, 1883)));
+        assert_eq!(Endpoint::parse("mqtts://b.example/"), Ok(plain(true, 8883)));
+        assert_eq!(Endpoint::parse("mqtt://b.example:9"), Ok(plain(false, 9)));
+        let ws = Endpoint::parse("wss://b.example/x?y=1").expect("a url");
+        assert_eq!((ws.tls, ws.websocket.as_deref(), ws.port), (true, Some("/x?y=1"), 443));
+        let v6 = Endpoint::parse("mqtt://[::1]:1884").expect("a url");
+        assert_eq!((v6.host.as_str(), v6.to_string().as_str()), ("::1", "[::1]:1884"));
+    }
+
+    #[test]
+    fn a_wrong_url_says_what_to_write_instead() {
+        for (url, hint) in [
+            ("broker.example:1883", "mqtt://"),
+            ("http://b", "the schemes are"),
+            ("mqtt://", "host"),
+            ("mqtt://u:p@b", "username"),
+            ("mqtt://b:0", "1 to 65535"),
+            ("mqtt://b:99999", "1 to 65535"),
+            ("mqtt://b/path", "only ws"),
+            ("mqtt://::1:1883", "brackets"),
+            ("mqtt://[::1", "["),
+        ] {
+            let wrong = Endpoint::parse(url).expect_err(url);
+            assert!(wrong.hint.contains(hint), "{url}: {wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_can_make_it_panic(url in "\\PC*") {
+            let _ = Endpoint::parse(&url);
+            let _ = Endpoint::parse(&format!("mqtt://{url}"));
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Wire formats: how readings become a message. One file each, behind one trait.
+//!
+//! A format is pure and stateless: the same records on the same lane always give the same bytes, so a
+//! repeat after a lost connection is the same message again.
+
+mod batch;
+mod json;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::lanes::{Cut, Lane};
+use crate::config::model::{Compression, Format as Choice, Uplink};
+use crate::message::Record;
+use crate::pipeline::topics::Topics;
+
+/// A message, ready to be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Full topic upstream.
+    pub topic: Arc<str>,
+    /// Payload.
+    pub payload: Bytes,
+    /// Kept by the broker as the topic's last value.
+    pub retain: bool,
+}
+
+/// A wire format.
+pub trait Format: Send + Sync {
+    /// What limits one message of this format.
+    fn cut(&self) -> Cut;
+
+    /// One message of these readings. They are at least one and at most [`Cut::max_readings`], of one
+    /// epoch, and their numbers count up by one.
+    fn encode(&self, lane: Lane, records: &[Record]) -> Encoded;
+}
+
+/// The format this uplink asks for.
+#[must_use]
+pub fn choose(uplink: &Uplink, gateway: &str, topics: &Topics) -> Box<dyn Format> {
+    match uplink.format {
+        Choice::Json => Box::new(json::Json { topics: topics.clone(), retain: uplink.retain }),
+        Choice::JsonBatch => Box::new(batch::Batch {
+            topics: topics.clone(),
+            gateway: gateway.to_owned(),
+            zstd: uplink.compression == Compression::Zstd,
+            cut: Cut {
+                max_readings: usize::try_from(uplink.batch.max_readings).unwrap_or(1).max(1),
+                max_delay: uplink.batch.max_delay.0.min(LONGEST_DELAY),
+            },
+        }),
+    }
+}
+
+/// A batch older than a day is no live batch.
+const LONGEST_DELAY: Duration = Duration::from_secs(86_400);
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::sync::Arc;
+
+    use crate::message::{Epoch, Id, PointKey, Record, WallMs};
+    use driver_api::{Quality, Value};
+
+    pub fn record(seq: u64) -> Record {
+        Record {
+            id: Id { epoch: Epoch { start: 1, random: 2 }, seq },
+            ts: WallMs(1_795_357_800_123),
+            point: Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: "V".into() }),
+            value: Some(Value::Float(1.5)),
+            quality: Quality::Good,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What stands between a broker's bytes and the protocol engine. Pure.
+//!
+//! The engine (mqtt-protocol-core 0.7.9) asserts a few things that a peer can break: a second CONNACK
+//! that introduces a Receive Maximum makes its counter underflow, an acknowledgement of an unknown
+//! packet ends the connection, and so does a reason code of another packet type (0x95 in a PUBACK), which
+//! would let one message end every connection. So packets are cut out of the stream here, the size limit
+//! is kept before memory is taken, and what must not reach the engine does not: a second CONNACK and a
+//! PUBLISH with packet id 0 are faults, acknowledgements of packets that are not in flight are ignored and
+//! counted, and of the others the reason code is taken out and kept here.
+
+use std::collections::HashSet;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::fault::Fault;
+
+/// Cuts packets out of a byte stream and judges them.
+#[derive(Debug)]
+pub struct Guard {
+    buffer: BytesMut,
+    max_packet: usize,
+    logged_in: bool,
+    awaited: HashSet<u16>,
+    strays: u64,
+}
+
+/// A packet the engine may see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// The packet.
+    pub packet: Bytes,
+    /// The reason code of a PUBACK, 0 otherwise; the packet itself carries it no more.
+    pub reason: u8,
+}
+
+const CONNACK: u8 = 2;
+const PUBLISH: u8 = 3;
+const PUBACK: u8 = 4;
+
+impl Guard {
+    /// Accepts packets of at most `max_packet` bytes.
+    #[must_use]
+    pub fn new(max_packet: usize) -> Self {
+        Self { buffer: BytesMut::new(), max_packet, logged_in: false, awaited: HashSet::new(), strays: 0 }
+    }
+
+    /// Bytes came.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// A message went out under this id: its acknowledgement is welcome, once.
+    pub fn await_ack(&mut self, id: u16) {
+        self.awaited.insert(id);
+    }
+
+    /// Acknowledgements of packets that were not in flight.
+    #[must_use]
+    pub fn strays(&self) -> u64 {
+        self.strays
+    }
+
+    /// The next packet the engine may see.
+    ///
+    /// # Errors
+    /// The stream is no MQTT, or breaks a rule on which the engine relies.
+    pub fn next_packet(&mut self) -> Result<Option<Admitted>, Fault> {
+        while let Some(packet) = self.cut()? {
+            if let Some(admitted) = self.admit(packet)? {
+                return Ok(Some(admitted));
+            }
+        }
+        Ok(None)
+    }
+
+    fn cut(&mut self) -> Result<Option<Bytes>, Fault> {
+        let Some(header) = header(&self.buffer)? else { return Ok(None) };
+        let total = header.len + header.remaining;
+        if total > self.max_packet {
+            return Err(Fault::Protocol(format!(
+                "the broker sent a packet of {total} bytes; at most {} are accepted",
+                self.max_packet
+            )));
+        }
+        if self.buffer.len() < total {
+            return Ok(None);
+        }
+        Ok(Some(self.buffer.split_to(total).freeze()))
+    }
+
+    fn admit(&mut self, packet: Bytes) -> Result<Option<Admitted>, Fault> {
+        let breach = |what: &str| Err(Fault::Protocol(what.to_owned()));
+        let kind = packet[0] >> 4;
+        let Some(header) = header(&packet)? else { return breach("a packet without a header") };
+        let mut body = packet.slice(header.len..);
+        match kind {
+            CONNACK if self.logged_in => breach("a second CONNACK"),
+            CONNACK => {
+                self.logged_in = true;
+                Ok(Some(Admitted { packet, reason: 0 }))
+            }
+            _ if !self.logged_in => breach("the first packet is no CONNACK; is this an MQTT broker?"),
+            PUBACK => {
+                if body.len() < 2 {
+                    return breach("a PUBACK without a packet id");
+                }
+                let id = body.get_u16();
+                if !self.awaited.remove(&id) {
+                    self.strays += 1;
+                    return Ok(None);
+                }
+                let reason = if body.has_remaining() { body.get_u8() } else { 0 };
+                let [a, b] = id.to_be_bytes();
+                Ok(Some(Admitted { packet: Bytes::copy_from_slice(&[PUBACK << 4, 2, a, b]), reason }))
+            }
+            PUBLISH if packet[0] & 0b0110 != 0 => {
+                if body.len() < 2 {
+                    return breach("a PUBLISH without a topic");
+                }
+                let topic = usize::from(body.get_u16());
+                if body.len() < topic + 2 {
+                    return breach("a PUBLISH without a packet id");
+                }
+                body.advance(topic);
+                if body.get_u16() == 0 {
+                    return breach("a PUBLISH with packet id 0");
+                }
+                Ok(Some(Admitted { packet, reason: 0 }))
+            }
+            _ => Ok(Some(Admitted { packet, reason: 0 })),
+        }
+    }
+}
+
+struct Header {
+    len: usize,
+    remaining: usize,
+}
+
+/// The fixed header: one byte of type and flags, one to four of length.
+fn header(bytes: &[u8]) -> Result<Option<Header>, Fault> {
+    let mut remaining = 0usize;
+    for (i, byte) in bytes.iter().skip(1).take(4).enumerate() {
+        remaining |= usize::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Ok(Some(Header { len: i + 2, remaining }));
+        }
+    }
+    if bytes.len() > 4 {
+        return Err(Fault::Protocol("the answer is no MQTT packet; is this an MQTT broker?".to_owned()));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LOGIN: &[u8] = &[0x20, 2, 0, 0];
+
+    fn logged_in() -> Guard {
+        let mut guard = Guard::new(1000);
+        guard.push(LOGIN);
+        assert!(matches!(guard.next_packet(), Ok(Some(_))));
+        guard
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_once_and_its_reason_is_kept_from_the_engine() {
+        let mut guard = logged_in();
+        guard.await_ack(7);
+        guard.push(&[0x40, 5, 0, 7, 0x95, 200, 1, 0x40, 2, 0, 7, 0x40, 2, 0, 8]);
+        let packet = Bytes::from_static(&[0x40, 2, 0, 7]);
+        assert_eq!(guard.next_packet(), Ok(Some(Admitted { packet, reason: 0x95 })));
+        assert_eq!((guard.next_packet(), guard.strays()), (Ok(None), 2));
+    }
+
+    #[test]
+    fn what_the_engine_would_choke_on_never_reaches_it() {
+        for bytes in [
+            LOGIN,                              // a second CONNACK
+            &[0x32, 5, 0, 1, b't', 0, 0],       // packet id 0
+            &[0x32, 3, 0, 9, b't'],             // shorter than its topic
+            &[0x40, 1, 0],                      // PUBACK of one byte
+            &[0x30, 0xff, 0xff, 0xff, 0xff, 1], // a length of five bytes
+            &[0x30, 0xff, 0xff, 0x7f],          // 2 MB
+        ] {
+            let mut guard = logged_in();
+            guard.push(bytes);
+            assert!(matches!(guard.next_packet(), Err(Fault::Protocol(_))), "{bytes:x?}");
+        }
+        let mut http = Guard::new(1000);
+        http.push(b"HTTP/1.1 400 Bad Request\r\n");
+        http.push(&[b' '; 200]);
+        assert!(matches!(http.next_packet(), Err(Fault::Protocol(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn packets_come_out_whole_however_the_stream_is_cut(
+            lens in prop::collection::vec(0usize..300, 1..10),
+            chunk in 1usize..50,
+        ) {
+            let mut stream = Vec::new();
+            for len in &lens {
+                stream.push(0xd0);
+                let mut n = *len;
+                loop {
+                    let byte = u8::try_from(n % 128).expect("below 128");
+                    n /= 128;
+                    stream.push(if n > 0 { byte | 0x80 } else { byte });
+                    if n == 0 { break }
+                }
+                stream.extend(std::iter::repeat_n(0xaa, *len));
+            }
+            let mut guard = logged_in();
+            let mut got = Vec::new();
+            for piece in stream.chunks(chunk) {
+                guard.push(piece);
+                while let Some(packet) = guard.next_packet().expect("well formed") {
+                    got.push(packet.packet);
+                }
+            }
+            prop_assert_eq!(got.len(), lens.len());
+            prop_assert_eq!(got.concat(), stream);
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! What to read from the log next, and which of it makes the next message. Pure: times are given, not taken.
+//!
+//! - `live-first`: what is pending below the head at connect is **backlog**, and goes in order on the
+//!   history topics. What is committed later is **live**, and goes at once on the data topics.
+//! - `strict`: one lane, the live one, oldest first.
+//!
+//! Within a lane numbers only go up, so the order within a point and lane is kept. A plan is made anew
+//! for each connection from what the log says is pending: whatever was not acknowledged is in it again.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::model::Order;
+use crate::message::Record;
+use crate::store::Chunk;
+
+/// A lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// On the data topics.
+    Live = 0,
+    /// On the history topics.
+    Backlog = 1,
+}
+
+const LANES: [Lane; 2] = [Lane::Live, Lane::Backlog];
+
+/// What limits one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Most readings in it, at least 1.
+    pub max_readings: usize,
+    /// Longest wait of a reading on the live lane for others to join it.
+    pub max_delay: Duration,
+}
+
+/// A stretch of the log to read for a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Want {
+    /// For which lane.
+    pub lane: Lane,
+    /// From where.
+    pub range: Range<u64>,
+    /// At most so many.
+    pub max: usize,
+}
+
+/// Both lanes of one connection.
+#[derive(Debug)]
+pub struct Lanes {
+    head: u64,
+    lines: [Line; 2],
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    /// Numbers to read, ascending and disjoint, all above those of `ready`.
+    unread: VecDeque<Range<u64>>,
+    /// Read and waiting to be sent, ascending, each with the moment it was read.
+    ready: VecDeque<(Instant, Record)>,
+}
+
+/// Records of one read: 256 × about 150 B = 40 KiB in RAM per lane, well over a window of single readings.
+const READ: usize = 256;
+
+impl Lanes {
+    /// The plan for a new connection: `pending` as the log says it, `head` one past the last number.
+    #[must_use]
+    pub fn new(order: Order, pending: Vec<Range<u64>>, head: u64) -> Self {
+        let mut lanes = Self { head, lines: [Line::default(), Line::default()] };
+        let lane = match order {
+            Order::LiveFirst => Lane::Backlog,
+            Order::Strict => Lane::Live,
+        };
+        // What was committed between the look at the head and the look at what is pending belongs here as well.
+        lanes.head = pending.last().map_or(head, |last| head.max(last.end));
+        lanes.lines[lane as usize].unread = pending.into_iter().filter(|r| !r.is_empty()).collect();
+        lanes
+    }
+
+    /// The log has grown up to `head`: what is new is live.
+    pub fn advance(&mut self, head: u64) {
+        if head > self.head {
+            let line = &mut self.lines[Lane::Live as usize];
+            match line.unread.back_mut() {
+                Some(last) if last.end == self.head => last.end = head,
+                _ => line.unread.push_back(self.head..head),
+            }
+            self.head = head;
+        }
+    }
+
+    /// What to read now, the live lane first. `None`: enough is at hand, or there is nothing.
+    #[must_use]
+    pub fn want(&self, cut: Cut) -> Option<Want> {
+        let max = READ.max(cut.max_readings);
+        LANES.into_iter().find_map(|lane| {
+            let line = &self.lines[lane as usize];
+            let range = line.unread.front().cloned()?;
+            (line.ready.len() < max).then_some(Want { lane, range, max })
+        })
+    }
+
+    /// The answer to [`Lanes::want`]. `false`: the log looked at nothing, so ask again later.
+    pub fn filled(&mut self, want: &Want, chunk: Chunk, now: Instant) -> bool {
+        let line = &mut self.lines[want.lane as usize];
+        let next = chunk.next.min(want.range.end);
+        if next <= want.range.start {
+            return false;
+        }
+        // Something was put back while the log was read: the plan is another one now.
+        let Some(front) = line.unread.front_mut().filter(|f| f.start == want.range.start) else {
+            return true;
+        };
+        front.start = next;
+        if front.is_empty() {
+            line.unread.pop_front();
+        }
+        let mut from = want.range.start;
+        for record in chunk.records {
+            // The log promises this; a breach would break the order for good.
+            if record.id.seq >= from && record.id.seq < next {
+                from = record.id.seq + 1;
+                line.ready.push_back((now, record));
+            }
+        }
+        true
+    }
+
+    /// How many readings at the front of a lane make the next message; 0: none yet.
+    ///
+    /// A message is closed when it is full, when the next reading cannot join it (a hole in the numbers,
+    /// another epoch), when nothing more is on its way on the backlog, or when its first reading waited
+    /// long enough. `flush`: wait for nothing.
+    #[must_use]
+    pub fn closable(&self, lane: Lane, cut: Cut, now: Instant, flush: bool) -> usize {
+        let line = &self.lines[lane as usize];
+        let Some((since, _)) = line.ready.front() else { return 0 };
+        let run = line.run(cut.max_readings);
+        let closed = run == cut.max_readings
+            || run < line.ready.len()
+            || (lane == Lane::Backlog && line.unread.is_empty())
+            || now >= *since + cut.max_delay;
+        if closed || flush { run } else { 0 }
+    }
+
+    /// Takes the next message's readings from a lane; empty if none is closed yet.
+    pub fn take(&mut self, lane: Lane, cut: Cut, now: Instant, flush: bool) -> Vec<Record> {
+        let count = self.closable(lane, cut, now, flush);
+        self.lines[lane as usize].ready.drain(..count).map(|(_, record)| record).collect()
+    }
+
+    /// These readings were refused in this form: put them back to be read and sent again, in order.
+    /// The numbers between them count as wanted; what is gone of them the log skips.
+    pub fn rewind(&mut self, lane: Lane, range: Range<u64>) {
+        let line = &mut self.lines[lane as usize];
+        let mut ranges = vec![range];
+        ranges.extend(line.ready.drain(..).map(|(_, r)| r.id.seq..r.id.seq + 1));
+        ranges.extend(line.unread.drain(..));
+        ranges.sort_by_key(|r| r.start);
+        for range in ranges {
+            match line.unread.back_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => line.unread.push_back(range),
+            }
+        }
+    }
+
+    /// When a message that is not full will be closed by time.
+    #[must_use]
+    pub fn deadline(&self, cut: Cut) -> Option<Instant> {
+        self.lines.iter().filter_map(|l| l.ready.front().map(|(since, _)| *since + cut.max_delay)).min()
+    }
+}
+
+impl Line {
+    /// How many records at the front may share a message.
+    fn run(&self, most: usize) -> usize {
+        let Some((_, first)) = self.ready.front() else { return 0 };
+        let next = |i: u64| first.id.seq.checked_add(i);
+        (0u64..)
+            .zip(self.ready.iter().take(most))
+            .take_while(|(i, (_, r))| r.id.epoch == first.id.epoch && next(*i) == Some(r.id.seq))
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::message::{Epoch, Id, PointKey, WallMs};
+    use driver_api::{Quality, Value};
+    use proptest::prelude::*;
+
+    const ONE: Cut = Cut { max_readings: 1, max_delay: Duration::ZERO };
+    const FIVE: Cut = Cut { max_readings: 5, max_delay: Duration::from_secs(5) };
+
+    fn record(seq: u64) -> Record {
+        Record {
+            // A new epoch every 40 numbers.
+            id: Id { epoch: Epoch { start: u32::try_from(seq / 40).expect("small"), random: 1 }, seq },
+            ts: WallMs(0),
+            point: Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() }),
+            value: Some(Value::Int(1)),
+            quality: Quality::Good,
+        }
+    }
+
+    /// A log in which the numbers of `gone` are missing.
+    fn read(want: &Want, gone: &[u64]) -> Chunk {
+        let mut records: Vec<Record> = want.range.clone().filter(|s| !gone.contains(s)).map(record).collect();
+        let next = records.get(want.max).map_or(want.range.end, |r| r.id.seq);
+        records.truncate(want.max);
+        Chunk { records, next }
+    }
+
+    fn some(range: Range<u64>) -> Vec<Range<u64>> {
+        std::iter::once(range).collect()
+    }
+
+    fn seqs(records: &[Record]) -> Vec<u64> {
+        records.iter().map(|r| r.id.seq).collect()
+    }
+
+    fn fill(lanes: &mut Lanes, cut: Cut, gone: &[u64], now: Instant) {
+        while let Some(want) = lanes.want(cut) {
+            assert!(lanes.filled(&want, read(&want, gone), now));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_older_than_the_connection_is_backlog_and_what_comes_later_is_live() {
+        let now = Instant::now();
+        let mut lanes = Lanes::new(Order::LiveFirst, vec![1..4, 6..8], 8);
+        lanes.advance(10);
+        fill(&mut lanes, ONE, &[], now);
+        assert_eq!(seqs(&lanes.take(Lane::Live, ONE, now, false)), [8]);
+        assert_eq!(seqs(&lanes.take(Lane::Backlog, ONE, now, false)), [1]);
+        assert_eq!(seqs(&lanes.take(Lane::Live, ONE, now, false)), [9]);
+        assert_eq!(seqs(&lanes.take(Lane::Backlog, FIVE, now, false)), [2, 3]);
+        assert_eq!(seqs(&lanes.take(Lane::Backlog, FIVE, now, false)), [6, 7]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strict_is_one_lane_oldest_first() {
+        let now = Instant::now();
+        let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
+        lanes.advance(5);
+        fill(&mut lanes, ONE, &[], now);
+        assert_eq!(lanes.take(Lane::Backlog, ONE, now, true), []);
+        let all: Vec<u64> = (0..4).flat_map(|_| seqs(&lanes.take(Lane::Live, ONE, now, false))).collect();
+        assert_eq!(all, [1, 2, 3, 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_live_batch_waits_for_company_but_not_for_ever() {
+        let mut lanes = Lanes::new(Order::LiveFirst, vec![], 1);
+        lanes.advance(4);
+        let start = Instant::now();
+        fill(&mut lanes, FIVE, &[], start);
+        assert_eq!(lanes.take(Lane::Live, FIVE, start, false), []);
+        assert_eq!(lanes.deadline(FIVE), Some(start + FIVE.max_delay));
+        assert_eq!(seqs(&lanes.take(Lane::Live, FIVE, start + FIVE.max_delay, false)), [1, 2, 3]);
+        lanes.advance(9);
+        fill(&mut lanes, FIVE, &[], start);
+        assert_eq!(seqs(&lanes.take(Lane::Live, FIVE, start, false)), [4, 5, 6, 7, 8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_put_back_is_sent_again_before_what_follows() {
+        let now = Instant::now();
+        let mut lanes = Lanes::new(Order::LiveFirst, some(1..12), 12);
+        fill(&mut lanes, FIVE, &[3], now);
+        assert_eq!(seqs(&lanes.take(Lane::Backlog, FIVE, now, false)), [1, 2]);
+        lanes.rewind(Lane::Backlog, 1..3);
+        fill(&mut lanes, FIVE, &[3], now);
+        let two = Cut { max_readings: 2, ..FIVE };
+        assert_eq!(seqs(&lanes.take(Lane::Backlog, two, now, false)), [1, 2]);
+        assert_eq!(seqs(&lanes.take(Lane::Backlog, two, now, false)), [4, 5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_looked_at_nothing_is_asked_again() {
+        let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
+        let want = lanes.want(ONE).expect("something pending");
+        assert!(!lanes.filled(&want, Chunk { records: vec![], next: 1 }, Instant::now()));
+        assert_eq!(lanes.want(ONE), Some(want));
+    }
+
+    proptest! {
+        #[test]
+        fn every_pending_number_goes_out_once_in_order_and_no_batch_spans_a_gap_or_an_epoch(
+            gone in prop::collection::vec(1u64..400, 0..60),
+            splits in prop::collection::btree_set(1u64..200, 0..8),
+            head in 200u64..300,
+            growth in prop::collection::vec(1u64..30, 0..6),
+            most in 1usize..70,
+            strict in any::<bool>(),
+        ) {
+            let rt = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+            let _in = rt.enter();
+            let now = Instant::now();
+            let cut = Cut { max_readings: most, max_delay: Duration::from_secs(5) };
+            let edges: Vec<u64> = splits.into_iter().collect();
+            let pending: Vec<Range<u64>> = edges.chunks_exact(2).map(|e| e[0]..e[1]).collect();
+            let order = if strict { Order::Strict } else { Order::LiveFirst };
+            let mut lanes = Lanes::new(order, pending.clone(), head);
+            let mut got: [Vec<u64>; 2] = [vec![], vec![]];
+            let mut end = head;
+            for grow in growth.into_iter().chain([0]) {
+                end += grow;
+                lanes.advance(end);
+                fill_partly(&mut lanes, cut, &gone, now);
+                for lane in LANES {
+                    loop {
+                        let batch = lanes.take(lane, cut, now, grow == 0);
+                        if batch.is_empty() {
+                            if grow == 0 && lanes.want(cut).is_some() {
+                                fill_partly(&mut lanes, cut, &gone, now);
+                                continue;
+                            }
+                            break;
+                        }
+                        prop_assert!(batch.len() <= most);
+                        prop_assert!(batch.windows(2).all(|w| w[0].id.seq + 1 == w[1].id.seq && w[0].id.epoch == w[1].id.epoch));
+                        got[lane as usize].extend(seqs(&batch));
+                    }
+                }
+            }
+            let there = |s: &u64| !gone.contains(s);
+            let old: Vec<u64> = pending.into_iter().flatten().filter(there).collect();
+            let new: Vec<u64> = (head..end).filter(there).collect();
+            if strict {
+                prop_assert_eq!(&got[0], &[old, new].concat());
+            } else {
+                prop_assert_eq!(&got[Lane::Backlog as usize], &old);
+                prop_assert_eq!(&got[Lane::Live as usize], &new);
+            }
+        }
+    }
+
+    fn fill_partly(lanes: &mut Lanes, cut: Cut, gone: &[u64], now: Instant) {
+        for _ in 0..3 {
+            let Some(want) = lanes.want(cut) else { return };
+            assert!(lanes.filled(&want, read(&want, gone), now));
+        }
+    }
+}

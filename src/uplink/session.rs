@@ -1,0 +1,462 @@
+//! One connection from login to its end: bytes in and out, timers, acknowledgements.
+//!
+//! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
+//! write never keeps an acknowledgement or a ping from being seen.
+
+use std::future::{Future, pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::counters::UplinkCounters;
+use super::delivery::Delivery;
+use super::fault::Fault;
+use super::inflight::{Cargo, Inflight, Outgoing};
+use super::lanes::Want;
+use super::link::{Link, Stream};
+use super::liveness::{Duty, Liveness};
+use super::protocol::{Incoming, Limits, Protocol, Unsendable, reason_words};
+use super::share::Class;
+use super::timing::Timing;
+use crate::bounds;
+use crate::clock::Clock;
+use crate::message::{CommandRequest, LossRecord, Message, Origin};
+use crate::pipeline::payload;
+use crate::pipeline::topics::Topics;
+use crate::store::{Chunk, DrainError};
+
+/// What every connection of an uplink shares.
+pub(super) struct Context {
+    pub name: String,
+    pub topics: Topics,
+    pub timing: Timing,
+    pub keep_alive: Duration,
+    pub clock: Arc<dyn Clock>,
+    pub commands: mpsc::Sender<CommandRequest>,
+    pub stop: CancellationToken,
+}
+
+/// How a connection ended.
+pub(super) enum End {
+    /// We were asked to stop; the farewell is said.
+    Stopped,
+    /// It broke.
+    Broken(Fault),
+}
+
+type Reading = Pin<Box<dyn Future<Output = (Want, Result<Chunk, DrainError>)> + Send>>;
+type Losses = Pin<Box<dyn Future<Output = Result<Vec<(u64, LossRecord)>, DrainError>> + Send>>;
+
+struct Session<'a> {
+    context: &'a Context,
+    delivery: &'a mut Delivery,
+    protocol: Protocol,
+    inflight: Inflight,
+    liveness: Liveness,
+    out: BytesMut,
+    reading: Option<Reading>,
+    losing: Option<Losses>,
+    /// When the stop was asked for.
+    stopping: Option<Instant>,
+    farewell: bool,
+    rate: Rate,
+    /// Kinds of complaints already logged.
+    told: Vec<&'static str>,
+}
+
+/// Runs one connection until it ends.
+pub(super) async fn run(
+    link: Link,
+    context: &Context,
+    delivery: &mut Delivery,
+    mirror: &mut Option<mpsc::Receiver<Message>>,
+) -> End {
+    let Link { stream, protocol, limits, early } = link;
+    let mut head = delivery.drain.head();
+    let at_connect = *head.borrow_and_update();
+    let now = Instant::now();
+    delivery.connected(at_connect, now);
+    let mut session = Session::new(context, delivery, protocol, &limits, now);
+    let result = session.serve(stream, early, &mut head, mirror).await;
+    let Session { delivery, inflight, protocol, .. } = session;
+    let counters = &delivery.counters;
+    counters.stray_acks.fetch_add(protocol.stray_acks(), Relaxed);
+    counters.in_flight.store(0, Relaxed);
+    counters.set_rate(0.0);
+    delivery.ended(inflight.into_unsettled());
+    match result {
+        Ok(()) => End::Stopped,
+        Err(fault) => End::Broken(fault),
+    }
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        context: &'a Context,
+        delivery: &'a mut Delivery,
+        protocol: Protocol,
+        limits: &Limits,
+        now: Instant,
+    ) -> Self {
+        let keep_alive =
+            limits.keep_alive_s.map_or(context.keep_alive, |s| Duration::from_secs(u64::from(s)));
+        let window = context.timing.window.min(usize::from(limits.receive_maximum));
+        let counted = delivery.counters.delivered.load(Relaxed);
+        Self {
+            context,
+            delivery,
+            protocol,
+            inflight: Inflight::new(window, bounds::UPLINK_WINDOW_BYTES),
+            liveness: Liveness::new(Some(keep_alive), now),
+            out: BytesMut::new(),
+            reading: None,
+            losing: None,
+            stopping: None,
+            farewell: false,
+            rate: Rate { per_second: 0.0, counted, since: now },
+            told: Vec::new(),
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        stream: Box<dyn Stream>,
+        early: Vec<Incoming>,
+        head: &mut watch::Receiver<u64>,
+        mirror: &mut Option<mpsc::Receiver<Message>>,
+    ) -> Result<(), Fault> {
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        self.protocol.subscribe(&self.context.topics.commands(), &mut self.out)?;
+        let now = Instant::now();
+        self.understand(early, now);
+        let mut buffer = vec![0; 16 << 10];
+        let (mut unflushed, mut log_open) = (false, true);
+        loop {
+            let now = Instant::now();
+            self.watch(now)?;
+            self.fill(now)?;
+            self.ask_the_log(now);
+            if self.finished(now)? {
+                self.protocol.disconnect(&mut self.out);
+                return say_goodbye(&mut writer, &mut self.out).await;
+            }
+            let wake = self.wake(now);
+            tokio::select! {
+                n = reader.read(&mut buffer) => {
+                    let n = n.map_err(|e| Fault::broken(&e))?;
+                    self.heard(&buffer[..n])?;
+                }
+                written = push(&mut writer, &self.out), if !self.out.is_empty() || unflushed => {
+                    let n = written.map_err(|e| Fault::broken(&e))?;
+                    unflushed = n > 0;
+                    self.out.advance(n);
+                    if n > 0 {
+                        self.liveness.sent(Instant::now());
+                        UplinkCounters::add(&self.delivery.counters.bytes_sent, n);
+                    }
+                }
+                (want, chunk) = maybe(&mut self.reading) => {
+                    self.reading = None;
+                    self.filled(&want, chunk);
+                }
+                list = maybe(&mut self.losing) => {
+                    self.losing = None;
+                    self.lost(list);
+                }
+                changed = head.changed(), if log_open => {
+                    // A closed log means that nothing new will come; what is there still goes out.
+                    log_open = changed.is_ok();
+                    let to = *head.borrow_and_update();
+                    self.delivery.advance(to, Instant::now());
+                }
+                message = receive(mirror) => match message {
+                    Some(message) => self.delivery.mirror.take(message),
+                    None => *mirror = None,
+                },
+                () = self.context.stop.cancelled(), if self.stopping.is_none() => {
+                    self.stopping = Some(Instant::now());
+                }
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Timers: acknowledgements that do not come, a line that is silent, the rate.
+    fn watch(&mut self, now: Instant) -> Result<(), Fault> {
+        let ack = self.context.timing.ack;
+        if self.inflight.waiting_since().is_some_and(|since| now >= since + ack) {
+            return Err(Fault::Timeout { what: "an acknowledgement by the broker".to_owned(), limit: ack });
+        }
+        match self.liveness.duty(now) {
+            Duty::Rest => {}
+            Duty::Ping => {
+                self.protocol.ping(&mut self.out)?;
+                self.liveness.pinged(now);
+            }
+            Duty::Dead => return Err(Fault::Lost("the broker does not answer pings".to_owned())),
+        }
+        let counters = &self.delivery.counters;
+        if let Some(rate) = self.rate.tick(counters.delivered.load(Relaxed), now) {
+            counters.set_rate(rate);
+        }
+        counters.in_flight.store(self.inflight.len() as u64, Relaxed);
+        counters.mirror_dropped.store(self.delivery.mirror.dropped(), Relaxed);
+        Ok(())
+    }
+
+    /// Encodes messages while window and buffer have room.
+    fn fill(&mut self, now: Instant) -> Result<(), Fault> {
+        if self.farewell {
+            return Ok(());
+        }
+        let finish = self.stopping.is_some();
+        while self.out.len() < bounds::UPLINK_OUT_BYTES && self.inflight.has_room() {
+            let Some(message) = self.delivery.next_message(&self.inflight, now, finish) else { break };
+            self.publish(message, now)?;
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
+        match self.protocol.publish(&message, &mut self.out) {
+            Ok(id) => {
+                self.delivery.sent(&message);
+                self.inflight.sent(id, message, now);
+            }
+            Err(Unsendable::TooLarge { size, limit }) => {
+                self.complain(
+                    "too large",
+                    &format!(
+                        "a message of {size} bytes on `{}` is larger than the {limit} the broker takes",
+                        message.topic
+                    ),
+                );
+                self.delivery.too_large(message, size, limit, now);
+            }
+            Err(Unsendable::Invalid(why)) => {
+                self.complain("invalid", &format!("`{}` cannot be sent: {why}", message.topic));
+                self.delivery.refused(message, 0, now);
+            }
+            Err(Unsendable::Engine(why)) => {
+                return Err(Fault::Protocol(format!("`{}` cannot be sent: {why}", message.topic)));
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_the_log(&mut self, now: Instant) {
+        if self.farewell {
+            return;
+        }
+        if self.reading.is_none()
+            && let Some(want) = self.delivery.want(now)
+        {
+            let drain = self.delivery.drain.clone();
+            self.reading = Some(Box::pin(async move {
+                let chunk = drain.read(want.range.clone(), want.max).await;
+                (want, chunk)
+            }));
+        }
+        if self.losing.is_none() && self.delivery.wants_losses(now) {
+            let drain = self.delivery.drain.clone();
+            self.losing = Some(Box::pin(async move { drain.losses(bounds::UPLINK_LOSSES).await }));
+        }
+    }
+
+    fn filled(&mut self, want: &Want, chunk: Result<Chunk, DrainError>) {
+        let now = Instant::now();
+        match chunk {
+            Ok(chunk) => self.delivery.filled(want, Some(chunk), now),
+            Err(e) => {
+                self.complain("log", &Fault::Log(e.to_string()).to_string());
+                self.delivery.filled(want, None, now);
+            }
+        }
+    }
+
+    fn lost(&mut self, list: Result<Vec<(u64, LossRecord)>, DrainError>) {
+        let list = list.unwrap_or_else(|e| {
+            self.complain("log", &Fault::Log(e.to_string()).to_string());
+            Vec::new()
+        });
+        self.delivery.losses(list, &self.inflight, Instant::now());
+    }
+
+    fn heard(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if bytes.is_empty() {
+            return Err(Fault::Lost("closed by the broker without a word".to_owned()));
+        }
+        let now = Instant::now();
+        self.liveness.heard(now);
+        UplinkCounters::add(&self.delivery.counters.bytes_received, bytes.len());
+        let incoming = self.protocol.receive(bytes, &mut self.out)?;
+        self.understand(incoming, now);
+        Ok(())
+    }
+
+    fn understand(&mut self, incoming: Vec<Incoming>, now: Instant) {
+        for event in incoming {
+            match event {
+                Incoming::Acked { id, refused } => {
+                    let Some(message) = self.inflight.acked(id, now) else { continue };
+                    match refused {
+                        None => self.delivery.acked(&message, now),
+                        Some(code) => {
+                            self.complain(
+                                "refused",
+                                &format!(
+                                    "the broker refuses a message on `{}`: {}",
+                                    message.topic,
+                                    reason_words(code)
+                                ),
+                            );
+                            self.delivery.refused(message, code, now);
+                        }
+                    }
+                }
+                Incoming::Subscribed(true) | Incoming::Welcome(_) | Incoming::Nothing => {}
+                Incoming::Subscribed(false) => {
+                    self.complain("commands", "the broker does not let us receive commands")
+                }
+                Incoming::Message { topic, payload, retained } => self.command(&topic, payload, retained),
+            }
+        }
+    }
+
+    /// A command goes to whoever executes them; if too many wait, it is refused at once.
+    fn command(&mut self, topic: &str, payload: Bytes, retained: bool) {
+        let Some((device, point)) = self.context.topics.command_target(topic) else { return };
+        let request = CommandRequest {
+            device: device.to_owned(),
+            point: point.to_owned(),
+            payload,
+            retained,
+            origin: Origin::Uplink(self.context.name.clone()),
+        };
+        let (refused, why) = match self.context.commands.try_send(request) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(request)) => (request, "busy: too many commands are waiting"),
+            Err(mpsc::error::TrySendError::Closed(request)) => (request, "the gateway is stopping"),
+        };
+        UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
+        let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
+        let topic = self.context.topics.result(&refused.device, &refused.point);
+        self.delivery.mirror.event(topic.into(), answer.into());
+    }
+
+    /// After the stop: everything that should still go is acknowledged, or the grace is over. Sends the
+    /// farewell first; `true` once that is settled too.
+    fn finished(&mut self, now: Instant) -> Result<bool, Fault> {
+        let Some(since) = self.stopping else { return Ok(false) };
+        let grace = self.context.timing.grace;
+        if !self.farewell {
+            let busy = !self.inflight.is_empty() || self.reading.is_some() || !self.out.is_empty();
+            if busy && now < since + grace {
+                return Ok(false);
+            }
+            self.farewell = true;
+            let message = Outgoing {
+                cargo: Cargo::Farewell,
+                class: Class::Control,
+                topic: self.context.topics.status().into(),
+                payload: Bytes::from_static(payload::OFFLINE),
+                retain: true,
+            };
+            self.publish(message, now)?;
+            if !self.inflight.holds(&Cargo::Farewell) {
+                // Without a DISCONNECT the broker publishes our last will, which says the same.
+                return Err(Fault::Lost("no room for the farewell; the last will speaks".to_owned()));
+            }
+        }
+        Ok(!self.inflight.holds(&Cargo::Farewell) || now >= since + grace + grace / 2)
+    }
+
+    fn wake(&self, now: Instant) -> Instant {
+        let ack = self.inflight.waiting_since().map(|since| since + self.context.timing.ack);
+        let grace = self.context.timing.grace;
+        let stop = self.stopping.map(|s| if self.farewell { s + grace + grace / 2 } else { s + grace });
+        [ack, self.liveness.next(), stop, Some(self.delivery.next_wake(now)), Some(now + RATE_TICK)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(now + RATE_TICK)
+    }
+
+    /// Tells what went wrong without ending the connection: always to status, to the log once per kind
+    /// and connection, for a broker that refuses one message often refuses all.
+    fn complain(&mut self, kind: &'static str, what: &str) {
+        if self.told.contains(&kind) {
+            tracing::debug!(uplink = %self.context.name, "{what}");
+        } else {
+            self.told.push(kind);
+            tracing::warn!(uplink = %self.context.name, "{what}");
+        }
+        self.delivery.counters.set_error(self.context.clock.wall(), what.to_owned());
+    }
+}
+
+const RATE_TICK: Duration = Duration::from_secs(1);
+
+/// Readings acknowledged per second, smoothed.
+struct Rate {
+    per_second: f64,
+    counted: u64,
+    since: Instant,
+}
+
+impl Rate {
+    #[expect(clippy::cast_precision_loss, reason = "a count within one second is far below 2^53")]
+    fn tick(&mut self, delivered: u64, now: Instant) -> Option<f64> {
+        let elapsed = now.duration_since(self.since);
+        if elapsed < RATE_TICK {
+            return None;
+        }
+        let rate = delivered.saturating_sub(self.counted) as f64 / elapsed.as_secs_f64();
+        // About the last ten seconds: each second weighs a fifth of what is known.
+        self.per_second += (rate - self.per_second) * 0.2;
+        (self.counted, self.since) = (delivered, now);
+        Some(self.per_second)
+    }
+}
+
+/// Writes what is there, or flushes what the layers below hold back. Returns the bytes taken.
+async fn push(writer: &mut WriteHalf<Box<dyn Stream>>, out: &BytesMut) -> std::io::Result<usize> {
+    if out.is_empty() {
+        writer.flush().await?;
+        return Ok(0);
+    }
+    writer.write(out).await
+}
+
+async fn say_goodbye(writer: &mut WriteHalf<Box<dyn Stream>>, out: &mut BytesMut) -> Result<(), Fault> {
+    let bye = async {
+        writer.write_all_buf(out).await?;
+        writer.flush().await?;
+        writer.shutdown().await
+    };
+    match tokio::time::timeout(Duration::from_secs(1), bye).await {
+        Ok(done) => done.map_err(|e| Fault::broken(&e)),
+        Err(_) => Err(Fault::Timeout { what: "the farewell".to_owned(), limit: Duration::from_secs(1) }),
+    }
+}
+
+async fn maybe<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn receive(mirror: &mut Option<mpsc::Receiver<Message>>) -> Option<Message> {
+    match mirror {
+        Some(mirror) => mirror.recv().await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,45 @@
+//! Every wait of an uplink in one place; tests bring shorter ones.
+
+use std::time::Duration;
+
+/// The waits of one uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// Longest way from the first DNS question to the broker's welcome.
+    pub connect: Duration,
+    /// Longest wait for any acknowledgement while something is in flight: a black hole gives no other sign.
+    pub ack: Duration,
+    /// Shortest and longest wait between two rounds of attempts.
+    pub backoff: (Duration, Duration),
+    /// A connection that stood so long, or got one message through, resets the backoff.
+    pub stable: Duration,
+    /// How long what is in flight may take to be acknowledged after the stop.
+    pub grace: Duration,
+    /// Wait before a refused message is tried again.
+    pub retry: Duration,
+    /// How often the log is asked for loss records, besides when it grows.
+    pub losses: Duration,
+    /// Wait after the log could not be read.
+    pub log_retry: Duration,
+    /// Most messages in flight, unless the broker allows fewer.
+    pub window: usize,
+    /// Tries before a refused message is given up.
+    pub tries: u8,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(20),
+            ack: Duration::from_secs(20),
+            backoff: (Duration::from_secs(1), Duration::from_secs(60)),
+            stable: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+            retry: Duration::from_secs(5),
+            losses: Duration::from_secs(5),
+            log_retry: Duration::from_secs(1),
+            window: crate::bounds::UPLINK_WINDOW,
+            tries: 3,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Sessions: kept, resumed, taken over, ended; wills.
+
+use crate::raw::*;
+
+/// Flags of CONNECT: a will with QoS 1.
+const WILL: u8 = 4 | 8;
+
+#[tokio::test]
+async fn a_session_is_kept_and_its_messages_are_sent_again_in_order_with_dup() {
+    let (broker, at) = broker().await;
+    for v in BOTH {
+        let forever: &[u8] = if v == V::Five { &[0x11, 0xFF, 0xFF, 0xFF, 0xFF] } else { &[] };
+        let hello = connect_with(v, "keep", 0, 0, forever, &[]);
+        let mut c = Raw::open(at, v).await;
+        c.send(&hello).await;
+        c.connack(false).await;
+        c.subscribed("k/#", 2).await;
+        let mut p = Raw::connected(at, v, "p").await;
+        for (id, flags) in [(1, 2), (2, 4), (3, 2)] {
+            p.send(&publish(v, flags, "k/1", id, &[], &[b'0' + u8::try_from(id).unwrap()])).await;
+            p.recv().await;
+        }
+        let first: Vec<_> = [c.recv().await, c.recv().await, c.recv().await].into();
+        assert_eq!(first.iter().map(|p| p[0]).collect::<Vec<_>>(), [0x32, 0x34, 0x32]);
+        c.send(&[0x50, 2, 0, 2]).await;
+        c.expect(&[0x62, 2, 0, 2]).await;
+        drop(c);
+        until("away", || broker.stats().sessions_away == 1).await;
+        // While it is away: QoS 0 is not kept, QoS 1 is.
+        p.send(&publish(v, 0, "k/0", 0, &[], b"no")).await;
+        p.send(&publish(v, 2, "k/4", 4, &[], b"4")).await;
+        p.recv().await;
+        let mut c = Raw::open(at, v).await;
+        c.send(&hello).await;
+        c.connack(true).await;
+        let mut dup = first.clone();
+        dup[0][0] |= 8;
+        dup[2][0] |= 8;
+        c.expect(&dup[0]).await;
+        c.expect(&[0x62, 2, 0, 2]).await;
+        c.expect(&dup[2]).await;
+        let fourth = c.recv().await;
+        assert_eq!((fourth[0], *fourth.last().unwrap()), (0x32, b'4'));
+        c.ping().await;
+        c.bye().await;
+        // Clean: the session is gone.
+        let mut c = Raw::connected(at, v, "keep").await;
+        p.send(&publish(v, 0, "k/0", 0, &[], b"no")).await;
+        p.ping().await;
+        c.ping().await;
+        assert_eq!(broker.stats().subscriptions, 0);
+        c.bye().await;
+        p.bye().await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_client_takes_over_and_the_old_will_fires() {
+    let (broker, at) = broker().await;
+    for v in BOTH {
+        let no_props: &[u8] = if v == V::Five { &[0] } else { &[] };
+        let mut watcher = Raw::connected(at, v, "watcher").await;
+        watcher.subscribed("will/#", 0).await;
+        let will = |word: &str| [no_props, &text("will/x"), &text(word)].concat();
+        let mut old = Raw::open(at, v).await;
+        old.send(&connect_with(v, "same", 2 | WILL, 0, &[], &will("old"))).await;
+        old.connack(false).await;
+        let mut new = Raw::open(at, v).await;
+        new.send(&connect_with(v, "same", 2 | WILL, 0, &[], &will("new"))).await;
+        new.connack(false).await;
+        old.expect_end(0x8E).await;
+        watcher.expect(&packet(0x30, &[&text("will/x"), no_props, b"old"].concat())).await;
+        // DISCONNECT: no will.
+        new.bye().await;
+        watcher.ping().await;
+        watcher.bye().await;
+        until("gone", || broker.stats().clients == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn in_a_storm_of_take_overs_everyone_gets_a_connack() {
+    let (broker, at) = broker().await;
+    let mut all = Vec::new();
+    for n in 0..240 {
+        let mut c = Raw::open(at, BOTH[n % 2]).await;
+        c.send(&connect(BOTH[n % 2], "storm", n % 3 == 0)).await;
+        all.push(c);
+    }
+    let mut ended = 0;
+    for mut c in all {
+        let got = c.recv().await;
+        assert_eq!((got[0], got[3]), (0x20, 0), "{got:02x?}");
+        ended += 1;
+        drop(c);
+    }
+    assert_eq!(ended, 240);
+    until("gone", || broker.stats().connections == 0).await;
+    Raw::connected(at, V::Four, "storm").await.ping().await;
+}
+
+#[tokio::test]
+async fn a_will_waits_for_its_delay_and_is_dropped_if_the_client_comes_back() {
+    let (_broker, at) = broker().await;
+    let v = V::Five;
+    let mut watcher = Raw::connected(at, v, "watcher").await;
+    watcher.subscribed("will/#", 0).await;
+    let hello = |delay: u8| {
+        let will = [&[5, 0x18, 0, 0, 0, delay][..], &text("will/x"), &text("gone")].concat();
+        connect_with(v, "late", WILL, 0, &[0x11, 0, 0, 0, 60], &will)
+    };
+    let mut c = Raw::open(at, v).await;
+    c.send(&hello(30)).await;
+    c.connack(false).await;
+    drop(c);
+    let mut c = Raw::open(at, v).await;
+    // The old connection may not have been seen to end yet; either way the session goes on.
+    c.send(&hello(1)).await;
+    c.connack(true).await;
+    watcher.ping().await;
+    drop(c);
+    let sent = tokio::time::Instant::now();
+    watcher.expect(&packet(0x30, &[&text("will/x"), &[0][..], b"gone"].concat())).await;
+    assert!(sent.elapsed().as_millis() >= 900);
+}
+
+#[tokio::test]
+async fn a_session_expires_and_its_waiting_will_fires_then() {
+    let (broker, at) = broker().await;
+    let v = V::Five;
+    let mut watcher = Raw::connected(at, v, "watcher").await;
+    watcher.subscribed("will/#", 0).await;
+    let will = [&[5, 0x18, 0, 0, 1, 0][..], &text("will/x"), &text("gone")].concat();
+    let mut c = Raw::open(at, v).await;
+    c.send(&connect_with(v, "short", WILL, 0, &[0x11, 0, 0, 0, 1], &will)).await;
+    c.connack(false).await;
+    drop(c);
+    watcher.expect(&packet(0x30, &[&text("will/x"), &[0][..], b"gone"].concat())).await;
+    until("forgotten", || broker.stats().sessions_away == 0).await;
+}
+
+#[tokio::test]
+async fn a_silent_client_is_ended_after_one_and_a_half_keep_alives_and_its_will_fires() {
+    let (_broker, at) = broker().await;
+    for v in BOTH {
+        let no_props: &[u8] = if v == V::Five { &[0] } else { &[] };
+        let mut watcher = Raw::connected(at, v, "watcher").await;
+        watcher.subscribed("will/#", 0).await;
+        let will = [no_props, &text("will/x"), &text("gone")].concat();
+        let mut c = Raw::open(at, v).await;
+        let start = tokio::time::Instant::now();
+        c.send(&connect_with(v, "silent", 2 | WILL, 1, &[], &will)).await;
+        c.connack(false).await;
+        c.expect_end(0x8D).await;
+        let took = start.elapsed().as_millis();
+        assert!((1400..4000).contains(&took), "{took} ms");
+        watcher.expect(&packet(0x30, &[&text("will/x"), no_props, b"gone"].concat())).await;
+        watcher.bye().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_acknowledge_holds_up_nobody_and_its_queue_is_bounded() {
+    let limits = fieldgate::broker::Limits { queue: 500, ..Default::default() };
+    let (broker, at) = broker_with(fieldgate::broker::Options { limits, ..Default::default() }).await;
+    let mut slow = Raw::connected(at, V::Four, "slow").await;
+    slow.subscribed("f/#", 1).await;
+    let mut fast = Raw::connected(at, V::Four, "fast").await;
+    fast.subscribed("f/#", 0).await;
+    let mut p = Raw::connected(at, V::Four, "p").await;
+    for n in 0..2000u16 {
+        p.send(&publish(V::Four, 2, "f/x", n + 1, &[], &n.to_be_bytes())).await;
+        p.expect(&[0x40, 2, (n + 1).to_be_bytes()[0], (n + 1).to_be_bytes()[1]]).await;
+        assert_eq!(fast.recv().await.last(), n.to_be_bytes().last());
+    }
+    let stats = broker.stats();
+    // 128 in flight, 500 queued, one more on its way: the rest is dropped for this client, and counted.
+    assert!((1360..=1372).contains(&stats.dropped), "{stats:?}");
+}

@@ -1,0 +1,241 @@
+//! TLS, WebSocket, users and rights, reload.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::raw::*;
+use bytes::Bytes;
+use fieldgate::broker::{Broker, Options, Refusal, hash_password};
+use fieldgate::config::model::{self, ListenerTls, Transport};
+use futures_util::{SinkExt, StreamExt};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+fn certificate(dir: &Path) -> ListenerTls {
+    let (cert, key) = (dir.join("server.crt"), dir.join("server.key"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .expect("openssl is there");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    ListenerTls { cert, key, client_ca: None }
+}
+
+async fn tls_client(at: SocketAddr, cert: &Path) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let tcp = TcpStream::connect(at).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+#[tokio::test]
+async fn mqtt_over_tls_and_websocket_while_silent_connections_hang_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = certificate(dir.path());
+    let mut listeners =
+        vec![listener(Transport::Tcp), listener(Transport::Websocket), listener(Transport::Websocket)];
+    listeners[0].tls = Some(tls.clone());
+    listeners[1].tls = Some(tls.clone());
+    let config = model::Broker { listener: listeners, ..model::Broker::default() };
+    let broker = Broker::start_with(&config, Options::default()).await.unwrap();
+    let at: Vec<_> = broker.addresses().await.into_iter().map(|(_, at)| at).collect();
+    let mut silent = Vec::new();
+    for at in &at {
+        for _ in 0..20 {
+            silent.push(TcpStream::connect(at).await.unwrap());
+        }
+    }
+    let mut secure = tls_client(at[0], &tls.cert).await;
+    secure.write_all(&connect(V::Five, "secure", true)).await.unwrap();
+    assert_eq!(secure.read_u8().await.unwrap(), 0x20);
+
+    for (at, tls) in [(at[1], Some(&tls.cert)), (at[2], None)] {
+        let mut request = format!("ws://localhost:{}/mqtt", at.port()).into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        let io: Box<dyn Io> = match tls {
+            Some(cert) => Box::new(tls_client(at, cert).await),
+            None => Box::new(TcpStream::connect(at).await.unwrap()),
+        };
+        let (mut ws, response) = tokio_tungstenite::client_async(request, io).await.unwrap();
+        assert_eq!(response.headers()["Sec-WebSocket-Protocol"], "mqtt");
+        // A packet in two frames, and two packets in one (§6.0).
+        let hello = Bytes::from(connect(V::Four, "ws", true));
+        ws.send(Message::Binary(hello.slice(..5))).await.unwrap();
+        let rest =
+            [&hello[5..], &subscribe(V::Four, 1, "a", 0), &publish(V::Four, 0, "a", 0, &[], b"x")].concat();
+        ws.send(Message::Binary(rest.into())).await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < 4 + 5 + 6 {
+            if let Message::Binary(bytes) = ws.next().await.unwrap().unwrap() {
+                got.extend(bytes);
+            }
+        }
+        assert_eq!(got, [0x20, 2, 0, 0, 0x90, 3, 0, 1, 0, 0x30, 4, 0, 1, b'a', b'x']);
+    }
+    assert_eq!(silent.len(), 60);
+    broker.close().await;
+}
+
+trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Io for T {}
+
+#[tokio::test]
+async fn a_websocket_without_the_subprotocol_or_from_another_page_is_refused() {
+    let config = model::Broker { listener: vec![listener(Transport::Websocket)], ..model::Broker::default() };
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses().await[0].1;
+    for (header, value, status) in [
+        ("X-Nothing", "", 400),
+        ("Origin", "https://evil.example", 403),
+        ("Sec-WebSocket-Protocol", "chat", 400),
+    ] {
+        let mut request = format!("ws://localhost:{}/", at.port()).into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        if header == "X-Nothing" {
+            request.headers_mut().remove("Sec-WebSocket-Protocol");
+        }
+        request.headers_mut().insert(header, value.parse().unwrap());
+        let io = TcpStream::connect(at).await.unwrap();
+        match tokio_tungstenite::client_async(request, io).await {
+            Err(Error::Http(response)) => assert_eq!(response.status(), status),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn guarded(dir: &Path) -> model::Broker {
+    let write = |name: &str, text: &str| -> PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let users = format!("anna:{}\n", hash_password(b"secret").unwrap());
+    let acl = "user anna\ntopic read r/#\ntopic write w/#\ntopic deny r/secret\n";
+    model::Broker {
+        password_file: Some(write("passwd", &users)),
+        acl_file: Some(write("acl", acl)),
+        listener: vec![listener(Transport::Tcp)],
+    }
+}
+
+fn login(v: V, id: &str, password: &str) -> Vec<u8> {
+    connect_with(v, id, 0xC2, 0, &[], &[text("anna"), text(password)].concat())
+}
+
+#[tokio::test]
+async fn users_and_rights_as_the_files_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&guarded(dir.path()), &[]).await.unwrap();
+    let at = broker.addresses().await[0].1;
+    for v in BOTH {
+        for (hello, four, five) in
+            [(connect(v, "nobody", true), 5, 0x87), (login(v, "anna", "wrong"), 4, 0x86)]
+        {
+            let mut c = Raw::open(at, v).await;
+            c.send(&hello).await;
+            let answer = if v == V::Five { vec![0x20, 3, 0, five, 0] } else { vec![0x20, 2, 0, four] };
+            c.expect(&answer).await;
+            assert_eq!(c.next().await, None);
+        }
+        let mut c = Raw::open(at, v).await;
+        c.send(&login(v, "anna", "secret")).await;
+        c.connack(false).await;
+        c.subscribed("r/#", 1).await;
+        c.send(&subscribe(v, 2, "w/#", 0)).await;
+        c.expect(if v == V::Five { &[0x90, 4, 0, 2, 0, 0x87][..] } else { &[0x90, 3, 0, 2, 0x80] }).await;
+        // Publishing without the right: MQTT 5 says so, 3.1.1 acknowledges; nobody gets it.
+        c.send(&publish(v, 2, "r/x", 3, &[], b"x")).await;
+        c.expect(if v == V::Five { &[0x40, 3, 0, 3, 0x87][..] } else { &[0x40, 2, 0, 3] }).await;
+        c.send(&publish(v, 4, "r/x", 4, &[], b"x")).await;
+        c.expect(if v == V::Five { &[0x50, 3, 0, 4, 0x87][..] } else { &[0x50, 2, 0, 4] }).await;
+        // A filter may be wider than the right: each message is judged.
+        let message = |topic: &str| fieldgate::message::Message::new(topic, "m", false);
+        broker.publish(vec![message("r/secret"), message("r/open")]);
+        let got = c.recv().await;
+        assert!(got.windows(6).any(|w| w == b"r/open"), "{got:02x?}");
+        c.ping().await;
+        c.bye().await;
+    }
+    let stats = broker.stats();
+    assert_eq!((stats.refused_for(Refusal::Login), stats.refused_for(Refusal::Access)), (4, 6));
+    // A will needs the right too.
+    let mut c = Raw::open(at, V::Four).await;
+    let will = [text("r/x"), text("w"), text("anna"), text("secret")].concat();
+    c.send(&connect_with(V::Four, "c", 0xC6, 0, &[], &will)).await;
+    c.expect(&[0x20, 2, 0, 5]).await;
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_did_not_change_and_a_bad_one_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = guarded(dir.path());
+    config.listener.push(listener(Transport::Websocket));
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses().await[0].1;
+    let mut c = Raw::open(at, V::Five).await;
+    c.send(&login(V::Five, "anna", "secret")).await;
+    c.connack(false).await;
+    // A bad file.
+    std::fs::write(dir.path().join("acl"), "topik\n").unwrap();
+    assert!(broker.reconfigure(&config).await.unwrap_err().to_string().contains("acl:1:"));
+    c.send(&publish(V::Five, 2, "w/x", 1, &[], b"")).await;
+    c.expect(&[0x40, 3, 0, 1, 0x10]).await;
+    // Other rights, and the WebSocket listener replaced by a TCP one.
+    std::fs::write(dir.path().join("acl"), "user anna\ntopic read #\n").unwrap();
+    config.listener.pop();
+    let mut second = listener(Transport::Tcp);
+    second.allow_anonymous = Some(true);
+    config.listener.push(second);
+    broker.reconfigure(&config).await.unwrap();
+    let addresses = broker.addresses().await;
+    assert_eq!(addresses[0], (Transport::Tcp, at));
+    assert_eq!(addresses[1].0, Transport::Tcp);
+    c.send(&publish(V::Five, 2, "w/x", 2, &[], b"")).await;
+    c.expect(&[0x40, 3, 0, 2, 0x87]).await;
+    Raw::connected(addresses[1].1, V::Four, "anyone").await.ping().await;
+    // Taken away: its connections end.
+    config.listener.remove(0);
+    broker.reconfigure(&config).await.unwrap();
+    c.expect_end(0x8B).await;
+    assert!(TcpStream::connect(at).await.is_err());
+}
+
+#[tokio::test]
+async fn closing_says_good_bye() {
+    let (broker, at) = broker().await;
+    let mut five = Raw::connected(at, V::Five, "five").await;
+    let mut silent = Raw::open(at, V::Four).await;
+    tokio::time::timeout(Duration::from_secs(2), broker.close()).await.expect("soon");
+    five.expect_end(0x8B).await;
+    assert_eq!(silent.next().await, None);
+    assert!(TcpStream::connect(at).await.is_err());
+}

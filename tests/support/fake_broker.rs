@@ -1,0 +1,278 @@
+//! A broker that does on demand what real ones do only on bad days. Speaks just enough MQTT 3.1.1
+//! and 5, written from the specification and sharing no code with the client under test.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+/// One PUBLISH as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    pub connection: usize,
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub retain: bool,
+    pub dup: bool,
+    pub id: u16,
+}
+
+/// What to do about a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Ack,
+    AckTwice,
+    AckAfter(Duration),
+    Never,
+    /// MQTT 5: a PUBACK with this reason code.
+    Refuse(u8),
+    /// A TCP reset.
+    Reset,
+    /// From now on nothing is read or answered, and the connection stays open.
+    BlackHole,
+    /// These bytes as they are.
+    Bytes(&'static [u8]),
+}
+
+/// How a login is answered.
+#[derive(Debug, Clone, Default)]
+pub struct Welcome {
+    /// CONNACK return or reason code.
+    pub code: u8,
+    /// MQTT 5 properties of the CONNACK, encoded.
+    pub properties: Vec<u8>,
+    /// From the login on: not even pings are answered.
+    pub deaf: bool,
+}
+
+impl Welcome {
+    pub fn receive_maximum(max: u16) -> Self {
+        let [a, b] = max.to_be_bytes();
+        Self { properties: vec![0x21, a, b], ..Self::default() }
+    }
+    pub fn maximum_packet_size(max: u32) -> Self {
+        Self { properties: [vec![0x27], max.to_be_bytes().to_vec()].concat(), ..Self::default() }
+    }
+}
+
+type Script = dyn Fn(usize, &Published) -> Answer + Send + Sync;
+
+#[derive(Default)]
+struct Seen {
+    published: Vec<Published>,
+    connects: Vec<Vec<u8>>,
+    farewells: usize,
+    most_unanswered: usize,
+}
+
+pub struct FakeBroker {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Seen>>,
+    push: tokio::sync::broadcast::Sender<Vec<u8>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for FakeBroker {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl FakeBroker {
+    /// `script` is asked for every PUBLISH, with the number of those before it on all connections.
+    pub async fn start(
+        welcome: Welcome,
+        script: impl Fn(usize, &Published) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let push = tokio::sync::broadcast::Sender::new(64);
+        let script: Arc<Script> = Arc::new(script);
+        let task = tokio::spawn({
+            let (seen, push) = (seen.clone(), push.clone());
+            async move {
+                let count = AtomicUsize::new(0);
+                let mut all = tokio::task::JoinSet::new();
+                while let Ok((stream, _)) = listener.accept().await {
+                    let number = count.fetch_add(1, Ordering::Relaxed);
+                    let (seen, script, welcome) = (seen.clone(), script.clone(), welcome.clone());
+                    all.spawn(serve(stream, number, welcome, script, seen, push.subscribe()));
+                }
+            }
+        });
+        Self { address, seen, push, task }
+    }
+
+    pub fn url(&self) -> String {
+        format!("mqtt://{}", self.address)
+    }
+
+    pub fn published(&self) -> Vec<Published> {
+        self.seen.lock().expect("not poisoned").published.clone()
+    }
+
+    pub fn connects(&self) -> Vec<Vec<u8>> {
+        self.seen.lock().expect("not poisoned").connects.clone()
+    }
+
+    /// DISCONNECT packets seen.
+    pub fn farewells(&self) -> usize {
+        self.seen.lock().expect("not poisoned").farewells
+    }
+
+    /// The most messages that were unanswered at once on a connection.
+    pub fn most_unanswered(&self) -> usize {
+        self.seen.lock().expect("not poisoned").most_unanswered
+    }
+
+    /// Sends a QoS 0 message (MQTT 5) to all who are connected.
+    pub fn send(&self, topic: &str, payload: &str, retained: bool) {
+        let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
+        let body = [&length, topic.as_bytes(), &[0], payload.as_bytes()].concat();
+        let packet =
+            [&[0x30 | u8::from(retained), u8::try_from(body.len()).expect("short")], &body[..]].concat();
+        self.push.send(packet).expect("somebody is connected");
+    }
+}
+
+async fn packet(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, Vec<u8>)> {
+    let first = stream.read_u8().await.ok()?;
+    let (mut len, mut shift) = (0usize, 0);
+    loop {
+        let byte = stream.read_u8().await.ok()?;
+        len |= usize::from(byte & 0x7f) << shift;
+        shift += 7;
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    let mut body = vec![0; len];
+    stream.read_exact(&mut body).await.ok()?;
+    Some((first, body))
+}
+
+async fn serve(
+    stream: TcpStream,
+    connection: usize,
+    welcome: Welcome,
+    script: Arc<Script>,
+    seen: Arc<Mutex<Seen>>,
+    mut push: tokio::sync::broadcast::Receiver<Vec<u8>>,
+) -> Option<()> {
+    let linger = socket2::SockRef::from(&stream).try_clone().ok()?;
+    let (mut reader, mut writer) = stream.into_split();
+    let (_, connect) = packet(&mut reader).await?;
+    let v5 = *connect.get(6)? == 5;
+    seen.lock().expect("not poisoned").connects.push(connect);
+    let mut connack = vec![0, welcome.code];
+    if v5 {
+        connack.push(u8::try_from(welcome.properties.len()).expect("short"));
+        connack.extend(&welcome.properties);
+    }
+    writer
+        .write_all(&[&[0x20, u8::try_from(connack.len()).expect("short")], &connack[..]].concat())
+        .await
+        .ok()?;
+    if welcome.code != 0 {
+        return None;
+    }
+    let (acks, mut due) = mpsc::channel::<Vec<u8>>(10_000);
+    // Reading a packet cannot be interrupted, so it has a task of its own.
+    let (packets, mut come) = mpsc::channel(10_000);
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        while let Some(got) = packet(&mut reader).await {
+            if packets.send(got).await.is_err() {
+                break;
+            }
+        }
+    });
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    loop {
+        let (first, body) = tokio::select! {
+            got = come.recv() => got?,
+            Some(ack) = due.recv() => {
+                unanswered.fetch_sub(1, Ordering::Relaxed);
+                writer.write_all(&ack).await.ok()?;
+                continue;
+            }
+            Ok(message) = push.recv() => {
+                writer.write_all(&message).await.ok()?;
+                continue;
+            }
+        };
+        match first >> 4 {
+            3 => {
+                let published = understand(connection, first, &body, v5);
+                let number = {
+                    let mut seen = seen.lock().expect("not poisoned");
+                    seen.published.push(published.clone());
+                    let now = unanswered.fetch_add(1, Ordering::Relaxed) + 1;
+                    seen.most_unanswered = seen.most_unanswered.max(now);
+                    seen.published.len() - 1
+                };
+                let [a, b] = published.id.to_be_bytes();
+                let ack = vec![0x40, 2, a, b];
+                match script(number, &published) {
+                    Answer::Ack => acks.send(ack).await.ok()?,
+                    Answer::AckTwice => {
+                        unanswered.fetch_add(1, Ordering::Relaxed);
+                        acks.send(ack.clone()).await.ok()?;
+                        acks.send(ack).await.ok()?;
+                    }
+                    Answer::AckAfter(wait) => {
+                        let acks = acks.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(wait).await;
+                            let _gone = acks.send(ack).await;
+                        });
+                    }
+                    Answer::Never => {}
+                    Answer::Refuse(code) => acks.send(vec![0x40, 3, a, b, code]).await.ok()?,
+                    Answer::Reset => {
+                        linger.set_linger(Some(Duration::ZERO)).ok()?;
+                        return None;
+                    }
+                    Answer::BlackHole => std::future::pending().await,
+                    Answer::Bytes(bytes) => writer.write_all(bytes).await.ok()?,
+                }
+            }
+            8 => {
+                let granted: &[u8] =
+                    if v5 { &[0x90, 4, body[0], body[1], 0, 1] } else { &[0x90, 3, body[0], body[1], 1] };
+                writer.write_all(granted).await.ok()?;
+            }
+            12 if !welcome.deaf => writer.write_all(&[0xd0, 0]).await.ok()?,
+            14 => {
+                seen.lock().expect("not poisoned").farewells += 1;
+                return Some(());
+            }
+            _ => {}
+        }
+    }
+}
+
+fn understand(connection: usize, first: u8, body: &[u8], v5: bool) -> Published {
+    assert_eq!(first & 0b0110, 0b0010, "everything is QoS 1");
+    let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
+    let (topic, rest) = body[2..].split_at(topic_len);
+    let id = u16::from_be_bytes([rest[0], rest[1]]);
+    let mut payload = &rest[2..];
+    if v5 {
+        assert!(payload[0] < 0x80, "short properties");
+        payload = &payload[1 + usize::from(payload[0])..];
+    }
+    Published {
+        connection,
+        topic: String::from_utf8(topic.to_vec()).expect("UTF-8"),
+        payload: payload.to_vec(),
+        retain: first & 1 != 0,
+        dup: first & 8 != 0,
+        id,
+    }
+}

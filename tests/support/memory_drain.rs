@@ -1,0 +1,168 @@
+//! A log in memory that keeps an account of what an uplink does with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use driver_api::{Quality, Value};
+use fieldgate::message::{Epoch, Id, LossReason, LossRecord, PointKey, Record, WallMs};
+use fieldgate::store::{Chunk, Drain, DrainError, Ledger};
+use tokio::sync::watch;
+
+/// The epoch of the numbers below `EPOCH_CHANGE`, and the one of those from there on.
+pub const EPOCHS: [Epoch; 2] =
+    [Epoch { start: 1, random: 0xaaaa_0001 }, Epoch { start: 2, random: 0xbbbb_0002 }];
+pub const EPOCH_CHANGE: u64 = 1_000_000;
+
+#[derive(Default)]
+struct Inner {
+    records: BTreeMap<u64, Record>,
+    delivered: BTreeSet<u64>,
+    rejected: BTreeSet<u64>,
+    losses: Vec<(u64, LossRecord)>,
+    told: Vec<u64>,
+    failing_reads: u32,
+}
+
+pub struct MemoryDrain {
+    inner: Mutex<Inner>,
+    head: watch::Sender<u64>,
+}
+
+/// The record under a number: three points in turn, the value is the number.
+pub fn record(seq: u64) -> Record {
+    let point = PointKey { device: "meter".into(), point: format!("p{}", seq % 3), unit: "V".into() };
+    Record {
+        id: Id { epoch: EPOCHS[usize::from(seq >= EPOCH_CHANGE)], seq },
+        ts: WallMs(1_795_357_800_000 + i64::try_from(seq).expect("small")),
+        point: Arc::new(point),
+        value: Some(Value::UInt(seq)),
+        quality: Quality::Good,
+    }
+}
+
+impl MemoryDrain {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::new(Inner::default()), head: watch::Sender::new(1) })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no test panics while it holds this")
+    }
+
+    /// Commits the numbers of `range`.
+    pub fn commit(&self, range: Range<u64>) {
+        self.lock().records.extend(range.clone().map(|seq| (seq, record(seq))));
+        self.head.send_modify(|head| *head = range.end.max(*head));
+    }
+
+    pub fn commit_text(&self, seq: u64, len: usize) {
+        let mut big = record(seq);
+        big.value = Some(Value::Text("x".repeat(len).into()));
+        self.lock().records.insert(seq, big);
+        self.head.send_modify(|head| *head = (seq + 1).max(*head));
+    }
+
+    pub fn commit_named(&self, seq: u64, point: &str) {
+        let mut odd = record(seq);
+        odd.point = Arc::new(PointKey { device: "meter".into(), point: point.into(), unit: String::new() });
+        self.lock().records.insert(seq, odd);
+        self.head.send_modify(|head| *head = (seq + 1).max(*head));
+    }
+
+    pub fn declare(&self, handle: u64, record: LossRecord) {
+        self.lock().losses.push((handle, record));
+    }
+
+    pub fn fail_reads(&self, times: u32) {
+        self.lock().failing_reads = times;
+    }
+
+    pub fn delivered(&self) -> Vec<u64> {
+        self.lock().delivered.iter().copied().collect()
+    }
+
+    pub fn rejected(&self) -> Vec<u64> {
+        self.lock().rejected.iter().copied().collect()
+    }
+
+    pub fn told(&self) -> Vec<u64> {
+        self.lock().told.clone()
+    }
+
+    pub fn queued(&self) -> usize {
+        let inner = self.lock();
+        inner.records.len() - inner.delivered.len() - inner.rejected.len()
+    }
+}
+
+#[async_trait]
+impl Drain for MemoryDrain {
+    fn head(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
+    }
+
+    fn pending(&self) -> Vec<Range<u64>> {
+        let inner = self.lock();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for seq in inner.records.keys() {
+            if inner.delivered.contains(seq) || inner.rejected.contains(seq) {
+                continue;
+            }
+            match ranges.last_mut() {
+                Some(last) if last.end == *seq => last.end = seq + 1,
+                _ => ranges.push(*seq..seq + 1),
+            }
+        }
+        ranges
+    }
+
+    async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
+        tokio::task::yield_now().await;
+        let mut inner = self.lock();
+        if inner.failing_reads > 0 {
+            inner.failing_reads -= 1;
+            return Err(DrainError("disk trouble".into()));
+        }
+        let found = inner.records.range(range.clone()).map(|(_, r)| r.clone());
+        let mut records: Vec<Record> = found.take(max + 1).collect();
+        let next = records.get(max).map_or(range.end, |r| r.id.seq);
+        records.truncate(max);
+        Ok(Chunk { records, next })
+    }
+
+    fn delivered(&self, range: Range<u64>) {
+        let mut inner = self.lock();
+        for seq in range {
+            assert!(inner.records.contains_key(&seq), "{seq} was never committed");
+            assert!(inner.delivered.insert(seq), "{seq} was delivered twice");
+        }
+    }
+
+    fn reject(&self, range: Range<u64>, reason: LossReason) {
+        assert_eq!(reason, LossReason::Rejected);
+        self.lock().rejected.extend(range);
+    }
+
+    async fn losses(&self, max: usize) -> Result<Vec<(u64, LossRecord)>, DrainError> {
+        Ok(self.lock().losses.iter().take(max).cloned().collect())
+    }
+
+    fn loss_delivered(&self, handle: u64) {
+        let mut inner = self.lock();
+        inner.losses.retain(|(h, _)| *h != handle);
+        inner.told.push(handle);
+    }
+
+    fn ledger(&self) -> Ledger {
+        let inner = self.lock();
+        Ledger {
+            taken: inner.records.len() as u64,
+            delivered: inner.delivered.len() as u64,
+            lost: inner.rejected.len() as u64,
+            queued: (inner.records.len() - inner.delivered.len() - inner.rejected.len()) as u64,
+            ..Ledger::default()
+        }
+    }
+}

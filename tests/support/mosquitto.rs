@@ -1,0 +1,197 @@
+//! Debian's mosquitto as the cloud, `mosquitto_sub` as the outside witness, and a link between them
+//! and the uplink that can be cut.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+
+const MOSQUITTO: &str = "/usr/sbin/mosquitto";
+
+/// Whether the broker and its clients are installed. Tests that need them say so when they are not.
+pub fn installed() -> bool {
+    let there = Path::new(MOSQUITTO).exists() && Path::new("/usr/bin/mosquitto_sub").exists();
+    if !there {
+        eprintln!("skipped: mosquitto and mosquitto-clients are not installed");
+    }
+    there
+}
+
+/// A running broker; ends with the value.
+pub struct Mosquitto {
+    pub port: u16,
+    pub dir: tempfile::TempDir,
+    _child: Child,
+}
+
+impl Mosquitto {
+    /// Starts one on a free loopback port. `listener` are further lines of its listener, in which
+    /// `{dir}` is its directory.
+    pub async fn start(dir: tempfile::TempDir, listener: &str) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = free.local_addr().expect("bound").port();
+        drop(free);
+        let path = dir.path().display().to_string();
+        let text = format!(
+            "user root\nper_listener_settings false\nlistener {port} 127.0.0.1\n{}\nallow_anonymous true\nmax_queued_messages 0\n",
+            listener.replace("{dir}", &path)
+        );
+        let config = dir.path().join("mosquitto.conf");
+        std::fs::write(&config, text).expect("a temporary directory");
+        let child = Command::new(MOSQUITTO)
+            .arg("-c")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("mosquitto is installed");
+        for _ in 0..500 {
+            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                return Self { port, dir, _child: child };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("mosquitto does not listen on {port}");
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Topics and payloads in the order they came.
+type Log = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// `mosquitto_sub` on `#`: everything that passed the broker, as topic and payload.
+pub struct Witness {
+    seen: Log,
+    _child: Child,
+}
+
+impl Witness {
+    /// Subscribes with QoS 1 and waits until the subscription stands.
+    pub async fn start(port: u16) -> Self {
+        let mut child = Command::new("mosquitto_sub")
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "1", "-t", "#"])
+            .args(["-F", "%t %x"])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("mosquitto_sub is installed");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let seen = Log::default();
+        tokio::spawn({
+            let seen = seen.clone();
+            async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let (topic, payload) = line.split_once(' ').unwrap_or((&line, ""));
+                    seen.lock().expect("not poisoned").push((topic.to_owned(), bytes_of(payload)));
+                }
+            }
+        });
+        let witness = Self { seen, _child: child };
+        for _ in 0..200 {
+            publish(port, "witness/ready", "1").await;
+            if witness.seen().iter().any(|(topic, _)| topic == "witness/ready") {
+                return witness;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("mosquitto_sub sees nothing");
+    }
+
+    pub fn seen(&self) -> Vec<(String, Vec<u8>)> {
+        self.seen.lock().expect("not poisoned").clone()
+    }
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits = hex.as_bytes().chunks_exact(2).map(|d| std::str::from_utf8(d).expect("ASCII"));
+    digits.map(|d| u8::from_str_radix(d, 16).expect("hex")).collect()
+}
+
+/// `mosquitto_pub` of one message.
+pub async fn publish(port: u16, topic: &str, payload: &str) {
+    let status = Command::new("mosquitto_pub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", topic, "-m", payload])
+        .status()
+        .await
+        .expect("mosquitto_pub is installed");
+    assert!(status.success());
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinkState {
+    Up(u64),
+    Down,
+}
+
+/// A TCP link that can be cut and healed.
+pub struct CuttableLink {
+    pub address: SocketAddr,
+    state: watch::Sender<LinkState>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for CuttableLink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl CuttableLink {
+    pub async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let state = watch::Sender::new(LinkState::Up(0));
+        let task = tokio::spawn({
+            let state = state.clone();
+            async move {
+                let mut all = tokio::task::JoinSet::new();
+                while let Ok((mut near, _)) = listener.accept().await {
+                    let mut cut = state.subscribe();
+                    if *cut.borrow_and_update() == LinkState::Down {
+                        continue; // Accepted and dropped: what a dead NAT looks like at its best.
+                    }
+                    all.spawn(async move {
+                        let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                            _ = cut.changed() => {
+                                // Bytes under way are lost, as on a cable that is pulled.
+                                for end in [&near, &far] {
+                                    let _gone = socket2::SockRef::from(end).set_linger(Some(Duration::ZERO));
+                                }
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        Self { address, state, task }
+    }
+
+    /// Breaks every connection; new ones come through at once.
+    pub fn shake(&self) {
+        self.state.send_modify(|state| {
+            *state = LinkState::Up(if let LinkState::Up(n) = state { *n + 1 } else { 0 });
+        });
+    }
+
+    /// Breaks every connection; new ones get nowhere.
+    pub fn cut(&self) {
+        self.state.send_replace(LinkState::Down);
+    }
+
+    /// New connections come through again.
+    pub fn heal(&self) {
+        self.state.send_replace(LinkState::Up(0));
+    }
+}
