@@ -60,7 +60,7 @@ impl State {
             portion: VecDeque::new(),
             taken: Default::default(),
         };
-        self.attach(key, c, session, false);
+        self.attach(key, c, Box::new(session), false);
     }
 
     fn resume(&mut self, key: Key, c: Connecting) {
@@ -77,7 +77,7 @@ impl State {
         }
     }
 
-    fn attach(&mut self, key: Key, c: Connecting, session: Session, present: bool) {
+    fn attach(&mut self, key: Key, c: Connecting, session: Box<Session>, present: bool) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.user = c.user;
         client.will = c.will;
@@ -159,7 +159,7 @@ impl State {
     pub(super) fn end(&mut self, key: Key) {
         let Some(client) = self.clients.remove(&key) else { return };
         for filter in client.filters.keys() {
-            self.trie.remove(filter, key);
+            self.forget(filter, key);
         }
         if let Presence::Away { since, ends, will_at, .. } = client.presence {
             self.away.remove(&since);

@@ -19,7 +19,7 @@ use super::retained::Portion;
 use super::session::Session;
 use super::state::{AckTo, Control, Detached, Event};
 use super::stats::{Counters, Refusal};
-use super::wire::encode::{self, Ack, Delivery};
+use super::wire::encode::{self, Delivery, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 
 /// Unsent bytes above which nothing more is delivered …
@@ -52,7 +52,7 @@ impl From<Fault> for End {
 pub(super) struct Connection {
     pub shared: Arc<Shared>,
     pub version: Version,
-    pub session: Session,
+    pub session: Box<Session>,
     pub user: Option<Arc<str>>,
     pub number: u64,
     pub out: BytesMut,
@@ -221,6 +221,12 @@ impl Connection {
     }
 
     fn may_read(&mut self) -> bool {
+        // What a large packet needed is given back: a thousand quiet clients must not hold a gigabyte.
+        for buffer in [&mut self.input, &mut self.out] {
+            if buffer.is_empty() && buffer.capacity() > OUT_DELIVER {
+                *buffer = BytesMut::new();
+            }
+        }
         let may = self.out.len() < OUT_READ && self.owed < usize::from(self.shared.limits.in_flight_in);
         if may && self.input.capacity() - self.input.len() < 512 {
             // Grows by doubling as bytes arrive, never by the length that a client announces.
@@ -240,7 +246,7 @@ impl Connection {
             let packet = self.input.split_to(frame.end);
             self.heard = Instant::now();
             let packet = decode::packet(self.version, frame.first, &packet[frame.start..])?;
-            self.handle(packet).await?;
+            self.handle(packet, frame.end).await?;
         }
         Ok(())
     }
@@ -250,21 +256,21 @@ impl Connection {
         match control {
             Control::Stop(reason) => return Some(End::Stop(reason)),
             Control::Routed { id, qos, matched } => {
-                self.owed -= 1;
+                self.owed = self.owed.saturating_sub(1);
                 let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
                 if qos == 1 {
                     self.open = self.open.saturating_sub(1);
-                    encode::ack(&mut self.out, self.version, Ack::PubAck, id, code);
+                    encode::ack(&mut self.out, self.version, Reply::Ack, id, code);
                 } else if self.due.remove(&id) {
-                    encode::ack(&mut self.out, self.version, Ack::PubRec, id, code);
+                    encode::ack(&mut self.out, self.version, Reply::Rec, id, code);
                 }
             }
             Control::SubAck { id, codes } => {
-                self.owed -= 1;
+                self.owed = self.owed.saturating_sub(1);
                 encode::suback(&mut self.out, self.version, id, &codes);
             }
             Control::UnsubAck { id, codes } => {
-                self.owed -= 1;
+                self.owed = self.owed.saturating_sub(1);
                 encode::unsuback(&mut self.out, self.version, id, &codes);
             }
         }
@@ -340,7 +346,7 @@ impl Connection {
         let Some(message) = self.session.flight.get(id) else { return };
         match message.clone() {
             Some(addressed) => drop(self.put(&addressed, id, true)),
-            None => encode::ack(&mut self.out, self.version, Ack::PubRel, id, reason::SUCCESS),
+            None => encode::ack(&mut self.out, self.version, Reply::Rel, id, reason::SUCCESS),
         }
     }
 

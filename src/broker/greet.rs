@@ -52,6 +52,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// How long a refusal may take to be written.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Largest CONNECT: room for a will and a client id of 64 KiB each, and no more for those who have not
+/// yet said who they are.
+const CONNECT_MAX: usize = 160 * 1024;
+
 /// Serves one accepted socket to its end. `number` is unlike any other connection's.
 pub(super) async fn serve(
     shared: Arc<Shared>,
@@ -74,23 +78,22 @@ pub(super) async fn serve(
             }
         };
         let mut input = BytesMut::new();
-        let connect =
-            match timeout_at(deadline, read_connect(&mut io, &mut input, shared.limits.packet)).await {
-                Ok(Ok(connect)) => connect,
-                Ok(Err(Some((version, fault)))) => {
-                    refused(&shared, peer, Refusal::Protocol, fault.what);
-                    // A client that does not even say MQTT gets no answer (§4.13.1, §3.1.4).
-                    if let Some(version) = version {
-                        say_no(&mut io, version, fault.reason).await;
-                    }
-                    return None;
+        let connect = match timeout_at(deadline, read_connect(&mut io, &mut input, CONNECT_MAX)).await {
+            Ok(Ok(connect)) => connect,
+            Ok(Err(Some((version, fault)))) => {
+                refused(&shared, peer, Refusal::Protocol, fault.what);
+                // A client that does not even say MQTT gets no answer (§4.13.1, §3.1.4).
+                if let Some(version) = version {
+                    say_no(&mut io, version, fault.reason).await;
                 }
-                Ok(Err(None)) => return None,
-                Err(_) => {
-                    refused(&shared, peer, Refusal::Handshake, "no CONNECT in time");
-                    return None;
-                }
-            };
+                return None;
+            }
+            Ok(Err(None)) => return None,
+            Err(_) => {
+                refused(&shared, peer, Refusal::Handshake, "no CONNECT in time");
+                return None;
+            }
+        };
         match admit(&shared, &door, connect, number).await {
             Ok(admitted) => Some((io, input, admitted)),
             Err((version, why, code)) => {

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +22,9 @@ use crate::bounds::BROKER_WINDOW;
 
 /// Events taken from the channel at once.
 const TAKE: usize = 256;
+
+/// A timer that fires so much too late says that the whole process stood still.
+const LATE: Duration = Duration::from_millis(500);
 
 /// What is on its way.
 #[derive(Debug)]
@@ -50,13 +54,16 @@ pub(super) struct Hub {
     next: Ticket,
     /// All tickets below have come out.
     out: Ticket,
+    /// No stall is seen before: this process itself was late.
+    patience: Instant,
 }
 
 impl Hub {
     pub fn new(state: State, engine: Option<Running>) -> Self {
+        let patience = Instant::now();
         let native = u64::from(engine.is_none());
         state.counters.engine_native.store(native, Relaxed);
-        Self { state, engine, window: VecDeque::new(), backlog: VecDeque::new(), next: 0, out: 0 }
+        Self { state, engine, window: VecDeque::new(), backlog: VecDeque::new(), next: 0, out: 0, patience }
     }
 
     /// Runs until `stop`, or until nobody is left who could send an event.
@@ -80,9 +87,7 @@ impl Hub {
                     returned.drain(..).for_each(|r| self.came_out(r));
                 }
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
-                    if self.stalls_at().is_some_and(|at| at <= Instant::now()) {
-                        self.switch("it stalled");
-                    }
+                    self.look_for_a_stall(Instant::now());
                 }
                 () = inputs.stop.cancelled() => return,
                 n = inputs.local.recv_many(&mut local, 16), if room => {
@@ -156,7 +161,17 @@ impl Hub {
     fn stalls_at(&self) -> Option<Instant> {
         self.engine.as_ref()?;
         let (_, entered) = self.window.iter().find_map(|w| w.ticket)?;
-        Some(entered + self.state.limits.engine_stall)
+        Some((entered + self.state.limits.engine_stall).max(self.patience))
+    }
+
+    fn look_for_a_stall(&mut self, now: Instant) {
+        let Some(at) = self.stalls_at().filter(|at| *at <= now) else { return };
+        if now.duration_since(at) > LATE {
+            // We were stopped or starved ourselves, and so was the engine: it gets its time again.
+            self.patience = now + self.state.limits.engine_stall;
+        } else {
+            self.switch("it stalled");
+        }
     }
 
     /// Hands over to the native engine: everything in the window goes straight to its subscribers.

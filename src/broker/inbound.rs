@@ -7,25 +7,26 @@ use tokio::time::{Duration, Instant};
 use super::connection::{Connection, End};
 use super::greet::may_write;
 use super::message::Publish;
-use super::state::{Event, Subscribing};
+use super::state::{Event, Permit, Subscribing};
 use super::stats::Refusal;
-use super::topic;
-use super::wire::encode::{self, Ack};
+use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Packet, PublishPacket, Version, Wish, reason};
+use super::{shared, topic};
 
-/// Payloads up to this size are bounded by the number of events; larger ones by their KiB.
+/// Packets up to this size are bounded by the number of events; larger ones by their KiB.
 const SMALL: usize = 4096;
 #[expect(clippy::cast_possible_truncation, reason = "16384")]
 const ALL_KIB: u32 = crate::bounds::BROKER_EVENT_KIB as u32;
 
 impl Connection {
-    pub(super) async fn handle(&mut self, packet: Packet) -> Result<(), End> {
+    /// Handles one packet of `size` bytes.
+    pub(super) async fn handle(&mut self, packet: Packet, size: usize) -> Result<(), End> {
         match packet {
-            Packet::Publish(publish) => return self.publish(publish).await,
+            Packet::Publish(publish) => return self.publish(publish, size).await,
             Packet::PubAck { id } => self.session.flight.puback(id),
             Packet::PubRec { id, reason } => {
                 if let Some(code) = self.session.flight.pubrec(id, reason) {
-                    encode::ack(&mut self.out, self.version, Ack::PubRel, id, code);
+                    encode::ack(&mut self.out, self.version, Reply::Rel, id, code);
                 }
             }
             Packet::PubRel { id } => {
@@ -33,17 +34,22 @@ impl Connection {
                 self.due.remove(&id);
                 self.open = self.open.saturating_sub(usize::from(known));
                 let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
-                encode::ack(&mut self.out, self.version, Ack::PubComp, id, code);
+                encode::ack(&mut self.out, self.version, Reply::Comp, id, code);
             }
             Packet::PubComp { id } => self.session.flight.pubcomp(id),
             Packet::Subscribe { id, subscription_id, wishes } => {
+                self.not_too_many(wishes.len())?;
                 let wishes = wishes.into_iter().map(|wish| self.judge(wish)).collect();
                 let ack = self.ack_to(id);
-                let event = Event::Subscribe(Box::new(Subscribing { ack, subscription_id, wishes }));
+                let permit = self.permit(size).await?;
+                let subscribing = Subscribing { ack, subscription_id, wishes };
+                let event = Event::Subscribe(Box::new(subscribing), permit);
                 return self.tell_hub(event, true).await;
             }
             Packet::Unsubscribe { id, filters } => {
-                return self.tell_hub(Event::Unsubscribe(self.ack_to(id), filters), true).await;
+                self.not_too_many(filters.len())?;
+                let permit = self.permit(size).await?;
+                return self.tell_hub(Event::Unsubscribe(self.ack_to(id), filters, permit), true).await;
             }
             Packet::PingReq => encode::pingresp(&mut self.out),
             Packet::Disconnect { reason, session_expiry } => return Err(self.goodbye(reason, session_expiry)),
@@ -64,12 +70,31 @@ impl Connection {
         }
     }
 
-    async fn publish(&mut self, p: PublishPacket) -> Result<(), End> {
+    /// A megabyte of one-byte filters would be fifty megabytes of strings.
+    fn not_too_many(&self, filters: usize) -> Result<(), End> {
+        if filters > self.shared.limits.subscriptions {
+            let what = "more filters in a packet than a client may have subscriptions";
+            return Err(Fault { reason: reason::QUOTA_EXCEEDED, what }.into());
+        }
+        Ok(())
+    }
+
+    /// This packet's share of the bytes on their way through the hub; waits while there is none.
+    async fn permit(&mut self, size: usize) -> Result<Permit, End> {
+        if size <= SMALL {
+            return Ok(None);
+        }
+        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(ALL_KIB);
+        let permit = self.shared.kib.clone().acquire_many_owned(kib).await;
+        permit.map(Some).map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))
+    }
+
+    async fn publish(&mut self, p: PublishPacket, size: usize) -> Result<(), End> {
         let topic = self.topic_of(&p)?;
         if p.qos == 2 && self.session.taken.contains(&p.id) {
             // A repeat of what we have. Its PUBREC comes with the hub's answer, or was lost.
             if !self.due.contains(&p.id) {
-                encode::ack(&mut self.out, self.version, Ack::PubRec, p.id, reason::SUCCESS);
+                encode::ack(&mut self.out, self.version, Reply::Rec, p.id, reason::SUCCESS);
             }
             return Ok(());
         }
@@ -91,14 +116,7 @@ impl Connection {
             self.refuse_publish(&p, code);
             return Ok(());
         }
-        let permit = match p.payload.len() {
-            0..=SMALL => None,
-            size => {
-                let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(ALL_KIB);
-                let permit = self.shared.kib.clone().acquire_many_owned(kib).await;
-                Some(permit.map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))?)
-            }
-        };
+        let permit = self.permit(size).await?;
         let message = Publish {
             topic,
             payload: p.payload,
@@ -158,27 +176,32 @@ impl Connection {
         let code = if self.version == Version::V5 { code } else { reason::SUCCESS };
         match p.qos {
             0 => {}
-            1 => encode::ack(&mut self.out, self.version, Ack::PubAck, p.id, code),
+            1 => encode::ack(&mut self.out, self.version, Reply::Ack, p.id, code),
             _ => {
                 if code == reason::SUCCESS {
                     self.session.taken.insert(p.id);
                     self.open += 1;
                 }
-                encode::ack(&mut self.out, self.version, Ack::PubRec, p.id, code);
+                encode::ack(&mut self.out, self.version, Reply::Rec, p.id, code);
             }
         }
     }
 
     fn judge(&self, wish: Wish) -> Result<Wish, u8> {
-        let (why, code) = if topic::is_shared(&wish.filter) {
-            (Refusal::Limit, reason::SHARED_NOT_SUPPORTED)
-        } else if !topic::is_filter(&wish.filter, self.shared.limits.levels) {
+        let filter = match topic::is_shared(&wish.filter) {
+            false => Some(wish.filter.as_str()),
+            true => shared::parse(&wish.filter).map(|(_, inner)| inner),
+        };
+        let levels = self.shared.limits.levels;
+        let (why, code) = if !filter.is_some_and(|f| topic::is_filter(f, levels)) {
             (Refusal::Protocol, reason::FILTER_INVALID)
         } else {
             let access = self.shared.access.borrow();
             let user = self.user.as_deref();
             match &access.acl {
-                Some(acl) if !acl.may_subscribe(user, &self.session.client_id, &wish.filter) => {
+                Some(acl)
+                    if !acl.may_subscribe(user, &self.session.client_id, filter.unwrap_or_default()) =>
+                {
                     (Refusal::Access, reason::NOT_AUTHORIZED)
                 }
                 _ => return Ok(wish),

@@ -7,12 +7,13 @@
 //! - Each publisher's messages keep their order. A slow subscriber slows nobody: its queue is bounded by
 //!   number and bytes ([`Limits`]); what does not fit is dropped *for it* and counted, QoS 0 first.
 //! - All retained messages of a filter arrive, whatever their number.
+//! - Shared subscriptions give each message to one member that is there and has room.
 //! - Nothing a client sends, or fails to send, stops the broker: a fault costs one connection; an engine
 //!   that dies or stalls is replaced by the native one ([`BrokerStats::engine_switches`]).
 //! - Sessions of clients that are away live in memory: they survive the connection, not the process.
 //!
 //! # The parts, pure ones first
-//! `topic`, `trie`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
+//! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
 //! task; `listener`, `greet`, `connection`, `inbound` move bytes; `local` is for this process.
 
 mod access;
@@ -33,6 +34,7 @@ mod queue;
 mod retained;
 mod routing;
 mod session;
+mod shared;
 mod state;
 mod stats;
 #[cfg(test)]
@@ -160,6 +162,7 @@ struct Inner {
     access: watch::Sender<Arc<Access>>,
     /// Held over awaits: one reload at a time.
     doors: Mutex<Vec<listener::Open>>,
+    addresses: watch::Sender<Vec<(Transport, SocketAddr)>>,
     tasks: TaskTracker,
     hub_stop: CancellationToken,
 }
@@ -219,15 +222,19 @@ impl Broker {
             stop,
             numbers: AtomicU64::new(1),
         });
-        let doors = bound.into_iter().map(|b| b.open(&shared, &tasks)).collect();
+        let doors: Vec<_> = bound.into_iter().map(|b| b.open(&shared, &tasks)).collect();
+        let (addresses, _) = watch::channel(places(&doors));
         let doors = Mutex::new(doors);
-        let inner = Inner { shared, local, local_queued, access: access_tx, doors, tasks, hub_stop };
+        let inner =
+            Inner { shared, local, local_queued, access: access_tx, doors, addresses, tasks, hub_stop };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Where clients may connect, in the order of the configuration; port 0 resolved.
-    pub async fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
-        self.inner.doors.lock().await.iter().map(|open| (open.transport(), open.address)).collect()
+    /// Where clients may connect; port 0 resolved. In the order of the configuration, after a reload the
+    /// kept ones first.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.inner.addresses.borrow().clone()
     }
 
     /// Publishes messages of this process, in order. Never blocks. Returns how many were skipped: the
@@ -257,9 +264,10 @@ impl Broker {
     }
 
     /// Subscribes from inside the process; what was published before by the same task is seen as
-    /// retained or not at all. Filters that are no filters match nothing.
+    /// retained or not at all. Filters that are no filters, or shared ones, match nothing.
     pub async fn subscribe(&self, name: &str, filters: &[&str]) -> Subscription {
-        let good = |f: &&&str| topic::is_filter(f, self.inner.shared.limits.levels);
+        let levels = self.inner.shared.limits.levels;
+        let good = |f: &&&str| topic::is_filter(f, levels) && !topic::is_shared(f);
         let filters: Vec<String> = filters.iter().filter(good).map(|f| (*f).to_owned()).collect();
         let shared: Vec<Arc<str>> = filters.iter().map(|f| f.as_str().into()).collect();
         let (reply, queue) = oneshot::channel();
@@ -324,6 +332,7 @@ impl Broker {
         if let Some(error) = failed {
             kept.extend(gone);
             *doors = kept;
+            inner.addresses.send_replace(places(&doors));
             return Err(error);
         }
         for open in gone {
@@ -331,8 +340,15 @@ impl Broker {
         }
         kept.extend(bound.into_iter().map(|b| b.open(&inner.shared, &inner.tasks)));
         *doors = kept;
+        inner.addresses.send_replace(places(&doors));
         inner.access.send_replace(access.clone());
         inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)
+    }
+
+    /// Returns when the broker has stopped: after [`Broker::close`], or by a fault of ours, which the
+    /// caller must treat as one.
+    pub async fn ended(&self) {
+        self.inner.local.closed().await;
     }
 
     /// Closes the doors, lets the connections say good-bye, and stops. Sessions and retained messages
@@ -345,6 +361,20 @@ impl Broker {
             tracing::warn!("some connections of the broker did not end in time");
         }
         inner.doors.lock().await.clear();
+        inner.addresses.send_replace(Vec::new());
         inner.hub_stop.cancel();
+        inner.local.closed().await;
     }
+}
+
+impl Drop for Inner {
+    /// A broker that nobody holds any more stops, at once.
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+        self.hub_stop.cancel();
+    }
+}
+
+fn places(doors: &[listener::Open]) -> Vec<(Transport, SocketAddr)> {
+    doors.iter().map(|open| (open.transport(), open.address)).collect()
 }

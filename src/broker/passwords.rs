@@ -13,7 +13,8 @@ use super::acl::LineError;
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(20_000).expect("not zero");
 /// More than this in a file is a mistake: each login would take minutes.
 const MAX_ITERATIONS: u32 = 5_000_000;
-const SALT_BYTES: usize = 16;
+/// mosquitto takes no other length.
+const SALT_BYTES: usize = 12;
 const HASH_BYTES: usize = 64;
 static ALGORITHM: pbkdf2::Algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
 
@@ -169,6 +170,7 @@ mod tests {
     #[test]
     fn a_hash_of_ours_reads_back() {
         let line = format!("bert:{}", hash_password(b"p\xc3\xa4ss").unwrap());
+        assert_eq!(line.split('$').nth(3).map(str::len), Some(16), "mosquitto takes no other salt: {line}");
         assert!(Passwords::parse(&line).unwrap().check("bert", b"p\xc3\xa4ss"));
     }
 

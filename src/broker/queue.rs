@@ -115,6 +115,12 @@ impl Sender {
         false
     }
 
+    /// Whether a message would likely fit.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.tx.capacity() > self.tx.max_capacity() / 4 && self.gauge.bytes.load(Relaxed) < self.max_bytes
+    }
+
     /// The subscriber is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {

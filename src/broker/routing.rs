@@ -9,6 +9,7 @@ use super::acl::Access as Right;
 use super::message::Publish;
 use super::queue::{self, Addressed, Item, Walk};
 use super::retained::{Cursor, Portion};
+use super::shared;
 use super::state::{AckTo, Client, Control, Options, Presence, State, Subscribing};
 use super::stats::{Counters, Refusal};
 use super::topic;
@@ -39,11 +40,28 @@ impl State {
         matches.sort_by_key(|(key, _)| *key);
         let any = !matches.is_empty();
         for same in matches.chunk_by(|a, b| a.0 == b.0) {
-            self.queue(same[0].0, same, &message);
+            match self.groups.turn(same[0].0) {
+                None => self.queue(same[0].0, same, &message),
+                Some(members) => self.queue_for_one(&members, &message),
+            }
         }
         matches.clear();
         self.matches = matches;
         any
+    }
+
+    /// For the first member that is here and has room; if there is none, for the first that is away.
+    fn queue_for_one(&mut self, members: &[(Key, Options)], message: &Arc<Publish>) {
+        let here = |(key, _): &&(Key, Options)| {
+            self.clients.get(key).is_some_and(|c| {
+                matches!(c.presence, Presence::Online { .. })
+                    && c.queue.has_room()
+                    && self.may_read(c, &message.topic)
+            })
+        };
+        if let Some(member) = members.iter().find(here).or(members.first()) {
+            self.queue(member.0, std::slice::from_ref(member), message);
+        }
     }
 
     fn queue(&mut self, key: Key, subscriptions: &[(Key, Options)], message: &Arc<Publish>) {
@@ -105,9 +123,17 @@ impl State {
                 id: s.subscription_id,
             };
             let filter: Arc<str> = wish.filter.into();
-            self.trie.insert(&filter, s.ack.key, options);
             client.filters.insert(filter.clone(), ());
             codes.push(wish.qos);
+            if let Some((_, inner)) = shared::parse(&filter) {
+                // A shared subscription is sent no retained messages (§4.8.2).
+                self.next += 1;
+                if let Some(group) = self.groups.join(&filter, s.ack.key, options, self.next) {
+                    self.trie.insert(inner, group, options);
+                }
+                continue;
+            }
+            self.trie.insert(&filter, s.ack.key, options);
             if wish.retain_handling == 0 || (wish.retain_handling == 1 && !known) {
                 let cursor = Cursor::new(filter, self.number);
                 walks.push(Walk { cursor, qos: wish.qos, id: s.subscription_id });
@@ -133,16 +159,29 @@ impl State {
     }
 
     pub(super) fn unsubscribe(&mut self, ack: AckTo, filters: &[String]) {
-        let Some(client) = self.clients.get_mut(&ack.key) else { return };
         let mut codes = Vec::with_capacity(filters.len());
         for filter in filters {
-            client.filters.remove(filter.as_str());
-            let was =
-                topic::is_filter(filter, self.limits.levels) && self.trie.remove(filter, ack.key).is_some();
+            let client = self.clients.get_mut(&ack.key);
+            let was = client.is_some_and(|c| c.filters.remove(filter.as_str()).is_some());
+            if was {
+                self.forget(filter, ack.key);
+            }
             codes.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED });
         }
         Counters::set(&self.counters.subscriptions, self.trie.len());
         self.tell(ack, Control::UnsubAck { id: ack.id, codes });
+    }
+
+    /// Takes a subscription out of the trie, or its client out of the group.
+    pub(super) fn forget(&mut self, filter: &str, key: Key) {
+        match shared::parse(filter) {
+            None => drop(self.trie.remove(filter, key)),
+            Some((_, inner)) => {
+                if let (_, Some(group)) = self.groups.leave(filter, key) {
+                    self.trie.remove(inner, group);
+                }
+            }
+        }
     }
 
     pub(super) fn portion(&mut self, key: Key, cursor: Cursor) -> Portion {

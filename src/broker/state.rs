@@ -15,6 +15,7 @@ use super::message::Publish;
 use super::queue;
 use super::retained::{Cursor, Portion, Retained};
 use super::session::Session;
+use super::shared::Groups;
 use super::stats::Counters;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
@@ -29,14 +30,14 @@ pub enum Event {
     Detach(Box<Detached>),
     /// A connection's task panicked.
     Panicked(u64),
-    /// A message of a client; the permit is its share of the bytes on their way.
-    Publish(Publish, Option<AckTo>, Option<tokio::sync::OwnedSemaphorePermit>),
+    /// A message of a client; the permit is its share of the bytes on their way. The same below.
+    Publish(Publish, Option<AckTo>, Permit),
     /// Messages of this process.
     Burst(Vec<Message>),
     /// SUBSCRIBE.
-    Subscribe(Box<Subscribing>),
+    Subscribe(Box<Subscribing>, Permit),
     /// UNSUBSCRIBE: who, packet id, filters.
-    Unsubscribe(AckTo, Vec<String>),
+    Unsubscribe(AckTo, Vec<String>, Permit),
     /// The next portion of retained messages, for whom.
     More(Key, Cursor, oneshot::Sender<Portion>),
     /// A subscriber of this process: name, filters; its queue comes back.
@@ -46,6 +47,9 @@ pub enum Event {
     /// New password and ACL files.
     Access(Arc<Access>),
 }
+
+/// A share of the bytes on their way through the hub; small packets need none.
+pub type Permit = Option<tokio::sync::OwnedSemaphorePermit>;
 
 /// A client that wants a session.
 #[derive(Debug)]
@@ -72,7 +76,7 @@ pub struct Connecting {
 #[derive(Debug)]
 pub struct Attached {
     /// The session.
-    pub session: Session,
+    pub session: Box<Session>,
     /// It was there before.
     pub present: bool,
 }
@@ -83,7 +87,7 @@ pub struct Detached {
     /// Which connection.
     pub conn: u64,
     /// The session.
-    pub session: Session,
+    pub session: Box<Session>,
     /// It said good-bye: no will.
     pub graceful: bool,
     /// New session expiry, from DISCONNECT.
@@ -182,7 +186,7 @@ pub(super) enum Presence {
     /// Connected; others with the same id wait until it has given its session back.
     Online { conn: u64, control: mpsc::Sender<Control>, waiting: VecDeque<Box<Connecting>> },
     /// Away; its session is here.
-    Away { session: Session, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
+    Away { session: Box<Session>, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
     /// In this process.
     Local,
 }
@@ -195,6 +199,7 @@ pub(super) struct State {
     pub access: Arc<Access>,
     pub never_retain: Vec<String>,
     pub trie: Trie<Options>,
+    pub groups: Groups,
     pub retained: Retained,
     pub clients: HashMap<Key, Client>,
     pub ids: HashMap<Arc<str>, Key>,
@@ -224,6 +229,7 @@ impl State {
             access,
             never_retain,
             trie: Trie::default(),
+            groups: Groups::default(),
             clients: HashMap::new(),
             ids: HashMap::new(),
             away: BTreeMap::new(),
@@ -260,8 +266,8 @@ impl State {
                     self.route(message.into());
                 }
             }
-            Event::Subscribe(subscribing) => self.subscribe(*subscribing),
-            Event::Unsubscribe(ack, filters) => self.unsubscribe(ack, &filters),
+            Event::Subscribe(subscribing, _permit) => self.subscribe(*subscribing),
+            Event::Unsubscribe(ack, filters, _permit) => self.unsubscribe(ack, &filters),
             Event::More(key, cursor, reply) => {
                 let portion = self.portion(key, cursor);
                 let _ = reply.send(portion);

@@ -178,7 +178,7 @@ async fn a_dropped_subscription_ends() {
 #[tokio::test]
 async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_lines() {
     let first = broker(Options::default()).await;
-    let (_, address) = first.addresses().await[0];
+    let (_, address) = first.addresses()[0];
     let mut config = config();
     config.listener[0].bind = address;
     let error = Broker::start(&config, &[]).await.unwrap_err().to_string();
@@ -193,4 +193,99 @@ async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_li
     assert!(error.starts_with(&format!("{}:2: `tropic`", path.display())), "{error}");
     config.acl_file = Some(dir.path().join("none"));
     assert!(Broker::start(&config, &[]).await.unwrap_err().to_string().contains("none"));
+}
+
+/// What a connection's task would be: hears the hub, holds a session.
+struct Fake {
+    control: mpsc::Receiver<state::Control>,
+    attached: tokio::sync::oneshot::Receiver<state::Attached>,
+}
+
+fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
+    let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
+    let (reply, attached) = oneshot::channel();
+    let message = message::Publish::plain("will", id.to_owned(), 0, true);
+    state.apply(Event::Connect(Box::new(state::Connecting {
+        client_id: id.into(),
+        user: None,
+        clean: false,
+        expiry: u32::MAX,
+        will: will.then_some(state::Will { message, delay: 0 }),
+        conn,
+        control,
+        reply,
+    })));
+    Fake { control: hears, attached }
+}
+
+#[test]
+fn a_fault_of_ours_costs_one_connection_and_those_who_wait_for_its_id_go_on() {
+    let mut state = State::new(Limits::default(), Arc::default(), Arc::default(), Vec::new());
+    let mut first = fake(&mut state, "c", 1, true);
+    let session = first.attached.try_recv().unwrap().session;
+    let mut second = fake(&mut state, "c", 2, false);
+    assert_eq!(first.control.try_recv(), Ok(state::Control::Stop(0x8E)));
+    assert!(second.attached.try_recv().is_err(), "it waits for the session");
+    drop((first, session));
+    state.apply(Event::Panicked(1));
+    assert!(!second.attached.try_recv().unwrap().present, "the session is lost, the client is served");
+    assert_eq!(state.snapshot("will").len(), 1);
+    let stats = state.counters.snapshot();
+    assert_eq!((stats.panics, stats.clients), (1, 1));
+    state.apply(Event::Panicked(77));
+    assert_eq!(state.counters.snapshot().clients, 1);
+}
+
+#[test]
+fn of_too_many_sessions_away_the_oldest_is_forgotten() {
+    let limits = Limits { sessions_away: 2, ..Limits::default() };
+    let mut state = State::new(limits, Arc::default(), Arc::default(), Vec::new());
+    for conn in 1..=3 {
+        let mut c = fake(&mut state, &format!("c{conn}"), conn, false);
+        let session = c.attached.try_recv().unwrap().session;
+        state.apply(Event::Detach(Box::new(state::Detached { conn, session, graceful: true, expiry: None })));
+    }
+    assert_eq!(state.counters.snapshot().sessions_away, 2);
+    assert!(!fake(&mut state, "c1", 4, false).attached.try_recv().unwrap().present);
+}
+
+#[tokio::test]
+async fn it_says_when_it_has_ended() {
+    let broker = broker(Options::default()).await;
+    let watcher = broker.clone();
+    let ended = tokio::spawn(async move { watcher.ended().await });
+    broker.close().await;
+    ended.await.unwrap();
+    assert_eq!(broker.publish(burst(3, false)), 3);
+    assert_eq!(broker.subscribe("late", &["#"]).await.recv().await, None);
+    assert!(broker.retained("#").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_process_that_stood_still_does_not_blame_its_engine() {
+    // This thread, and the hub with it, sleeps for longer than a stall is; the engine answers soon after.
+    struct Late(mpsc::Sender<Returned>);
+    impl Engine for Late {
+        fn name(&self) -> &'static str {
+            "late"
+        }
+        fn push(&mut self, ticket: Ticket) -> Result<(), Dead> {
+            let out = self.0.clone();
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                std::thread::sleep(Duration::from_millis(900));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                out.send(Returned { ticket, gap: 0 }).await
+            });
+            Ok(())
+        }
+    }
+    let (out, returned) = mpsc::channel(4096);
+    let engine = EngineChoice::Given(Running { engine: Box::new(Late(out)), returned });
+    let limits = Limits { engine_stall: Duration::from_millis(200), ..Limits::default() };
+    let broker = broker(Options { engine, limits, ..Options::default() }).await;
+    let mut all = broker.subscribe("test", &["#"]).await;
+    broker.publish(burst(1, false));
+    expect_burst(&mut all, 1).await;
+    assert_eq!(broker.stats().engine_switches, 0);
 }

@@ -118,7 +118,7 @@ mod tests {
             pairs.iter().map(|(k, v)| (k.clone(), HeaderValue::from_static(v))).collect::<HeaderMap>()
         };
         let host = (header::HOST, "box:8083");
-        assert!(same_host(&headers(&[host.clone()])));
+        assert!(same_host(&headers(std::slice::from_ref(&host))));
         assert!(same_host(&headers(&[host.clone(), (header::ORIGIN, "http://BOX:8080")])));
         assert!(!same_host(&headers(&[host.clone(), (header::ORIGIN, "https://evil.example")])));
         assert!(!same_host(&headers(&[host, (header::ORIGIN, "null")])));

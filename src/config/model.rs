@@ -117,7 +117,7 @@ pub struct Uplink {
     /// position under this name: an uplink with a new name starts anew.
     #[schemars(example = &"cloud")]
     pub name: String,
-    /// `mqtt://host:1883` or `mqtts://host:8883`.
+    /// `mqtt://host:1883`, `mqtts://host:8883`, or over WebSocket `ws://host/mqtt`, `wss://host/mqtt`.
     #[schemars(example = &"mqtts://broker.example.com:8883")]
     pub url: String,
     /// Tried in turn when `url` does not answer.

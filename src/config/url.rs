@@ -1,96 +1,102 @@
-//! The address of a cloud broker: `mqtt://host:1883` or `mqtts://host:8883`.
+//! The address of a cloud broker: `mqtt://host:port` and its three siblings, taken apart. Pure.
 
 use std::fmt;
 
-/// A broker's address, taken apart.
+/// A broker's address, as the configuration names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Whether TLS is spoken (`mqtts`).
+    /// Inside TLS.
     pub tls: bool,
-    /// Host name or address; an IPv6 address without its brackets.
+    /// Inside WebSocket: the path of the request, such as `/mqtt`.
+    pub websocket: Option<String>,
+    /// Host name or address, without brackets.
     pub host: String,
-    /// TCP port; 1883, or 8883 with TLS, where the URL names none.
+    /// TCP port.
     pub port: u16,
 }
 
-/// What is wrong with a URL, and what to do about it.
+/// What is wrong with a URL, and how to mend it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct UrlError {
+pub struct WrongUrl {
     /// What is wrong.
     pub message: String,
-    /// What to do about it.
+    /// What to write instead.
     pub hint: String,
 }
 
-const EXAMPLE: &str = "such as `mqtts://broker.example.com:8883`";
-
-impl std::str::FromStr for Endpoint {
-    type Err = UrlError;
-
-    fn from_str(url: &str) -> Result<Self, UrlError> {
-        let wrong = |message: String, hint: &str| UrlError { message, hint: hint.to_owned() };
-        let (scheme, rest) = url
-            .split_once("://")
-            .ok_or_else(|| wrong(format!("`{url}` has no scheme"), &format!("write a URL {EXAMPLE}")))?;
-        let tls = match scheme {
-            "mqtt" => false,
-            "mqtts" => true,
-            "ssl" | "tls" => {
-                return Err(wrong(format!("unknown scheme `{scheme}`"), "write `mqtts://` for TLS"));
-            }
-            "tcp" => return Err(wrong(format!("unknown scheme `{scheme}`"), "write `mqtt://`")),
-            "ws" | "wss" => {
-                let message = format!("this version does not speak `{scheme}` to the cloud");
-                return Err(wrong(message, "write `mqtt://` or `mqtts://`"));
-            }
-            _ => return Err(wrong(format!("unknown scheme `{scheme}`"), "it is `mqtt` or `mqtts`")),
+impl Endpoint {
+    /// Takes `scheme://host[:port][/path]` apart.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn parse(url: &str) -> Result<Self, WrongUrl> {
+        let wrong = |message: String, hint: &str| Err(WrongUrl { message, hint: hint.to_owned() });
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return wrong(format!("`{url}` has no scheme"), "write mqtt://host:1883 or mqtts://host:8883");
         };
-        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        let (tls, ws, default_port) = match scheme {
+            "mqtt" => (false, false, 1883),
+            "mqtts" => (true, false, 8883),
+            "ws" => (false, true, 80),
+            "wss" => (true, true, 443),
+            "ssl" | "tls" => return wrong(format!("unknown scheme `{scheme}`"), "write `mqtts://` for TLS"),
+            "tcp" => return wrong(format!("unknown scheme `{scheme}`"), "write `mqtt://`"),
+            other => {
+                return wrong(
+                    format!("`{other}` is no way to reach a broker"),
+                    "the schemes are mqtt, mqtts (TLS), ws and wss (WebSocket)",
+                );
+            }
+        };
+        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
-            return Err(wrong(
-                "a user or password does not belong into the URL".to_owned(),
-                "use `username` and `password_file`",
-            ));
+            return wrong(
+                "a user name does not belong into the url".to_owned(),
+                "use the keys `username` and `password_file`",
+            );
         }
-        if let Some(at) = authority.find(['/', '?', '#']) {
-            let message = format!("`{}` does not belong into the URL", &authority[at..]);
-            return Err(wrong(message, "an MQTT broker has a host and a port, no path"));
+        if !ws && !matches!(path, "" | "/") {
+            return wrong(format!("`{path}` means nothing to {scheme}"), "only ws and wss have a path");
         }
-        let (host, port) = split(authority);
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(v6) => match v6.split_once(']') {
+                Some((host, "")) => (host, None),
+                Some((host, port)) => (host, port.strip_prefix(':').or(Some("-"))),
+                None => return wrong(format!("`{authority}` lacks a `]`"), "write [2001:db8::1]:8883"),
+            },
+            None => match authority.split_once(':') {
+                Some((_, more)) if more.contains(':') => {
+                    return wrong(
+                        format!("`{authority}` is ambiguous"),
+                        "an IPv6 address stands in brackets: [2001:db8::1]:8883",
+                    );
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (authority, None),
+            },
+        };
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
         if host.is_empty() || !host.chars().all(allowed) {
-            return Err(wrong(format!("`{host}` is not a host"), &format!("write a URL {EXAMPLE}")));
+            return wrong(format!("`{host}` is not a host"), "write mqtt://host:1883");
         }
-        let port = match port {
-            None if tls => 8883,
-            None => 1883,
-            Some(text) => text.parse().ok().filter(|p| *p > 0).ok_or_else(|| {
-                wrong(format!("`{text}` is not a port"), "a port is a number from 1 to 65535")
-            })?,
+        let port = match port.map(str::parse::<u16>) {
+            None => default_port,
+            Some(Ok(port)) if port != 0 => port,
+            Some(_) => return wrong(format!("`{authority}` has no valid port"), "a port is 1 to 65535"),
         };
-        Ok(Self { tls, host: host.to_owned(), port })
-    }
-}
-
-/// Host and port of `host:port`, `[v6]:port`, `host` or `[v6]`.
-fn split(authority: &str) -> (&str, Option<&str>) {
-    if let Some((host, rest)) = authority.strip_prefix('[').and_then(|r| r.split_once(']')) {
-        return (host, rest.strip_prefix(':'));
-    }
-    match authority.rsplit_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (authority, None),
+        let websocket = ws.then(|| if path.is_empty() { "/mqtt".to_owned() } else { path.to_owned() });
+        Ok(Self { tls, websocket, host: host.to_owned(), port })
     }
 }
 
 impl fmt::Display for Endpoint {
+    /// `host:port`, as in messages to people.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "mqtts" } else { "mqtt" };
         if self.host.contains(':') {
-            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
+            write!(f, "[{}]:{}", self.host, self.port)
         } else {
-            write!(f, "{scheme}://{}:{}", self.host, self.port)
+            write!(f, "{}:{}", self.host, self.port)
         }
     }
 }
@@ -98,37 +104,46 @@ impl fmt::Display for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
-    fn addresses_that_people_write_are_read() {
-        for (url, tls, host, port) in [
-            ("mqtt://10.0.0.1", false, "10.0.0.1", 1883),
-            ("mqtts://broker.example.com", true, "broker.example.com", 8883),
-            ("mqtt://localhost:18830/", false, "localhost", 18830),
-            ("mqtts://[fe80::1%eth0]:8884", true, "fe80::1%eth0", 8884),
-        ] {
-            let endpoint: Endpoint = url.parse().expect(url);
-            assert_eq!(endpoint, Endpoint { tls, host: host.into(), port });
-            assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
-        }
+    fn the_four_schemes_and_their_usual_ports() {
+        let plain = |tls, port| Endpoint { tls, websocket: None, host: "b.example".into(), port };
+        assert_eq!(Endpoint::parse("mqtt://b.example"), Ok(plain(false, 1883)));
+        assert_eq!(Endpoint::parse("mqtts://b.example/"), Ok(plain(true, 8883)));
+        assert_eq!(Endpoint::parse("mqtt://b.example:9"), Ok(plain(false, 9)));
+        let ws = Endpoint::parse("wss://b.example/x?y=1").expect("a url");
+        assert_eq!((ws.tls, ws.websocket.as_deref(), ws.port), (true, Some("/x?y=1"), 443));
+        let v6 = Endpoint::parse("mqtt://[::1]:1884").expect("a url");
+        assert_eq!((v6.host.as_str(), v6.to_string().as_str()), ("::1", "[::1]:1884"));
     }
 
     #[test]
-    fn a_wrong_address_says_what_to_write_instead() {
+    fn a_wrong_url_says_what_to_write_instead() {
         for (url, hint) in [
-            ("broker:1883", "mqtts://"),
-            ("tcp://broker", "mqtt://"),
-            ("ssl://broker", "mqtts://"),
-            ("wss://broker", "mqtts://"),
-            ("mqtt://me:secret@broker", "password_file"),
-            ("mqtt://broker:0", "1 to 65535"),
-            ("mqtt://broker:99999", "1 to 65535"),
-            ("mqtt://", "mqtts://"),
-            ("mqtt://a b", "mqtts://"),
-            ("mqtt://broker/topic", "no path"),
+            ("broker.example:1883", "mqtt://"),
+            ("http://b", "the schemes are"),
+            ("tcp://b", "mqtt://"),
+            ("ssl://b", "mqtts://"),
+            ("mqtt://a b", "mqtt://"),
+            ("mqtt://", "host"),
+            ("mqtt://u:p@b", "username"),
+            ("mqtt://b:0", "1 to 65535"),
+            ("mqtt://b:99999", "1 to 65535"),
+            ("mqtt://b/path", "only ws"),
+            ("mqtt://::1:1883", "brackets"),
+            ("mqtt://[::1", "["),
         ] {
-            let error = url.parse::<Endpoint>().expect_err(url);
-            assert!(error.hint.contains(hint), "{url}: {error:?}");
+            let wrong = Endpoint::parse(url).expect_err(url);
+            assert!(wrong.hint.contains(hint), "{url}: {wrong:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_can_make_it_panic(url in "\\PC*") {
+            let _ = Endpoint::parse(&url);
+            let _ = Endpoint::parse(&format!("mqtt://{url}"));
         }
     }
 }

@@ -36,19 +36,19 @@ use crate::store::{Begun, Recovery, Store};
 
 /// A running gateway.
 pub struct Gateway {
-    id: String,
-    topics: Topics,
+    pub(super) id: String,
+    pub(super) topics: Topics,
     clock: Arc<dyn Clock>,
-    store: Store,
-    broker: Broker,
-    publish: Publish,
-    buses: BTreeMap<String, RunningBus>,
-    uplinks: BTreeMap<String, RunningUplink>,
+    pub(super) store: Store,
+    pub(super) broker: Broker,
+    pub(super) publish: Publish,
+    pub(super) buses: BTreeMap<String, RunningBus>,
+    pub(super) uplinks: BTreeMap<String, RunningUplink>,
     /// `None` once polling has been stopped for good.
     readings: Option<mpsc::Sender<Vec<Reading>>>,
     commands: mpsc::Sender<CommandRequest>,
-    targets: watch::Sender<Arc<Targets>>,
-    sources: watch::Sender<Sources>,
+    pub(super) targets: watch::Sender<Arc<Targets>>,
+    pub(super) sources: watch::Sender<Sources>,
     flow_stats: Arc<FlowStats>,
     flow: Option<JoinHandle<()>>,
     commander: JoinHandle<()>,
@@ -56,7 +56,7 @@ pub struct Gateway {
     observer: JoinHandle<()>,
     stop_observer: CancellationToken,
     stop_helpers: CancellationToken,
-    control: String,
+    pub(super) control: String,
     progress: Progress,
 }
 
@@ -267,7 +267,7 @@ impl Gateway {
         (self.publish)(messages);
     }
 
-    fn start_bus(&mut self, compiled: CompiledBus) {
+    pub(super) fn start_bus(&mut self, compiled: CompiledBus) {
         if let Some(readings) = &self.readings {
             let name = compiled.name.clone();
             let bus = RunningBus::start(compiled, self.clock.clone(), readings.clone());
@@ -275,7 +275,7 @@ impl Gateway {
         }
     }
 
-    async fn start_uplink(&mut self, config: crate::config::model::Uplink) {
+    pub(super) async fn start_uplink(&mut self, config: crate::config::model::Uplink) {
         let Some(drain) = self.store.drain(&config.name) else {
             error!(UPLINK = config.name, "the store knows no such uplink");
             return;
@@ -294,7 +294,7 @@ impl Gateway {
     }
 
     /// Tells everybody who looks things up by name that buses or uplinks changed.
-    fn tables_changed(&self) {
+    pub(super) fn tables_changed(&self) {
         let targets: HashMap<_, _> = self.buses.values().flat_map(RunningBus::targets).collect();
         self.targets.send_replace(Arc::new(targets));
         self.sources.send_modify(|sources| {
@@ -304,99 +304,9 @@ impl Gateway {
     }
 
     /// Publishes the retained description of every point.
-    fn describe(&self) {
+    pub(super) fn describe(&self) {
         let metas = self.buses.values().flat_map(|bus| bus.meta_messages(&self.topics)).collect();
         (self.publish)(metas);
-    }
-
-    /// Takes over another configuration. What did not change keeps running, connections included.
-    /// Returns what changed, in words.
-    ///
-    /// # Errors
-    /// What cannot be taken over without a restart, or failed; then nothing changed.
-    pub async fn reload(&mut self, loaded: Loaded) -> Result<Vec<String>, String> {
-        if loaded.gateway.id != self.id {
-            return Err(format!("gateway.id changed from `{}`: restart fieldgate", self.id));
-        }
-        if control::socket_path(&loaded.store.path).display().to_string() != self.control {
-            return Err("store.path changed: restart fieldgate".to_owned());
-        }
-        self.broker.reconfigure(&loaded.broker).await.map_err(|e| e.to_string())?;
-        let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
-        let mut changes = Vec::new();
-        let deadline = Instant::now() + GRACE;
-
-        let mut wanted: BTreeMap<String, CompiledBus> =
-            loaded.buses.into_iter().map(|b| (b.name.clone(), b)).collect();
-        let gone: Vec<String> = self
-            .buses
-            .iter()
-            .filter(|(name, bus)| wanted.get(*name).is_none_or(|w| w.fingerprint != bus.fingerprint))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let mut removed_points = Vec::new();
-        for name in gone {
-            if let Some(bus) = self.buses.remove(&name) {
-                removed_points.extend(bus.names().to_vec());
-                bus.stop();
-                bus.ended(deadline).await;
-                changes.push(format!(
-                    "bus {name} {}",
-                    if wanted.contains_key(&name) { "changed" } else { "removed" }
-                ));
-            }
-        }
-        wanted.retain(|name, _| !self.buses.contains_key(name));
-        for (name, bus) in wanted {
-            if !changes.contains(&format!("bus {name} changed")) {
-                changes.push(format!("bus {name} added"));
-            }
-            self.start_bus(bus);
-        }
-
-        let gone: Vec<String> = self
-            .uplinks
-            .iter()
-            .filter(|(_, running)| !loaded.uplinks.contains(&running.config))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in gone {
-            if let Some(uplink) = self.uplinks.remove(&name) {
-                uplink.stop();
-                uplink.ended(deadline).await;
-                let stays = names.contains(&name);
-                changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
-            }
-        }
-        self.store.reconfigure(&loaded.store, &names);
-        for config in loaded.uplinks {
-            if !self.uplinks.contains_key(&config.name) {
-                if !changes.contains(&format!("uplink {} changed", config.name)) {
-                    changes.push(format!("uplink {} added", config.name));
-                }
-                self.start_uplink(config).await;
-            }
-        }
-        self.sources.send_modify(|sources| sources.config_hash = loaded.hash);
-        self.tables_changed();
-        self.forget(removed_points);
-        self.describe();
-        Ok(changes)
-    }
-
-    /// Clears what is retained of points that no longer exist.
-    fn forget(&self, points: Vec<(String, String)>) {
-        let targets = self.targets.borrow().clone();
-        let messages = points
-            .into_iter()
-            .filter(|name| !targets.contains_key(name))
-            .flat_map(|(device, point)| {
-                let key = crate::message::PointKey { device, point, unit: String::new() };
-                [self.topics.data(&key), self.topics.meta(&key.device, &key.point)]
-            })
-            .map(|topic| Message::new(topic, "", true))
-            .collect();
-        (self.publish)(messages);
     }
 
     /// Parts that should move and do not. A broken disk is no stall: the store says so and tries again.
@@ -424,23 +334,6 @@ impl Gateway {
         buses.chain(uplinks).collect()
     }
 
-    /// Starts dead buses and uplinks again from this configuration; everything else is left alone.
-    pub async fn revive(&mut self, loaded: Loaded) {
-        self.buses.retain(|_, bus| !bus.is_dead());
-        self.uplinks.retain(|_, uplink| !uplink.is_dead());
-        for bus in loaded.buses {
-            if !self.buses.contains_key(&bus.name) {
-                self.start_bus(bus);
-            }
-        }
-        for uplink in loaded.uplinks {
-            if !self.uplinks.contains_key(&uplink.name) {
-                self.start_uplink(uplink).await;
-            }
-        }
-        self.tables_changed();
-    }
-
     /// Whether a task without which there is no gateway has ended: then the process must end too.
     #[must_use]
     pub fn broken(&self) -> Option<&'static str> {
@@ -460,8 +353,8 @@ impl Gateway {
     }
 
     /// The doors of the local broker, port 0 resolved.
-    pub async fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
-        self.broker.addresses().await
+    pub fn addresses(&self) -> Vec<(Transport, SocketAddr)> {
+        self.broker.addresses()
     }
 
     /// The local broker, for callers in the same process.

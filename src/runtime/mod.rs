@@ -6,6 +6,7 @@ mod field;
 mod flow;
 mod gateway;
 mod observe;
+mod reload;
 pub mod service;
 
 pub use field::lone_bus;

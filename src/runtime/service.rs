@@ -43,7 +43,7 @@ pub async fn run(
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let summary = summary(&loaded);
     let mut gateway = Gateway::start(loaded).await.map_err(End::Start)?;
-    for (transport, address) in gateway.addresses().await {
+    for (transport, address) in gateway.addresses() {
         info!("local broker listens on {address} ({transport:?})");
     }
     info!("{summary}");

@@ -313,6 +313,7 @@ impl Writer {
         state.commands.saved(&change.commands);
         for handle in &change.losses_done {
             state.losses_done.remove(handle);
+            self.handed.values_mut().for_each(|h| h.retain(|known| known != handle));
         }
         for (key, value) in &change.state {
             match (key.as_str(), value) {
@@ -380,6 +381,9 @@ impl Writer {
     fn measure(&mut self, limits: &Limits) -> Result<(), Trouble> {
         let Some(log) = &self.log else { return Ok(()) };
         let usage = log.usage()?;
+        if !log.in_place() {
+            return Err(Trouble::Disk("the database file was removed or replaced while it was open".into()));
+        }
         let budget = limits.max_size.saturating_sub(limits.wal());
         if usage.file > budget && usage.reusable > 0 {
             log.shrink((usage.file - budget).min(1 << 20))?;
@@ -387,6 +391,7 @@ impl Writer {
         let firsts: Vec<(String, Option<u64>)> = {
             let mut state = self.shared.state();
             state.figures.bytes = usage.file;
+            state.figures.wal = log.wal_bytes();
             state.figures.used = usage.file.saturating_sub(usage.reusable);
             let first = |name: &String| state.pending(name).first().map(|r| r.start);
             let all = (String::new(), state.present.first());
@@ -417,7 +422,6 @@ impl Writer {
         rows.retain(|(handle, _)| !state.losses_done.contains(handle));
         drop(state);
         let handed = self.handed.entry(uplink.to_owned()).or_default();
-        handed.clear();
         handed.extend(rows.iter().map(|(handle, _)| *handle));
         Ok(rows)
     }

@@ -6,7 +6,8 @@
 //! SQLite itself does not notice a flipped bit.
 
 use std::ops::Range;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
@@ -110,6 +111,9 @@ pub struct Change {
 pub struct Log {
     conn: Connection,
     wal: u64,
+    path: PathBuf,
+    /// Inode and length of the file as we left it; only a checkpoint changes the length.
+    left: Option<(u64, u64)>,
 }
 
 impl Log {
@@ -141,7 +145,7 @@ impl Log {
              PRAGMA cell_size_check=ON;
              PRAGMA trusted_schema=OFF;",
         )?;
-        let mut log = Self { conn, wal: 0 };
+        let mut log = Self { conn, wal: 0, path: path.to_owned(), left: None };
         // What the last commits left in the WAL stays there when we stop without closing.
         log.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         if version == 0 {
@@ -151,7 +155,26 @@ impl Log {
         if ours != APPLICATION {
             return Err(Trouble::Damaged("it is not a fieldgate database".into()));
         }
+        log.left = identify(path);
         Ok(log)
+    }
+
+    /// Whether the file under the database's name is still the one that is open. (SQLite goes on writing into
+    /// a deleted or emptied one without a word.)
+    #[must_use]
+    pub fn in_place(&self) -> bool {
+        match (self.left, identify(&self.path)) {
+            (Some((inode, len)), Some((now, grown))) => inode == now && len <= grown,
+            _ => false,
+        }
+    }
+
+    /// Size of the WAL file, bytes.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        std::fs::metadata(wal).map_or(0, |m| m.len())
     }
 
     fn create(&mut self) -> Result<(), Trouble> {
@@ -394,6 +417,7 @@ impl Log {
             written += self.checkpoint("PASSIVE")? * PAGE;
             // The next commit begins at the front of the file again.
             self.wal = 0;
+            self.left = identify(&self.path).filter(|(inode, _)| self.left.is_some_and(|l| l.0 == *inode));
         }
         Ok(written)
     }
@@ -420,6 +444,10 @@ impl Log {
         self.checkpoint("TRUNCATE")?;
         self.conn.close().map_err(|(_, e)| e.into())
     }
+}
+
+fn identify(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|m| (m.ino(), m.len()))
 }
 
 fn put_state(tx: &Transaction<'_>, key: &str, value: Option<&str>) -> Result<(), Trouble> {

@@ -125,7 +125,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn line(start: u32, next: u64, clean: bool) -> Line {
-        let present = [1..next].into_iter().collect();
+        let mut present = RangeSet::default();
+        present.insert(1..next);
         Line { commit: 1, epoch: [start, 7], next, present, bound: 50, clean, head_file: true, next_loss: 1 }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {

@@ -45,8 +45,10 @@ pub struct Figures {
     pub commit_ms: VecDeque<f64>,
     /// Bytes written by the database, about.
     pub bytes_written: u64,
-    /// Size of the database and WAL, bytes.
+    /// Size of the database file, bytes.
     pub bytes: u64,
+    /// Size of the WAL file, bytes.
+    pub wal: u64,
     /// Bytes that blocks use.
     pub used: u64,
     /// Readings dropped by limits and overflow since the start.

@@ -11,7 +11,7 @@ pub struct StoreStatus {
     pub state: &'static str,
     /// What is wrong, if something is.
     pub last_error: Option<String>,
-    /// Size of the database file, bytes.
+    /// Size of the database with its WAL, bytes.
     pub bytes: u64,
     /// Readings stored and not yet passed by all uplinks.
     pub readings: u64,
@@ -56,7 +56,7 @@ impl StoreStatus {
         Self {
             state: word,
             last_error,
-            bytes: figures.bytes,
+            bytes: figures.bytes + figures.wal,
             readings: state.present.len(),
             readings_in_ram: state.ring.len() as u64 + (state.hand.end - state.hand.start),
             oldest_ts: state.oldest_of("", state.present.first()).map(|ts| ts.to_string()),

@@ -304,9 +304,8 @@ impl Writer {
             }
             return;
         }
-        if (self.hand.is_some() || self.group_due().is_some_and(|due| due <= now))
-            && let Err(trouble) = self.commit(false)
-        {
+        let due = self.hand.is_some() || self.group_due().is_some_and(|due| due <= now);
+        if due && let Err(trouble) = self.commit(false) {
             self.fault(&trouble);
             return;
         }

@@ -10,10 +10,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::endpoint::Endpoint;
 use super::fault::Fault;
 use super::protocol::{Incoming, Limits, Login, Protocol};
 use super::{tls, websocket};
+use crate::config::Endpoint;
 use crate::config::model::Uplink;
 use crate::pipeline::topics::Topics;
 

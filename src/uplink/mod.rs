@@ -14,10 +14,8 @@
 //! (status and events), [`liveness`], [`guard`], [`formats`], [`mod@check`], [`endpoint`]. Moving bytes:
 //! [`link`] (connect and log in), `session` (one connection), and the loop here.
 
-pub mod check;
 pub mod counters;
 pub mod delivery;
-pub mod endpoint;
 pub mod fault;
 pub mod formats;
 pub mod guard;
@@ -41,7 +39,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-pub use check::{Mistake, check};
 pub use counters::{State, UplinkCounters};
 pub use timing::Timing;
 

@@ -12,9 +12,9 @@ use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, http};
 
-use super::endpoint::Endpoint;
 use super::fault::Fault;
 use crate::bounds;
+use crate::config::Endpoint;
 
 /// A byte stream over binary frames. Frame boundaries mean nothing to MQTT.
 pub struct FrameStream<S> {

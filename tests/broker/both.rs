@@ -11,8 +11,8 @@ async fn a_connack_for_each_version() {
     four.expect(&[0x20, 2, 0, 0]).await;
     let mut five = Raw::open(at, V::Five).await;
     five.send(&connect(V::Five, "b", true)).await;
-    // Receive Maximum 128, Maximum Packet Size 1 MiB, Topic Alias Maximum 32, no shared subscriptions.
-    five.expect(&[0x20, 16, 0, 0, 13, 0x21, 0, 128, 0x27, 0, 0x10, 0, 0, 0x22, 0, 32, 0x2A, 0]).await;
+    // Receive Maximum 128, Maximum Packet Size 1 MiB, Topic Alias Maximum 32.
+    five.expect(&[0x20, 14, 0, 0, 11, 0x21, 0, 128, 0x27, 0, 0x10, 0, 0, 0x22, 0, 32]).await;
 }
 
 #[tokio::test]
@@ -202,11 +202,11 @@ async fn filters_that_are_none_are_refused_each_in_its_place() {
         let mut c = Raw::connected(at, v, "c").await;
         let props: &[u8] = if v == V::Five { &[0] } else { &[] };
         let body =
-            [&[0, 5][..], props, &text("a/#/b"), &[1], &text("ok"), &[2], &text("$share/g/x"), &[0]].concat();
+            [&[0, 5][..], props, &text("a/#/b"), &[1], &text("ok"), &[2], &text("$share/+/x"), &[0]].concat();
         c.send(&packet(0x82, &body)).await;
         c.expect(match v {
             V::Four => &[0x90, 5, 0, 5, 0x80, 2, 0x80],
-            V::Five => &[0x90, 6, 0, 5, 0, 0x8F, 2, 0x9E],
+            V::Five => &[0x90, 6, 0, 5, 0, 0x8F, 2, 0x8F],
         })
         .await;
     }
@@ -249,4 +249,23 @@ async fn rules_that_a_client_breaks_end_its_connection() {
         }
     }
     until("all gone", || broker.stats().clients == 0).await;
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_retained_messages_arrive_in_full() {
+    let (broker, at) = broker().await;
+    for hundred in 0..100 {
+        let list = |i| Message::new(format!("r/{hundred:02}/{i:03}"), vec![b'x'; 20], true);
+        assert_eq!(broker.publish((0..1000).map(list).collect()), 0);
+        let all = (hundred + 1) * 1000;
+        until("kept", || broker.stats().retained == all).await;
+    }
+    let mut s = Raw::connected(at, V::Four, "s").await;
+    s.subscribed("r/#", 0).await;
+    for n in 0..100_000 {
+        let topic = format!("r/{:02}/{:03}", n / 1000, n % 1000);
+        s.expect(&publish(V::Four, 1, &topic, 0, &[], &[b'x'; 20])).await;
+    }
+    s.ping().await;
+    assert_eq!(broker.stats().dropped, 0);
 }

@@ -1,5 +1,7 @@
 //! The local broker over real sockets: exact packets, known killers, and mosquitto's own clients.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test that fails is a failed test")]
+
 mod both;
 mod killers;
 mod mosquitto;

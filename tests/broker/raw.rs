@@ -38,7 +38,7 @@ pub async fn broker() -> (Broker, SocketAddr) {
 pub async fn broker_with(options: Options) -> (Broker, SocketAddr) {
     let config = model::Broker { listener: vec![listener(Transport::Tcp)], ..model::Broker::default() };
     let broker = Broker::start_with(&config, options).await.unwrap();
-    let address = broker.addresses().await[0].1;
+    let address = broker.addresses()[0].1;
     (broker, address)
 }
 

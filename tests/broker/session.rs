@@ -177,3 +177,89 @@ async fn a_client_that_does_not_acknowledge_holds_up_nobody_and_its_queue_is_bou
     // 128 in flight, 500 queued, one more on its way: the rest is dropped for this client, and counted.
     assert!((1360..=1372).contains(&stats.dropped), "{stats:?}");
 }
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_taken_over_at_once() {
+    let (broker, at) = broker().await;
+    let mut deaf = Raw::connected(at, V::Four, "deaf").await;
+    deaf.subscribed("flood", 0).await;
+    let mut p = Raw::connected(at, V::Four, "p").await;
+    let message = publish(V::Four, 0, "flood", 0, &[], &[0; 100_000]);
+    while broker.stats().dropped == 0 {
+        p.send(&message).await;
+    }
+    let start = tokio::time::Instant::now();
+    let mut new = Raw::connected(at, V::Four, "deaf").await;
+    new.ping().await;
+    assert!(start.elapsed().as_millis() < 900, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn retained_messages_go_on_where_the_connection_broke() {
+    let (broker, at) = broker().await;
+    let list = |i| fieldgate::message::Message::new(format!("r/{i:04}"), "x", true);
+    broker.publish((0..2000).map(list).collect());
+    let mut c = Raw::open(at, V::Four).await;
+    c.send(&connect(V::Four, "half", false)).await;
+    c.connack(false).await;
+    c.subscribed("r/#", 1).await;
+    let mut seen = std::collections::BTreeSet::new();
+    let mut take = |packet: &[u8]| {
+        seen.insert(packet[4..10].to_vec());
+    };
+    for _ in 0..300 {
+        let got = c.recv().await;
+        take(&got);
+        c.send(&[0x40, 2, got[10], got[11]]).await;
+    }
+    drop(c);
+    until("away", || broker.stats().sessions_away == 1).await;
+    let mut c = Raw::open(at, V::Four).await;
+    c.send(&connect(V::Four, "half", false)).await;
+    c.connack(true).await;
+    while seen_all(&mut c, &mut take).await {}
+    assert_eq!(seen.len(), 2000);
+}
+
+/// Takes and acknowledges one message; `false`: it was the last topic.
+async fn seen_all(c: &mut Raw, take: &mut impl FnMut(&[u8])) -> bool {
+    let got = c.recv().await;
+    take(&got);
+    c.send(&[0x40, 2, got[10], got[11]]).await;
+    &got[4..10] != b"r/1999"
+}
+
+#[tokio::test]
+async fn members_of_a_shared_subscription_take_turns_and_one_that_leaves_is_not_waited_for() {
+    let (broker, at) = broker().await;
+    let mut a = Raw::connected(at, V::Five, "a").await;
+    let mut b = Raw::connected(at, V::Four, "b").await;
+    let mut all = Raw::connected(at, V::Four, "all").await;
+    a.subscribed("$share/g/s/+", 1).await;
+    b.subscribed("$share/g/s/+", 1).await;
+    all.subscribed("s/#", 0).await;
+    let mut p = Raw::connected(at, V::Four, "p").await;
+    for n in 0..10 {
+        p.send(&publish(V::Four, 2, "s/x", n + 1, &[], &[u8::try_from(n).unwrap()])).await;
+        p.recv().await;
+    }
+    for n in 0..10 {
+        let got = if n % 2 == 0 { a.recv().await } else { b.recv().await };
+        assert_eq!((got[0], got.last()), (0x32, Some(&n)));
+        assert_eq!(all.recv().await.last(), Some(&n));
+    }
+    a.ping().await;
+    b.ping().await;
+    // One leaves without a word: the other gets everything.
+    drop(b);
+    until("gone", || broker.stats().clients == 3).await;
+    for n in 0..4 {
+        p.send(&publish(V::Four, 2, "s/x", n + 1, &[], &[u8::try_from(n).unwrap()])).await;
+        p.recv().await;
+        assert_eq!(a.recv().await.last(), Some(&u8::try_from(n).unwrap()));
+    }
+    // The last one unsubscribes: the group is gone from the trie.
+    a.send(&packet(0xA2, &[&[0, 9, 0][..], &text("$share/g/s/+")].concat())).await;
+    a.expect(&[0xB0, 4, 0, 9, 0, 0]).await;
+    assert_eq!(broker.stats().subscriptions, 1);
+}

@@ -17,8 +17,8 @@ pub const FLOORS: &[&[&str]] = &[
     &["poll", "uplink"],
     &["status", "web"],
     &["runtime"],
-    &["cli"],
     &["cmd"],
+    &["cli"],
     &["main", "lib"],
 ];
 

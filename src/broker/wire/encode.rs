@@ -9,11 +9,11 @@ use super::{Version, reason};
 /// PUBACK, PUBREC, PUBREL (with its flag) or PUBCOMP: the first byte of the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Ack {
-    PubAck = 0x40,
-    PubRec = 0x50,
-    PubRel = 0x62,
-    PubComp = 0x70,
+pub enum Reply {
+    Ack = 0x40,
+    Rec = 0x50,
+    Rel = 0x62,
+    Comp = 0x70,
 }
 
 /// How one subscriber gets a message.
@@ -59,8 +59,6 @@ pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
         props.put_u32(w.maximum_packet);
         props.put_u8(0x22);
         props.put_u16(w.topic_alias_maximum);
-        // Shared Subscription Available = 0.
-        props.put_slice(&[0x2A, 0]);
         if let Some(id) = w.assigned_id {
             props.put_u8(0x12);
             string(&mut props, id);
@@ -148,7 +146,7 @@ fn publish_properties(props: &mut BytesMut, message: &Publish, d: &Delivery<'_>,
 }
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP.
-pub fn ack(out: &mut BytesMut, version: Version, kind: Ack, id: u16, reason: u8) {
+pub fn ack(out: &mut BytesMut, version: Version, kind: Reply, id: u16, reason: u8) {
     let [high, low] = id.to_be_bytes();
     if version == Version::V5 && reason != reason::SUCCESS {
         packet(out, kind as u8, &[high, low, reason]);

@@ -46,7 +46,6 @@ pub mod reason {
     pub const TOPIC_ALIAS_INVALID: u8 = 0x94;
     pub const PACKET_TOO_LARGE: u8 = 0x95;
     pub const QUOTA_EXCEEDED: u8 = 0x97;
-    pub const SHARED_NOT_SUPPORTED: u8 = 0x9E;
 }
 
 /// The first packet of a connection (§3.1).

@@ -108,7 +108,7 @@ impl Cloud {
         };
         let config = model::Broker { listener: vec![listener], ..model::Broker::default() };
         let broker = Broker::start(&config, &[]).await.map_err(|e| format!("the demo's cloud: {e}"))?;
-        if let Some((_, address)) = broker.addresses().await.first() {
+        if let Some((_, address)) = broker.addresses().first() {
             self.address = *address;
         }
         let mut subscription = broker.subscribe("bookkeeper", &["gw/#"]).await;

@@ -74,7 +74,7 @@ async fn play(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let mut gateway = Gateway::start(loaded).await.map_err(cannot)?;
 
     let mut view = View::new(args.plain);
-    view.opening(out, &plant, &gateway, cloud.address()).await?;
+    view.opening(out, &plant, &gateway, cloud.address())?;
     let start = Instant::now();
     let moment = |share: f64| start + args.duration.0.mul_f64(share);
     let mut rates = Rates::default();

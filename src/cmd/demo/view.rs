@@ -48,14 +48,14 @@ impl View {
     ///
     /// # Errors
     /// Output cannot be written.
-    pub async fn opening(
+    pub fn opening(
         &self,
         out: &mut dyn Write,
         plant: &Plant,
         gateway: &Gateway,
         cloud: SocketAddr,
     ) -> Result<(), Exit> {
-        let local = gateway.addresses().await.first().map(|(_, a)| a.to_string()).unwrap_or_default();
+        let local = gateway.addresses().first().map(|(_, a)| a.to_string()).unwrap_or_default();
         writeln!(out, "three simulated meters on {}", plant.terminal())?;
         writeln!(out, "a simulated heat pump on Modbus TCP {}", plant.tcp())?;
         writeln!(out, "local broker on {local}: mosquitto_sub -p {} -t 'gw/#' -v", port(&local))?;

@@ -30,7 +30,7 @@ fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
     let urls = std::iter::once(("url".to_owned(), &uplink.url))
         .chain(fallbacks.map(|(i, url)| (format!("fallback_urls.{i}"), url)));
     for (key, url) in urls {
-        match url.parse::<Endpoint>() {
+        match Endpoint::parse(url) {
             Ok(endpoint) => endpoints.push((key, endpoint)),
             Err(e) => findings.problems.push(Problem::new(raw.at(&key), e.message).hint(e.hint)),
         }
@@ -39,7 +39,7 @@ fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
         let loopback = matches!(endpoint.host.as_str(), "localhost" | "127.0.0.1" | "::1");
         if !endpoint.tls && !loopback && uplink.password_file.is_some() {
             let problem = Problem::new(raw.at(key), "the password travels in clear text");
-            findings.warnings.push(problem.hint("use `mqtts://`"));
+            findings.warnings.push(problem.hint("use `mqtts://` or `wss://`"));
         }
     }
     if !endpoints.is_empty() && endpoints.iter().all(|(_, e)| !e.tls) {
@@ -50,7 +50,7 @@ fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
         ] {
             if set {
                 let problem = Problem::new(raw.key(key), format!("`{key}` has no effect without TLS"));
-                findings.warnings.push(problem.hint("use `mqtts://` in `url`"));
+                findings.warnings.push(problem.hint("use `mqtts://` or `wss://` in `url`"));
             }
         }
     }

@@ -251,6 +251,62 @@ async fn any_flipped_bit_anywhere_gives_no_wrong_value_and_no_silent_gap() {
 }
 
 #[tokio::test]
+async fn a_database_that_goes_away_while_it_is_open_is_noticed_and_declared() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for how in ["removed", "emptied", "overwritten"] {
+        let (store, _) = slow(&dir.path().join(how), "a");
+        store.take(readings(0..50));
+        store.flush().await.expect("flushes");
+        let drain = store.drain("cloud").expect("configured");
+        drain.delivered(1..11);
+        let path = dir.path().join(how).join("fieldgate.db");
+        let wal = dir.path().join(how).join("fieldgate.db-wal");
+        for file in [&path, &wal] {
+            match how {
+                "removed" => std::fs::remove_file(file).expect("removes"),
+                "emptied" => std::fs::write(file, b"").expect("writes"),
+                _ => std::fs::write(file, [0x5a; 60_000]).expect("writes"),
+            }
+        }
+        store.take(readings(50..60));
+        for _ in 0..200 {
+            // Fails until the store is back, and then until all of it is through.
+            if drain.read(11..12, 1).await.is_ok() && store.flush().await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        until("the store is well", || store.status().state == "ok").await;
+        store.take(readings(60..70));
+        store.flush().await.expect("flushes");
+        let ledger = balanced(&*drain);
+        assert_eq!((ledger.taken, ledger.delivered), (70, 10), "{how}");
+        let read = seqs(&read_all(&*drain, 100).await);
+        assert_eq!(read.len() as u64, ledger.queued, "{how}");
+        assert!(read.ends_with(&(61..71).collect::<Vec<_>>()), "{how}: {read:?}");
+        let lost: u64 = losses(&*drain).await.iter().map(|r| r.count).sum();
+        assert_eq!(lost, ledger.lost, "{how}");
+        drop(drain);
+        store.crash();
+        let (store, recovery) = slow(&dir.path().join(how), "a");
+        let again = balanced(&*store.drain("cloud").expect("configured"));
+        if how == "overwritten" {
+            // SQLite went on from its cache; the next start sees it, and nobody remembers what arrived.
+            assert_eq!(told(&recovery.losses), [(LossReason::Corrupt, [1, 70], true)]);
+            assert_eq!(again.lost, 70);
+        } else {
+            assert!(recovery.losses.is_empty(), "{how}: {:?}", recovery.losses);
+            assert_eq!(
+                (again.delivered, again.queued, again.lost),
+                (10, ledger.queued, ledger.lost),
+                "{how}"
+            );
+        }
+        store.close().await.expect("closes");
+    }
+}
+
+#[tokio::test]
 async fn a_database_of_a_later_version_is_refused_and_untouched() {
     let dir = tempfile::tempdir().expect("a directory");
     open(dir.path(), "a").0.close().await.expect("closes");
@@ -282,4 +338,82 @@ async fn files_beside_the_database_may_hold_anything() {
     let (store, _) = slow(dir.path(), "a");
     assert_eq!(store.status().state, "ok");
     store.close().await.expect("closes");
+}
+
+/// A file system of a few MiB is needed: `mount -t tmpfs -o size=3m none DIR`, and `FIELDGATE_SMALL_DISK=DIR`.
+#[tokio::test]
+#[ignore = "needs a small file system of its own"]
+async fn on_a_full_disk_readings_wait_in_ram_and_are_stored_when_there_is_room() {
+    let disk =
+        std::env::var_os("FIELDGATE_SMALL_DISK").expect("FIELDGATE_SMALL_DISK names a small file system");
+    let dir = Path::new(&disk).join("queue");
+    let _ = std::fs::remove_dir_all(&dir);
+    let (store, _) = open(&dir, "a");
+    let drain = store.drain("cloud").expect("configured");
+    store.take(readings(0..500));
+    store.flush().await.expect("flushes");
+    let hog = Path::new(&disk).join("hog");
+    let mut written = 0;
+    while std::fs::write(&hog, vec![1; written + 4096]).is_ok() {
+        written += 4096;
+    }
+    let mut next = 500;
+    for _ in 0..2000 {
+        store.take(readings(next..next + 20));
+        next += 20;
+        if store.status().state == "fault" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(store.status().state, "fault", "{:?}", store.status());
+    println!("full after {next}: {:?}", store.status().last_error);
+    assert_eq!(balanced(&*drain).lost, 0);
+    assert!(store.status().readings_in_ram > 0);
+    std::fs::remove_file(&hog).expect("removes");
+    let freed = crate::store::state::Tick::now();
+    until("the store comes back", || store.status().state == "ok").await;
+    let took = freed.elapsed();
+    store.flush().await.expect("flushes");
+    println!("back after {took:?}");
+    assert!(took < Duration::from_secs(6));
+    let ledger = balanced(&*drain);
+    assert_eq!((ledger.taken, ledger.lost, ledger.queued), (next, 0, next));
+    assert!(seqs(&read_all(&*drain, 4096).await).into_iter().eq(1..=next));
+    store.close().await.expect("closes");
+}
+
+/// For `strace -f -e inject=fsync,fdatasync,pwrite64:error=EIO:when=N+M`: whatever call fails, the outcome of a commit
+/// is found out, no reading is stored twice and none is lost.
+#[tokio::test]
+#[ignore = "means something only under fault injection"]
+async fn after_any_failed_system_call_everything_taken_is_stored_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, recovery) = open(dir.path(), "a");
+    let drain = store.drain("cloud").expect("configured");
+    let (mut next, mut faults, mut well) = (0, 0, recovery.ram_only.is_none());
+    for _ in 0..400 {
+        store.take(readings(next..next + 20));
+        next += 20;
+        let now = store.status().state == "ok";
+        faults += usize::from(well && !now);
+        well = now;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    for _ in 0..400 {
+        if store.flush().await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let ledger = balanced(&*drain);
+    println!("{faults} faults seen, {} failed head writes, {ledger:?}", store.status().head_failures);
+    assert_eq!((ledger.taken, ledger.lost, ledger.queued), (next, 0, next));
+    let mut read = Vec::new();
+    for _ in 0..100 {
+        if let Ok(chunk) = drain.read(1 + read.len() as u64..next + 1, 4096).await {
+            read.extend(seqs(&chunk.records));
+        }
+    }
+    assert!(read.into_iter().eq(1..=next));
 }

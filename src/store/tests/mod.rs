@@ -1,7 +1,10 @@
 //! The store against its promises: what every test here needs.
 
+#![expect(clippy::single_range_in_vec_init, reason = "pending() is a list of ranges, often of one")]
+
 mod basics;
 mod faults;
+mod figures;
 mod kill;
 mod limits;
 mod random;

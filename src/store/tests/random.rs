@@ -161,9 +161,9 @@ async fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
-    fn behaves_like_the_naive_model(steps in prop::collection::vec(step(), 1..60)) {
+    fn behaves_like_the_naive_model(steps in prop::collection::vec(step(), 1..45)) {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

@@ -1,0 +1,120 @@
+//! Another configuration for a running gateway: what did not change keeps running, connections
+//! included; what cannot be taken over without a restart is refused and changes nothing.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::control;
+use super::gateway::{GRACE, Gateway};
+use crate::config::{CompiledBus, Loaded};
+use crate::message::{Message, PointKey};
+
+impl Gateway {
+    /// Takes over another configuration. What did not change keeps running, connections included.
+    /// Returns what changed, in words.
+    ///
+    /// # Errors
+    /// What cannot be taken over without a restart, or failed; then nothing changed.
+    pub async fn reload(&mut self, loaded: Loaded) -> Result<Vec<String>, String> {
+        if loaded.gateway.id != self.id {
+            return Err(format!("gateway.id changed from `{}`: restart fieldgate", self.id));
+        }
+        if control::socket_path(&loaded.store.path).display().to_string() != self.control {
+            return Err("store.path changed: restart fieldgate".to_owned());
+        }
+        self.broker.reconfigure(&loaded.broker).await.map_err(|e| e.to_string())?;
+        let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
+        let mut changes = Vec::new();
+        let deadline = Instant::now() + GRACE;
+
+        let mut wanted: BTreeMap<String, CompiledBus> =
+            loaded.buses.into_iter().map(|b| (b.name.clone(), b)).collect();
+        let gone: Vec<String> = self
+            .buses
+            .iter()
+            .filter(|(name, bus)| wanted.get(*name).is_none_or(|w| w.fingerprint != bus.fingerprint))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut removed_points = Vec::new();
+        for name in gone {
+            if let Some(bus) = self.buses.remove(&name) {
+                removed_points.extend(bus.names().to_vec());
+                bus.stop();
+                bus.ended(deadline).await;
+                changes.push(format!(
+                    "bus {name} {}",
+                    if wanted.contains_key(&name) { "changed" } else { "removed" }
+                ));
+            }
+        }
+        wanted.retain(|name, _| !self.buses.contains_key(name));
+        for (name, bus) in wanted {
+            if !changes.contains(&format!("bus {name} changed")) {
+                changes.push(format!("bus {name} added"));
+            }
+            self.start_bus(bus);
+        }
+
+        let gone: Vec<String> = self
+            .uplinks
+            .iter()
+            .filter(|(_, running)| !loaded.uplinks.contains(&running.config))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            if let Some(uplink) = self.uplinks.remove(&name) {
+                uplink.stop();
+                uplink.ended(deadline).await;
+                let stays = names.contains(&name);
+                changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
+            }
+        }
+        self.store.reconfigure(&loaded.store, &names);
+        for config in loaded.uplinks {
+            if !self.uplinks.contains_key(&config.name) {
+                if !changes.contains(&format!("uplink {} changed", config.name)) {
+                    changes.push(format!("uplink {} added", config.name));
+                }
+                self.start_uplink(config).await;
+            }
+        }
+        self.sources.send_modify(|sources| sources.config_hash = loaded.hash);
+        self.tables_changed();
+        self.forget(removed_points);
+        self.describe();
+        Ok(changes)
+    }
+
+    /// Clears what is retained of points that no longer exist.
+    fn forget(&self, points: Vec<(String, String)>) {
+        let targets = self.targets.borrow().clone();
+        let messages = points
+            .into_iter()
+            .filter(|name| !targets.contains_key(name))
+            .flat_map(|(device, point)| {
+                let key = PointKey { device, point, unit: String::new() };
+                [self.topics.data(&key), self.topics.meta(&key.device, &key.point)]
+            })
+            .map(|topic| Message::new(topic, "", true))
+            .collect();
+        (self.publish)(messages);
+    }
+
+    /// Starts dead buses and uplinks again from this configuration; everything else is left alone.
+    pub async fn revive(&mut self, loaded: Loaded) {
+        self.buses.retain(|_, bus| !bus.is_dead());
+        self.uplinks.retain(|_, uplink| !uplink.is_dead());
+        for bus in loaded.buses {
+            if !self.buses.contains_key(&bus.name) {
+                self.start_bus(bus);
+            }
+        }
+        for uplink in loaded.uplinks {
+            if !self.uplinks.contains_key(&uplink.name) {
+                self.start_uplink(uplink).await;
+            }
+        }
+        self.tables_changed();
+    }
+}
