@@ -160,7 +160,7 @@ fn what_must_not_be_done_is_refused_and_why_is_told() {
     let kept = support::mosquitto::subscribe(bench.gate.broker, 2, &["-t", "gw/box/command/#"]);
     assert!(kept.1.is_empty(), "a retained command is not kept: {:?}", kept.1);
     // What is no command at all does no harm.
-    for nonsense in ["", "{", "[]", "21.5", "{\"value\":30}", "{\"id\":7,\"value\":30}", "\u{0}\u{1}"] {
+    for nonsense in ["", "{", "[]", "21.5", "{\"value\":30}", "{\"id\":7,\"value\":30}", "\u{1}\u{fffd}"] {
         publish(bench.gate.broker, &["-q", "1", "-t", "gw/box/command/boiler/setpoint", "-m", nonsense]);
     }
     // Expired, in both ways of saying so.

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use driver_sim::slaves::{
-    Area, Fate, Kind, Layout, RtuOptions, RtuSlave, ScaleOptions, ScaleSlave, Source, Style, Weight,
+    Area, Fate, Kind, Layout, RtuOptions, RtuSlave, ScaleLedger, ScaleOptions, ScaleSlave, Source, Style,
+    Weight,
 };
 use support::messages::readings;
 use support::plant::{Line, plant};
@@ -30,8 +31,10 @@ fn of(observer: &Observer, name: &str) -> Vec<Reading> {
 
 const PATTERN: &str = r"S[TI],\w+,\s*(?P<weight>[-+]?\s*[0-9.]+)kg";
 
-#[test]
-fn a_scales_telegrams_cut_at_odd_places_and_amid_noise_arrive_all_right_or_not_at_all() {
+/// A scale that speaks by itself at this pace until it has said `count` telegrams whole; then everything is
+/// stopped. `interval` is a line of the device, or nothing. What it said whole and what the cloud heard, in
+/// hundredths of a kilogram, and its ledger.
+fn listened(every_ms: u64, noise: f64, interval: &str, count: u64) -> (Vec<u64>, Vec<u64>, ScaleLedger) {
     let home = temporary();
     let cloud = Mosquitto::start(home.path());
     let observer = cloud.observe();
@@ -39,11 +42,11 @@ fn a_scales_telegrams_cut_at_odd_places_and_amid_noise_arrive_all_right_or_not_a
     let scale = runtime.block_on(async {
         ScaleSlave::start(ScaleOptions {
             baud: 9600,
-            every: Some(Duration::from_millis(100)),
+            every: Some(Duration::from_millis(every_ms)),
             weight: Weight::Counts,
             style: Style::Spaces,
-            noise: 0.4,
-            spoil: 0.2,
+            noise,
+            spoil: noise / 2.0,
             pause: Duration::from_millis(5),
             seed: 7,
             link: Some(home.path().join("scale")),
@@ -53,30 +56,26 @@ fn a_scales_telegrams_cut_at_odd_places_and_amid_noise_arrive_all_right_or_not_a
     });
     let config = format!(
         "{}[[bus]]\nname = \"scale\"\ndriver = \"serial\"\nport = \"{}\"\nbaud = 9600\n\
-         [[device]]\nname = \"bridge\"\nbus = \"scale\"\nprotocol = \"lines\"\npattern = '{PATTERN}'\n\
+         [[device]]\nname = \"bridge\"\nbus = \"scale\"\nprotocol = \"lines\"\npattern = '{PATTERN}'\n{interval}\n\
          [[device.point]]\nname = \"weight\"\nunit = \"kg\"\n",
         uplink(&cloud),
         home.path().join("scale").display()
     );
     let gate = Gate::new(BINARY, home.path(), "box", &config);
     let mut daemon = gate.run();
-    wait_until("a hundred telegrams to be said", seconds(40), || scale.ledger().good >= 100);
+    wait_until("telegrams to be said", seconds(50), || scale.ledger().good >= count);
     scale.silence(true);
     // What is on its way comes within its own line time.
-    pause(Duration::from_millis(300));
+    pause(Duration::from_millis(500));
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(seconds(25)), 0);
 
     let ledger = scale.ledger();
-    let said: Vec<u64> = ledger
-        .said
-        .iter()
-        .filter(|t| t.fate == Fate::Good)
-        .map(|t| (t.weight * 100.0).round() as u64)
-        .collect();
-    let hundredths = |r: &Reading| r.value.as_f64().map(|v| (v * 100.0).round() as u64);
+    let whole = ledger.said.iter().filter(|t| t.fate == Fate::Good);
+    let mut said: Vec<u64> = whole.map(|t| (t.weight * 100.0).round() as u64).collect();
     let heard: Vec<Reading> = of(&observer, "bridge/weight");
-    let good: Vec<u64> = heard.iter().filter(|r| r.quality == "good").filter_map(hundredths).collect();
+    let good = heard.iter().filter(|r| r.quality == "good").filter_map(|r| r.value.as_f64());
+    let good: Vec<u64> = good.map(|v| (v * 100.0).round() as u64).collect();
     println!(
         "{} telegrams whole, {} spoiled, {} unheard; {} good readings, {} others",
         ledger.good,
@@ -85,8 +84,24 @@ fn a_scales_telegrams_cut_at_odd_places_and_amid_noise_arrive_all_right_or_not_a
         good.len(),
         heard.len() - good.len()
     );
+    // The first line after the port was opened may have been under way before: nobody can tell it is whole.
+    if good.first() != said.first() {
+        said.remove(0);
+    }
+    (said, good, ledger)
+}
+
+#[test]
+fn a_scales_telegrams_cut_at_odd_places_and_amid_noise_arrive_all_right_or_not_at_all() {
+    let (said, heard, ledger) = listened(100, 0.4, "interval = \"50ms\"", 100);
     assert!(ledger.spoiled > 10, "there was something to be fooled by");
-    assert_eq!(good, said, "every whole telegram once, in order, and none of the spoiled ones");
+    assert_eq!(heard, said, "every whole telegram once, in order, and none of the spoiled ones");
+}
+
+#[test]
+fn a_scale_that_prints_once_a_second_is_heard_once_a_second_with_the_default_interval() {
+    let (said, heard, _) = listened(1000, 0.0, "", 15);
+    assert_eq!(heard, said, "a telegram that comes a few milliseconds early is none too many");
 }
 
 #[test]

@@ -16,11 +16,11 @@ use support::{Gate, Message, seconds, temporary, wait_for, wait_until};
 const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
 const VERSIONS: [&str; 2] = ["mqttv311", "mqttv5"];
 
-/// Devices of ten points each on a simulated bus.
-fn simulated(devices: usize) -> String {
+/// Devices of ten points each on a simulated bus, polled at this interval.
+fn simulated(devices: usize, interval: &str) -> String {
     let mut text = "[[bus]]\nname = \"sim\"\ndriver = \"sim\"\n".to_owned();
     for device in 0..devices {
-        text += &format!("[[device]]\nname = \"d{device:03}\"\nbus = \"sim\"\ninterval = \"1s\"\n");
+        text += &format!("[[device]]\nname = \"d{device:03}\"\nbus = \"sim\"\ninterval = \"{interval}\"\n");
         for point in 0..10 {
             text += &format!(
                 "[[device.point]]\nname = \"p{point}\"\nsignal = \"counter\"\nperiod = \"100ms\"\nunit = \"V\"\n"
@@ -30,8 +30,8 @@ fn simulated(devices: usize) -> String {
     text
 }
 
-fn started(home: &std::path::Path, devices: usize) -> (Gate, Process) {
-    let gate = Gate::new(BINARY, home, "box", &simulated(devices));
+fn started(home: &std::path::Path, devices: usize, interval: &str) -> (Gate, Process) {
+    let gate = Gate::new(BINARY, home, "box", &simulated(devices, interval));
     let daemon = gate.run();
     wait_until("every point to have been read", seconds(20), || {
         let points = gate.status()["gateway"]["readings"].as_u64().unwrap_or(0);
@@ -44,33 +44,55 @@ fn retained(messages: &[Message]) -> BTreeMap<String, Json> {
     messages.iter().filter(|m| m.retain).map(|m| (m.topic.clone(), m.json())).collect()
 }
 
-#[test]
-fn retained_values_of_a_thousand_points_arrive_in_full_at_both_qualities_and_versions() {
-    let home = temporary();
-    let (gate, _daemon) = started(home.path(), 100);
-    let port = gate.broker;
+/// Subscribes in both versions and at both qualities at the same time, for so many seconds.
+fn four_ways(port: u16, secs: u32) -> Vec<(String, String, Vec<Message>)> {
     let runs: Vec<_> = VERSIONS
         .into_iter()
         .flat_map(|version| ["0", "1"].map(|qos| (version, qos)))
         .map(|(version, qos)| {
             let args = ["-V", version, "-q", qos, "-t", "gw/+/data/#"];
-            (version, qos, std::thread::spawn(move || subscribe(port, 6, &args)))
+            (version, qos, std::thread::spawn(move || subscribe(port, secs, &args).1))
         })
         .collect();
-    for (version, qos, run) in runs {
-        let (_, heard, err) = run.join().expect("the subscriber's thread");
+    runs.into_iter()
+        .map(|(version, qos, run)| {
+            let heard = run.join().expect("the subscriber's thread");
+            assert!(heard.iter().all(|m| m.qos.to_string() == qos), "{version}: delivered at QoS {qos}");
+            let (values, faults) = readings(&heard, "gw/box");
+            assert_eq!(faults, [""; 0]);
+            assert!(values.iter().all(|r| r.quality == "good"), "{version} QoS {qos}");
+            (version.to_owned(), qos.to_owned(), heard)
+        })
+        .collect()
+}
+
+#[test]
+fn retained_values_of_a_thousand_points_arrive_in_full_at_both_qualities_and_versions() {
+    let home = temporary();
+    let (gate, _daemon) = started(home.path(), 100, "1h");
+    for (version, qos, heard) in four_ways(gate.broker, 3) {
         let kept: Vec<&Message> = heard.iter().filter(|m| m.retain).collect();
         let topics: BTreeSet<&str> = kept.iter().map(|m| m.topic.as_str()).collect();
-        assert_eq!(topics.len(), 1000, "{version} QoS {qos}: retained topics ({} heard; {err})", heard.len());
-        assert_eq!(kept.len(), 1000, "{version} QoS {qos}: each once");
-        assert!(kept.iter().all(|m| m.qos.to_string() == qos), "{version}: delivered at QoS {qos}");
-        let (values, faults) = readings(&heard, "gw/box");
-        assert_eq!(faults, [""; 0]);
-        assert!(values.iter().all(|r| r.quality == "good"), "{version} QoS {qos}");
-        // And afterwards the live ones, about one a second of each point.
-        let live = heard.len() - kept.len();
-        assert!(live > 3000, "{version} QoS {qos}: {live} live values in 6 s");
-        println!("{version} QoS {qos}: {} retained, {live} live", kept.len());
+        println!("{version} QoS {qos}: {} retained of {} topics", kept.len(), topics.len());
+        assert_eq!((topics.len(), kept.len()), (1000, 1000), "{version} QoS {qos}: each once");
+    }
+}
+
+#[test]
+fn every_topic_arrives_first_as_retained_or_newer_while_a_thousand_points_change_each_second() {
+    let home = temporary();
+    let (gate, _daemon) = started(home.path(), 100, "1s");
+    for (version, qos, heard) in four_ways(gate.broker, 6) {
+        // What was replaced between the subscription and its turn comes as the live message that replaced it.
+        let begun = heard.first().map_or(0.0, |m| m.at);
+        let at_once = heard.iter().filter(|m| m.retain || m.at < begun + 0.5);
+        let topics: BTreeSet<&str> = at_once.map(|m| m.topic.as_str()).collect();
+        let retained = heard.iter().filter(|m| m.retain).count();
+        let live = heard.len() - retained;
+        println!("{version} QoS {qos}: {retained} retained, {live} live");
+        assert_eq!(topics.len(), 1000, "{version} QoS {qos}: topics known at once");
+        assert!(retained > 800, "{version} QoS {qos}: {retained} retained");
+        assert!(live > 4500, "{version} QoS {qos}: {live} live values in 6 s");
     }
 }
 
@@ -78,7 +100,7 @@ fn retained_values_of_a_thousand_points_arrive_in_full_at_both_qualities_and_ver
 fn status_and_meta_are_retained_with_the_keys_of_the_contract() {
     let home = temporary();
     let uplink = "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:9\"\n";
-    let gate = Gate::new(BINARY, home.path(), "box", &format!("{uplink}{}", simulated(1)));
+    let gate = Gate::new(BINARY, home.path(), "box", &format!("{uplink}{}", simulated(1, "1s")));
     let _daemon = gate.run();
     let wanted = [
         ("", "state version uptime_s boot_id epoch config_hash clock points readings_per_s rss_bytes"),
@@ -141,11 +163,11 @@ fn with_users(home: &std::path::Path) -> (Gate, Process) {
     let acl = "# who may what\nuser reader\ntopic read gw/#\n\nuser operator\ntopic readwrite gw/#\ntopic deny gw/box/meta/#\n\
                pattern write from/%u/#\npattern read from/%u/#\n";
     std::fs::write(home.join("acl"), acl).expect("the ACL can be written");
-    let gate = Gate::new(BINARY, home, "box", &simulated(1));
+    let gate = Gate::new(BINARY, home, "box", &simulated(1, "1s"));
     gate.configure(&format!(
         "{}{}",
         gate.head("box", "password_file = \"passwd\"\nacl_file = \"acl\"\n"),
-        simulated(1)
+        simulated(1, "1s")
     ));
     let daemon = gate.run();
     (gate, daemon)
@@ -209,7 +231,7 @@ fn only_users_with_the_right_password_come_in_and_do_what_the_acl_lets_them() {
 #[test]
 fn clients_that_break_lesser_brokers_are_survived() {
     let home = temporary();
-    let (gate, mut daemon) = started(home.path(), 10);
+    let (gate, mut daemon) = started(home.path(), 10, "1s");
     let port = gate.broker;
     let alive = |after: &str| {
         let (_, heard, err) =
@@ -288,7 +310,7 @@ fn clients_that_break_lesser_brokers_are_survived() {
 #[test]
 fn a_subscriber_that_does_not_read_costs_nobody_else_anything() {
     let home = temporary();
-    let (gate, daemon) = started(home.path(), 100);
+    let (gate, daemon) = started(home.path(), 100, "1s");
     let port = gate.broker;
     // CONNECT (3.1.1, clean, keep-alive 0, id "lazy"), SUBSCRIBE to everything at QoS 1; then never read again.
     let lazy: Arc<Vec<TcpStream>> = Arc::new(
