@@ -105,6 +105,9 @@ pub const STORE_BLOCK: usize = 4096;
 /// Full: the asker waits for its turn.
 pub const STORE_JOBS: usize = 64;
 
+/// The store thread's inbox: all questions, and one place for a wake-up. It cannot be full for a question.
+pub const STORE_INBOX: usize = STORE_JOBS + 1;
+
 /// The least that is declared as a bound after a power cut, in readings, until more was seen between two
 /// commits. When more than the bound so far waits, a group closes early, so the bound is known in time.
 pub const STORE_POWER_CUT: u64 = 256;
@@ -180,6 +183,11 @@ pub const BROKER_LOCAL_BATCHES: usize = 1024;
 ///
 /// It must fit in one segment of the engine's ring (asserted there), or the ring would overwrite.
 pub const BROKER_WINDOW: usize = 512;
+
+/// Tickets on their way back from the engine: a window of them, twice over for an engine that repeats.
+///
+/// Full: the engine's pump waits.
+pub const BROKER_TICKETS: usize = 2 * BROKER_WINDOW;
 
 /// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
 ///

@@ -12,7 +12,7 @@ use rumqttd::{Notification, Router, RouterConfig, Strategy};
 use tokio::sync::mpsc;
 
 use super::engine::{Dead, Engine, Returned, Running, Ticket};
-use crate::bounds::BROKER_WINDOW;
+use crate::bounds::{self, BROKER_WINDOW};
 
 /// The one topic, which is also the one filter. ASCII and without a wildcard.
 const TOPIC: &str = "t";
@@ -52,7 +52,7 @@ fn build() -> Result<(Rumqttd, mpsc::Receiver<Returned>), String> {
     let (mut link, reader, _) =
         LinkBuilder::new("fieldgate", router).build().map_err(|e| format!("rumqttd gives no link: {e}"))?;
     link.subscribe(TOPIC).map_err(|e| format!("rumqttd takes no subscription: {e}"))?;
-    let (tx, returned) = mpsc::channel(2 * BROKER_WINDOW);
+    let (tx, returned) = mpsc::channel(bounds::BROKER_TICKETS);
     std::thread::Builder::new()
         .name("broker-pump".to_owned())
         .spawn(move || pump(reader, &tx))

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc};
 use super::limits::Limits;
 use super::message::Publish;
 use super::retained::Cursor;
+use crate::bounds;
 
 /// What a subscriber gets.
 #[derive(Debug, Clone)]
@@ -57,6 +58,7 @@ pub struct Sender {
     tx: mpsc::Sender<Item>,
     gauge: Arc<Gauge>,
     total: Arc<AtomicUsize>,
+    max_items: usize,
     max_bytes: usize,
     max_total: usize,
 }
@@ -72,11 +74,12 @@ pub struct Receiver {
 /// A new queue. `total` counts the bytes in all queues of a broker.
 #[must_use]
 pub fn new(limits: &Limits, total: &Arc<AtomicUsize>) -> (Sender, Receiver) {
-    let (tx, rx) = mpsc::channel(limits.queue);
+    let (tx, rx) = mpsc::channel(bounds::BROKER_QUEUE);
+    let max_items = limits.queue.min(bounds::BROKER_QUEUE);
     let gauge = Arc::new(Gauge::default());
     let (max_bytes, max_total) = (limits.queue_bytes, limits.queue_bytes_total);
     (
-        Sender { tx, gauge: gauge.clone(), total: total.clone(), max_bytes, max_total },
+        Sender { tx, gauge: gauge.clone(), total: total.clone(), max_items, max_bytes, max_total },
         Receiver { rx, gauge, total: total.clone() },
     )
 }
@@ -97,8 +100,9 @@ impl Sender {
     pub fn offer(&self, item: Item) -> bool {
         let bytes = item.bytes();
         let optional = matches!(&item, Item::Message(a) if a.qos == 0);
-        let scarce = self.tx.capacity() <= self.tx.max_capacity() / 4;
-        let full = self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
+        let scarce = self.room() <= self.max_items / 4;
+        let full = self.room() == 0
+            || self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
             || self.total.load(Relaxed) + bytes > self.max_total;
         if full || (optional && scarce) {
             self.gauge.lagged.notify_one();
@@ -115,10 +119,15 @@ impl Sender {
         false
     }
 
+    /// How many items still fit.
+    fn room(&self) -> usize {
+        self.max_items.saturating_sub(self.tx.max_capacity() - self.tx.capacity())
+    }
+
     /// Whether a message would likely fit.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.tx.capacity() > self.tx.max_capacity() / 4 && self.gauge.bytes.load(Relaxed) < self.max_bytes
+        self.room() > self.max_items / 4 && self.gauge.bytes.load(Relaxed) < self.max_bytes
     }
 
     /// The subscriber is gone.

@@ -60,7 +60,7 @@ mod times;
 mod writer;
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -172,7 +172,7 @@ impl Store {
         let shared = Arc::new(Shared::new(config.path.clone(), clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
         // Permits for questions, one place for a wake-up.
-        let (jobs, questions) = sync_channel(bounds::STORE_JOBS + 1);
+        let (jobs, questions) = mpsc::sync_channel(bounds::STORE_INBOX);
         let mut writer = Writer::new(Arc::clone(&shared), questions);
         let mut recovery = Recovery::default();
         match writer.begin() {

@@ -129,7 +129,7 @@ fn every_rule_has_its_place_and_its_hint() {
         ("[[uplink]]\nname = 'u'\nurl = 'tcp://h'\n".into(), "f.toml:3:7: unknown scheme `tcp`"),
         (
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nfallback_urls = ['mqtt://h:0']\n".into(),
-            "f.toml:4:18: `0` is not a port",
+            "f.toml:4:18: `h:0` has no valid port",
         ),
         (
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ncompression = 'zstd'\n".into(),
