@@ -19,7 +19,8 @@ pub struct Rule {
     pub deadband: Option<Deadband>,
     /// Reported at least this often, however little changes.
     pub max_interval: Duration,
-    /// Reported at most this often; zero for what is polled, where the poll interval rules.
+    /// Reported at most this often, give or take a quarter; zero for what is polled, where the poll
+    /// interval rules.
     pub min_interval: Duration,
     /// Below: uncertain, and a command is refused.
     pub min: Option<f64>,

@@ -21,7 +21,7 @@ use crate::store::Store;
 pub struct Flow {
     /// Numbers and keeps.
     pub store: Store,
-    /// For wall time of local payloads.
+    /// To show that the flow lives.
     pub clock: Arc<dyn Clock>,
     /// To the local broker.
     pub publish: Publish,
@@ -57,26 +57,26 @@ impl Flow {
     fn take(&self, batch: Vec<Reading>) {
         self.stats.readings.fetch_add(batch.len() as u64, Relaxed);
         let first = self.store.take(batch.clone()).first;
-        let synced = self.clock.synced();
         let messages = batch
             .into_iter()
             .zip(first.seq..)
             .map(|(reading, seq)| {
                 let id = Id { epoch: first.epoch, seq };
-                let record = self.record(id, &reading, synced);
+                let record = self.record(id, &reading);
                 Message::new(self.topics.data(&reading.point), payload::reading(&record), true)
             })
             .collect();
         (self.publish)(messages);
     }
 
-    /// The reading as known now; what the clock cannot vouch for says so.
-    fn record(&self, id: Id, reading: &Reading, synced: bool) -> Record {
+    /// The reading as known now; what the clock cannot vouch for says so. Its time is the store's, so that
+    /// a reading has one and the same content here and at every uplink.
+    fn record(&self, id: Id, reading: &Reading) -> Record {
+        let (ts, believed) = self.store.place(reading.at);
         let quality = match reading.quality() {
-            Quality::Good if !synced => Quality::Uncertain(Reason::ClockUnsynced),
+            Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
             quality => quality,
         };
-        let ts = self.clock.wall_of(reading.at);
         Record { id, ts, point: reading.point.clone(), value: reading.value().cloned(), quality }
     }
 }

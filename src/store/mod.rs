@@ -74,7 +74,7 @@ pub use status::StoreStatus;
 use crate::bounds;
 use crate::clock::Clock;
 use crate::config::model;
-use crate::message::{Epoch, Id, LossRecord, Reading, Record};
+use crate::message::{BootMs, Epoch, Id, LossRecord, Reading, Record, WallMs};
 use state::State;
 use writer::{Job, Shared, Writer};
 
@@ -234,6 +234,15 @@ impl Store {
             let port = port::Port { inner: Arc::clone(&self.inner), uplink: uplink.to_owned() };
             Arc::new(port) as Arc<dyn Drain>
         })
+    }
+
+    /// Where a moment of this boot lies on the true time line, and whether that is believed: the very
+    /// time that every uplink gives to a reading of that moment.
+    #[must_use]
+    pub fn place(&self, at: BootMs) -> (WallMs, bool) {
+        let state = self.inner.shared.state();
+        // The state is made with its own boot, so it knows it.
+        state.place(state.boot, at).unwrap_or_default()
     }
 
     /// The epoch of what is taken now.

@@ -1,0 +1,285 @@
+//! The main job on real parts: pymodbus in the field, Debian's mosquitto as the cloud, a link that breaks
+//! and a daemon that is killed while it is broken. An outside ledger, which knows every value the field
+//! served and every message the cloud heard, says whether the promises were kept.
+//!
+//! The outages last as long as `FIELDGATE_FULL=1` asks for (60 s of 1000 points), or a third of that.
+
+use std::time::Duration;
+
+use support::judge::{contradictions, held_against};
+use support::messages::{losses, readings};
+use support::plant::{Line, config, plant};
+use support::process::Signal;
+use support::{Gate, Lane, Message, Mosquitto, Observer, Plant, Proxy, Reading, Verdict};
+use support::{judge, now, pause, seconds, temporary, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
+/// Most that may be lost with the process: `commit_interval` of 500 ms, and an fsync of a slow disk.
+const UNCOMMITTED: f64 = 1.5;
+/// Between the sampling in the device and the gateway's stamp lies one exchange.
+const EXCHANGE: f64 = 1.0;
+
+fn full() -> bool {
+    std::env::var_os("FIELDGATE_FULL").is_some_and(|v| v == "1")
+}
+
+/// How the link breaks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Break {
+    /// With RST.
+    Cut,
+    /// Into a black hole.
+    Swallow,
+}
+
+struct Story<'a> {
+    lines: &'a [Line<'a>],
+    /// Uplinks in TOML; `{port}` is the proxy's.
+    uplinks: &'a str,
+    broken: Break,
+    outage: Duration,
+    /// When the daemon is killed, after the link broke.
+    killed_after: Duration,
+}
+
+/// What a story left behind.
+struct Books {
+    cloud: Vec<Message>,
+    local: Vec<Message>,
+    plant: Plant,
+    gate: Gate,
+    broken: (f64, f64),
+    /// From the kill to the first answer of the next daemon.
+    dead: (f64, f64),
+    /// From the last signal to the end.
+    stopped: (f64, f64),
+    _home: tempfile::TempDir,
+}
+
+/// Lives the story: it runs, the link breaks, the daemon is killed and comes back, the link heals, all drains.
+fn live(story: &Story<'_>) -> Books {
+    let home = temporary();
+    let cloud = Mosquitto::start(home.path());
+    let observer = cloud.observe();
+    let proxy = Proxy::start(cloud.port());
+    let field = Plant::start(home.path(), &plant(story.lines));
+    let points: u64 = story.lines.iter().map(|l| l.points * l.units.clone().count() as u64).sum();
+    let uplinks = story.uplinks.replace("{port}", &proxy.port().to_string());
+    let gate = Gate::new(BINARY, home.path(), "box", &format!("{uplinks}\n{}", config(&field, story.lines)));
+    let names: Vec<String> = gate_uplinks(&uplinks);
+
+    let started = now();
+    let mut daemon = gate.run();
+    let local = Observer::start(home.path(), gate.broker, "local", &["gw/box/data/#"]);
+    wait_until("five seconds of delivery", seconds(30), || observer.count() > batches(&uplinks, points) * 5);
+
+    let broke = now();
+    match story.broken {
+        Break::Cut => proxy.cut(),
+        Break::Swallow => proxy.swallow(),
+    }
+    pause(story.killed_after);
+    let (first_cpu, first_memory) = (daemon.cpu_s(), daemon.memory_kib());
+    let killed = now();
+    daemon.kill();
+    let mut daemon = gate.run();
+    let back = now();
+    pause(story.outage.saturating_sub(Duration::from_secs_f64(back - broke)));
+    let at_worst: Vec<_> = names.iter().map(|name| gate.account(name)).collect();
+    proxy.heal();
+    let healed = now();
+    wait_until("the backlog to drain", story.outage + seconds(60), || {
+        names.iter().all(|name| gate.account(name).queued < points * 3)
+    });
+    let drained = now();
+    pause(seconds(5));
+    let (cpu, memory) = (first_cpu + daemon.cpu_s(), daemon.memory_kib());
+    let stopping = now();
+    daemon.signal(Signal::TERM);
+    let code = daemon.wait(seconds(25));
+    let stopped = now();
+    assert_eq!(code, 0, "a stop with a healthy link and nothing behind ends well");
+    // The observer has its messages from mosquitto, not from the gateway: it may be a little behind.
+    let mut heard = 0;
+    wait_until("the observers to be done", seconds(20), || {
+        pause(Duration::from_millis(300));
+        std::mem::replace(&mut heard, observer.count()) == observer.count()
+    });
+    println!(
+        "{points} points at 1 Hz; the link broken ({:?}) for {:.1} s, killed {:.1} s into it, back after {:.2} s; \
+         queued at worst {:?}; drained in {:.1} s; stopped in {:.1} s",
+        story.broken,
+        healed - broke,
+        killed - broke,
+        back - killed,
+        at_worst.iter().map(|a| a.queued).collect::<Vec<_>>(),
+        drained - healed,
+        stopped - stopping,
+    );
+    println!(
+        "daemon: RSS {} KiB before the kill, {} KiB at the end (highest {}), {:.1} % of one core over {:.0} s",
+        first_memory.0,
+        memory.0,
+        memory.1.max(first_memory.1),
+        cpu / (stopping - started) * 100.0,
+        stopping - started,
+    );
+    Books {
+        cloud: observer.messages(),
+        local: local.messages(),
+        plant: field,
+        gate,
+        broken: (broke, healed),
+        dead: (killed, back),
+        stopped: (stopping, stopped),
+        _home: home,
+    }
+}
+
+fn gate_uplinks(text: &str) -> Vec<String> {
+    let named = text.lines().filter_map(|line| line.strip_prefix("name = "));
+    named.map(|name| name.trim().trim_matches('"').to_owned()).collect()
+}
+
+/// Messages a second that these uplinks make of so many points at 1 Hz, at least.
+fn batches(uplinks: &str, points: u64) -> usize {
+    if uplinks.contains("json-batch") { 1 } else { usize::try_from(points).expect("a small plant") }
+}
+
+impl Books {
+    /// Judges one uplink, whose readings are under `root`. Returns them and the verdict.
+    fn judge(&self, uplink: &str, root: &str, strict: bool) -> (Vec<Reading>, Verdict) {
+        let (heard, mut faults) = readings(&self.cloud, root);
+        let (declared, strange) = losses(&self.cloud, root);
+        faults.extend(strange);
+        let mut verdict = judge(&heard, &declared, strict);
+        faults.append(&mut verdict.faults);
+
+        let account = self.gate.account(uplink);
+        if !account.balances() || account.queued != 0 {
+            faults.push(format!("the account does not balance, or something is left: {account:?}"));
+        }
+        if account.delivered != verdict.distinct as u64 || account.lost != verdict.declared {
+            faults.push(format!("the gateway says {account:?}, the cloud says {verdict:?}"));
+        }
+        let excuses = [(self.dead.0 - UNCOMMITTED, self.dead.0 + 0.2), (self.stopped.0, self.stopped.1)];
+        let (excused, found) = held_against(&self.plant.served(), &heard, &excuses, EXCHANGE);
+        faults.extend(found);
+        let (local, strange) = readings(&self.local, "gw/box");
+        faults.extend(strange);
+        let twisted = contradictions(&heard, &local);
+        if !twisted.is_empty() {
+            faults.push(format!("{} triples mean two things: {}", twisted.len(), twisted[0]));
+        }
+        let served: usize = self.plant.served().values().map(Vec::len).sum();
+        println!(
+            "{uplink}: {served} values served, {} readings heard = {} different + {} repeats; {} first heard as history, \
+             {} not good; {} declared lost; {excused} served but not stored around kill and stop; {account:?}; epochs {:?}",
+            verdict.heard,
+            verdict.distinct,
+            verdict.repeats,
+            verdict.history,
+            verdict.not_good,
+            verdict.declared,
+            verdict.epochs,
+        );
+        assert!(faults.is_empty(), "{uplink}:\n{}", faults.join("\n"));
+        (heard, verdict)
+    }
+
+    /// With `live-first`: what was taken while the link was broken came as history, and after it healed
+    /// live readings did not wait behind the backlog.
+    fn assert_lanes(&self, heard: &[Reading], points: usize, patience_s: f64) {
+        let ts = |reading: &Reading| reading.ts_ms as f64 / 1e3;
+        let meanwhile = (self.dead.1 + 2.0, self.broken.1 - 2.0);
+        let of_the_outage = heard.iter().filter(|r| (meanwhile.0..meanwhile.1).contains(&ts(r)));
+        let wrong = of_the_outage.clone().filter(|r| r.lane == Lane::Live).count();
+        assert!(of_the_outage.count() > points, "the outage was long enough to say something");
+        assert_eq!(wrong, 0, "readings of the outage that came as live ones");
+        let after: Vec<&Reading> = heard.iter().filter(|r| ts(r) > self.broken.1 + 6.0).collect();
+        let slow = after.iter().filter(|r| r.lane == Lane::Live && r.at - ts(r) > patience_s).count();
+        let live = after.iter().filter(|r| r.lane == Lane::Live).count();
+        println!("after the link healed: {} readings, {live} live, {slow} of them late", after.len());
+        assert!(live > points, "live readings flow again");
+        assert_eq!(slow, 0, "live readings that waited over {patience_s} s");
+    }
+
+    /// What is retained in the cloud after the daemon's end.
+    fn assert_farewell(&self, root: &str) {
+        let last = self.cloud.iter().rev().find(|m| m.topic == format!("{root}/status"));
+        let state = last.map(|m| m.json()["state"].clone()).unwrap_or_default();
+        assert_eq!(state, "offline", "the last word on {root}/status");
+    }
+}
+
+fn line(name: &str, units: std::ops::RangeInclusive<u8>, points: u64) -> Line<'_> {
+    Line { name, units, points, link: None }
+}
+
+#[test]
+fn a_thousand_points_survive_a_broken_link_and_a_kill_inside_it() {
+    let terminal = temporary();
+    let rtu = Line { link: Some(terminal.path().join("rs485")), ..line("rs485", 1..=2, 50) };
+    let lines = [rtu, line("plc1", 1..=3, 100), line("plc2", 1..=3, 100), line("plc3", 1..=3, 100)];
+    let books = live(&Story {
+        lines: &lines,
+        uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\n",
+        broken: Break::Cut,
+        outage: seconds(if full() { 60 } else { 20 }),
+        killed_after: seconds(if full() { 25 } else { 7 }),
+    });
+    let (heard, verdict) = books.judge("cloud", "gw/box", false);
+    assert!(verdict.distinct > 20_000, "a thousand points ran at 1 Hz: {}", verdict.distinct);
+    assert!(verdict.not_good * 100 < verdict.distinct, "the field was healthy: {}", verdict.not_good);
+    books.assert_lanes(&heard, 1000, 4.0);
+    books.assert_farewell("gw/box");
+}
+
+#[test]
+fn batches_plain_and_packed_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
+    let lines = [line("plc", 1..=2, 50)];
+    let books = live(&Story {
+        lines: &lines,
+        uplinks: "[[uplink]]\nname = \"old\"\nurl = \"mqtt://127.0.0.1:{port}\"\nmqtt_version = \"3.1.1\"\n\
+            client_id = \"box-old\"\nformat = \"json-batch\"\ntopic_root = \"old/{gateway}\"\n\
+            batch = { max_readings = 70, max_delay = \"1s\" }\n\
+            [[uplink]]\nname = \"packed\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
+            client_id = \"box-packed\"\nformat = \"json-batch\"\ncompression = \"zstd\"\ntopic_root = \"packed/{gateway}\"\n",
+        broken: Break::Cut,
+        outage: seconds(if full() { 60 } else { 10 }),
+        killed_after: seconds(4),
+    });
+    for (uplink, root, patience) in [("old", "old/box", 4.0), ("packed", "packed/box", 8.0)] {
+        let (heard, _) = books.judge(uplink, root, false);
+        books.assert_lanes(&heard, 100, patience);
+        books.assert_farewell(root);
+        let packed = format!("{root}/batch/zst");
+        assert_eq!(books.cloud.iter().any(|m| m.topic == packed), uplink == "packed", "topics of {uplink}");
+    }
+}
+
+#[test]
+fn strict_order_over_mqtt_3_1_1_goes_on_where_it_stopped_oldest_first() {
+    let books = live(&Story {
+        lines: &[line("plc", 1..=2, 50)],
+        uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\nmqtt_version = \"3.1.1\"\norder = \"strict\"\n",
+        broken: Break::Cut,
+        outage: seconds(if full() { 60 } else { 10 }),
+        killed_after: seconds(5),
+    });
+    let (_, verdict) = books.judge("cloud", "gw/box", true);
+    assert_eq!(verdict.history, 0);
+}
+
+#[test]
+fn a_black_hole_is_noticed_and_what_it_swallowed_is_sent_again() {
+    let books = live(&Story {
+        lines: &[line("plc", 1..=2, 50)],
+        uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\norder = \"strict\"\nkeep_alive = \"5s\"\n",
+        broken: Break::Swallow,
+        outage: seconds(if full() { 60 } else { 16 }),
+        // Long enough for the keep-alive to speak first.
+        killed_after: seconds(12),
+    });
+    books.judge("cloud", "gw/box", true);
+}
