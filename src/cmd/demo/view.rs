@@ -66,12 +66,7 @@ impl View {
     ///
     /// # Errors
     /// Output cannot be written.
-    pub async fn draw(
-        &self,
-        out: &mut dyn Write,
-        frame: &Frame<'_>,
-        gateway: &Gateway,
-    ) -> Result<(), Exit> {
+    pub async fn draw(&self, out: &mut dyn Write, frame: &Frame<'_>, gateway: &Gateway) -> Result<(), Exit> {
         if self.plain {
             writeln!(out, "{}", line(frame))?;
         } else {
