@@ -30,6 +30,8 @@ enum Break {
     Cut,
     /// Into a black hole.
     Swallow,
+    /// With RST, and the cloud's broker dies meanwhile and has forgotten every session and message.
+    Forget,
 }
 
 struct Story<'a> {
@@ -59,7 +61,7 @@ struct Books {
 /// Lives the story: it runs, the link breaks, the daemon is killed and comes back, the link heals, all drains.
 fn live(story: &Story<'_>) -> Books {
     let home = temporary();
-    let cloud = Mosquitto::start(home.path());
+    let mut cloud = Mosquitto::start(home.path());
     let observer = cloud.observe();
     let proxy = Proxy::start(cloud.port());
     let field = Plant::start(home.path(), &plant(story.lines));
@@ -75,7 +77,7 @@ fn live(story: &Story<'_>) -> Books {
 
     let broke = now();
     match story.broken {
-        Break::Cut => proxy.cut(),
+        Break::Cut | Break::Forget => proxy.cut(),
         Break::Swallow => proxy.swallow(),
     }
     pause(story.killed_after);
@@ -84,6 +86,11 @@ fn live(story: &Story<'_>) -> Books {
     daemon.kill();
     let mut daemon = gate.run();
     let back = now();
+    if story.broken == Break::Forget {
+        cloud.forget();
+        // What the gateway has not sent yet cannot get past the observer.
+        observer.listens(cloud.port());
+    }
     pause(story.outage.saturating_sub(Duration::from_secs_f64(back - broke)));
     let at_worst: Vec<_> = names.iter().map(|name| gate.account(name)).collect();
     proxy.heal();
@@ -282,4 +289,58 @@ fn a_black_hole_is_noticed_and_what_it_swallowed_is_sent_again() {
         killed_after: seconds(12),
     });
     books.judge("cloud", "gw/box", true);
+}
+
+#[test]
+fn a_cloud_that_forgot_everything_gets_what_it_had_not_acknowledged() {
+    let books = live(&Story {
+        lines: &[line("plc", 1..=2, 50)],
+        uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\n",
+        broken: Break::Forget,
+        outage: seconds(if full() { 60 } else { 10 }),
+        killed_after: seconds(3),
+    });
+    books.judge("cloud", "gw/box", false);
+    // And what is retained there is there again.
+    let after = books.cloud.iter().filter(|m| m.at > books.broken.1);
+    let metas = after.filter(|m| m.topic.starts_with("gw/box/meta/")).count();
+    assert!(metas >= 100, "{metas} descriptions came again");
+}
+
+#[test]
+#[ignore = "takes two minutes, for max_age is at least one"]
+fn what_grew_too_old_is_declared_and_nothing_else_is_missing() {
+    let home = temporary();
+    let cloud = Mosquitto::start(home.path());
+    let observer = cloud.observe();
+    let proxy = Proxy::start(cloud.port());
+    let lines = [line("plc", 1..=2, 50)];
+    let field = Plant::start(home.path(), &plant(&lines));
+    let gate = Gate::new(BINARY, home.path(), "box", "");
+    let uplink = format!("[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{}\"\n", proxy.port());
+    let head = gate.head("box", "").replace("[store]\n", "[store]\nmax_age = \"1m\"\n");
+    gate.configure(&format!("{head}{uplink}{}", config(&field, &lines)));
+    let mut daemon = gate.run();
+    wait_until("readings in the cloud", seconds(10), || observer.count() > 200);
+    proxy.cut();
+    wait_until("readings to grow too old", seconds(120), || gate.account("cloud").lost >= 2000);
+    let at_worst = gate.account("cloud");
+    proxy.heal();
+    wait_until("the queue to drain", seconds(60), || gate.account("cloud").queued < 300);
+    pause(seconds(5));
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let (heard, mut faults) = readings(&observer.messages(), "gw/box");
+    let (declared, strange) = losses(&observer.messages(), "gw/box");
+    faults.extend(strange);
+    let verdict = judge(&heard, &declared, false);
+    let account = gate.account("cloud");
+    println!("at worst {at_worst:?}, at the end {account:?}; {declared:?}");
+    assert_eq!((faults.len(), verdict.faults.len()), (0, 0), "{faults:?} {:?}", verdict.faults);
+    assert!(declared.iter().all(|loss| loss.reason == "expired"), "{declared:?}");
+    assert!(account.balances() && account.queued == 0, "{account:?}");
+    let acknowledged = verdict.distinct - verdict.declared_but_heard;
+    assert_eq!((account.delivered, account.lost), (acknowledged as u64, verdict.declared));
+    let served: usize = field.served().values().map(Vec::len).sum();
+    assert_eq!(account.taken, served as u64, "everything served was taken");
 }

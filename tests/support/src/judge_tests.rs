@@ -21,7 +21,7 @@ fn reading(seq: u64) -> Reading {
 fn loss(from: u64, to: u64) -> Loss {
     Loss {
         uplink: "cloud".into(),
-        reason: "expired".into(),
+        reason: "unclean_start".into(),
         epoch: "e1".into(),
         seq: (from, to),
         count: to + 1 - from,
@@ -51,6 +51,10 @@ fn a_hole_a_false_declaration_disorder_and_a_different_repeat_are_found() {
     let next_life = Reading { epoch: "e2".into(), ..reading(3) };
     assert!(faults(&[reading(1), next_life], &[], false)[0].contains("hole"));
     assert!(faults(&[reading(1), reading(2)], &[loss(2, 2)], false)[0].contains("not true"));
+    let row: Vec<Reading> = (1..=30).map(reading).collect();
+    let expired = |to| Loss { reason: "expired".into(), ..loss(1, to) };
+    assert_eq!(judge(&row, &[expired(20)], false).declared_but_heard, 20, "they were on their way");
+    assert!(faults(&row, &[expired(21)], false)[0].contains("not true"), "so many were not");
     let short = Loss { count: 1, ..loss(2, 3) };
     assert!(faults(&[reading(1), reading(4)], &[short], false)[0].contains("not true"));
     assert!(faults(&[reading(2), reading(1)], &[], false)[0].contains("out of order"));

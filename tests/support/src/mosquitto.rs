@@ -14,6 +14,7 @@ use crate::time::{seconds, wait_until};
 /// what waits for the observer is unlimited, so that the observer loses nothing.
 pub struct Mosquitto {
     home: PathBuf,
+    file: PathBuf,
     port: u16,
     process: Process,
 }
@@ -32,14 +33,25 @@ impl Mosquitto {
              log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\nuser root\n"
         );
         fs::write(&file, config).expect("the configuration can be written");
+        let process = Self::listening(home, &file, port);
+        Self { home: home.to_owned(), file, port, process }
+    }
+
+    fn listening(home: &Path, file: &Path, port: u16) -> Process {
         let mut command = Command::new("/usr/sbin/mosquitto");
-        command.arg("-c").arg(&file);
+        command.arg("-c").arg(file);
         let mut process = Process::start(command, &home.join(format!("mosquitto-{port}.log")));
         wait_until("mosquitto to listen", seconds(10), || {
             assert!(process.is_running(), "mosquitto ended: {}", process.output());
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        Self { home: home.to_owned(), port, process }
+        process
+    }
+
+    /// Kills it and starts it again. It remembers nothing: no session, no message, no retained value.
+    pub fn forget(&mut self) {
+        self.process.kill();
+        self.process = Self::listening(&self.home, &self.file, self.port);
     }
 
     /// Where it listens.
@@ -98,11 +110,20 @@ impl Observer {
         }
         let process = Process::start_with_output(command, &file, &home.join(format!("observer-{name}.log")));
         let observer = Self { file, process };
-        wait_until("the observer to hear its probe", seconds(10), || {
-            publish(port, &["-q", "1", "-t", PROBE, "-m", "?"]);
-            !fs::read(&observer.file).unwrap_or_default().is_empty()
-        });
+        observer.listens(port);
         observer
+    }
+
+    /// Waits until its subscription works (again).
+    ///
+    /// # Panics
+    /// If it does not within 20 s.
+    pub fn listens(&self, port: u16) {
+        let before = self.count();
+        wait_until("the observer to hear its probe", seconds(20), || {
+            publish(port, &["-q", "1", "-t", PROBE, "-m", "?"]);
+            self.count() > before
+        });
     }
 
     /// Everything heard so far, in the order of arrival.

@@ -114,8 +114,7 @@ impl Shared {
 
     fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
         let mut buffer = [0; 16 * 1024];
-        loop {
-            let Ok(count) = from.read(&mut buffer) else { break };
+        while let Ok(count) = from.read(&mut buffer) {
             if self.mode.load(Ordering::SeqCst) == SWALLOW {
                 if count == 0 {
                     return;

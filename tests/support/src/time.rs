@@ -20,7 +20,6 @@ pub const fn seconds(s: u64) -> Duration {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the outside view of time, to compare the gateway's with")]
 pub fn now() -> f64 {
-    #[expect(clippy::disallowed_types, reason = "as above")]
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
