@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use driver_api::{Quality, Reason, Value};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 /// Which quantity a reading is of. Shared by all its readings; also the dictionary entry of a
 /// stored block, so that a reading can be sent long after the configuration forgot the point.
@@ -234,6 +235,8 @@ pub struct CommandRequest {
     pub retained: bool,
     /// From where.
     pub origin: Origin,
+    /// When it came: its `ttl` counts from here, however long it then waits.
+    pub received: Instant,
 }
 
 /// Hands messages to the local broker: never blocks; what does not fit is counted there.

@@ -4,108 +4,30 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use driver_api::{Bus, ReadError, Reason, Sample, Value};
-use tokio::sync::{mpsc, oneshot};
+use driver_api::{Bus, FrameError, ReadError, Reason, Sample, Value};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::health::{DeadBudget, Health, Outcome};
+use super::ask::{Ask, BusHandle, Exchange, Failed, Request};
+use super::health::{self, DeadBudget, Health, MISSES_BEFORE_OFFLINE, Outcome};
 use super::schedule::{Next, Schedule};
 use super::stats::BusStats;
 use crate::backoff::Backoff;
-use crate::bounds;
 use crate::clock::Clock;
 use crate::message::Reading;
 use crate::pipeline::report::Reporter;
-
-/// Something to do on the bus besides polling.
-#[derive(Debug)]
-pub enum Ask {
-    /// Read the block of this point now.
-    Read {
-        /// Index into the plan.
-        point: usize,
-    },
-    /// Write a raw value and read it back.
-    Write {
-        /// Index into the plan.
-        point: usize,
-        /// The raw value, already checked against the point's type.
-        value: Value,
-        /// Not to be begun after this.
-        not_after: Instant,
-    },
-}
-
-/// What came of an [`Ask`].
-#[derive(Debug)]
-pub struct Exchange {
-    /// What the point holds now, as read after the write; raw.
-    pub read: Result<Sample, String>,
-}
-
-/// Why an [`Ask`] did not happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failed {
-    /// Its time had passed before its turn came; nothing was sent.
-    Expired,
-    /// The device or the bus, in words.
-    Failed(String),
-    /// Too many are waiting.
-    Busy,
-}
-
-/// An ask and where its answer goes.
-type Request = (Ask, oneshot::Sender<Result<Exchange, Failed>>);
-
-/// The way to a running bus task.
-#[derive(Debug, Clone)]
-pub struct BusHandle {
-    requests: mpsc::Sender<Request>,
-}
-
-impl BusHandle {
-    /// Asks, and waits for the answer. Every exchange on a bus ends by itself, so this does too.
-    ///
-    /// # Errors
-    /// See [`Failed`].
-    pub async fn ask(&self, ask: Ask) -> Result<Exchange, Failed> {
-        self.begin(ask)?.wait().await
-    }
-
-    /// Puts the ask into the bus's queue at once, so that asks keep their order.
-    ///
-    /// # Errors
-    /// [`Failed::Busy`] when too many are waiting.
-    pub fn begin(&self, ask: Ask) -> Result<Pending, Failed> {
-        let (answer, wait) = oneshot::channel();
-        self.requests.try_send((ask, answer)).map_err(|_| Failed::Busy)?;
-        Ok(Pending(wait))
-    }
-}
-
-/// An ask in a bus's queue.
-#[derive(Debug)]
-pub struct Pending(oneshot::Receiver<Result<Exchange, Failed>>);
-
-impl Pending {
-    /// Waits for the answer.
-    ///
-    /// # Errors
-    /// See [`Failed`].
-    pub async fn wait(self) -> Result<Exchange, Failed> {
-        let stopped = || Failed::Failed("the bus is being stopped".to_owned());
-        self.0.await.unwrap_or_else(|_| Err(stopped()))
-    }
-}
 
 /// One bus and everything its task needs.
 pub struct BusTask {
     bus: Box<dyn Bus>,
     reporter: Reporter,
     schedule: Schedule,
+    /// One per block.
     health: Vec<Health>,
+    /// One per device: exchanges missed in a row, whatever the block.
+    misses: Vec<u8>,
     budget: DeadBudget,
     backoff: Backoff,
     stats: Arc<BusStats>,
@@ -117,6 +39,9 @@ pub struct BusTask {
 
 /// First and longest wait before a port is opened again; a replugged adapter is back within 5 s.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+/// Exceptions with which a Modbus gateway says that the device behind it is silent (Application
+/// Protocol V1.1b3, section 7: gateway path unavailable, target failed to respond).
+const GATEWAY_SAYS_SILENT: [u8; 2] = [0x0A, 0x0B];
 /// How often an idle task shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -141,11 +66,12 @@ impl BusTask {
     ) -> (Self, BusHandle, Arc<BusStats>) {
         let plan = bus.plan();
         let stats = Arc::new(BusStats::new(name, plan.devices.iter().map(|d| d.name.clone())));
-        let (send, requests) = mpsc::channel(bounds::BUS_REQUESTS);
+        let (handle, requests) = BusHandle::new();
         let now = Instant::now();
         let task = Self {
             schedule: Schedule::new(&plan.blocks, now),
-            health: vec![Health::Online; plan.devices.len()],
+            health: vec![Health::Online; plan.blocks.len()],
+            misses: vec![0; plan.devices.len()],
             budget: DeadBudget::new(now),
             backoff: Backoff::new(REOPEN.0, REOPEN.1).expect("0 < 500 ms < 4 s"),
             stats: stats.clone(),
@@ -156,7 +82,7 @@ impl BusTask {
             requests,
             stop,
         };
-        (task, BusHandle { requests: send }, stats)
+        (task, handle, stats)
     }
 
     /// The same without any poll: only what is asked is sent.
@@ -198,6 +124,7 @@ impl BusTask {
                 let now = Instant::now();
                 self.schedule.reopen(now);
                 self.health.fill(Health::Online);
+                self.misses.fill(0);
                 true
             }
             Err(error) => {
@@ -233,6 +160,7 @@ impl BusTask {
     /// Polls until stopped (`Ok`) or until the port is gone.
     async fn poll(&mut self) -> Result<(), ReadError> {
         let mut said = Vec::new();
+        let mut served = false;
         loop {
             self.sign_of_life();
             let next = self.schedule.next(Instant::now(), &self.health, &self.budget);
@@ -241,17 +169,23 @@ impl BusTask {
                 Next::Wait(until) => until.min(Instant::now() + HEARTBEAT),
                 Next::Idle => Instant::now() + HEARTBEAT,
             };
+            // After a request the poll that is due goes first: writes must not starve the readings.
+            let poll_first = served && matches!(next, Next::Read(_));
+            served = false;
             // No exchange runs inside this select: `idle` only listens and may be dropped.
             let wake = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Wake::Stop,
-                Some(request) = self.requests.recv() => Wake::Request(request),
+                Some(request) = self.requests.recv(), if !poll_first => Wake::Request(request),
                 () = tokio::time::sleep_until(until) => Wake::Due,
                 heard = self.bus.idle(&mut said) => Wake::Said(heard),
             };
             match wake {
                 Wake::Stop => return Ok(()),
-                Wake::Request(request) => self.serve(request).await?,
+                Wake::Request(request) => {
+                    self.serve(request).await?;
+                    served = true;
+                }
                 Wake::Said(result) => {
                     result?;
                     self.heard(&said);
@@ -284,10 +218,12 @@ impl BusTask {
         self.stats.count(now - started, result.as_ref().err());
         let outcome = match &result {
             Ok(()) | Err(ReadError::Refused(_)) => Outcome::Answered,
-            Err(ReadError::Transient(driver_api::FrameError::Exception(_))) => Outcome::Answered,
+            Err(ReadError::Transient(FrameError::Exception(code))) if !GATEWAY_SAYS_SILENT.contains(code) => {
+                Outcome::Answered
+            }
             Err(ReadError::Transient(_) | ReadError::Bus(_)) => Outcome::Silent { cost: now - started },
         };
-        self.judge(device, outcome, now);
+        self.judge(device, Some(block), outcome, now);
         match result {
             Ok(()) => {
                 self.backoff.reset();
@@ -300,55 +236,89 @@ impl BusTask {
             }
             Err(error @ ReadError::Refused(_)) => {
                 let what = self.bus.plan().blocks.get(block).map(|b| b.what.clone()).unwrap_or_default();
-                warn!(BUS = self.stats.name, "{what}: {error}; left out until the bus is opened again");
-                self.schedule.refuse(block);
+                warn!(BUS = self.stats.name, "{what}: {error}; asked again in ten minutes");
+                self.schedule.refuse(block, now);
                 self.fail_block(block, samples, error.reason());
                 Ok(())
             }
         }
     }
 
-    /// Updates a device's health and what people see of it.
-    fn judge(&mut self, device: usize, outcome: Outcome, now: Instant) {
-        let (Some(health), Some(stats)) = (self.health.get_mut(device), self.stats.devices.get(device))
+    /// Updates the health of a block (`None`: of nothing but the device as a whole) and what people see
+    /// of its device.
+    fn judge(&mut self, device: usize, block: Option<usize>, outcome: Outcome, now: Instant) {
+        let (Some(misses), Some(stats)) = (self.misses.get_mut(device), self.stats.devices.get(device))
         else {
             return;
         };
-        let before = *health;
-        *health = before.after(outcome, now);
-        stats.set_state(health.word());
+        let was = stats.state();
         match outcome {
-            Outcome::Answered => stats.last_ok.store(self.clock.wall().0, Relaxed),
-            Outcome::Silent { cost } => {
+            Outcome::Answered => {
+                *misses = 0;
+                stats.last_ok.store(self.clock.wall().0, Relaxed);
+            }
+            Outcome::Silent { .. } => {
+                *misses = misses.saturating_add(1);
                 stats.failures.fetch_add(1, Relaxed);
-                if before.is_offline() {
-                    self.budget.spend(cost, now);
-                }
             }
         }
-        match (before.is_offline(), health.is_offline()) {
-            (false, true) => {
-                warn!(BUS = self.stats.name, DEVICE = stats.name, "device does not answer");
+        let (silent, turned_silent) = (
+            *misses >= MISSES_BEFORE_OFFLINE,
+            *misses == MISSES_BEFORE_OFFLINE && outcome != Outcome::Answered,
+        );
+        if let Some(health) = block.and_then(|block| self.health.get_mut(block)) {
+            let before = *health;
+            *health = before.after(outcome, now, silent);
+            if let (true, Outcome::Silent { cost }) = (before.is_offline(), outcome) {
+                self.budget.spend(cost, now);
             }
-            (true, false) => {
-                info!(BUS = self.stats.name, DEVICE = stats.name, "device answers again");
-                self.schedule.revive(device, now);
-            }
-            _ => {}
+        }
+        if turned_silent {
+            // What else it has is asked at once, so that it is known whether all of it is gone.
+            self.schedule.hasten(device, now);
+        }
+        if outcome == Outcome::Answered && was == "offline" {
+            self.each_block_of(device, |health| *health = Health::Online);
+            self.schedule.hasten(device, now);
+        }
+        self.show(device);
+    }
+
+    fn each_block_of(&mut self, device: usize, change: impl Fn(&mut Health)) {
+        let blocks = self.bus.plan().blocks.iter();
+        blocks.zip(&mut self.health).filter(|(b, _)| b.device == device).for_each(|(_, h)| change(h));
+    }
+
+    /// Brings the device's word in status up to date, and says when it goes and comes.
+    fn show(&self, device: usize) {
+        let Some(stats) = self.stats.devices.get(device) else { return };
+        let blocks = self.bus.plan().blocks.iter().zip(&self.health);
+        let (was, now) =
+            (stats.state(), health::word(blocks.filter(|(b, _)| b.device == device).map(|(_, h)| *h)));
+        stats.set_state(now);
+        if was != "offline" && now == "offline" {
+            warn!(BUS = self.stats.name, DEVICE = stats.name, "device does not answer");
+        } else if was == "offline" && now != "offline" {
+            info!(BUS = self.stats.name, DEVICE = stats.name, "device answers again");
         }
     }
 
     /// What the bus said unasked counts as an answer of the device it came from, or as its silence.
     fn heard(&mut self, samples: &[Sample]) {
-        let now = Instant::now();
-        let Some(device) =
-            samples.first().and_then(|s| self.bus.plan().points.get(s.point)).map(|p| p.device)
+        let Some(point) = samples.first().map(|s| s.point) else { return };
+        let plan = self.bus.plan();
+        let (Some(block), Some(device)) = (plan.block_of(point), plan.points.get(point).map(|p| p.device))
         else {
             return;
         };
-        let silent = samples.iter().all(|s| s.value == Err(Reason::Timeout));
-        let outcome = if silent { Outcome::Silent { cost: Duration::ZERO } } else { Outcome::Answered };
-        self.judge(device, outcome, now);
+        let now = Instant::now();
+        if samples.iter().all(|s| s.value == Err(Reason::Timeout)) {
+            // It is told once that a device which speaks by itself has fallen silent.
+            self.misses[device] = MISSES_BEFORE_OFFLINE;
+            self.judge(device, Some(block), Outcome::Silent { cost: Duration::ZERO }, now);
+        } else {
+            self.judge(device, Some(block), Outcome::Answered, now);
+        }
     }
 
     fn fail_block(&self, block: usize, samples: &mut Vec<Sample>, reason: Reason) {
@@ -358,7 +328,9 @@ impl BusTask {
         }
     }
 
+    /// Every point of the bus is bad, and so every device is out of reach.
     async fn fail_all(&mut self, reason: Reason) {
+        self.stats.devices.iter().for_each(|device| device.set_state("offline"));
         let all: Vec<usize> = (0..self.bus.plan().points.len()).collect();
         let readings = self.reporter.fail(&all, reason, &*self.clock);
         self.hand_on(readings).await;
@@ -379,26 +351,23 @@ impl BusTask {
 
     /// A one-shot read or a write, between two polls.
     async fn serve(&mut self, (ask, answer): Request) -> Result<(), ReadError> {
-        let (point, written) = match ask {
-            Ask::Read { point } => (point, Ok(())),
+        let point = match ask {
+            Ask::Read { point } => point,
             Ask::Write { not_after, .. } if Instant::now() > not_after => {
                 let _ = answer.send(Err(Failed::Expired));
                 return Ok(());
             }
             Ask::Write { point, value, .. } => {
-                let started = Instant::now();
-                let result = self.bus.write(point, &value).await;
-                self.stats.count(started.elapsed(), result.as_ref().err());
-                (point, result)
+                if let Err(error) = self.write(point, &value).await {
+                    let _ = answer.send(Err(Failed::Failed(error.to_string())));
+                    return match error {
+                        ReadError::Bus(_) => Err(error),
+                        ReadError::Transient(_) | ReadError::Refused(_) => Ok(()),
+                    };
+                }
+                point
             }
         };
-        if let Err(error) = written {
-            let _ = answer.send(Err(Failed::Failed(error.to_string())));
-            return match error {
-                ReadError::Bus(_) => Err(error),
-                ReadError::Transient(_) | ReadError::Refused(_) => Ok(()),
-            };
-        }
         let Some(block) = self.bus.plan().block_of(point) else {
             let read = Err("this point cannot be read".to_owned());
             let _ = answer.send(Ok(Exchange { read }));
@@ -406,14 +375,24 @@ impl BusTask {
         };
         let mut samples = Vec::new();
         let result = self.read(block, &mut samples).await;
-        let found = samples.iter().find(|s| s.point == point).cloned();
-        let read = match (&result, found) {
-            (Err(error), _) => Err(error.to_string()),
-            (Ok(()), Some(sample)) => Ok(sample),
-            (Ok(()), None) => Err("the device gave no value".to_owned()),
-        };
+        let read = result.as_ref().map(|()| samples.clone()).map_err(ToString::to_string);
         let _ = answer.send(Ok(Exchange { read }));
         self.report(&samples).await;
+        result
+    }
+
+    /// One write, counted like any exchange.
+    async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {
+        let started = Instant::now();
+        let result = self.bus.write(point, value).await;
+        let now = Instant::now();
+        self.stats.count(now - started, result.as_ref().err());
+        let device = self.bus.plan().points.get(point).map(|p| p.device);
+        if let (Some(device), Err(ReadError::Transient(error))) = (device, &result)
+            && !matches!(error, FrameError::Exception(_))
+        {
+            self.judge(device, None, Outcome::Silent { cost: now - started }, now);
+        }
         result
     }
 

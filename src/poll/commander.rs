@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::bus::{Ask, BusHandle, Exchange, Failed, Pending};
+use super::ask::{Ask, BusHandle, Exchange, Failed, Pending};
 use crate::bounds;
 use crate::clock::Clock;
 use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
@@ -37,6 +37,8 @@ pub struct Target {
     pub bus: BusHandle,
     /// Its index in the bus's plan.
     pub point: usize,
+    /// The block that reads it.
+    pub block: Option<usize>,
     /// Its limits, type and scale.
     pub rule: Rule,
 }
@@ -127,6 +129,7 @@ struct Running {
     id: String,
     device: String,
     point: String,
+    target: usize,
     raw: Value,
     asked: serde_json::Value,
     rule: Rule,
@@ -215,7 +218,7 @@ impl Commander {
         if request.retained {
             return refuse(self, "a retained command is never carried out: publish it without retain".into());
         }
-        let not_after = match self.deadline(&payload) {
+        let not_after = match self.deadline(&payload, request.received) {
             Ok(Some(at)) => at,
             Ok(None) => {
                 let asked = Some(payload.value.clone());
@@ -242,6 +245,10 @@ impl Commander {
             Ok(raw) => raw,
             Err(why) => return refuse(self, why),
         };
+        // Before the id is used up: a repeat may find the bus ready.
+        if !target.bus.has_room() {
+            return refuse(self, "busy: the bus has too much to do, or is being reloaded".into());
+        }
         if !self.memory.begin(&payload.id).await {
             let known = self.memory.recall(&payload.id).flatten();
             self.answer_again(device, point, payload.id, known);
@@ -250,9 +257,9 @@ impl Commander {
         let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
         let pending = match target.bus.begin(ask) {
             Ok(pending) => pending,
-            Err(_) => {
-                let why = Some("the bus has too much to do".to_owned());
-                self.answer(verdict(Some(payload.id), State::Failed, Some(payload.value), why));
+            Err(failed) => {
+                let result = judge(&target.rule, target.point, &raw, payload.value, Err(failed));
+                self.answer(verdict(Some(payload.id), result.0, result.1, result.2));
                 return None;
             }
         };
@@ -262,6 +269,7 @@ impl Commander {
             id: payload.id,
             device: device.clone(),
             point: point.clone(),
+            target: target.point,
             raw,
             asked: payload.value,
             rule: target.rule.clone(),
@@ -269,8 +277,9 @@ impl Commander {
         })
     }
 
-    /// Until when it may be begun; `Ok(None)` when that has passed.
-    fn deadline(&self, payload: &Payload) -> Result<Option<Instant>, String> {
+    /// Until when it may be begun; `Ok(None)` when that has passed. A `ttl` counts from the arrival.
+    fn deadline(&self, payload: &Payload, received: Instant) -> Result<Option<Instant>, String> {
+        let now = Instant::now();
         let mut left = payload.ttl.map_or(DEFAULT_TTL, |ttl| ttl.0.min(LONGEST_TTL));
         if let Some(expires) = &payload.expires {
             let at: jiff::Timestamp = expires
@@ -283,9 +292,11 @@ impl Commander {
                 return Ok(None);
             };
             let until = Duration::from_millis(ms).min(LONGEST_TTL);
+            // Both count; `until` is from now, `left` from the arrival.
+            let until = until + now.saturating_duration_since(received);
             left = if payload.ttl.is_some() { left.min(until) } else { until };
         }
-        Ok((!left.is_zero()).then(|| Instant::now() + left))
+        Ok(Some(received + left).filter(|at| *at > now))
     }
 
     /// A repeated id is answered with what is known of it.
@@ -329,7 +340,7 @@ struct Verdict {
 /// Waits for the bus and judges what was read back.
 async fn carry_out(run: Running) -> Verdict {
     let result = run.pending.wait().await;
-    let (state, value, error) = judge(&run.rule, &run.raw, run.asked, result);
+    let (state, value, error) = judge(&run.rule, run.target, &run.raw, run.asked, result);
     Verdict { device: run.device, point: run.point, id: Some(run.id), state, value, error }
 }
 
@@ -337,21 +348,20 @@ async fn carry_out(run: Running) -> Verdict {
 #[must_use]
 pub fn judge(
     rule: &Rule,
+    point: usize,
     raw: &Value,
     asked: serde_json::Value,
     result: Result<Exchange, Failed>,
 ) -> (State, Option<serde_json::Value>, Option<String>) {
     let why = |state, why: String, value| (state, value, Some(why));
-    match result {
-        Ok(Exchange { read: Ok(sample) }) => match sample.value {
-            Ok(read) if scale::same(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
-            Ok(read) => {
-                let now = rule.scaled(read);
-                why(State::Failed, format!("read back {now}, not what was written"), json(&now))
-            }
-            Err(reason) => why(State::Written, format!("read back: {}", reason.word()), Some(asked)),
-        },
-        Ok(Exchange { read: Err(error) }) => why(State::Written, format!("read back: {error}"), Some(asked)),
+    match result.map(|exchange: Exchange| exchange.point(point).map(|sample| sample.value.clone())) {
+        Ok(Ok(Ok(read))) if scale::same(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
+        Ok(Ok(Ok(read))) => {
+            let now = rule.scaled(read);
+            why(State::Failed, format!("read back {now}, not what was written"), json(&now))
+        }
+        Ok(Ok(Err(reason))) => why(State::Written, format!("read back: {}", reason.word()), Some(asked)),
+        Ok(Err(error)) => why(State::Written, format!("read back: {error}"), Some(asked)),
         Err(Failed::Expired) => {
             why(State::Expired, "its time passed before the bus was free".to_owned(), Some(asked))
         }

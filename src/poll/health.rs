@@ -1,10 +1,13 @@
-//! Whether a device is worth asking, decided from outcomes alone. Pure: `now` comes in.
+//! Whether a block is worth asking, decided from outcomes alone. Pure: `now` comes in.
+//!
+//! Health belongs to a block, not to a device: a living device may have one range that it never
+//! answers, and that must neither silence the others nor cost the bus more than a dead device.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What an operator sees of a device.
+/// How one block of a device does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// Answers.
@@ -45,11 +48,15 @@ pub const RETRY_LONGEST: Duration = Duration::from_secs(60);
 pub const DEAD_SHARE: u32 = 20;
 
 impl Health {
-    /// The state after an exchange that ended at `now`.
+    /// The state after an exchange that ended at `now`. `device_silent`: the whole device has missed
+    /// [`MISSES_BEFORE_OFFLINE`] exchanges in a row, so that one miss of this block is enough.
     #[must_use]
-    pub fn after(self, outcome: Outcome, now: Instant) -> Self {
+    pub fn after(self, outcome: Outcome, now: Instant, device_silent: bool) -> Self {
         match (self, outcome) {
             (_, Outcome::Answered) => Self::Online,
+            (Self::Online | Self::Suspect { .. }, Outcome::Silent { .. }) if device_silent => {
+                Self::Offline { retry_at: now + RETRY_FIRST, attempts: 0 }
+            }
             (Self::Online, Outcome::Silent { .. }) => Self::Suspect { misses: 1 },
             (Self::Suspect { misses }, Outcome::Silent { .. }) if misses + 1 < MISSES_BEFORE_OFFLINE => {
                 Self::Suspect { misses: misses + 1 }
@@ -69,15 +76,24 @@ impl Health {
     pub fn is_offline(self) -> bool {
         matches!(self, Self::Offline { .. })
     }
+}
 
-    /// The word in status payloads.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Online => "online",
-            Self::Suspect { .. } => "suspect",
-            Self::Offline { .. } => "offline",
-        }
+/// What an operator sees of a device with these blocks: `online`, `suspect` (some of it does not
+/// answer) or `offline` (none of it does).
+#[must_use]
+pub fn word(blocks: impl Iterator<Item = Health>) -> &'static str {
+    let (mut online, mut offline, mut any) = (true, true, false);
+    for health in blocks {
+        any = true;
+        online &= health == Health::Online;
+        offline &= health.is_offline();
+    }
+    if online {
+        "online"
+    } else if offline && any {
+        "offline"
+    } else {
+        "suspect"
     }
 }
 
@@ -116,19 +132,29 @@ mod tests {
         let now = Instant::now();
         let mut health = Health::Online;
         for misses in 1..MISSES_BEFORE_OFFLINE {
-            health = health.after(SILENT, now);
+            health = health.after(SILENT, now, false);
             assert_eq!(health, Health::Suspect { misses });
         }
         let mut waits = Vec::new();
         for _ in 0..9 {
-            health = health.after(SILENT, now);
+            health = health.after(SILENT, now, false);
             match health {
                 Health::Offline { retry_at, .. } => waits.push((retry_at - now).as_secs()),
                 other => panic!("{other:?}"),
             }
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(health.after(Outcome::Answered, now), Health::Online);
+        assert_eq!(health.after(Outcome::Answered, now, true), Health::Online);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_the_device_is_silent_one_miss_is_enough() {
+        let now = Instant::now();
+        assert!(Health::Online.after(SILENT, now, true).is_offline());
+        let (online, gone) = (Health::Online, Health::Online.after(SILENT, now, true));
+        assert_eq!(word([online, online].into_iter()), "online");
+        assert_eq!(word([online, gone].into_iter()), "suspect");
+        assert_eq!(word([gone, gone].into_iter()), "offline");
     }
 
     #[tokio::test(start_paused = true)]

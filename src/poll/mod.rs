@@ -6,6 +6,7 @@
 //! - A write or a one-shot read goes before the next poll, never into the middle of one.
 //! - The task ends only when it is told to stop; whatever the port does, it goes on trying.
 
+mod ask;
 mod bus;
 pub mod commander;
 pub mod health;
@@ -14,4 +15,5 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use bus::{Ask, BusHandle, BusTask, Exchange, Failed, Pending};
+pub use ask::{Ask, BusHandle, Exchange, Failed, Pending};
+pub use bus::BusTask;

@@ -3,7 +3,8 @@
 //! - Equal periods start spread over the period, so that they do not bunch.
 //! - A poll that is late skips to the latest period instead of drifting or catching up in a burst;
 //!   each skipped period is an overrun.
-//! - Blocks of an offline device wait for the device's retry; one of them is the probe.
+//! - A block that does not answer waits for its retry, and all such blocks for the bus's budget.
+//! - A block that was refused is asked again after ten minutes: the device may only have been booting.
 
 use std::time::Duration;
 
@@ -23,8 +24,6 @@ struct Entry {
     device: usize,
     every: Duration,
     due: Instant,
-    /// Left out until the bus is opened again: the device refused it.
-    refused: bool,
 }
 
 /// What to do next.
@@ -37,6 +36,9 @@ pub enum Next {
     /// Nothing is ever due.
     Idle,
 }
+
+/// How long a refused block is left alone.
+pub const REFUSED: Duration = Duration::from_secs(600);
 
 /// A period no poll uses: only listened to.
 const NEVER: Duration = Duration::MAX;
@@ -56,46 +58,35 @@ impl Schedule {
                     / f64::from(u32::try_from(same.len().max(1)).unwrap_or(1));
                 // A long period must not make a person wait for the first value.
                 let spread = block.every.min(Duration::from_secs(1)).mul_f64(share);
-                Entry { device: block.device, every: block.every, due: now + spread, refused: false }
+                Entry { device: block.device, every: block.every, due: now + spread }
             })
             .collect();
         Self { entries }
     }
 
-    /// The block to read at `now`, or when to look again. `health` and `budget` say when dead
-    /// devices may be asked.
+    /// The block to read at `now`, or when to look again. `health` (one per block) and `budget` say
+    /// when those that do not answer may be asked.
     #[must_use]
     pub fn next(&self, now: Instant, health: &[Health], budget: &DeadBudget) -> Next {
+        let health = |block: usize| health.get(block).copied().unwrap_or(Health::Online);
+        let asked = || self.entries.iter().enumerate().filter(|(_, e)| e.every != NEVER);
         // Where nobody is alive, nobody is disturbed by asking.
-        let somebody_lives = self
-            .entries
-            .iter()
-            .any(|e| e.every != NEVER && health.get(e.device).is_some_and(|h| !h.is_offline()));
-        let best = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, e)| !e.refused && e.every != NEVER)
-            .map(|(block, e)| {
-                let due = match health.get(e.device) {
-                    Some(Health::Offline { retry_at, .. }) if somebody_lives => {
-                        e.due.max(*retry_at).max(budget.not_before())
-                    }
-                    Some(Health::Offline { retry_at, .. }) => e.due.max(*retry_at),
-                    _ => e.due,
-                };
+        let somebody_lives = asked().any(|(block, _)| !health(block).is_offline());
+        let best = asked()
+            .map(|(block, e)| match health(block) {
+                // Of those that do not answer, the one that waited longest is the next probe.
+                Health::Offline { retry_at, .. } => {
+                    let affordable = if somebody_lives { budget.not_before() } else { now };
+                    (e.due.max(retry_at).max(affordable).max(now), e.due, block)
+                }
                 // Among what is due, the one whose deadline is nearest.
-                (due, due + e.every, block)
+                Health::Online | Health::Suspect { .. } => (e.due.max(now), e.due + e.every, block),
             })
-            .min_by_key(
-                |&(due, deadline, block)| {
-                    if due <= now { (now, deadline, block) } else { (due, deadline, block) }
-                },
-            );
+            .min();
         match best {
             None => Next::Idle,
-            Some((due, _, block)) if due <= now => Next::Read(block),
-            Some((due, _, _)) => Next::Wait(due),
+            Some((at, _, block)) if at <= now => Next::Read(block),
+            Some((at, ..)) => Next::Wait(at),
         }
     }
 
@@ -115,29 +106,24 @@ impl Schedule {
         u64::try_from(missed).unwrap_or(u64::MAX)
     }
 
-    /// A device came back: everything of it is due at once.
-    pub fn revive(&mut self, device: usize, now: Instant) {
+    /// Everything of a device is due at once: it came back, or it is to be seen whether it is gone.
+    pub fn hasten(&mut self, device: usize, now: Instant) {
         for entry in self.entries.iter_mut().filter(|e| e.device == device && e.every != NEVER) {
-            entry.due = entry.due.min(now);
-            // What was due long ago starts a new rhythm from now.
-            entry.due = entry.due.max(now);
+            entry.due = now;
         }
     }
 
-    /// The device refuses this block: left out until [`Self::reopen`].
-    pub fn refuse(&mut self, block: usize) {
+    /// The device refuses this block: asked again after [`REFUSED`].
+    pub fn refuse(&mut self, block: usize, now: Instant) {
         if let Some(entry) = self.entries.get_mut(block) {
-            entry.refused = true;
+            entry.due = now + REFUSED;
         }
     }
 
-    /// The bus was opened (again): refused blocks get a new chance, everything starts now.
+    /// The bus was opened (again): everything is due within a second, spread as far as it was.
     pub fn reopen(&mut self, now: Instant) {
-        for entry in &mut self.entries {
-            entry.refused = false;
-            if entry.due < now {
-                entry.due = now;
-            }
+        for entry in self.entries.iter_mut().filter(|e| e.every != NEVER) {
+            entry.due = entry.due.clamp(now, now + Duration::from_secs(1));
         }
     }
 }
@@ -196,14 +182,25 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_block_waits_for_the_next_opening() {
+    fn a_refused_block_waits_ten_minutes_or_for_the_next_opening() {
         let now = Instant::now();
         let mut schedule = Schedule::new(&[block(0, 100)], now);
-        schedule.refuse(0);
-        let health = [Health::Online];
-        assert_eq!(schedule.next(now, &health, &DeadBudget::new(now)), Next::Idle);
+        schedule.refuse(0, now);
+        let (health, budget) = ([Health::Online], DeadBudget::new(now));
+        assert_eq!(schedule.next(now, &health, &budget), Next::Wait(now + REFUSED));
         schedule.reopen(now);
-        assert_eq!(schedule.next(now, &health, &DeadBudget::new(now)), Next::Read(0));
+        assert_eq!(schedule.next(now + Duration::from_secs(1), &health, &budget), Next::Read(0));
+    }
+
+    #[test]
+    fn after_an_opening_even_slow_points_are_read_within_a_second() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(&[block(0, 3_600_000)], now);
+        schedule.done(0, now);
+        let later = now + Duration::from_secs(300);
+        schedule.reopen(later);
+        let soon = later + Duration::from_secs(1);
+        assert_eq!(schedule.next(soon, &[Health::Online], &DeadBudget::new(now)), Next::Read(0));
     }
 
     proptest! {

@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use driver_api::{FrameError, ReadError};
 
+use crate::message::BootMs;
+
+/// Every exchange ends within its device's timeout, and those are seconds.
+const STUCK_AFTER_MS: u64 = 60_000;
+
 /// Counters of one bus since it was built.
 #[derive(Debug)]
 pub struct BusStats {
@@ -84,6 +89,14 @@ impl BusStats {
             alive_boot_ms: AtomicU64::new(0),
             devices: devices.map(DeviceStats::new).collect(),
         }
+    }
+
+    /// The state's word at this boot time: `starting`, `up`, `down`, or `stuck` when the task has shown
+    /// no sign of life for a minute (a driver that hangs in the kernel).
+    #[must_use]
+    pub fn state_at(&self, now: BootMs) -> &'static str {
+        let silent = now.0.saturating_sub(self.alive_boot_ms.load(Relaxed));
+        if self.state() != "starting" && silent > STUCK_AFTER_MS { "stuck" } else { self.state() }
     }
 
     /// The state's word: `starting`, `up` or `down`.

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::commander::{Commander, Memory, Outcome, State, Target, Targets};
-use super::{BusHandle, BusTask, stats::BusStats};
+use super::{Ask, BusHandle, BusTask, stats::BusStats};
 use crate::clock::{Clock, SystemClock};
 use crate::message::{CommandRequest, Message, Origin, PointKey, Reading};
 use crate::pipeline::report::Reporter;
@@ -24,7 +24,12 @@ use crate::pipeline::rule::Rule;
 /// What the fake line does; shared with the test.
 #[derive(Default)]
 struct Line {
+    /// Devices that do not answer.
     dead: Vec<usize>,
+    /// Blocks that are never answered, on devices that live.
+    mute: Vec<usize>,
+    /// Devices for which a Modbus gateway says that they are silent.
+    behind: Vec<usize>,
     gone: bool,
     stuck_value: bool,
     held: HashMap<usize, Value>,
@@ -55,10 +60,11 @@ impl Bus for FakeBus {
     }
     async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
         let device = self.plan.blocks[block].device;
-        let (gone, dead) = {
+        let (gone, dead, behind) = {
             let mut line = self.line.lock().expect("test");
             line.reads.push((Instant::now(), device));
-            (line.gone, line.dead.contains(&device))
+            let dead = line.dead.contains(&device) || line.mute.contains(&block);
+            (line.gone, dead, line.behind.contains(&device))
         };
         if gone {
             return Err(ReadError::Bus(io::ErrorKind::BrokenPipe.into()));
@@ -66,6 +72,10 @@ impl Bus for FakeBus {
         if dead {
             tokio::time::sleep(TIMEOUT).await;
             return Err(ReadError::Transient(FrameError::Timeout(TIMEOUT)));
+        }
+        if behind {
+            tokio::time::sleep(TIMEOUT).await;
+            return Err(ReadError::Transient(FrameError::Exception(0x0B)));
         }
         tokio::time::sleep(EXCHANGE).await;
         let line = self.line.lock().expect("test");
@@ -97,13 +107,21 @@ struct Bench {
 
 /// A bus with `devices` devices of one point each, polled every 100 ms.
 fn bench(devices: usize) -> Bench {
+    bench_of(&(0..devices).map(|d| (d, 100)).collect::<Vec<_>>())
+}
+
+/// A bus with these blocks of one point each: device and period in ms.
+fn bench_of(blocks: &[(usize, u64)]) -> Bench {
+    let devices = blocks.iter().map(|(d, _)| d + 1).max().unwrap_or(0);
     let name = |d: usize| format!("device{d}");
     let plan = Plan {
         devices: (0..devices).map(|d| DeviceInfo { name: name(d), address: d.to_string() }).collect(),
-        points: (0..devices)
-            .map(|d| PointInfo {
-                device: d,
-                name: "p".into(),
+        points: blocks
+            .iter()
+            .enumerate()
+            .map(|(p, &(device, _))| PointInfo {
+                device,
+                name: format!("p{p}"),
                 spec: Some(0),
                 unit: None,
                 kind: "i16".into(),
@@ -111,19 +129,23 @@ fn bench(devices: usize) -> Bench {
                 writable: true,
             })
             .collect(),
-        blocks: (0..devices)
-            .map(|d| Block {
-                device: d,
-                points: vec![d],
-                every: Duration::from_millis(100),
+        blocks: blocks
+            .iter()
+            .enumerate()
+            .map(|(p, &(device, ms))| Block {
+                device,
+                points: vec![p],
+                every: Duration::from_millis(ms),
                 cost: EXCHANGE,
                 what: "x".into(),
             })
             .collect(),
     };
-    let rules: Vec<Rule> = (0..devices)
-        .map(|d| {
-            let key = PointKey { device: name(d), point: "p".into(), unit: String::new() };
+    let rules: Vec<Rule> = blocks
+        .iter()
+        .enumerate()
+        .map(|(p, &(device, _))| {
+            let key = PointKey { device: name(device), point: format!("p{p}"), unit: String::new() };
             Rule { writable: true, max: Some(30.0), ..Rule::plain(Arc::new(key), "i16") }
         })
         .collect();
@@ -184,6 +206,64 @@ async fn a_dead_device_takes_at_most_a_twentieth_and_is_back_at_its_first_answer
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_a_device_dies_its_slow_points_go_bad_with_the_fast_ones() {
+    let mut bench = bench_of(&[(0, 100), (0, 3_600_000), (1, 100)]);
+    bench.reads_in(Duration::from_secs(5)).await;
+    bench.line.lock().expect("test").dead = vec![0];
+    let died = Instant::now();
+    bench.until(|r| r.point.point == "p1" && r.quality() == Quality::Bad(Reason::Timeout)).await;
+    assert!(died.elapsed() < Duration::from_secs(5), "{:?}", died.elapsed());
+    assert_eq!(bench.stats.devices[0].state(), "offline");
+    // And it is the whole device that comes back, at its first answer.
+    bench.line.lock().expect("test").dead.clear();
+    bench.until(|r| r.point.point == "p0" && r.quality() == Quality::Good).await;
+    let back = Instant::now();
+    bench.until(|r| r.point.point == "p1" && r.quality() == Quality::Good).await;
+    assert!(back.elapsed() < Duration::from_secs(1), "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_mute_range_of_a_living_device_silences_nothing_else() {
+    let mut bench = bench_of(&[(0, 100), (0, 1000), (1, 100)]);
+    bench.line.lock().expect("test").mute = vec![0];
+    bench.reads_in(Duration::from_secs(10)).await;
+    assert_eq!(bench.stats.devices[0].state(), "suspect");
+    let busy = bench.stats.busy_us.load(std::sync::atomic::Ordering::Relaxed);
+    let counts = bench.reads_in(Duration::from_secs(100)).await;
+    let mute = bench.stats.busy_us.load(std::sync::atomic::Ordering::Relaxed) - busy;
+    assert!(counts[&0] >= 100 && counts[&1] >= 940, "{counts:?}");
+    // 100 + 950 reads of 10 ms, and at most a twentieth for the mute block.
+    assert!(mute < 10_500_000 + 5_500_000, "{mute} us busy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_says_its_device_is_silent_is_believed() {
+    let mut bench = bench(3);
+    bench.line.lock().expect("test").behind = vec![2];
+    bench.reads_in(Duration::from_secs(10)).await;
+    assert_eq!(bench.stats.devices[2].state(), "offline");
+    let counts = bench.reads_in(Duration::from_secs(100)).await;
+    assert!(counts[&2] <= 11 && counts[&0] >= 940, "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_writes_does_not_starve_the_polls() {
+    let mut bench = bench(2);
+    bench.until(|r| r.quality() == Quality::Good).await;
+    let (handle, stop) = (bench.handle.clone(), bench.stop.clone());
+    tokio::spawn(async move {
+        while !stop.is_cancelled() {
+            let ask = Ask::Write { point: 0, value: Value::Int(1), not_after: Instant::now() + TIMEOUT };
+            if handle.begin(ask).is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    let counts = bench.reads_in(Duration::from_secs(20)).await;
+    assert!(counts[&1] >= 150, "polls of the other device: {counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_port_says_bus_down_and_comes_back_within_five_seconds() {
     let mut bench = bench(2);
     bench.until(|r| r.quality() == Quality::Good).await;
@@ -191,6 +271,7 @@ async fn a_lost_port_says_bus_down_and_comes_back_within_five_seconds() {
     bench.until(|r| r.quality() == Quality::Bad(Reason::BusDown)).await;
     tokio::time::sleep(Duration::from_secs(300)).await;
     assert_eq!(bench.stats.state(), "down");
+    assert!(bench.stats.devices.iter().all(|device| device.state() == "offline"));
     bench.line.lock().expect("test").gone = false;
     let healed = Instant::now();
     while bench.readings.try_recv().is_ok() {}
@@ -239,7 +320,7 @@ fn post() -> Post {
         .enumerate()
         .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: bench.handle.clone(), point, rule: rule.clone() })
+            (name, Target { bus: bench.handle.clone(), point, block: Some(point), rule: rule.clone() })
         })
         .collect();
     let (_, targets) = watch::channel(Arc::new(targets));
@@ -261,10 +342,11 @@ impl Post {
     async fn send_to(&mut self, device: &str, payload: serde_json::Value, retained: bool) {
         let request = CommandRequest {
             device: device.into(),
-            point: "p".into(),
+            point: "p0".into(),
             payload: payload.to_string().into_bytes().into(),
             retained,
             origin: Origin::Local,
+            received: Instant::now(),
         };
         self.commands.send(request).await.expect("commander runs");
     }

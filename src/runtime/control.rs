@@ -3,6 +3,8 @@
 //!
 //! Who may open the directory may use it; there is no other key. Each connection serves one request.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::bounds;
 use crate::broker::Broker;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{self, Targets};
-use crate::poll::{Ask, Failed};
+use crate::poll::{Ask, Exchange, Failed};
 
 /// What may be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,18 +185,25 @@ async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json
         return json!({ "error": unknown(&targets, device, point) });
     }
     wanted.sort_by_key(|(_, target)| target.point);
+    // One exchange a block, however many of its points are wanted.
+    let mut blocks: HashMap<Option<usize>, Result<Exchange, Failed>> = HashMap::new();
     let mut points = Vec::new();
     for (name, target) in wanted {
-        let row = match target.bus.ask(Ask::Read { point: target.point }).await {
-            Ok(exchange) => match exchange.read.map(|sample| sample.value) {
-                Ok(Ok(raw)) => {
-                    let value = commander::json(&target.rule.scaled(raw));
-                    json!({ "point": name, "value": value, "unit": target.rule.key.unit })
-                }
-                Ok(Err(reason)) => json!({ "point": name, "error": reason.word() }),
-                Err(why) => json!({ "point": name, "error": why }),
-            },
-            Err(failed) => json!({ "point": name, "error": words(&failed) }),
+        let exchange = match blocks.entry(target.block) {
+            Entry::Occupied(done) => done.into_mut(),
+            Entry::Vacant(block) => block.insert(target.bus.ask(Ask::Read { point: target.point }).await),
+        };
+        let read = match exchange {
+            Ok(exchange) => exchange.point(target.point).map(|sample| sample.value.clone()),
+            Err(failed) => Err(words(failed)),
+        };
+        let row = match read {
+            Ok(Ok(raw)) => {
+                let value = commander::json(&target.rule.scaled(raw));
+                json!({ "point": name, "value": value, "unit": target.rule.key.unit })
+            }
+            Ok(Err(reason)) => json!({ "point": name, "error": reason.word() }),
+            Err(why) => json!({ "point": name, "error": why }),
         };
         points.push(row);
     }
@@ -213,7 +222,7 @@ async fn write_point(access: &Access, device: &str, point: &str, value: &Json) -
     let not_after = Instant::now() + Duration::from_secs(30);
     let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
     let result = target.bus.ask(ask).await;
-    let (state, value, error) = commander::judge(&target.rule, &raw, value.clone(), result);
+    let (state, value, error) = commander::judge(&target.rule, target.point, &raw, value.clone(), result);
     json!({ "state": state, "value": value, "error": error })
 }
 

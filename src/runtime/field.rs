@@ -32,6 +32,7 @@ pub struct RunningBus {
     handle: BusHandle,
     rules: Vec<Rule>,
     names: Vec<(String, String)>,
+    blocks: Vec<Option<usize>>,
     metas: Vec<(String, String, Meta)>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -44,12 +45,13 @@ impl RunningBus {
         let CompiledBus { name, bus, points, fingerprint, .. } = compiled;
         let rules = rules(bus.plan(), &points);
         let metas = metas(&name, bus.plan(), &points, &rules);
+        let blocks = (0..rules.len()).map(|point| bus.plan().block_of(point)).collect();
         let names = rules.iter().map(|r| (r.key.device.clone(), r.key.point.clone())).collect();
         let stop = CancellationToken::new();
         let (task, handle, stats) =
             BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
         let task = tokio::spawn(task.run());
-        Self { fingerprint, stats, handle, rules, names, metas, stop, task }
+        Self { fingerprint, stats, handle, rules, names, blocks, metas, stop, task }
     }
 
     /// Tells the task to stop after the exchange on the wire.
@@ -89,7 +91,8 @@ impl RunningBus {
     /// Its points, for commands.
     pub fn targets(&self) -> impl Iterator<Item = ((String, String), Target)> {
         self.names.iter().cloned().zip(self.rules.iter().enumerate()).map(|(name, (point, rule))| {
-            (name, Target { bus: self.handle.clone(), point, rule: rule.clone() })
+            let block = self.blocks.get(point).copied().flatten();
+            (name, Target { bus: self.handle.clone(), point, block, rule: rule.clone() })
         })
     }
 
@@ -108,7 +111,6 @@ pub struct LoneBus {
     pub targets: Targets,
     /// Ends it.
     pub stop: CancellationToken,
-    _readings: mpsc::Receiver<Vec<Reading>>,
 }
 
 /// Runs one bus for as long as a request needs it. Nothing is polled: only what is asked is sent.
@@ -116,7 +118,10 @@ pub struct LoneBus {
 pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     let CompiledBus { name, bus, points, .. } = compiled;
     let rules = rules(bus.plan(), &points);
-    let (out, readings) = mpsc::channel(bounds::READINGS);
+    let (out, mut readings) = mpsc::channel(bounds::READINGS);
+    // Nobody wants them: the answers go to whoever asked.
+    tokio::spawn(async move { while readings.recv().await.is_some() {} });
+    let blocks: Vec<Option<usize>> = (0..rules.len()).map(|point| bus.plan().block_of(point)).collect();
     let stop = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(true));
     let (task, handle, _) = BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
@@ -126,10 +131,11 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
         .enumerate()
         .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: handle.clone(), point, rule })
+            let block = blocks.get(point).copied().flatten();
+            (name, Target { bus: handle.clone(), point, block, rule })
         })
         .collect();
-    LoneBus { targets, stop, _readings: readings }
+    LoneBus { targets, stop }
 }
 
 /// The pipeline's rule of every point, in the plan's order.

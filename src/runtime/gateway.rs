@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use driver_api::{Quality, Reason};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -203,6 +204,7 @@ impl Gateway {
         let mut local = self.broker.subscribe("commands", &[&filter]).await;
         let (commands, topics, stop) =
             (self.commands.clone(), self.topics.clone(), self.stop_helpers.clone());
+        let (clock, publish) = (self.clock.clone(), self.publish.clone());
         self.helpers.push(tokio::spawn(async move {
             while let Some(Some(message)) = stop.run_until_cancelled(local.recv()).await {
                 let Some((device, point)) = topics.command_target(&message.topic) else { continue };
@@ -212,10 +214,15 @@ impl Gateway {
                     payload: message.payload.clone(),
                     retained: message.retain,
                     origin: Origin::Local,
+                    received: Instant::now(),
                 };
-                if commands.send(request).await.is_err() {
-                    return;
-                }
+                let why = match commands.try_send(request) {
+                    Ok(()) => continue,
+                    Err(TrySendError::Full(_)) => "busy: too many commands are waiting",
+                    Err(TrySendError::Closed(_)) => return,
+                };
+                let refused = payload::refused(&message.payload, why, clock.wall());
+                publish(vec![Message::new(topics.result(device, point), refused, false)]);
             }
         }));
         let mut losses = self.store.events();

@@ -15,7 +15,7 @@ use super::process;
 use crate::broker::{Broker, BrokerStats};
 use crate::clock::Clock;
 use crate::counters::FlowStats;
-use crate::message::WallMs;
+use crate::message::{BootMs, WallMs};
 use crate::poll::stats::BusStats;
 use crate::store::{Drain, Store, StoreStatus};
 use crate::uplink::UplinkCounters;
@@ -73,7 +73,7 @@ pub struct GatewayStatus {
 /// One bus.
 #[derive(Debug, Clone, Serialize)]
 pub struct BusStatus {
-    /// `starting`, `up` or `down`.
+    /// `starting`, `up`, `down` or `stuck`.
     pub state: &'static str,
     /// Share of time it was in an exchange, 0.0 to 1.0.
     pub utilisation: f64,
@@ -257,7 +257,11 @@ impl Sources {
         rates.note(Instant::now(), counts);
         let mut snapshot = Snapshot {
             gateway: self.gateway(rates),
-            bus: self.buses.iter().map(|(bus, _)| (bus.name.clone(), bus_status(bus, rates))).collect(),
+            bus: self
+                .buses
+                .iter()
+                .map(|(bus, _)| (bus.name.clone(), bus_status(bus, self.clock.boot(), rates)))
+                .collect(),
             device: self.buses.iter().flat_map(|(bus, _)| devices(bus)).collect(),
             uplink: ledgers
                 .iter()
@@ -309,9 +313,9 @@ fn broker_status(stats: &BrokerStats) -> BrokerStatus {
     }
 }
 
-fn bus_status(bus: &BusStats, rates: &Rates) -> BusStatus {
+fn bus_status(bus: &BusStats, now: BootMs, rates: &Rates) -> BusStatus {
     BusStatus {
-        state: bus.state(),
+        state: bus.state_at(now),
         utilisation: (rates.of(&format!("busy {}", bus.name)) / 1e6 * 1000.0).round() / 1000.0,
         requests_per_s: rates.of(&format!("requests {}", bus.name)),
         requests: bus.requests.load(Relaxed),
@@ -364,7 +368,7 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
 fn reasons(snapshot: &Snapshot) -> Vec<String> {
     let down = |kind: &str, name: &String, state: &str| format!("{kind} {name} is {state}");
     let mut reasons = Vec::new();
-    for (name, bus) in snapshot.bus.iter().filter(|(_, b)| b.state == "down") {
+    for (name, bus) in snapshot.bus.iter().filter(|(_, b)| matches!(b.state, "down" | "stuck")) {
         reasons.push(down("bus", name, bus.state));
     }
     for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {

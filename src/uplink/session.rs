@@ -339,6 +339,7 @@ impl<'a> Session<'a> {
             payload,
             retained,
             origin: Origin::Uplink(self.context.name.clone()),
+            received: tokio::time::Instant::now(),
         };
         let (refused, why) = match self.context.commands.try_send(request) {
             Ok(()) => return,

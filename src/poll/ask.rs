@@ -1,0 +1,118 @@
+//! What may be asked of a bus besides its polls, and the way to its task.
+
+use driver_api::{Sample, Value};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::bounds;
+
+/// Something to do on the bus besides polling.
+#[derive(Debug)]
+pub enum Ask {
+    /// Read the block of this point now.
+    Read {
+        /// Index into the plan.
+        point: usize,
+    },
+    /// Write a raw value and read it back.
+    Write {
+        /// Index into the plan.
+        point: usize,
+        /// The raw value, already checked against the point's type.
+        value: Value,
+        /// Not to be begun after this.
+        not_after: Instant,
+    },
+}
+
+/// What came of an [`Ask`].
+#[derive(Debug)]
+pub struct Exchange {
+    /// What the point's block holds now (after the write), raw; or why it could not be read.
+    pub read: Result<Vec<Sample>, String>,
+}
+
+impl Exchange {
+    /// What one point of the block holds now, raw.
+    ///
+    /// # Errors
+    /// Why it could not be read, in words.
+    pub fn point(&self, point: usize) -> Result<&Sample, String> {
+        let samples = self.read.as_ref().map_err(Clone::clone)?;
+        let found = samples.iter().find(|sample| sample.point == point);
+        found.ok_or_else(|| "the device gave no value".to_owned())
+    }
+}
+
+/// Why an [`Ask`] did not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failed {
+    /// Its time had passed before its turn came; nothing was sent.
+    Expired,
+    /// The device or the bus, in words.
+    Failed(String),
+    /// Too many are waiting.
+    Busy,
+}
+
+const STOPPED: &str = "the bus is being stopped or reloaded";
+
+/// An ask and where its answer goes.
+pub(super) type Request = (Ask, oneshot::Sender<Result<Exchange, Failed>>);
+
+/// The way to a running bus task.
+#[derive(Debug, Clone)]
+pub struct BusHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+impl BusHandle {
+    /// A way to a task, and the task's end of it.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (requests, inbox) = mpsc::channel(bounds::BUS_REQUESTS);
+        (Self { requests }, inbox)
+    }
+
+    /// Asks, and waits for the answer. Every exchange on a bus ends by itself, so this does too.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn ask(&self, ask: Ask) -> Result<Exchange, Failed> {
+        self.begin(ask)?.wait().await
+    }
+
+    /// Puts the ask into the bus's queue at once, so that asks keep their order.
+    ///
+    /// # Errors
+    /// [`Failed::Busy`] when too many are waiting.
+    pub fn begin(&self, ask: Ask) -> Result<Pending, Failed> {
+        let (answer, wait) = oneshot::channel();
+        self.requests.try_send((ask, answer)).map_err(|refused| match refused {
+            TrySendError::Full(_) => Failed::Busy,
+            TrySendError::Closed(_) => Failed::Failed(STOPPED.to_owned()),
+        })?;
+        Ok(Pending(wait))
+    }
+
+    /// Whether an ask would be taken now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.requests.is_closed() && self.requests.capacity() > 0
+    }
+}
+
+/// An ask in a bus's queue.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<Exchange, Failed>>);
+
+impl Pending {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// See [`Failed`].
+    pub async fn wait(self) -> Result<Exchange, Failed> {
+        let stopped = || Failed::Failed(STOPPED.to_owned());
+        self.0.await.unwrap_or_else(|_| Err(stopped()))
+    }
+}
