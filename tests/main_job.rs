@@ -30,7 +30,7 @@ enum Break {
     Cut,
     /// Into a black hole.
     Swallow,
-    /// With RST, and the cloud's broker dies meanwhile and has forgotten every session and message.
+    /// Into a black hole, then with RST; the cloud's broker dies meanwhile and has forgotten every session and message.
     Forget,
 }
 
@@ -77,8 +77,14 @@ fn live(story: &Story<'_>) -> Books {
 
     let broke = now();
     match story.broken {
-        Break::Cut | Break::Forget => proxy.cut(),
+        Break::Cut => proxy.cut(),
         Break::Swallow => proxy.swallow(),
+        Break::Forget => {
+            // First silence, so that there is something on its way when the broker dies.
+            proxy.swallow();
+            pause(seconds(2));
+            proxy.cut();
+        }
     }
     pause(story.killed_after);
     let (first_cpu, first_memory) = (daemon.cpu_s(), daemon.memory_kib());
@@ -298,7 +304,7 @@ fn a_cloud_that_forgot_everything_gets_what_it_had_not_acknowledged() {
         uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\n",
         broken: Break::Forget,
         outage: seconds(if full() { 60 } else { 10 }),
-        killed_after: seconds(3),
+        killed_after: seconds(2),
     });
     books.judge("cloud", "gw/box", false);
     // And what is retained there is there again.
