@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use support::judge::{contradictions, held_against};
+use support::judge::{contradictions, held_against, unaccounted};
 use support::messages::{losses, readings};
 use support::plant::{Line, config, plant};
 use support::process::Signal;
@@ -88,6 +88,10 @@ fn live(story: &Story<'_>) -> Books {
     }
     pause(story.killed_after);
     let (first_cpu, first_memory) = (daemon.cpu_s(), daemon.memory_kib());
+    // Right after something was read, before it can be committed: the worst moment.
+    let read = field.size();
+    wait_until("the next poll", seconds(3), || field.size() > read);
+    pause(Duration::from_millis(40));
     let killed = now();
     daemon.kill();
     let mut daemon = gate.run();
@@ -183,6 +187,14 @@ impl Books {
         let twisted = contradictions(&heard, &local);
         if !twisted.is_empty() {
             faults.push(format!("{} triples mean two things: {}", twisted.len(), twisted[0]));
+        }
+        let silent = unaccounted(&heard, &declared, &local);
+        if !silent.is_empty() {
+            faults.push(format!(
+                "{} readings were seen locally, and then nothing was said of them: {}",
+                silent.len(),
+                silent[0]
+            ));
         }
         let served: usize = self.plant.served().values().map(Vec::len).sum();
         println!(
