@@ -210,9 +210,13 @@ fn dead_devices_stall_neither_their_line_nor_other_buses() {
         ["dead", "silent"].iter().all(|d| status["device"][d]["state"] == "offline")
     });
     // From here on: ten seconds in which the live ones keep their pace.
-    let from = now();
+    let (from, before) = (now(), slave.stats().requests);
     pause(seconds(10));
-    let to = now();
+    let (to, after) = (now(), slave.stats().requests);
+    // 200 ms each; two live devices are asked twice a second.
+    let probes = (after - before).saturating_sub(40);
+    println!("{probes} requests of {} to the dead one", after - before);
+    assert!(probes <= 4, "a dead device takes at most 5 % of its line: {probes} probes of 200 ms in 10 s");
     for name in ["m1/p0", "m1/p4", "m2/p0", "m3/p0"] {
         let good: Vec<i64> = of(&observer, name)
             .iter()

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use support::judge::{contradictions, held_against};
+use support::judge::{contradictions, held_against, unaccounted};
 use support::messages::{losses, readings};
 use support::plant::{Line, config, plant};
 use support::process::Signal;
@@ -30,7 +30,7 @@ enum Break {
     Cut,
     /// Into a black hole.
     Swallow,
-    /// With RST, and the cloud's broker dies meanwhile and has forgotten every session and message.
+    /// Into a black hole, then with RST; the cloud's broker dies meanwhile and has forgotten every session and message.
     Forget,
 }
 
@@ -77,11 +77,21 @@ fn live(story: &Story<'_>) -> Books {
 
     let broke = now();
     match story.broken {
-        Break::Cut | Break::Forget => proxy.cut(),
+        Break::Cut => proxy.cut(),
         Break::Swallow => proxy.swallow(),
+        Break::Forget => {
+            // First silence, so that there is something on its way when the broker dies.
+            proxy.swallow();
+            pause(seconds(2));
+            proxy.cut();
+        }
     }
     pause(story.killed_after);
     let (first_cpu, first_memory) = (daemon.cpu_s(), daemon.memory_kib());
+    // Right after something was read, before it can be committed: the worst moment.
+    let read = field.size();
+    wait_until("the next poll", seconds(3), || field.size() > read);
+    pause(Duration::from_millis(40));
     let killed = now();
     daemon.kill();
     let mut daemon = gate.run();
@@ -177,6 +187,14 @@ impl Books {
         let twisted = contradictions(&heard, &local);
         if !twisted.is_empty() {
             faults.push(format!("{} triples mean two things: {}", twisted.len(), twisted[0]));
+        }
+        let silent = unaccounted(&heard, &declared, &local);
+        if !silent.is_empty() {
+            faults.push(format!(
+                "{} readings were seen locally, and then nothing was said of them: {}",
+                silent.len(),
+                silent[0]
+            ));
         }
         let served: usize = self.plant.served().values().map(Vec::len).sum();
         println!(
@@ -298,7 +316,7 @@ fn a_cloud_that_forgot_everything_gets_what_it_had_not_acknowledged() {
         uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\n",
         broken: Break::Forget,
         outage: seconds(if full() { 60 } else { 10 }),
-        killed_after: seconds(3),
+        killed_after: seconds(2),
     });
     books.judge("cloud", "gw/box", false);
     // And what is retained there is there again.

@@ -171,6 +171,17 @@ pub fn contradictions(readings: &[Reading], others: &[Reading]) -> Vec<String> {
     found
 }
 
+/// Readings that were seen on the gateway's own broker and have neither arrived nor been declared lost.
+#[must_use]
+pub fn unaccounted(heard: &[Reading], losses: &[Loss], local: &[Reading]) -> Vec<String> {
+    let arrived: BTreeSet<(&str, u64)> = heard.iter().map(|r| (r.epoch.as_str(), r.seq)).collect();
+    let declared = |r: &Reading| {
+        losses.iter().any(|loss| loss.epoch == r.epoch && (loss.seq.0..=loss.seq.1).contains(&r.seq))
+    };
+    let missing = local.iter().filter(|r| !arrived.contains(&(r.epoch.as_str(), r.seq)) && !declared(r));
+    missing.map(|r| format!("{r:?}")).collect()
+}
+
 /// When something happened that excuses missing values: from, to, seconds since 1970.
 pub type Excuse = (f64, f64);
 

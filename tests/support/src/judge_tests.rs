@@ -79,6 +79,15 @@ fn two_readings_with_one_triple_contradict_each_other_unless_one_is_stale() {
 }
 
 #[test]
+fn what_was_seen_locally_must_arrive_or_be_declared() {
+    let local = [1, 2, 3].map(reading);
+    assert_eq!(unaccounted(&[reading(1), reading(3)], &[loss(2, 2)], &local), [""; 0]);
+    assert_eq!(unaccounted(&[reading(1), reading(3)], &[], &local).len(), 1);
+    let other_life = Loss { epoch: "e2".into(), ..loss(2, 2) };
+    assert_eq!(unaccounted(&[reading(1), reading(3)], &[other_life], &local).len(), 1);
+}
+
+#[test]
 fn values_are_held_against_what_was_served() {
     let serve = |n: u64| Serve { at: n as f64, value: n };
     let served: BTreeMap<_, _> = [("m/v".to_owned(), vec![serve(1), serve(2), serve(3)])].into();

@@ -57,6 +57,12 @@ impl Plant {
         self.places[name].as_u64().unwrap_or_else(|| panic!("no TCP server {name} in {}", self.places))
     }
 
+    /// Bytes of the ledger so far: it grows with everything that is served.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        fs::metadata(&self.ledger).map_or(0, |file| file.len())
+    }
+
     /// The rows of the ledger so far.
     #[must_use]
     pub fn rows(&self) -> Vec<Json> {
