@@ -280,7 +280,7 @@ impl Disk {
         state.hand = ring..ring;
         state.bound = state.bound.max(self.line.as_ref().map_or(0, |l| l.bound));
         state.epoch = Epoch { start: self.verdict.start, random };
-        state.commands = self.commands.clone();
+        state.commands.preceded_by(self.commands.clone());
         self.adopt_boots(state, clock);
 
         let uplinks: Vec<String> = earlier.keys().cloned().collect();

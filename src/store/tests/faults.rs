@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::message::LossReason;
+use crate::store::Begun;
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("creates");
@@ -337,6 +338,33 @@ async fn files_beside_the_database_may_hold_anything() {
     std::fs::create_dir(dir.path().join("head")).expect("creates");
     let (store, _) = slow(dir.path(), "a");
     assert_eq!(store.status().state, "ok");
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_command_executed_without_a_disk_is_not_executed_again_when_it_is_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (queue, away) = (dir.path().join("queue"), dir.path().join("away"));
+    let (store, _) = open(&queue, "a");
+    assert_eq!(store.command_begin("before").await, Begun::Fresh);
+    store.close().await.expect("closes");
+    std::fs::rename(&queue, &away).expect("renames");
+    std::fs::write(&queue, b"no directory").expect("writes");
+    let (store, recovery) = open(&queue, "a");
+    assert!(recovery.ram_only.is_some());
+    assert_eq!(store.command_begin("c-1").await, Begun::Fresh);
+    store.command_done("c-1", "{}");
+    std::fs::remove_file(&queue).expect("removes");
+    std::fs::rename(&away, &queue).expect("renames");
+    until("the store comes back", || store.status().state == "ok").await;
+    let done = Begun::Repeat(Some("{}".into()));
+    assert_eq!(store.command_begin("c-1").await, done);
+    assert_eq!(store.command_begin("before").await, Begun::Repeat(None));
+    store.flush().await.expect("flushes");
+    store.crash();
+    let (store, _) = open(&queue, "a");
+    assert_eq!(store.command_begin("c-1").await, done, "and it is durable");
+    assert_eq!(store.command_begin("before").await, Begun::Repeat(None));
     store.close().await.expect("closes");
 }
 
