@@ -59,6 +59,7 @@ mod tests;
 mod times;
 mod writer;
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -264,11 +265,20 @@ impl Store {
         self.inner.shared.events.subscribe()
     }
 
-    /// The latest stored value of each point as this start found it, in no order. After a crash those of seldom
-    /// reported points may be up to ten minutes behind.
+    /// The latest stored value of each point as this start found it, in no order, one for each device and point:
+    /// of those that [`Store::keep_last_values`] named last, of all that ever were if it was never called.
+    /// After a crash those of seldom reported points may be up to ten minutes behind.
     #[must_use]
     pub fn last_values(&self) -> Vec<Record> {
-        self.inner.at_start.clone()
+        let known = self.inner.shared.state().known.clone();
+        let wanted = |r: &&Record| known.as_ref().is_none_or(|known| last::is_known(known, r));
+        self.inner.at_start.iter().filter(wanted).cloned().collect()
+    }
+
+    /// Names the points of the configuration (device, point), at the start and whenever it changed. The latest
+    /// values of all others are forgotten: at once for [`Store::last_values`], on disk when they are next written.
+    pub fn keep_last_values(&self, known: &HashSet<(String, String)>) {
+        self.inner.shared.state().known = Some(Arc::new(known.clone()));
     }
 
     /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.

@@ -247,16 +247,13 @@ fn newest_values(
                 |b| b.place(reading.at),
             );
             let id = crate::message::Id { epoch: head.epoch, seq };
-            if latest.get(&reading.point).is_none_or(|old| old.id.seq < seq) {
-                let record = crate::message::Record {
-                    id,
-                    ts,
-                    point: reading.point.clone(),
-                    value: reading.value().cloned(),
-                    quality: reading.quality(),
-                };
-                latest.insert(reading.point.clone(), record);
-            }
+            latest.note(crate::message::Record {
+                id,
+                ts,
+                point: reading.point.clone(),
+                value: reading.value().cloned(),
+                quality: reading.quality(),
+            });
         }
         if first == 0 {
             break;

@@ -183,7 +183,7 @@ impl Writer {
             saved_boots: BTreeMap::new(),
             epochs_saved: false,
             handed: HashMap::new(),
-            latest: Latest::new(),
+            latest: Latest::default(),
             latest_due: now + LATEST_EVERY,
             cache: super::reader::Cache::default(),
             sweep: false,
@@ -232,7 +232,7 @@ impl Writer {
     /// The latest value of each point, as of now.
     #[must_use]
     pub fn latest(&self) -> Vec<crate::message::Record> {
-        self.latest.values().cloned().collect()
+        self.latest.iter().cloned().collect()
     }
 
     /// Runs until it is closed or nobody can ask any more (which is like being killed).
