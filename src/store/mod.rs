@@ -1,7 +1,8 @@
 //! The durable log: readings go in once, and stay until every uplink's broker acknowledged them.
 //!
 //! # What it promises
-//! - [`Store::take`] numbers readings and returns at once, whatever the disk does. At most
+//! - [`Store::take`] numbers readings and returns at once, whatever the disk does (as long as there is a
+//!   directory in RAM for the `head` file, as the unit file has it). At most
 //!   `commit_interval` later they are **stored**: in a committed and synced transaction.
 //! - A stored reading is lost by nothing but the limits the user set, and then each uplink that had not
 //!   acknowledged it gets a loss record with the exact range, points and times.
@@ -29,7 +30,7 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
-//! `column` are pure. `log` is the SQL, `identity` the files beside it, `state` what is shared, `start` opens,
+//! `column` are pure. `log` is the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
 //! `writer` is the thread, `commit` and `reader` are what it does, `port` what an uplink holds.
 
 mod account;
@@ -41,6 +42,7 @@ mod commands;
 mod commit;
 mod drain;
 mod epochs;
+mod head;
 mod identity;
 mod inspect;
 mod last;
@@ -60,6 +62,7 @@ mod times;
 mod writer;
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -166,11 +169,24 @@ impl Store {
         uplinks: &[String],
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), StoreError> {
+        // systemd.exec(5): several directories are separated by colons. The first is as good as any.
+        let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+        let run = given.split(':').next().filter(|path| path.starts_with('/'));
+        Self::open_beside(config, uplinks, clock, run.map(PathBuf::from))
+    }
+
+    /// As [`Store::open`], with a directory in RAM for the head file, or none.
+    fn open_beside(
+        config: &model::Store,
+        uplinks: &[String],
+        clock: Arc<dyn Clock>,
+        run: Option<PathBuf>,
+    ) -> Result<(Self, Recovery), StoreError> {
         let path = || config.path.display().to_string();
         let epoch = Epoch { start: 0, random: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)) };
         let boot = times::Boot::new(1, clock.boot_id(), clock.boot(), clock.wall());
         let state = State::new(epoch, config.into(), uplinks, boot);
-        let shared = Arc::new(Shared::new(config.path.clone(), clock, state, bounds::STORE_EVENTS));
+        let shared = Arc::new(Shared::new(config.path.clone(), run, clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
         // Permits for questions, one place for a wake-up.
         let (jobs, questions) = mpsc::sync_channel(bounds::STORE_INBOX);
@@ -204,7 +220,9 @@ impl Store {
         Ok((Self { inner: Arc::new(inner) }, recovery))
     }
 
-    /// Numbers the readings, in order, and hands them to the writer. Never waits for the disk.
+    /// Numbers the readings, in order, and hands them to the writer. Never waits for the disk, if the service
+    /// manager gives a directory in RAM (`$RUNTIME_DIRECTORY`); without one its 128 bytes for the page cache may
+    /// wait for a sync of a card that hangs.
     ///
     /// The identities are those of the present epoch. (While the store has no disk since its start, they are
     /// those of an epoch 0; the readings get their place on the line, and a new identity, when it comes.)

@@ -54,6 +54,40 @@ async fn after_a_kill_what_was_not_yet_stored_is_declared_exactly() {
     store.close().await.expect("closes");
 }
 
+/// The head is in the directory in RAM, so `take` touches no file of the data directory.
+#[tokio::test]
+async fn with_the_head_in_ram_a_kill_is_declared_exactly_and_nobody_else_believes_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = tempfile::tempdir().expect("a directory");
+    let lazy = model::Store { commit_interval: Span::s(600), ..config(dir.path()) };
+    let beside = |boot: &str, run: Option<&Path>| {
+        let (clock, run) = (TestClock::new(boot), run.map(Path::to_owned));
+        Store::open_beside(&lazy, &uplinks(&["cloud"]), clock, run).expect("opens")
+    };
+    let (store, _) = beside("a", Some(run.path()));
+    store.take(readings(0..50));
+    store.flush().await.expect("flushes");
+    store.take(readings(50..60));
+    store.crash();
+    assert!(!dir.path().join("head").exists());
+    let (store, recovery) = beside("a", Some(run.path()));
+    assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [51, 60], false)]);
+    assert_eq!(store.take(readings(60..65)).first.seq, 61);
+    store.crash();
+    // Without that directory nothing is exact, and nothing is given out twice.
+    let (store, recovery) = beside("a", None);
+    let [(LossReason::PowerCut, [61, last], true)] = told(&recovery.losses)[..] else {
+        panic!("{:?}", recovery.losses)
+    };
+    assert!(last >= 65);
+    assert_eq!(store.take(readings(65..66)).first.seq, last + 1);
+    store.crash();
+    // What the directory in RAM says is old now.
+    let (store, recovery) = beside("a", Some(run.path()));
+    assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [last + 1, last + 1], false)]);
+    store.close().await.expect("closes");
+}
+
 #[tokio::test]
 async fn after_a_power_cut_a_bound_is_declared_and_its_numbers_are_never_used() {
     let dir = tempfile::tempdir().expect("a directory");
