@@ -21,6 +21,10 @@
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
+//! - A reading that went out before the clock was set, and whose acknowledgement was lost, goes out again afterwards
+//!   under the same number, but placed: with another `ts`, and `good` where it was `clock_unsynced` (a bad one keeps
+//!   its own reason, so only its `ts` differs). Both were honest when they were sent, but this repeat has not the
+//!   same content; of the two, the one that arrives last counts.
 //! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything.
 //!
 //! # Uplinks that come and go
