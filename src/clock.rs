@@ -3,6 +3,7 @@
 //! Everything is *ordered* by boot time, which nobody can set. Wall time is only derived, so a step
 //! of the wall clock never drops, reorders or delays a reading.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -41,16 +42,48 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
 pub struct SystemClock {
     boot_id: String,
     trusted: bool,
+    /// A battery-kept clock held the wall time itself when this process began.
+    kept: bool,
 }
 
 impl SystemClock {
-    /// Reads the boot id. `trusted`: the configuration says that the wall clock is always right.
+    /// Reads the boot id, and once the hardware clock. `trusted`: the configuration says that the wall
+    /// clock is always right.
     #[must_use]
     pub fn new(trusted: bool) -> Self {
+        Self::with_rtc(trusted, Path::new(RTC))
+    }
+
+    /// As [`SystemClock::new`], with the hardware clock's seconds since 1970 (UTC) in the file `rtc`.
+    #[must_use]
+    fn with_rtc(trusted: bool, rtc: &Path) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned());
-        Self { boot_id, trusted }
+        let mut clock = Self { boot_id, trusted, kept: false };
+        let told = std::fs::read_to_string(rtc).unwrap_or_default();
+        clock.kept = rtc_holds(&told, clock.wall());
+        clock
     }
+}
+
+/// The kernel's first hardware clock (`Documentation/ABI/testing/sysfs-class-rtc`: `since_epoch`).
+const RTC: &str = "/sys/class/rtc/rtc0/since_epoch";
+
+/// A hardware clock counts whole seconds, and reading one over I2C takes its time.
+const RTC_APART_MS: u64 = 5000;
+
+/// Whether a hardware clock that says `told` has itself kept the wall time `wall`. Pure.
+///
+/// That there is one proves nothing: a Pi 5 always has one, but its battery is optional. Without it the
+/// hardware clock counts from 1970 after a power cut, while the wall clock is set from the date of a file
+/// (systemd-timesyncd, fake-hwclock), which is plausible and wrong: the two differ, and neither is believed.
+/// (A Pi 5 that was only rebooted kept its power, and so the time; there both agree, rightly.)
+///
+/// What cannot be told from here: somebody wrote a wrong wall time into the hardware clock (`hwclock -w`).
+/// One that runs in local time is not believed; NTP settles it.
+fn rtc_holds(told: &str, wall: WallMs) -> bool {
+    let Some(rtc) = told.trim().parse::<i64>().ok().and_then(|s| s.checked_mul(1000)) else { return false };
+    rtc >= OLDEST_PLAUSIBLE.0 && wall >= OLDEST_PLAUSIBLE && rtc.abs_diff(wall.0) <= RTC_APART_MS
 }
 
 /// A wall time before this was never true for this program: 2026-01-01.
@@ -69,13 +102,14 @@ impl Clock for SystemClock {
         WallMs(t.tv_sec * 1000 + t.tv_nsec / 1_000_000)
     }
 
-    /// The kernel's own word (`STA_UNSYNC` clear), systemd-timesyncd's mark, or a battery-kept clock.
+    /// The kernel's own word (`STA_UNSYNC` clear), systemd-timesyncd's mark, or a battery-kept clock that
+    /// held the time when this process began.
     fn synced(&self) -> bool {
         self.wall() >= OLDEST_PLAUSIBLE
             && (self.trusted
                 || kernel_says_synced()
-                || std::path::Path::new("/run/systemd/timesync/synchronized").exists()
-                || std::path::Path::new("/sys/class/rtc/rtc0").exists())
+                || self.kept
+                || Path::new("/run/systemd/timesync/synchronized").exists())
     }
 
     fn boot_id(&self) -> &str {
@@ -103,6 +137,29 @@ mod tests {
         assert!(clock.boot().0 > 0 && clock.wall() > OLDEST_PLAUSIBLE && clock.synced());
         assert!(!clock.boot_id().is_empty());
         let _ = kernel_says_synced();
+    }
+
+    #[test]
+    fn a_hardware_clock_is_believed_only_if_it_holds_the_time_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let rtc = dir.path().join("since_epoch");
+        let kept = || SystemClock::with_rtc(false, &rtc).kept;
+        assert!(!kept(), "there is none");
+        let now = SystemClock::new(true).wall().0 / 1000;
+        for (told, believed) in [
+            (format!("{now}\n"), true),
+            // No battery: it counts from 1970, and the wall clock came from a file.
+            ("137\n".to_owned(), false),
+            (format!("{}\n", now - 86_400), false),
+            (format!("{}\n", now + 3600), false),
+            (String::new(), false),
+            (i64::MAX.to_string(), false),
+        ] {
+            std::fs::write(&rtc, &told).expect("writes");
+            assert_eq!(kept(), believed, "{told:?}");
+        }
+        // Both began in 1970: they agree, and both are wrong.
+        assert!(!rtc_holds("137", WallMs(137_000)));
     }
 
     #[tokio::test]

@@ -40,18 +40,37 @@ impl Commands {
         commands
     }
 
+    /// Puts what the database remembers before what came in while there was none. The numbers of the
+    /// older ones stay, so that the database's rows keep their order.
+    pub fn preceded_by(&mut self, older: Self) {
+        let newer = std::mem::replace(self, older);
+        for id in newer.by_age.into_values() {
+            let Some((_, result)) = newer.by_id.get(&id) else { continue };
+            if let Some((n, _)) = self.by_id.remove(&id) {
+                self.by_age.remove(&n);
+                self.unsaved.remove(&n);
+            }
+            self.insert(id, result.clone());
+        }
+        self.forget();
+    }
+
     /// Notes the id, unless it is known.
     pub fn begin(&mut self, id: &str) -> Begun {
         if let Some((_, result)) = self.by_id.get(id) {
             return Begun::Repeat(result.clone());
         }
-        let n = self.next;
-        self.next += 1;
-        self.by_id.insert(id.to_owned(), (n, None));
-        self.by_age.insert(n, id.to_owned());
-        self.unsaved.insert(n, ());
+        self.insert(id.to_owned(), None);
         self.forget();
         Begun::Fresh
+    }
+
+    fn insert(&mut self, id: String, result: Option<String>) {
+        let n = self.next;
+        self.next += 1;
+        self.by_age.insert(n, id.clone());
+        self.by_id.insert(id, (n, result));
+        self.unsaved.insert(n, ());
     }
 
     /// Notes the result of a known id.
@@ -115,6 +134,30 @@ mod tests {
         assert_eq!(commands.begin("c-1"), Begun::Repeat(Some("{}".into())));
         let again = Commands::from_rows(commands.unsaved().0);
         assert_eq!(again.seen("c-1"), Some(Some("{}".into())));
+    }
+
+    #[test]
+    fn what_was_begun_without_a_database_is_newer_than_what_it_remembers() {
+        let rows = |ids: std::ops::Range<usize>| ids.map(|n| (format!("old-{n}"), n as u64 + 500, None));
+        let disk = Commands::from_rows(rows(0..bounds::STORE_COMMANDS).collect());
+        let mut commands = Commands::default();
+        commands.begin("c-1");
+        commands.done("c-1", "{}");
+        commands.begin("old-7");
+        commands.done("old-7", "again");
+        commands.preceded_by(disk);
+        assert_eq!(commands.begin("c-1"), Begun::Repeat(Some("{}".into())));
+        assert_eq!(commands.begin("old-7"), Begun::Repeat(Some("again".into())));
+        assert_eq!((commands.seen("old-0"), commands.seen("old-1")), (None, Some(None)), "the oldest went");
+        let (unsaved, from) = commands.unsaved();
+        let next = 500 + bounds::STORE_COMMANDS as u64;
+        let expected = [
+            ("c-1".to_owned(), next, Some("{}".into())),
+            ("old-7".to_owned(), next + 1, Some("again".into())),
+        ];
+        assert_eq!((&unsaved[..], from), (&expected[..], 501));
+        commands.saved(&unsaved);
+        assert!(commands.unsaved().0.is_empty());
     }
 
     #[test]

@@ -269,6 +269,10 @@ impl Writer {
         let mut line = line;
         change.losses = self.place_losses(&mut line.next_loss)?;
         if clean || Tick::now() >= self.latest_due {
+            let known = self.shared.state().known.clone();
+            if let Some(known) = known {
+                self.latest.keep(&known);
+            }
             change.last = Some(last::pack(&self.latest, line.next)?);
         }
         Ok((line, change))
@@ -373,7 +377,7 @@ impl Writer {
         for (seq, reading) in hand.range.clone().zip(&hand.readings) {
             let id = Id { epoch: state.epoch, seq };
             let record = state.record(id, reading, state.boot, (0, false));
-            self.latest.insert(reading.point.clone(), record);
+            self.latest.note(record);
         }
     }
 

@@ -1,11 +1,10 @@
-//! What is known of the numbering outside the database: the head file, the mark file, the lock.
+//! What is known of the numbering outside the database: the mark file and the lock (and the head file,
+//! which is in `head`).
 //!
-//! - **head**: written into the page cache at every `take`, never synced. It survives `kill -9` exactly, so the
-//!   next start in the same boot knows how many numbers were given out. After a power cut it is only a
-//!   lower bound. Two slots of 128 bytes are written in turn, each with a CRC.
 //! - **mark**: written seldom, durably (tmp, fsync, rename, fsync of the directory). A database that is older
 //!   than the mark was restored, rolled back or deleted.
-//! - **lock**: held with `flock` for the life of the store; the kernel lets go of it however we end.
+//! - **lock**: held with `flock` for the life of the store; the kernel lets go of it however we end. It holds a
+//!   random word, so that what lies elsewhere can be tied to these very contents of the directory.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -17,117 +16,6 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
-use super::column::Reader;
-use crate::message::Epoch;
-
-const SLOT: usize = 128;
-const MAGIC: [u8; 4] = *b"FGH1";
-const BOOT_ID: usize = 40;
-
-/// What the head file holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Head {
-    /// The life that wrote it.
-    pub epoch: Epoch,
-    /// The next number to be given out.
-    pub next: u64,
-    /// One past the highest number that was durable.
-    pub stored: u64,
-    /// The boot in which it was written.
-    pub boot_id: String,
-}
-
-fn encode(counter: u64, head: &Head) -> [u8; SLOT] {
-    let mut slot = [0u8; SLOT];
-    let mut out = Vec::with_capacity(SLOT);
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&counter.to_le_bytes());
-    out.extend_from_slice(&head.epoch.start.to_le_bytes());
-    out.extend_from_slice(&head.epoch.random.to_le_bytes());
-    out.extend_from_slice(&head.next.to_le_bytes());
-    out.extend_from_slice(&head.stored.to_le_bytes());
-    let id = head.boot_id.as_bytes();
-    let id = &id[..id.len().min(BOOT_ID)];
-    out.push(id.len() as u8);
-    out.extend_from_slice(id);
-    slot[..out.len()].copy_from_slice(&out);
-    let crc = crc32fast::hash(&slot[..SLOT - 4]);
-    slot[SLOT - 4..].copy_from_slice(&crc.to_le_bytes());
-    slot
-}
-
-fn decode(slot: &[u8]) -> Option<(u64, Head)> {
-    let (body, crc) = slot.get(..SLOT)?.split_at(SLOT - 4);
-    if body[..4] != MAGIC || crc != crc32fast::hash(body).to_le_bytes() {
-        return None;
-    }
-    let mut r = Reader::new(&body[4..]);
-    let counter = u64::from_le_bytes(r.array()?);
-    let epoch = Epoch { start: u32::from_le_bytes(r.array()?), random: u32::from_le_bytes(r.array()?) };
-    let (next, stored) = (u64::from_le_bytes(r.array()?), u64::from_le_bytes(r.array()?));
-    let [len] = r.array()?;
-    let boot_id = std::str::from_utf8(r.take(usize::from(len))?).ok()?.to_owned();
-    Some((counter, Head { epoch, next, stored, boot_id }))
-}
-
-/// The open head file.
-#[derive(Debug)]
-pub struct HeadFile {
-    file: File,
-    counter: u64,
-}
-
-impl HeadFile {
-    /// Reads what an earlier life left, if it is whole.
-    #[must_use]
-    pub fn read(dir: &Path) -> Option<Head> {
-        let bytes = std::fs::read(dir.join("head")).ok()?;
-        [bytes.get(..SLOT), bytes.get(SLOT..2 * SLOT)]
-            .into_iter()
-            .filter_map(|slot| decode(slot?))
-            .max_by_key(|(counter, _)| *counter)
-            .map(|(_, head)| head)
-    }
-
-    /// Opens it for writing and writes the first state. Both slots exist afterwards, so that later
-    /// writes need no new disk space.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn create(dir: &Path, head: &Head) -> io::Result<Self> {
-        let path = dir.join("head");
-        let open = || OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let file = match open() {
-            Ok(file) => file,
-            Err(_) if path.is_dir() => {
-                std::fs::rename(&path, dir.join(format!("head.bad-{}", std::process::id())))?;
-                open()?
-            }
-            Err(e) => return Err(e),
-        };
-        let mut bytes = vec![0; 2 * SLOT];
-        let n = file.read_at(&mut bytes, 0)?;
-        let counter = [bytes.get(..SLOT), bytes.get(SLOT..n)]
-            .into_iter()
-            .filter_map(|slot| Some(decode(slot?)?.0))
-            .max()
-            .unwrap_or(0);
-        let mut head_file = Self { file, counter };
-        head_file.write(head)?;
-        head_file.write(head)?;
-        Ok(head_file)
-    }
-
-    /// Writes into the page cache; no sync.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn write(&mut self, head: &Head) -> io::Result<()> {
-        self.counter += 1;
-        let slot = encode(self.counter, head);
-        self.file.write_all_at(&slot, (self.counter % 2) * SLOT as u64)
-    }
-}
 
 /// What the mark file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,9 +87,29 @@ pub fn unseal<T: for<'de> Deserialize<'de>>(text: &str) -> Option<T> {
 /// # Errors
 /// `WouldBlock` if another process has it; else those of the file system.
 pub fn lock(dir: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join("lock"))?;
+    let path = dir.join("lock");
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
+}
+
+const WORD: usize = 16;
+
+/// The random word of a directory, which only the holder of its lock may ask for; made at the first time. It
+/// goes with the files: whoever replaces the contents of the directory replaces it too.
+///
+/// # Errors
+/// Those of the file system, and of the system's random numbers.
+pub fn word(lock: &File) -> io::Result<String> {
+    let mut text = [0; WORD + 1];
+    let n = lock.read_at(&mut text, 0)?;
+    if n == WORD && text[..WORD].iter().all(u8::is_ascii_hexdigit) {
+        return Ok(String::from_utf8_lossy(&text[..WORD]).into_owned());
+    }
+    let word = format!("{:016x}", getrandom::u64().map_err(io::Error::other)?);
+    lock.set_len(0)?;
+    lock.write_all_at(word.as_bytes(), 0)?;
+    Ok(word)
 }
 
 /// How many damaged databases are kept; the oldest beyond go.
@@ -258,33 +166,6 @@ pub const DATABASE: &str = "fieldgate.db";
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn head(next: u64) -> Head {
-        Head {
-            epoch: Epoch { start: 3, random: 4 },
-            next,
-            stored: next / 2,
-            boot_id: "9d4a3e0c-0000-4000-8000-123456789abc".into(),
-        }
-    }
-
-    #[test]
-    fn the_newest_whole_slot_counts() {
-        let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(HeadFile::read(dir.path()), None);
-        let mut file = HeadFile::create(dir.path(), &head(1)).expect("creates");
-        for n in 2..40 {
-            file.write(&head(n)).expect("writes");
-            assert_eq!(HeadFile::read(dir.path()), Some(head(n)));
-        }
-        let mut bytes = std::fs::read(dir.path().join("head")).expect("there");
-        let newest = (file.counter % 2) as usize * SLOT;
-        bytes[newest + 30] ^= 4;
-        std::fs::write(dir.path().join("head"), &bytes).expect("writes");
-        assert_eq!(HeadFile::read(dir.path()), Some(head(38)), "the torn slot does not count");
-        HeadFile::create(dir.path(), &head(77)).expect("goes on from the whole slot");
-        assert_eq!(HeadFile::read(dir.path()), Some(head(77)));
-    }
 
     #[test]
     fn a_mark_with_a_changed_byte_is_no_mark() {

@@ -2,7 +2,9 @@
 //!
 //! Sealed JSON in one zstd frame: 1000 points are about 15 KB, written every ten minutes and at a clean end.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use driver_api::Value;
@@ -12,8 +14,64 @@ use super::block::{BODY_MAX, quality_code, quality_of};
 use super::identity::{seal, unseal};
 use crate::message::{Epoch, Id, PointKey, Record, WallMs};
 
-/// Latest record by point.
-pub type Latest = HashMap<Arc<PointKey>, Record>;
+/// A point by its place in the topic tree. Its unit belongs to the value: where it was changed there is still
+/// one latest value, in the unit of then.
+#[derive(Debug, Clone)]
+pub struct Place(Arc<PointKey>);
+
+impl Place {
+    fn names(&self) -> (&str, &str) {
+        (&self.0.device, &self.0.point)
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.names() == other.names()
+    }
+}
+
+impl Eq for Place {}
+
+impl Hash for Place {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.names().hash(state);
+    }
+}
+
+/// The latest record of each place: the one with the highest number.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Latest(HashMap<Place, Record>);
+
+impl Latest {
+    /// Takes a record, unless a later one is there.
+    pub fn note(&mut self, record: Record) {
+        match self.0.entry(Place(Arc::clone(&record.point))) {
+            Entry::Vacant(free) => drop(free.insert(record)),
+            Entry::Occupied(mut old) if old.get().id.seq <= record.id.seq => drop(old.insert(record)),
+            Entry::Occupied(_) => {}
+        }
+    }
+
+    /// Forgets the points that are not among `known` (device, point).
+    pub fn keep(&mut self, known: &Known) {
+        self.0.retain(|_, record| is_known(known, record));
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.0.values()
+    }
+}
+
+/// The points of the configuration: device and point.
+pub type Known = HashSet<(String, String)>;
+
+/// Whether a record is of a point of the configuration.
+#[must_use]
+pub fn is_known(known: &Known, record: &Record) -> bool {
+    known.contains(&(record.point.device.clone(), record.point.point.clone()))
+}
 
 #[derive(Serialize, Deserialize)]
 struct Packed {
@@ -46,7 +104,7 @@ enum Kind {
 /// # Errors
 /// Those of zstd and serde, which have none for these plain types.
 pub fn pack(latest: &Latest, upto: u64) -> std::io::Result<Vec<u8>> {
-    let points = latest.values().map(keep).collect();
+    let points = latest.iter().map(keep).collect();
     zstd::bulk::compress(seal(&Packed { upto, points })?.as_bytes(), 3)
 }
 
@@ -55,7 +113,8 @@ pub fn pack(latest: &Latest, upto: u64) -> std::io::Result<Vec<u8>> {
 pub fn unpack(bytes: &[u8]) -> Option<(Latest, u64)> {
     let text = zstd::bulk::decompress(bytes, BODY_MAX).ok()?;
     let packed: Packed = unseal(std::str::from_utf8(&text).ok()?)?;
-    let latest = packed.points.into_iter().filter_map(recall).map(|r| (Arc::clone(&r.point), r)).collect();
+    let mut latest = Latest::default();
+    packed.points.into_iter().filter_map(recall).for_each(|record| latest.note(record));
     Some((latest, packed.upto))
 }
 
@@ -101,7 +160,7 @@ mod tests {
 
     #[test]
     fn values_read_back_bit_for_bit_and_damage_is_noticed() {
-        let mut latest = Latest::new();
+        let mut latest = Latest::default();
         for (n, value) in
             [Some(Value::Float(0.1 + 0.2)), Some(Value::Text("x".into())), Some(Value::UInt(u64::MAX)), None]
                 .into_iter()
@@ -110,12 +169,33 @@ mod tests {
             let point = Arc::new(PointKey { device: "d".into(), point: n.to_string(), unit: "V".into() });
             let quality = if value.is_some() { Quality::Good } else { Quality::Bad(Reason::Exception(2)) };
             let id = Id { epoch: Epoch { start: 1, random: 2 }, seq: n as u64 };
-            latest.insert(Arc::clone(&point), Record { id, ts: WallMs(5), point, value, quality });
+            latest.note(Record { id, ts: WallMs(5), point, value, quality });
         }
         let mut bytes = pack(&latest, 4).expect("packs");
         assert_eq!(unpack(&bytes), Some((latest, 4)));
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
         assert_eq!(unpack(&bytes), None);
+    }
+
+    #[test]
+    fn a_point_has_one_latest_value_also_after_its_unit_was_changed() {
+        let record = |point: &str, unit: &str, seq| Record {
+            id: Id { epoch: Epoch { start: 1, random: 2 }, seq },
+            ts: WallMs(5),
+            point: Arc::new(PointKey { device: "d".into(), point: point.into(), unit: unit.into() }),
+            value: Some(Value::UInt(seq)),
+            quality: Quality::Good,
+        };
+        let mut latest = Latest::default();
+        for (unit, seq) in [("V", 3), ("mV", 9), ("V", 4)] {
+            latest.note(record("u", unit, seq));
+        }
+        latest.note(record("i", "A", 5));
+        let mut units: Vec<_> = latest.iter().map(|r| (r.id.seq, r.point.unit.as_str())).collect();
+        units.sort_unstable();
+        assert_eq!(units, [(5, "A"), (9, "mV")]);
+        latest.keep(&[("d".to_owned(), "i".to_owned())].into());
+        assert_eq!(latest.iter().map(|r| r.id.seq).collect::<Vec<_>>(), [5]);
     }
 }

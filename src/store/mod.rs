@@ -1,7 +1,8 @@
 //! The durable log: readings go in once, and stay until every uplink's broker acknowledged them.
 //!
 //! # What it promises
-//! - [`Store::take`] numbers readings and returns at once, whatever the disk does. At most
+//! - [`Store::take`] numbers readings and returns at once, whatever the disk does (as long as there is a
+//!   directory in RAM for the `head` file, as the unit file has it). At most
 //!   `commit_interval` later they are **stored**: in a committed and synced transaction.
 //! - A stored reading is lost by nothing but the limits the user set, and then each uplink that had not
 //!   acknowledged it gets a loss record with the exact range, points and times.
@@ -20,6 +21,10 @@
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
+//! - A reading that went out before the clock was set, and whose acknowledgement was lost, goes out again afterwards
+//!   under the same number, but placed: with another `ts`, and `good` where it was `clock_unsynced` (a bad one keeps
+//!   its own reason, so only its `ts` differs). Both were honest when they were sent, but this repeat has not the
+//!   same content; of the two, the one that arrives last counts.
 //! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything.
 //!
 //! # Uplinks that come and go
@@ -29,7 +34,7 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
-//! `column` are pure. `log` is the SQL, `identity` the files beside it, `state` what is shared, `start` opens,
+//! `column` are pure. `log` is the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
 //! `writer` is the thread, `commit` and `reader` are what it does, `port` what an uplink holds.
 
 mod account;
@@ -41,6 +46,7 @@ mod commands;
 mod commit;
 mod drain;
 mod epochs;
+mod head;
 mod identity;
 mod inspect;
 mod last;
@@ -59,6 +65,8 @@ mod tests;
 mod times;
 mod writer;
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -165,11 +173,24 @@ impl Store {
         uplinks: &[String],
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), StoreError> {
+        // systemd.exec(5): several directories are separated by colons. The first is as good as any.
+        let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+        let run = given.split(':').next().filter(|path| path.starts_with('/'));
+        Self::open_beside(config, uplinks, clock, run.map(PathBuf::from))
+    }
+
+    /// As [`Store::open`], with a directory in RAM for the head file, or none.
+    fn open_beside(
+        config: &model::Store,
+        uplinks: &[String],
+        clock: Arc<dyn Clock>,
+        run: Option<PathBuf>,
+    ) -> Result<(Self, Recovery), StoreError> {
         let path = || config.path.display().to_string();
         let epoch = Epoch { start: 0, random: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)) };
         let boot = times::Boot::new(1, clock.boot_id(), clock.boot(), clock.wall());
         let state = State::new(epoch, config.into(), uplinks, boot);
-        let shared = Arc::new(Shared::new(config.path.clone(), clock, state, bounds::STORE_EVENTS));
+        let shared = Arc::new(Shared::new(config.path.clone(), run, clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
         // Permits for questions, one place for a wake-up.
         let (jobs, questions) = mpsc::sync_channel(bounds::STORE_INBOX);
@@ -203,7 +224,9 @@ impl Store {
         Ok((Self { inner: Arc::new(inner) }, recovery))
     }
 
-    /// Numbers the readings, in order, and hands them to the writer. Never waits for the disk.
+    /// Numbers the readings, in order, and hands them to the writer. Never waits for the disk, if the service
+    /// manager gives a directory in RAM (`$RUNTIME_DIRECTORY`); without one its 128 bytes for the page cache may
+    /// wait for a sync of a card that hangs.
     ///
     /// The identities are those of the present epoch. (While the store has no disk since its start, they are
     /// those of an epoch 0; the readings get their place on the line, and a new identity, when it comes.)
@@ -264,11 +287,20 @@ impl Store {
         self.inner.shared.events.subscribe()
     }
 
-    /// The latest stored value of each point as this start found it, in no order. After a crash those of seldom
-    /// reported points may be up to ten minutes behind.
+    /// The latest stored value of each point as this start found it, in no order, one for each device and point:
+    /// of those that [`Store::keep_last_values`] named last, of all that ever were if it was never called.
+    /// After a crash those of seldom reported points may be up to ten minutes behind.
     #[must_use]
     pub fn last_values(&self) -> Vec<Record> {
-        self.inner.at_start.clone()
+        let known = self.inner.shared.state().known.clone();
+        let wanted = |r: &&Record| known.as_ref().is_none_or(|known| last::is_known(known, r));
+        self.inner.at_start.iter().filter(wanted).cloned().collect()
+    }
+
+    /// Names the points of the configuration (device, point), at the start and whenever it changed. The latest
+    /// values of all others are forgotten: at once for [`Store::last_values`], on disk when they are next written.
+    pub fn keep_last_values(&self, known: &HashSet<(String, String)>) {
+        self.inner.shared.state().known = Some(Arc::new(known.clone()));
     }
 
     /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.

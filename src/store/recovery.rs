@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::identity::{Head, Mark};
+use super::head::Head;
+use super::identity::Mark;
 use super::ranges::RangeSet;
 use crate::message::LossReason;
 

@@ -10,7 +10,8 @@ use std::path::Path;
 use super::account::Account;
 use super::commands::Commands;
 use super::epochs::{Epochs, Start};
-use super::identity::{self, DATABASE, Head, HeadFile, Mark};
+use super::head::{Head, Homes};
+use super::identity::{self, DATABASE, Mark};
 use super::last::{self, Latest};
 use super::log::{Log, Trouble};
 use super::loss::Facts;
@@ -62,6 +63,8 @@ pub struct Disk {
     pub log: Log,
     /// Held for the life of the store.
     pub lock: File,
+    /// Where the head file may be.
+    pub homes: Homes,
     /// What the database says of the line, if it says anything.
     pub line: Option<Line>,
     /// Name under which a damaged database was set aside just now.
@@ -78,24 +81,25 @@ pub struct Disk {
     commands: Commands,
 }
 
-/// Takes the directory and reads everything that a new life needs to know.
+/// Takes the directory and reads everything that a new life needs to know. `run`: see [`Homes::new`].
 ///
 /// # Errors
 /// Sorted by what to do next.
-pub fn look(dir: &Path, clock: &dyn Clock) -> Result<Disk, Refused> {
+pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, Refused> {
     std::fs::create_dir_all(dir)?;
     let lock = identity::lock(dir)?;
-    let head: Option<Head> = HeadFile::read(dir);
+    let homes = Homes::new(dir, &lock, run);
+    let held = (lock, homes);
     let mark = identity::read_mark(dir);
     let (log, set_aside) = open_or_set_aside(dir)?;
     match Loaded::from(&log) {
-        Ok(loaded) => Ok(loaded.judged(log, lock, set_aside, head, mark, clock)),
+        Ok(loaded) => Ok(loaded.judged(log, held, set_aside, mark, clock)),
         Err(Trouble::Damaged(why)) => {
             tracing::error!(%why, "the database is damaged");
             drop(log);
             let bad = identity::set_aside(dir, DATABASE)?;
             let log = Log::open(&identity::database(dir))?;
-            Ok(Loaded::default().judged(log, lock, Some(bad), head, mark, clock))
+            Ok(Loaded::default().judged(log, held, Some(bad), mark, clock))
         }
         Err(other) => Err(other.into()),
     }
@@ -161,12 +165,12 @@ impl Loaded {
     fn judged(
         self,
         log: Log,
-        lock: File,
+        (lock, homes): (File, Homes),
         set_aside: Option<String>,
-        head: Option<Head>,
         mark: Option<Mark>,
         clock: &dyn Clock,
     ) -> Disk {
+        let head: Option<Head> = homes.read();
         let after_scan;
         let line = match &self.line {
             None if !self.present.is_empty() => {
@@ -198,6 +202,7 @@ impl Loaded {
         Disk {
             log,
             lock,
+            homes,
             line,
             set_aside,
             present: self.present,
@@ -247,16 +252,13 @@ fn newest_values(
                 |b| b.place(reading.at),
             );
             let id = crate::message::Id { epoch: head.epoch, seq };
-            if latest.get(&reading.point).is_none_or(|old| old.id.seq < seq) {
-                let record = crate::message::Record {
-                    id,
-                    ts,
-                    point: reading.point.clone(),
-                    value: reading.value().cloned(),
-                    quality: reading.quality(),
-                };
-                latest.insert(reading.point.clone(), record);
-            }
+            latest.note(crate::message::Record {
+                id,
+                ts,
+                point: reading.point.clone(),
+                value: reading.value().cloned(),
+                quality: reading.quality(),
+            });
         }
         if first == 0 {
             break;
@@ -280,7 +282,7 @@ impl Disk {
         state.hand = ring..ring;
         state.bound = state.bound.max(self.line.as_ref().map_or(0, |l| l.bound));
         state.epoch = Epoch { start: self.verdict.start, random };
-        state.commands = self.commands.clone();
+        state.commands.preceded_by(self.commands.clone());
         self.adopt_boots(state, clock);
 
         let uplinks: Vec<String> = earlier.keys().cloned().collect();

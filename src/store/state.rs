@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use driver_api::{Quality, Reason, Value};
 
@@ -14,6 +15,7 @@ use super::block;
 use super::commands::Commands;
 use super::drain::Ledger;
 use super::epochs::Epochs;
+use super::last;
 use super::loss::{self, Draft, Facts};
 use super::quota::Limits;
 use super::ranges::{RangeSet, count};
@@ -108,6 +110,8 @@ pub struct State {
     pub dirty_since: Option<Tick>,
     /// Recent commands.
     pub commands: Commands,
+    /// The points of the configuration, once somebody said: the latest values of others are forgotten.
+    pub known: Option<Arc<last::Known>>,
     /// The user's limits.
     pub limits: Limits,
     /// Most readings ever between taking and commit.
@@ -144,6 +148,7 @@ impl State {
             losses_done: BTreeSet::new(),
             dirty_since: None,
             commands: Commands::default(),
+            known: None,
             limits,
             bound: bounds::STORE_POWER_CUT,
             bound_saved: 0,

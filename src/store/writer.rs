@@ -17,7 +17,8 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::account::Account;
 use super::drain::{Chunk, DrainError};
-use super::identity::{self, Head, HeadFile, Mark};
+use super::head::{Head, HeadFile, Homes};
+use super::identity::{self, Mark};
 use super::last::Latest;
 use super::log::{Log, Row, Trouble};
 use super::loss::Facts;
@@ -35,6 +36,8 @@ use crate::message::{LossReason, LossRecord, Reading};
 pub struct Shared {
     /// The data directory.
     pub dir: PathBuf,
+    /// A directory of this service in RAM, if there is one.
+    run: Option<PathBuf>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -49,9 +52,16 @@ pub struct Shared {
 
 impl Shared {
     /// Puts the parts together.
-    pub fn new(dir: PathBuf, clock: Arc<dyn Clock>, state: State, events: usize) -> Self {
+    pub fn new(
+        dir: PathBuf,
+        run: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+        state: State,
+        events: usize,
+    ) -> Self {
         Self {
             dir,
+            run,
             clock,
             state: Mutex::new(state),
             head: Mutex::new(None),
@@ -122,6 +132,8 @@ pub struct Writer {
     jobs: Receiver<Job>,
     pub(super) log: Option<Log>,
     pub(super) lock: Option<File>,
+    /// Where the head file may be, as long as the lock is held.
+    homes: Option<Homes>,
     pub(super) line: Line,
     /// Commit number of a commit of unknown outcome.
     pub(super) attempted: Option<u64>,
@@ -174,6 +186,7 @@ impl Writer {
             jobs,
             log: None,
             lock: None,
+            homes: None,
             line,
             attempted: None,
             hand: None,
@@ -183,7 +196,7 @@ impl Writer {
             saved_boots: BTreeMap::new(),
             epochs_saved: false,
             handed: HashMap::new(),
-            latest: Latest::new(),
+            latest: Latest::default(),
             latest_due: now + LATEST_EVERY,
             cache: super::reader::Cache::default(),
             sweep: false,
@@ -201,19 +214,20 @@ impl Writer {
     /// # Errors
     /// Why the directory cannot be used now; the state in RAM is as before.
     pub fn begin(&mut self) -> Result<(), start::Refused> {
-        let disk: Disk = start::look(&self.shared.dir, &*self.shared.clock)?;
+        let disk: Disk = start::look(&self.shared.dir, self.shared.run.as_deref(), &*self.shared.clock)?;
         let random = getrandom::u32().unwrap_or_else(|_| fastrand::u32(..));
+        let set_aside = identity::set_aside_list(&self.shared.dir, identity::DATABASE);
         {
             let mut file = self.shared.head();
             let mut state = self.shared.state();
             disk.adopt_into(&mut state, random, &*self.shared.clock);
-            state.figures.set_aside = identity::set_aside_list(&self.shared.dir, identity::DATABASE);
+            state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
             self.line.epoch = [state.epoch.start, state.epoch.random];
             let head = self.shared.head_now(&state);
             drop(state);
             // Numbers may be given out from here on.
-            *file = HeadFile::create(&self.shared.dir, &head).ok();
+            *file = disk.homes.create(&head).ok();
         }
         if let Some(line) = &disk.line {
             self.line.commit = line.commit;
@@ -222,6 +236,7 @@ impl Writer {
         self.latest = disk.latest;
         self.log = Some(disk.log);
         self.lock = Some(disk.lock);
+        self.homes = Some(disk.homes);
         if let Err(trouble) = self.commit(false) {
             self.fault(&trouble);
         }
@@ -232,7 +247,7 @@ impl Writer {
     /// The latest value of each point, as of now.
     #[must_use]
     pub fn latest(&self) -> Vec<crate::message::Record> {
-        self.latest.values().cloned().collect()
+        self.latest.iter().cloned().collect()
     }
 
     /// Runs until it is closed or nobody can ask any more (which is like being killed).
@@ -423,9 +438,9 @@ impl Writer {
                 == (mark.epoch, mark.stored, mark.clean, mark.bound, &mark.accounts)
         });
         let mut file = self.shared.head();
-        if file.is_none() {
+        if let (None, Some(homes)) = (&*file, &self.homes) {
             let head = self.shared.head_now(&self.shared.state());
-            *file = HeadFile::create(&self.shared.dir, &head).ok();
+            *file = homes.create(&head).ok();
         }
         drop(file);
         if idle && self.marked.as_ref().is_some_and(|m| self.shared.state().next <= m.reserved) {

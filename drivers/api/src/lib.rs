@@ -82,7 +82,8 @@ pub trait Bus: Send {
 
     /// Performs one block read and appends one sample per point of the block that has something to
     /// say. A point that refuses for itself (exception 02 after the block was split) is a sample
-    /// with a reason, not an error of the block.
+    /// with a reason, not an error of the block. A refusal is believed for ten minutes, not longer: a
+    /// device that is starting refuses what it gives later, and a serial port is not reopened for months.
     ///
     /// # Cancel safety
     /// Not cancel safe. The caller never selects on it; it ends within the device's timeout.

@@ -4,6 +4,9 @@
 //! it has a hole in it. Then the block is split, first at the gaps between points, then point by
 //! point, and the parts are remembered until the bus is opened again. A point that refuses alone is a
 //! sample with the reason; only a block that never was more than one span fails as a whole.
+//!
+//! A device that is starting may refuse what it gives a minute later, and a serial port stays open for
+//! months: so a block of which a part is refused begins again as a whole after [`ASK_AGAIN`].
 
 use std::borrow::Cow;
 use std::io;
@@ -42,30 +45,48 @@ pub(crate) struct Reply {
     pub at: Instant,
 }
 
+/// How long a refusal within a block is believed. Learning a block anew costs at most one request for every
+/// point of it and every gap between them, which is nothing every ten minutes.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
+/// One block and what was learned about it.
+#[derive(Debug)]
+struct Learned {
+    /// How it is read, in address order.
+    parts: Vec<Part>,
+    /// When it is tried as a whole again; `None` while no part is refused.
+    again: Option<Instant>,
+    /// That it is split was logged since the bus was opened.
+    told: bool,
+}
+
 /// One read of a block. At first there is one for the whole block.
 #[derive(Debug)]
 struct Part {
     run: Run,
-    /// The exception that this part always earns.
+    /// The exception that this part earned, and is not asked for the time being.
     refused: Option<u8>,
 }
 
 pub(crate) struct ModbusBus<L> {
     compiled: Compiled,
     line: L,
-    parts: Vec<Vec<Part>>,
+    blocks: Vec<Learned>,
 }
 
 impl<L: Line> ModbusBus<L> {
     pub fn new(compiled: Compiled, line: L) -> Self {
-        let parts = whole(&compiled);
-        Self { compiled, line, parts }
+        let blocks = compiled.blocks.iter().map(|(_, run)| Learned::new(run)).collect();
+        Self { compiled, line, blocks }
     }
 
     async fn read_parts(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
-        let (area, _) = self.compiled.blocks[block];
+        let (area, ref run) = self.compiled.blocks[block];
         let device = &self.compiled.devices[self.compiled.plan.blocks[block].device];
-        let parts = &mut self.parts[block];
+        let Learned { parts, again, told } = &mut self.blocks[block];
+        if again.take_if(|at| *at <= Instant::now()).is_some() {
+            *parts = vec![Part::new(run.clone())];
+        }
         let mut next = 0;
         loop {
             let alone = parts.len() == 1;
@@ -99,22 +120,24 @@ impl<L: Line> ModbusBus<L> {
                 }
                 Answer::Exception(code @ (2 | 3)) => match split(&self.compiled.spans, &part.run) {
                     Some(runs) => {
-                        tracing::info!(
-                            device = self.compiled.plan.devices[self.compiled.plan.blocks[block].device].name,
-                            block = self.compiled.plan.blocks[block].what,
-                            "device refuses {area} {}..{} with exception {code:02x}; reading it in {} parts",
-                            part.run.span.start,
-                            part.run.span.end() - 1,
-                            runs.len(),
-                        );
-                        let runs = runs.into_iter().map(|run| Part { run, refused: None });
-                        parts.splice(next..=next, runs);
+                        if !std::mem::replace(told, true) {
+                            tracing::info!(
+                                device =
+                                    self.compiled.plan.devices[self.compiled.plan.blocks[block].device].name,
+                                block = self.compiled.plan.blocks[block].what,
+                                "device refuses {area} {}..{} with exception {code:02x}; reading it in {} parts",
+                                part.run.span.start,
+                                part.run.span.end() - 1,
+                                runs.len(),
+                            );
+                        }
+                        parts.splice(next..=next, runs.into_iter().map(Part::new));
                     }
                     None if alone => return Err(ReadError::Refused(code)),
-                    None => part.refused = Some(code),
+                    None => part.refuse(code, again),
                 },
                 Answer::Exception(1) if alone => return Err(ReadError::Refused(1)),
-                Answer::Exception(1) => part.refused = Some(1),
+                Answer::Exception(1) => part.refuse(1, again),
                 Answer::Exception(code) => return Err(ReadError::Transient(FrameError::Exception(code))),
             }
         }
@@ -163,8 +186,21 @@ impl Compiled {
     }
 }
 
-fn whole(compiled: &Compiled) -> Vec<Vec<Part>> {
-    compiled.blocks.iter().map(|(_, run)| vec![Part { run: run.clone(), refused: None }]).collect()
+impl Learned {
+    fn new(run: &Run) -> Self {
+        Self { parts: vec![Part::new(run.clone())], again: None, told: false }
+    }
+}
+
+impl Part {
+    fn new(run: Run) -> Self {
+        Self { run, refused: None }
+    }
+
+    fn refuse(&mut self, code: u8, again: &mut Option<Instant>) {
+        self.refused = Some(code);
+        again.get_or_insert_with(|| Instant::now() + ASK_AGAIN);
+    }
 }
 
 fn read_request(area: Area, span: Span) -> Request<'static> {
@@ -183,7 +219,7 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     async fn open(&mut self) -> io::Result<()> {
-        self.parts = whole(&self.compiled);
+        self.blocks = self.compiled.blocks.iter().map(|(_, run)| Learned::new(run)).collect();
         self.line.open().await
     }
 

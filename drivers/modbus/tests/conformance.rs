@@ -282,6 +282,38 @@ async fn a_refused_block_is_split_at_its_gaps_then_by_point_and_the_split_is_rem
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_starting_device_refused_is_asked_again_after_ten_minutes() {
+    let mut rig = Rig::new(
+        "address = 1",
+        "a: register = 'holding:0'
+         b: register = 'holding:1'",
+        rtu()
+            .expect("01 03 00 00 00 02", "01 83 02")
+            .expect("01 03 00 00 00 01", "01 83 01")
+            .expect("01 03 00 01 00 01", "01 83 02")
+            // Nine minutes later nothing is asked; then the whole block, which the device still refuses.
+            .expect("01 03 00 00 00 02", "01 83 02")
+            .expect("01 03 00 00 00 01", "01 03 02 00 0A")
+            .expect("01 03 00 01 00 01", "01 83 03")
+            // Ten minutes later again it gives everything, also the next time.
+            .expect("01 03 00 00 00 02", "01 03 04 00 0A 00 0B")
+            .expect("01 03 00 00 00 02", "01 03 04 00 0A 00 0C"),
+    )
+    .await;
+    let none = [bad(0, Reason::Exception(1)), bad(1, Reason::Exception(2))];
+    assert_eq!(rig.read(0).await.expect("the parts"), none);
+    tokio::time::advance(540_000 * MS).await;
+    assert_eq!(rig.read(0).await.expect("the parts"), none);
+    tokio::time::advance(61_000 * MS).await;
+    let half = [good(0, Value::Int(10)), bad(1, Reason::Exception(3))];
+    assert_eq!(rig.read(0).await.expect("the parts"), half);
+    tokio::time::advance(601_000 * MS).await;
+    assert_eq!(rig.read(0).await.expect("all"), [good(0, Value::Int(10)), good(1, Value::Int(11))]);
+    assert_eq!(rig.read(0).await.expect("all"), [good(0, Value::Int(10)), good(1, Value::Int(12))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_are_sorted_by_what_to_do_next() {
     for (code, refused) in [(1, true), (2, true), (3, true), (4, false), (6, false), (11, false)] {
         let script = rtu().expect("01 04 00 00 00 01", &format!("01 84 {code:02X}"));

@@ -217,6 +217,33 @@ async fn the_latest_values_come_back_after_an_end_of_either_kind() {
 }
 
 #[tokio::test]
+async fn points_that_left_the_configuration_do_not_come_back_and_a_new_unit_makes_no_second_value() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = open(dir.path(), "a");
+    store.take(readings(0..70));
+    let in_millivolts = PointKey { unit: "mV".into(), ..(*key(0)).clone() };
+    store.take(vec![Reading::good(Arc::new(in_millivolts), BootMs(71), Value::Int(71))]);
+    store.flush().await.expect("flushes");
+    store.drain("cloud").expect("configured").delivered(1..72);
+    store.close().await.expect("closes");
+    let names = |store: &Store| {
+        let values = store.last_values();
+        let mut names: Vec<String> = values.iter().map(|r| r.point.path() + " " + &r.point.unit).collect();
+        names.sort();
+        names
+    };
+    let (store, _) = open(dir.path(), "a");
+    assert_eq!(names(&store).len(), 7, "{:?}", names(&store));
+    let known = [0, 3].map(|n| ("meter".to_owned(), format!("p{n}")));
+    store.keep_last_values(&known.into());
+    assert_eq!(names(&store), ["meter/p0 mV", "meter/p3 V"]);
+    store.close().await.expect("closes");
+    let (store, _) = open(dir.path(), "a");
+    assert_eq!(names(&store), ["meter/p0 mV", "meter/p3 V"], "forgotten on disk too");
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
 async fn a_second_daemon_is_refused_and_inspection_too_while_one_runs() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, _) = open(dir.path(), "a");

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::message::LossReason;
+use crate::store::Begun;
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("creates");
@@ -50,6 +51,40 @@ async fn after_a_kill_what_was_not_yet_stored_is_declared_exactly() {
     assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [18, 18], false)]);
     let drain = store.drain("cloud").expect("configured");
     assert_eq!(losses(&*drain).await.iter().map(|r| r.count).sum::<u64>(), 8);
+    store.close().await.expect("closes");
+}
+
+/// The head is in the directory in RAM, so `take` touches no file of the data directory.
+#[tokio::test]
+async fn with_the_head_in_ram_a_kill_is_declared_exactly_and_nobody_else_believes_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let run = tempfile::tempdir().expect("a directory");
+    let lazy = model::Store { commit_interval: Span::s(600), ..config(dir.path()) };
+    let beside = |boot: &str, run: Option<&Path>| {
+        let (clock, run) = (TestClock::new(boot), run.map(Path::to_owned));
+        Store::open_beside(&lazy, &uplinks(&["cloud"]), clock, run).expect("opens")
+    };
+    let (store, _) = beside("a", Some(run.path()));
+    store.take(readings(0..50));
+    store.flush().await.expect("flushes");
+    store.take(readings(50..60));
+    store.crash();
+    assert!(!dir.path().join("head").exists());
+    let (store, recovery) = beside("a", Some(run.path()));
+    assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [51, 60], false)]);
+    assert_eq!(store.take(readings(60..65)).first.seq, 61);
+    store.crash();
+    // Without that directory nothing is exact, and nothing is given out twice.
+    let (store, recovery) = beside("a", None);
+    let [(LossReason::PowerCut, [61, last], true)] = told(&recovery.losses)[..] else {
+        panic!("{:?}", recovery.losses)
+    };
+    assert!(last >= 65);
+    assert_eq!(store.take(readings(65..66)).first.seq, last + 1);
+    store.crash();
+    // What the directory in RAM says is old now.
+    let (store, recovery) = beside("a", Some(run.path()));
+    assert_eq!(told(&recovery.losses), [(LossReason::UncleanStart, [last + 1, last + 1], false)]);
     store.close().await.expect("closes");
 }
 
@@ -337,6 +372,33 @@ async fn files_beside_the_database_may_hold_anything() {
     std::fs::create_dir(dir.path().join("head")).expect("creates");
     let (store, _) = slow(dir.path(), "a");
     assert_eq!(store.status().state, "ok");
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn a_command_executed_without_a_disk_is_not_executed_again_when_it_is_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (queue, away) = (dir.path().join("queue"), dir.path().join("away"));
+    let (store, _) = open(&queue, "a");
+    assert_eq!(store.command_begin("before").await, Begun::Fresh);
+    store.close().await.expect("closes");
+    std::fs::rename(&queue, &away).expect("renames");
+    std::fs::write(&queue, b"no directory").expect("writes");
+    let (store, recovery) = open(&queue, "a");
+    assert!(recovery.ram_only.is_some());
+    assert_eq!(store.command_begin("c-1").await, Begun::Fresh);
+    store.command_done("c-1", "{}");
+    std::fs::remove_file(&queue).expect("removes");
+    std::fs::rename(&away, &queue).expect("renames");
+    until("the store comes back", || store.status().state == "ok").await;
+    let done = Begun::Repeat(Some("{}".into()));
+    assert_eq!(store.command_begin("c-1").await, done);
+    assert_eq!(store.command_begin("before").await, Begun::Repeat(None));
+    store.flush().await.expect("flushes");
+    store.crash();
+    let (store, _) = open(&queue, "a");
+    assert_eq!(store.command_begin("c-1").await, done, "and it is durable");
+    assert_eq!(store.command_begin("before").await, Begun::Repeat(None));
     store.close().await.expect("closes");
 }
 
