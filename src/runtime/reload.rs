@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::control;
-use super::gateway::{GRACE, Gateway};
+use super::ending::GRACE;
+use super::gateway::Gateway;
 use crate::config::{CompiledBus, Loaded};
 use crate::message::{Message, PointKey};
 
@@ -71,6 +72,7 @@ impl Gateway {
             }
         }
         self.store.reconfigure(&loaded.store, &names);
+        self.commit_interval = loaded.store.commit_interval.0;
         for config in loaded.uplinks {
             if !self.uplinks.contains_key(&config.name) {
                 if !changes.contains(&format!("uplink {} changed", config.name)) {

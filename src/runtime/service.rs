@@ -66,7 +66,7 @@ pub async fn run(
             }
         }
     };
-    notify::stopping(super::GRACE * 2);
+    notify::stopping(super::LONGEST_STOP);
     info!("stopping: polls end, what was read is stored");
     let stopped = gateway.stop().await;
     match (end, stopped) {
