@@ -230,9 +230,7 @@ impl Gateway {
         };
         let stop = self.stop_helpers.clone();
         self.helpers.push(tokio::spawn(async move {
-            if let Err(error) = control::serve(&control, access, stop).await {
-                error!("control socket {}: {error}; `fieldgate status` will not work", control.display());
-            }
+            control::serve_always(&control, access, stop).await;
         }));
     }
 
