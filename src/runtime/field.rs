@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use driver_api::{Plan, Span};
+use driver_api::{Plan, PointInfo, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,17 @@ impl RunningBus {
         self.task.is_finished()
     }
 
+    /// Its status says `down` from now on. For a bus whose task has ended: nobody else says it any more.
+    pub fn show_down(&self) {
+        self.stats.died();
+    }
+
+    /// Ends the task as a fault in the program would.
+    #[cfg(test)]
+    pub(super) fn kill(&self) {
+        self.task.abort();
+    }
+
     /// How many points it has.
     #[must_use]
     pub fn points(&self) -> usize {
@@ -132,6 +143,17 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     LoneBus { targets, stop, _readings: readings }
 }
 
+/// The identity of every point of a bus, in the plan's order.
+pub(super) fn keys(bus: &CompiledBus) -> impl Iterator<Item = PointKey> {
+    let plan = bus.bus.plan();
+    plan.points.iter().zip(&bus.points).map(|(info, settings)| key(plan, info, settings))
+}
+
+fn key(plan: &Plan, info: &PointInfo, settings: &PointSettings) -> PointKey {
+    let device = plan.devices.get(info.device).map(|d| d.name.clone()).unwrap_or_default();
+    PointKey { device, point: info.name.clone(), unit: settings.unit.clone().unwrap_or_default() }
+}
+
 /// The pipeline's rule of every point, in the plan's order.
 fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
     plan.points
@@ -139,8 +161,6 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
         .enumerate()
         .zip(points)
         .map(|((index, info), settings)| {
-            let device = plan.devices.get(info.device).map(|d| d.name.clone()).unwrap_or_default();
-            let unit = settings.unit.clone().unwrap_or_default();
             // What is only listened to comes when it likes, and what shares an exchange comes as often as the
             // fastest of them; its own interval is how often it is wanted.
             let more_often = plan
@@ -148,7 +168,7 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
                 .and_then(|block| plan.blocks.get(block))
                 .is_some_and(|block| block.every == Duration::MAX || block.every < settings.interval);
             Rule {
-                key: Arc::new(PointKey { device, point: info.name.clone(), unit }),
+                key: Arc::new(key(plan, info, settings)),
                 scale: (settings.scale != 1.0).then_some(settings.scale),
                 offset: (settings.offset != 0.0).then_some(settings.offset),
                 deadband: settings.deadband,
@@ -185,7 +205,7 @@ fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Ve
 
 #[cfg(test)]
 mod tests {
-    use driver_api::{Block, PointInfo};
+    use driver_api::Block;
 
     use super::*;
 

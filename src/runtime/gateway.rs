@@ -1,7 +1,7 @@
 //! A whole gateway in one value: started from a configuration, reloaded with another, stopped from
 //! the taps downwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tracing::{error, warn};
 use super::cloud::RunningUplink;
 use super::control::{self, Access, Values};
 use super::ending::GRACE;
-use super::field::RunningBus;
+use super::field::{self, RunningBus};
 use super::flow::Flow;
 use super::observe;
 use super::watchdog::Progress;
@@ -28,7 +28,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::model::{ClockTrust, Transport};
 use crate::config::{CompiledBus, Loaded};
 use crate::counters::FlowStats;
-use crate::message::{CommandRequest, Message, Origin, Publish, Reading};
+use crate::message::{CommandRequest, Message, Origin, PointKey, Publish, Reading};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{Commander, Memory, Targets};
@@ -59,6 +59,8 @@ pub struct Gateway {
     pub(super) stop_helpers: CancellationToken,
     pub(super) control: String,
     pub(super) progress: Progress,
+    /// What its clock was made with.
+    pub(super) clock_trust: ClockTrust,
     /// How long the store may wait by configuration.
     pub(super) commit_interval: Duration,
 }
@@ -136,6 +138,7 @@ impl Gateway {
         let control = control::socket_path(&loaded.store.path);
         let mut gateway = Self {
             progress: Progress::default(),
+            clock_trust: loaded.gateway.clock,
             commit_interval: loaded.store.commit_interval.0,
             control: control.display().to_string(),
             flow: Some(tokio::spawn(flow.run(input))),
@@ -163,7 +166,8 @@ impl Gateway {
             stop_observer,
             stop_helpers,
         };
-        gateway.republish_last_values();
+        let configured: HashSet<PointKey> = loaded.buses.iter().flat_map(field::keys).collect();
+        gateway.republish_last_values(&configured);
         gateway.start_helpers(control, sources_rx, targets_rx).await;
         for bus in loaded.buses {
             gateway.start_bus(bus);
@@ -171,8 +175,7 @@ impl Gateway {
         for uplink in loaded.uplinks {
             gateway.start_uplink(uplink).await;
         }
-        gateway.tables_changed();
-        gateway.describe();
+        gateway.settled(Vec::new());
         Ok(gateway)
     }
 
@@ -234,13 +237,14 @@ impl Gateway {
         }));
     }
 
-    /// After a restart the last values are there at once, marked as what they are.
-    fn republish_last_values(&self) {
+    /// After a restart the last values of the points that are still configured are there at once, marked as
+    /// what they are. Before any bus runs, so that nothing old comes after something new.
+    fn republish_last_values(&self, configured: &HashSet<PointKey>) {
         let messages = self
             .store
             .last_values()
             .into_iter()
-            .filter(|record| record.value.is_some())
+            .filter(|record| record.value.is_some() && configured.contains(&*record.point))
             .map(|mut record| {
                 record.quality = Quality::Uncertain(Reason::Stale);
                 Message::new(self.topics.data(&record.point), payload::reading(&record), true)
@@ -275,18 +279,26 @@ impl Gateway {
         self.uplinks.insert(name, uplink);
     }
 
-    /// Tells everybody who looks things up by name that buses or uplinks changed.
-    pub(super) fn tables_changed(&self) {
+    /// Tells the commander and the control socket which points there are.
+    pub(super) fn targets_changed(&self) {
         let targets: HashMap<_, _> = self.buses.values().flat_map(RunningBus::targets).collect();
         self.targets.send_replace(Arc::new(targets));
+    }
+
+    /// Tells everybody who looks things up by name that buses or uplinks changed.
+    pub(super) fn tables_changed(&self) {
+        self.targets_changed();
         self.sources.send_modify(|sources| {
             sources.buses = self.buses.values().map(|b| (b.stats.clone(), b.points())).collect();
             sources.uplinks = self.uplinks.values().map(|u| u.source.clone()).collect();
         });
     }
 
-    /// Publishes the retained description of every point.
-    pub(super) fn describe(&self) {
+    /// A configuration is in place as a whole, after a start or a reload: its tables are shown, what is
+    /// retained of the points that it `removed` is cleared, and every point is described.
+    pub(super) fn settled(&self, removed: Vec<(String, String)>) {
+        self.tables_changed();
+        self.forget(removed);
         let metas = self.buses.values().flat_map(|bus| bus.meta_messages(&self.topics)).collect();
         (self.publish)(metas);
     }

@@ -30,7 +30,7 @@ impl<'a> Plan<'a> {
         let mut text = format!(
             "[gateway]\nid = 'g'\nclock = '{}'\n[[broker.listener]]\nbind = '{}'\n[store]\npath = '{}'\n\
              [[bus]]\nname = 'b'\ndriver = 'sim'\nlatency = '{}'\n\
-             [[device]]\nname = 'd'\nbus = 'b'\ninterval = '50ms'\n",
+             [[device]]\nname = 'd'\nbus = 'b'\ninterval = '50ms'\ntimeout = '60s'\n",
             self.clock,
             self.bind,
             self.store.display(),
@@ -93,4 +93,49 @@ async fn a_start_that_fails_leaves_nothing_running() {
     assert!(failed.is_err_and(|why| why.contains(&bind)));
     // The store is free again.
     Plan::in_dir(dir.path()).start().await.stop().await.expect("it ends in order");
+}
+
+#[tokio::test]
+async fn after_a_restart_only_points_that_are_still_configured_come_back_stale() {
+    let dir = tempfile::tempdir().expect("directory");
+    let plan = Plan { points: &["a", "b"], ..Plan::in_dir(dir.path()) };
+    let gateway = plan.start().await;
+    until("both points", async || gateway.broker.retained("gw/g/data/d/+").await.len() == 2).await;
+    gateway.stop().await.expect("it ends in order");
+    // Long before the bus has anything to say about `a`.
+    let gateway = Plan { latency: "50s", ..Plan::in_dir(dir.path()) }.start().await;
+    let back = gateway.broker.retained("gw/g/data/d/+").await;
+    let told: Vec<_> = back.iter().map(|m| (&*m.topic, String::from_utf8_lossy(&m.payload))).collect();
+    assert!(matches!(&told[..], [("gw/g/data/d/a", text)] if text.contains("stale")), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_reload_refuses_another_clock() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut gateway = Plan::in_dir(dir.path()).start().await;
+    let refused = gateway.reload(Plan { clock: "auto", ..Plan::in_dir(dir.path()) }.loaded()).await;
+    assert_eq!(refused, Err("gateway.clock changed: restart fieldgate".to_owned()));
+    gateway.stop().await.expect("it ends in order");
+}
+
+#[tokio::test]
+async fn a_dead_bus_is_down_and_starts_again_only_as_it_was() {
+    let dir = tempfile::tempdir().expect("directory");
+    let plan = Plan::in_dir(dir.path());
+    let mut gateway = plan.start().await;
+    until("the bus", async || gateway.buses["b"].stats.state() == "up").await;
+    gateway.buses["b"].kill();
+    until("its end", async || gateway.dead() == ["bus b"]).await;
+    gateway.show_dead();
+    assert_eq!(gateway.buses["b"].stats.state(), "down");
+    let edited = Plan { points: &["a", "b"], ..Plan::in_dir(dir.path()) };
+    assert_eq!(gateway.revive(edited.loaded()).await, ["bus b"]);
+    assert_eq!(gateway.dead(), ["bus b"]);
+    assert!(gateway.revive(plan.loaded()).await.is_empty());
+    assert!(gateway.dead().is_empty());
+    until("the bus", async || gateway.buses["b"].stats.state() == "up").await;
+    // The edited one comes with a reload.
+    assert_eq!(gateway.reload(edited.loaded()).await, Ok(vec!["bus b changed".to_owned()]));
+    assert_eq!(gateway.targets.borrow().len(), 2);
+    gateway.stop().await.expect("it ends in order");
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::field::RunningBus;
 use super::gateway::Gateway;
 
 /// The store's commits, as the watchdog saw them last.
@@ -55,6 +56,11 @@ impl Gateway {
         let buses = self.buses.iter().filter(|(_, b)| b.is_dead()).map(|(n, _)| format!("bus {n}"));
         let uplinks = self.uplinks.iter().filter(|(_, u)| u.is_dead()).map(|(n, _)| format!("uplink {n}"));
         buses.chain(uplinks).collect()
+    }
+
+    /// Lets the status of dead buses say `down`, for as long as they are not started again.
+    pub fn show_dead(&self) {
+        self.buses.values().filter(|bus| bus.is_dead()).for_each(RunningBus::show_down);
     }
 
     /// Whether a task without which there is no gateway has ended: then the process must end too.
