@@ -351,6 +351,12 @@ impl Broker {
         self.inner.local.closed().await;
     }
 
+    /// Whether it has stopped; see [`Broker::ended`].
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.inner.local.is_closed()
+    }
+
     /// Closes the doors, lets the connections say good-bye, and stops. Sessions and retained messages
     /// are gone with it.
     pub async fn close(&self) {

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 use serde_json::{Value as Json, json};
@@ -126,13 +127,16 @@ fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
         return Ok(json!({ "error": format!("no device `{device}` in {}", config.display()) }));
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let answer = runtime.block_on(async {
         let lone = crate::runtime::lone_bus(bus);
         let (_, targets) = watch::channel(Arc::new(lone.targets));
         let nothing: Arc<dyn Fn() -> Json + Send + Sync> = Arc::new(|| Json::Null);
         let access = Access { snapshot: nothing, values: None, targets };
         let answer = control::respond(request, &access).await;
         lone.stop.cancel();
-        Ok(answer)
-    })
+        answer
+    });
+    // A thread that hangs in the system (a resolver without an answer, a stuck bus) must not hold the end up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(answer)
 }

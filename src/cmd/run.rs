@@ -1,6 +1,7 @@
 //! `fieldgate run`: the daemon.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
@@ -34,7 +35,10 @@ pub fn run(args: &Args) -> Result<(), Exit> {
         .enable_all()
         .build()
         .map_err(|e| Exit::Start(Box::new(e)))?;
-    match runtime.block_on(service::run(loaded, &args.config, load)) {
+    let end = runtime.block_on(service::run(loaded, &args.config, load));
+    // A thread that hangs in the system (a resolver without an answer, a stuck bus) must not hold the end up.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match end {
         Ok(()) => Ok(()),
         Err(End::Stuck(parts)) => Err(Exit::NotDrained(parts.join(", "))),
         Err(end @ (End::Start(_) | End::Broken(_))) => Err(Exit::Start(Box::new(end))),

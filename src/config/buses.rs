@@ -187,7 +187,11 @@ fn draft_bus<'i>(raw: Raw<'i>, drivers: &[&'static dyn Driver], problems: &mut V
         Ok(driver) => Some(driver),
         Err(unknown) => {
             if !common.driver.is_empty() {
-                problems.push(Problem::new(raw.at("driver"), unknown.to_string()).hint(unknown.hint()));
+                let hint = match common.driver.as_str() {
+                    "sysfs" => "this version has no driver `sysfs`; leave the bus out".to_owned(),
+                    _ => unknown.hint(),
+                };
+                problems.push(Problem::new(raw.at("driver"), unknown.to_string()).hint(hint));
             }
             unknown.near()
         }

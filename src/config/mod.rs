@@ -151,6 +151,11 @@ fn improve(problem: &mut Problem) {
             _ => format!("write {wanted}"),
         });
     }
+    if problem.message == "`format` cannot be `compact`"
+        || problem.message == "`format` cannot be `sparkplug-b`"
+    {
+        problem.hint = Some("this version has `json` and `json-batch`".to_owned());
+    }
     let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|k| k.strip_suffix('`')) else {
         return;
     };
@@ -160,7 +165,9 @@ fn improve(problem: &mut Problem) {
         }
         "user" | "user_name" => "it is called `username`".to_owned(),
         "host" | "hostname" | "server" | "broker" => "an uplink's address is its `url`".to_owned(),
-        "max_rate" | "forward" | "subscribe" => format!("this version has no `{key}`; leave it out"),
+        "max_rate" | "forward" | "subscribe" | "share" | "rs485" => {
+            format!("this version has no `{key}`; leave it out")
+        }
         _ => return,
     });
 }

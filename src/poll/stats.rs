@@ -113,6 +113,11 @@ impl BusStats {
         self.open.store(if open { 1 } else { 2 }, Relaxed);
     }
 
+    /// Says `down` for a task that ended by a fault and cannot say it itself.
+    pub(crate) fn died(&self) {
+        self.set_open(false);
+    }
+
     /// Counts one exchange and how it ended.
     pub(super) fn count(&self, cost: Duration, failure: Option<&ReadError>) {
         self.busy_us.fetch_add(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX), Relaxed);

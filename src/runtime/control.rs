@@ -147,6 +147,27 @@ pub async fn serve(path: &Path, access: Access, stop: CancellationToken) -> io::
     Ok(())
 }
 
+/// How long until a socket that could not be made is tried again: soon after a disk came back.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// As [`serve`], but where the socket cannot be made (the data directory is not there, or cannot be
+/// written) it is said once and tried again until stopped.
+pub async fn serve_always(path: &Path, access: Access, stop: CancellationToken) {
+    let mut said = false;
+    while let Err(error) = serve(path, access.clone(), stop.clone()).await {
+        if !said {
+            tracing::error!(
+                "control socket {}: {error}; `fieldgate status` will not work, trying again",
+                path.display()
+            );
+            said = true;
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            return;
+        }
+    }
+}
+
 async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
     let (read, mut write) = stream.split();
     let mut line = String::new();
@@ -245,4 +266,34 @@ fn unknown(targets: &Targets, device: &str, point: Option<&str>) -> String {
         targets.keys().filter(|(d, _)| d == device).map(|(_, p)| p.as_str()).collect();
     points.sort_unstable();
     format!("`{device}` has no point `{}`; there is {}", point.unwrap_or_default(), points.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_that_cannot_be_made_comes_once_its_directory_does() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("late").join("control.sock");
+        let (_targets, targets) = watch::channel(Arc::default());
+        let access = Access { snapshot: Arc::new(|| Json::Null), values: None, targets };
+        let stop = CancellationToken::new();
+        let served = tokio::spawn({
+            let (path, stop) = (path.clone(), stop.clone());
+            async move { serve_always(&path, access, stop).await }
+        });
+        // Longer than one try: the first has failed.
+        tokio::time::sleep(RETRY / 2).await;
+        assert!(!served.is_finished());
+        std::fs::create_dir(dir.path().join("late")).expect("made");
+        let connected = async {
+            while UnixStream::connect(&path).await.is_err() {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        timeout(RETRY * 4, connected).await.expect("the socket comes");
+        stop.cancel();
+        served.await.expect("it ends when stopped");
+    }
 }

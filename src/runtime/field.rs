@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use driver_api::{Plan, Span};
+use driver_api::{Plan, PointInfo, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +76,17 @@ impl RunningBus {
         self.task.is_finished()
     }
 
+    /// Its status says `down` from now on. For a bus whose task has ended: nobody else says it any more.
+    pub fn show_down(&self) {
+        self.stats.died();
+    }
+
+    /// Ends the task as a fault in the program would.
+    #[cfg(test)]
+    pub(super) fn kill(&self) {
+        self.task.abort();
+    }
+
     /// How many points it has.
     #[must_use]
     pub fn points(&self) -> usize {
@@ -138,6 +149,17 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     LoneBus { targets, stop }
 }
 
+/// The identity of every point of a bus, in the plan's order.
+pub(super) fn keys(bus: &CompiledBus) -> impl Iterator<Item = PointKey> {
+    let plan = bus.bus.plan();
+    plan.points.iter().zip(&bus.points).map(|(info, settings)| key(plan, info, settings))
+}
+
+fn key(plan: &Plan, info: &PointInfo, settings: &PointSettings) -> PointKey {
+    let device = plan.devices.get(info.device).map(|d| d.name.clone()).unwrap_or_default();
+    PointKey { device, point: info.name.clone(), unit: settings.unit.clone().unwrap_or_default() }
+}
+
 /// The pipeline's rule of every point, in the plan's order.
 fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
     plan.points
@@ -145,20 +167,19 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
         .enumerate()
         .zip(points)
         .map(|((index, info), settings)| {
-            let device = plan.devices.get(info.device).map(|d| d.name.clone()).unwrap_or_default();
-            let unit = settings.unit.clone().unwrap_or_default();
-            // What is only listened to comes when it likes; its interval is how often it is wanted.
-            let listened = plan
+            // What is only listened to comes when it likes, and what shares an exchange comes as often as the
+            // fastest of them; its own interval is how often it is wanted.
+            let more_often = plan
                 .block_of(index)
                 .and_then(|block| plan.blocks.get(block))
-                .is_some_and(|block| block.every == Duration::MAX);
+                .is_some_and(|block| block.every == Duration::MAX || block.every < settings.interval);
             Rule {
-                key: Arc::new(PointKey { device, point: info.name.clone(), unit }),
+                key: Arc::new(key(plan, info, settings)),
                 scale: (settings.scale != 1.0).then_some(settings.scale),
                 offset: (settings.offset != 0.0).then_some(settings.offset),
                 deadband: settings.deadband,
                 max_interval: settings.max_interval,
-                min_interval: if listened { settings.interval } else { Duration::ZERO },
+                min_interval: if more_often { settings.interval } else { Duration::ZERO },
                 min: settings.min,
                 max: settings.max,
                 kind: info.kind.clone(),
@@ -186,4 +207,51 @@ fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Ve
             (rule.key.device.clone(), rule.key.point.clone(), meta)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use driver_api::Block;
+
+    use super::*;
+
+    #[test]
+    fn a_point_that_shares_an_exchange_with_a_faster_one_keeps_its_own_interval() {
+        let point = |name: &str| PointInfo {
+            device: 0,
+            name: name.to_owned(),
+            spec: None,
+            unit: None,
+            kind: "f64".to_owned(),
+            writable: false,
+            source: String::new(),
+        };
+        let block = |points: &[usize], every| Block {
+            device: 0,
+            points: points.to_vec(),
+            every,
+            cost: Duration::ZERO,
+            what: String::new(),
+        };
+        let settings = |seconds| PointSettings {
+            unit: None,
+            description: None,
+            interval: Duration::from_secs(seconds),
+            scale: 1.0,
+            offset: 0.0,
+            deadband: None,
+            max_interval: Duration::from_secs(60),
+            min: None,
+            max: None,
+            writable: false,
+        };
+        let plan = Plan {
+            points: ["fast", "slow", "heard"].map(point).to_vec(),
+            blocks: vec![block(&[0, 1], Duration::from_secs(1)), block(&[2], Duration::MAX)],
+            ..Plan::default()
+        };
+        let rules = rules(&plan, &[settings(1), settings(10), settings(2)]);
+        let least: Vec<u64> = rules.iter().map(|rule| rule.min_interval.as_secs()).collect();
+        assert_eq!(least, [0, 10, 2]);
+    }
 }

@@ -1,10 +1,9 @@
 //! A whole gateway in one value: started from a configuration, reloaded with another, stopped from
 //! the taps downwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,20 +14,22 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::cloud::RunningUplink;
 use super::control::{self, Access, Values};
-use super::field::RunningBus;
+use super::ending::GRACE;
+use super::field::{self, RunningBus};
 use super::flow::Flow;
 use super::observe;
+use super::watchdog::Progress;
 use crate::bounds;
 use crate::broker::Broker;
 use crate::clock::{Clock, SystemClock};
 use crate::config::model::{ClockTrust, Transport};
 use crate::config::{CompiledBus, Loaded};
 use crate::counters::FlowStats;
-use crate::message::{CommandRequest, Message, Origin, Publish, Reading};
+use crate::message::{CommandRequest, Message, Origin, PointKey, Publish, Reading};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{Commander, Memory, Targets};
@@ -39,39 +40,30 @@ use crate::store::{Begun, Recovery, Store};
 pub struct Gateway {
     pub(super) id: String,
     pub(super) topics: Topics,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) store: Store,
     pub(super) broker: Broker,
     pub(super) publish: Publish,
     pub(super) buses: BTreeMap<String, RunningBus>,
     pub(super) uplinks: BTreeMap<String, RunningUplink>,
     /// `None` once polling has been stopped for good.
-    readings: Option<mpsc::Sender<Vec<Reading>>>,
-    commands: mpsc::Sender<CommandRequest>,
+    pub(super) readings: Option<mpsc::Sender<Vec<Reading>>>,
+    pub(super) commands: mpsc::Sender<CommandRequest>,
     pub(super) targets: watch::Sender<Arc<Targets>>,
     pub(super) sources: watch::Sender<Sources>,
-    flow_stats: Arc<FlowStats>,
-    flow: Option<JoinHandle<()>>,
-    commander: JoinHandle<()>,
-    helpers: Vec<JoinHandle<()>>,
-    observer: JoinHandle<()>,
-    stop_observer: CancellationToken,
-    stop_helpers: CancellationToken,
+    pub(super) flow_stats: Arc<FlowStats>,
+    pub(super) flow: Option<JoinHandle<()>>,
+    pub(super) commander: JoinHandle<()>,
+    pub(super) helpers: Vec<JoinHandle<()>>,
+    pub(super) observer: JoinHandle<()>,
+    pub(super) stop_observer: CancellationToken,
+    pub(super) stop_helpers: CancellationToken,
     pub(super) control: String,
-    progress: Progress,
-}
-
-/// The store's commits, as the watchdog saw them last.
-#[derive(Debug, Clone, Copy)]
-struct Progress {
-    commits: u64,
-    since: Instant,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { commits: 0, since: Instant::now() }
-    }
+    pub(super) progress: Progress,
+    /// What its clock was made with.
+    pub(super) clock_trust: ClockTrust,
+    /// How long the store may wait by configuration.
+    pub(super) commit_interval: Duration,
 }
 
 /// Ids and results of commands, kept in the store.
@@ -90,14 +82,6 @@ impl Memory for Kept {
     }
 }
 
-/// What must move, has it moved? The watchdog's question.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stalled(pub Vec<String>);
-
-/// A part that shows no sign of life for this long is stalled. The longest exchange on a bus is its
-/// device timeout (seconds), the slowest fsync of a dying card some ten seconds.
-const STALLED_AFTER: Duration = Duration::from_secs(45);
-
 impl Gateway {
     /// Opens the store, binds the broker, starts every task. On an error nothing is left running.
     ///
@@ -115,7 +99,8 @@ impl Gateway {
         let broker = match Broker::start(&loaded.broker, &[&never_retain]).await {
             Ok(broker) => broker,
             Err(error) => {
-                let _ = store.close().await;
+                // What the start found is on disk; a hanging disk must not hide the reason.
+                let _ = tokio::time::timeout(GRACE, store.close()).await;
                 return Err(error.to_string());
             }
         };
@@ -154,6 +139,8 @@ impl Gateway {
         let control = control::socket_path(&loaded.store.path);
         let mut gateway = Self {
             progress: Progress::default(),
+            clock_trust: loaded.gateway.clock,
+            commit_interval: loaded.store.commit_interval.0,
             control: control.display().to_string(),
             flow: Some(tokio::spawn(flow.run(input))),
             commander: tokio::spawn(commander.run(inbox)),
@@ -180,7 +167,8 @@ impl Gateway {
             stop_observer,
             stop_helpers,
         };
-        gateway.republish_last_values();
+        let configured: HashSet<PointKey> = loaded.buses.iter().flat_map(field::keys).collect();
+        gateway.republish_last_values(&configured);
         gateway.start_helpers(control, sources_rx, targets_rx).await;
         for bus in loaded.buses {
             gateway.start_bus(bus);
@@ -188,8 +176,7 @@ impl Gateway {
         for uplink in loaded.uplinks {
             gateway.start_uplink(uplink).await;
         }
-        gateway.tables_changed();
-        gateway.describe();
+        gateway.settled(Vec::new());
         Ok(gateway)
     }
 
@@ -253,19 +240,18 @@ impl Gateway {
         };
         let stop = self.stop_helpers.clone();
         self.helpers.push(tokio::spawn(async move {
-            if let Err(error) = control::serve(&control, access, stop).await {
-                error!("control socket {}: {error}; `fieldgate status` will not work", control.display());
-            }
+            control::serve_always(&control, access, stop).await;
         }));
     }
 
-    /// After a restart the last values are there at once, marked as what they are.
-    fn republish_last_values(&self) {
+    /// After a restart the last values of the points that are still configured are there at once, marked as
+    /// what they are. Before any bus runs, so that nothing old comes after something new.
+    fn republish_last_values(&self, configured: &HashSet<PointKey>) {
         let messages = self
             .store
             .last_values()
             .into_iter()
-            .filter(|record| record.value.is_some())
+            .filter(|record| record.value.is_some() && configured.contains(&*record.point))
             .map(|mut record| {
                 record.quality = Quality::Uncertain(Reason::Stale);
                 Message::new(self.topics.data(&record.point), payload::reading(&record), true)
@@ -300,57 +286,28 @@ impl Gateway {
         self.uplinks.insert(name, uplink);
     }
 
-    /// Tells everybody who looks things up by name that buses or uplinks changed.
-    pub(super) fn tables_changed(&self) {
+    /// Tells the commander and the control socket which points there are.
+    pub(super) fn targets_changed(&self) {
         let targets: HashMap<_, _> = self.buses.values().flat_map(RunningBus::targets).collect();
         self.targets.send_replace(Arc::new(targets));
+    }
+
+    /// Tells everybody who looks things up by name that buses or uplinks changed.
+    pub(super) fn tables_changed(&self) {
+        self.targets_changed();
         self.sources.send_modify(|sources| {
             sources.buses = self.buses.values().map(|b| (b.stats.clone(), b.points())).collect();
             sources.uplinks = self.uplinks.values().map(|u| u.source.clone()).collect();
         });
     }
 
-    /// Publishes the retained description of every point.
-    pub(super) fn describe(&self) {
+    /// A configuration is in place as a whole, after a start or a reload: its tables are shown, what is
+    /// retained of the points that it `removed` is cleared, and every point is described.
+    pub(super) fn settled(&self, removed: Vec<(String, String)>) {
+        self.tables_changed();
+        self.forget(removed);
         let metas = self.buses.values().flat_map(|bus| bus.meta_messages(&self.topics)).collect();
         (self.publish)(metas);
-    }
-
-    /// Parts that should move and do not. A broken disk is no stall: the store says so and tries again.
-    pub fn stalled(&mut self) -> Stalled {
-        let mut parts = Vec::new();
-        let still = self.clock.boot().0.saturating_sub(self.flow_stats.alive_boot_ms.load(Relaxed));
-        if Duration::from_millis(still) > STALLED_AFTER {
-            parts.push("flow".to_owned());
-        }
-        let store = self.store.status();
-        if store.commits != self.progress.commits || store.readings_in_ram == 0 || store.state != "ok" {
-            self.progress = Progress { commits: store.commits, since: Instant::now() };
-        }
-        if self.progress.since.elapsed() > STALLED_AFTER {
-            parts.push("store".to_owned());
-        }
-        Stalled(parts)
-    }
-
-    /// Buses and uplinks whose task ended by itself (a fault in the program), by name.
-    #[must_use]
-    pub fn dead(&self) -> Vec<String> {
-        let buses = self.buses.iter().filter(|(_, b)| b.is_dead()).map(|(n, _)| format!("bus {n}"));
-        let uplinks = self.uplinks.iter().filter(|(_, u)| u.is_dead()).map(|(n, _)| format!("uplink {n}"));
-        buses.chain(uplinks).collect()
-    }
-
-    /// Whether a task without which there is no gateway has ended: then the process must end too.
-    #[must_use]
-    pub fn broken(&self) -> Option<&'static str> {
-        if self.store.status().state == "ended" {
-            return Some("the store's thread ended");
-        }
-        if self.flow.as_ref().is_some_and(JoinHandle::is_finished) {
-            return Some("the flow of readings ended");
-        }
-        self.commander.is_finished().then_some("the commander ended")
     }
 
     /// Everything at this instant.
@@ -374,61 +331,6 @@ impl Gateway {
     pub async fn values(&self) -> serde_json::Value {
         Values::new(self.broker.clone(), &self.topics).now().await
     }
-
-    /// Stops the buses for good and stores what they read; delivery goes on. Returns what was stuck.
-    pub async fn stop_polling(&mut self) -> Vec<String> {
-        let deadline = Instant::now() + GRACE;
-        let mut stuck = Vec::new();
-        self.buses.values().for_each(RunningBus::stop);
-        for (name, bus) in std::mem::take(&mut self.buses) {
-            if !bus.ended(deadline).await {
-                stuck.push(format!("bus {name}"));
-            }
-        }
-        // The last sender gone, the flow ends once it has numbered everything.
-        self.readings = None;
-        if let Some(flow) = self.flow.take()
-            && tokio::time::timeout_at(deadline, flow).await.is_err()
-        {
-            stuck.push("flow".to_owned());
-        }
-        if let Err(error) = self.store.flush().await {
-            warn!("not everything is on disk: {error}");
-        }
-        stuck
-    }
-
-    /// Stops the buses and lets what they read be stored and, as far as the link allows within the
-    /// grace, delivered. Readings still queued stay in the store.
-    ///
-    /// # Errors
-    /// The names of the parts that were stuck and had to be cut off.
-    pub async fn stop(mut self) -> Result<(), Vec<String>> {
-        let mut stuck = self.stop_polling().await;
-        let deadline = Instant::now() + GRACE;
-        self.stop_observer.cancel();
-        let _ = tokio::time::timeout_at(deadline, self.observer).await;
-        self.uplinks.values().for_each(RunningUplink::stop);
-        for (name, uplink) in self.uplinks {
-            if !uplink.ended(deadline + Duration::from_secs(1)).await {
-                stuck.push(format!("uplink {name}"));
-            }
-        }
-        self.stop_helpers.cancel();
-        for helper in self.helpers {
-            let _ = tokio::time::timeout_at(deadline + Duration::from_secs(1), helper).await;
-        }
-        drop(self.commands);
-        if tokio::time::timeout_at(deadline + Duration::from_secs(1), self.commander).await.is_err() {
-            stuck.push("commander".to_owned());
-        }
-        if let Err(error) = self.store.close().await {
-            error!("{error}");
-        }
-        self.broker.close().await;
-        info!("stopped");
-        if stuck.is_empty() { Ok(()) } else { Err(stuck) }
-    }
 }
 
 /// Says what a start found in the data directory.
@@ -448,6 +350,3 @@ fn report(recovery: &Recovery) {
         );
     }
 }
-
-/// How long a stop or a reload waits for exchanges and deliveries under way.
-pub const GRACE: Duration = Duration::from_secs(10);

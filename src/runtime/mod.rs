@@ -2,12 +2,17 @@
 
 mod cloud;
 pub mod control;
+mod ending;
 mod field;
 mod flow;
 mod gateway;
 mod observe;
 mod reload;
 pub mod service;
+#[cfg(test)]
+mod tests;
+mod watchdog;
 
+pub use ending::{GRACE, LONGEST_STOP};
 pub use field::lone_bus;
-pub use gateway::{GRACE, Gateway};
+pub use gateway::Gateway;

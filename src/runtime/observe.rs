@@ -19,6 +19,34 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often numbers are published when no state changes.
 const EVERY: u32 = 10;
 
+/// What was shown of a part last.
+struct Seen {
+    /// The exact word, as on the status topic.
+    word: String,
+    /// What alarms go by.
+    class: String,
+}
+
+const STARTING: &str = "starting";
+
+/// What a state means to a person, after what it meant before. The tries of an uplink that is not connected
+/// are one state, and so are a device's first missed answers and what it was before them. An uplink's first
+/// try belongs to its start.
+fn class<'a>(was: &'a str, word: &'a str) -> &'a str {
+    match word {
+        "connecting" | "suspect" if was == STARTING => STARTING,
+        "connecting" | "waiting" => "disconnected",
+        "suspect" => was,
+        word => word,
+    }
+}
+
+/// Whether a change of class is worth a person's attention: every one but those of an orderly start.
+fn is_alarm(was: &str, class: &str) -> bool {
+    let well = ["ok", "up", "online", "connected"].contains(&class);
+    was != class && class != STARTING && !(was == STARTING && well)
+}
+
 /// Publishes until stopped, and then the farewell.
 pub async fn observe(
     mut sources: watch::Receiver<Sources>,
@@ -27,7 +55,7 @@ pub async fn observe(
     stop: CancellationToken,
 ) {
     let mut rates = Rates::default();
-    let mut before: BTreeMap<String, String> = BTreeMap::new();
+    let mut before: BTreeMap<String, Seen> = BTreeMap::new();
     let mut turn = 0;
     let mut ticks = tokio::time::interval(LOOK);
     loop {
@@ -39,19 +67,24 @@ pub async fn observe(
         let parts = parts(&snapshot, &topics);
         let mut messages = Vec::new();
         for (topic, part) in &parts {
-            let state = part["state"].as_str().unwrap_or_default();
-            let was = before.insert(topic.clone(), state.to_owned());
-            let changed = was.as_deref() != Some(state);
+            let word = part["state"].as_str().unwrap_or_default();
+            let was = before.get(topic);
+            let changed = was.is_none_or(|was| was.word != word);
             if changed || turn % EVERY == 0 {
                 messages.push(Message::new(topic.as_str(), part.to_string(), true));
             }
-            if let Some(was) = was.filter(|_| changed) {
+            let was_class = was.map_or(STARTING, |was| was.class.as_str());
+            let class = class(was_class, word).to_owned();
+            if is_alarm(was_class, &class) {
                 let alarm = json!({
                     "part": topics.within(topic).unwrap_or(topic),
-                    "state": state, "was": was,
+                    "state": class, "was": was_class,
                     "ts": sources.borrow().clock.wall().to_string(),
                 });
                 messages.push(Message::new(topics.event_alarm(), alarm.to_string(), false));
+            }
+            if changed {
+                before.insert(topic.clone(), Seen { word: word.to_owned(), class });
             }
         }
         // What a reload took away must not stay retained for ever.
@@ -97,4 +130,53 @@ fn to_json(part: &impl Serialize) -> Json {
 #[must_use]
 pub fn loss_message(record: &LossRecord, topics: &Topics) -> Message {
     Message::new(topics.event_loss(), payload::loss(record), false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The alarms of a part that goes through these states, as `was>class`.
+    fn alarms(words: &[&str]) -> Vec<String> {
+        let mut was = STARTING.to_owned();
+        let mut raised = Vec::new();
+        for word in words {
+            let class = class(&was, word).to_owned();
+            if is_alarm(&was, &class) {
+                raised.push(format!("{was}>{class}"));
+            }
+            was = class;
+        }
+        raised
+    }
+
+    #[test]
+    fn an_orderly_start_is_no_alarm() {
+        let none: [&str; 0] = [];
+        assert_eq!(alarms(&["starting", "up"]), none);
+        assert_eq!(alarms(&["ok"]), none);
+        assert_eq!(alarms(&["starting", "suspect", "online"]), none);
+        assert_eq!(alarms(&["starting", "connecting", "connected"]), none);
+    }
+
+    #[test]
+    fn a_start_that_fails_is_one() {
+        assert_eq!(alarms(&["starting", "down"]), ["starting>down"]);
+        assert_eq!(alarms(&["fault", "ok"]), ["starting>fault", "fault>ok"]);
+        assert_eq!(alarms(&["starting", "suspect", "offline"]), ["starting>offline"]);
+        assert_eq!(alarms(&["connecting", "waiting", "connecting"]), ["starting>disconnected"]);
+    }
+
+    #[test]
+    fn an_outage_is_two_alarms_however_many_tries_it_takes() {
+        let tries = ["connected", "waiting", "connecting", "waiting", "connecting", "connected"];
+        assert_eq!(alarms(&tries), ["connected>disconnected", "disconnected>connected"]);
+        let misses = ["online", "suspect", "online", "suspect", "offline", "online"];
+        assert_eq!(alarms(&misses), ["online>offline", "offline>online"]);
+    }
+
+    #[test]
+    fn a_part_that_a_person_starts_anew_raises_none() {
+        assert!(alarms(&["connected", "starting", "connecting", "connected"]).is_empty());
+    }
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
+use super::cloud::RunningUplink;
 use super::control;
-use super::gateway::{GRACE, Gateway};
+use super::ending::GRACE;
+use super::field::RunningBus;
+use super::gateway::Gateway;
 use crate::config::{CompiledBus, Loaded};
 use crate::message::{Message, PointKey};
 
@@ -19,6 +22,9 @@ impl Gateway {
     pub async fn reload(&mut self, loaded: Loaded) -> Result<Vec<String>, String> {
         if loaded.gateway.id != self.id {
             return Err(format!("gateway.id changed from `{}`: restart fieldgate", self.id));
+        }
+        if loaded.gateway.clock != self.clock_trust {
+            return Err("gateway.clock changed: restart fieldgate".to_owned());
         }
         if control::socket_path(&loaded.store.path).display().to_string() != self.control {
             return Err("store.path changed: restart fieldgate".to_owned());
@@ -36,17 +42,16 @@ impl Gateway {
             .filter(|(name, bus)| wanted.get(*name).is_none_or(|w| w.fingerprint != bus.fingerprint))
             .map(|(name, _)| name.clone())
             .collect();
+        let stopping: Vec<_> = gone.iter().filter_map(|name| self.buses.remove_entry(name)).collect();
+        // Commands to them are refused from now on, instead of waiting for a bus that stops.
+        self.targets_changed();
+        stopping.iter().for_each(|(_, bus)| bus.stop());
         let mut removed_points = Vec::new();
-        for name in gone {
-            if let Some(bus) = self.buses.remove(&name) {
-                removed_points.extend(bus.names().to_vec());
-                bus.stop();
-                bus.ended(deadline).await;
-                changes.push(format!(
-                    "bus {name} {}",
-                    if wanted.contains_key(&name) { "changed" } else { "removed" }
-                ));
-            }
+        for (name, bus) in stopping {
+            removed_points.extend(bus.names().to_vec());
+            bus.ended(deadline).await;
+            let stays = wanted.contains_key(&name);
+            changes.push(format!("bus {name} {}", if stays { "changed" } else { "removed" }));
         }
         wanted.retain(|name, _| !self.buses.contains_key(name));
         for (name, bus) in wanted {
@@ -71,6 +76,7 @@ impl Gateway {
             }
         }
         self.store.reconfigure(&loaded.store, &names);
+        self.commit_interval = loaded.store.commit_interval.0;
         for config in loaded.uplinks {
             if !self.uplinks.contains_key(&config.name) {
                 if !changes.contains(&format!("uplink {} changed", config.name)) {
@@ -80,14 +86,12 @@ impl Gateway {
             }
         }
         self.sources.send_modify(|sources| sources.config_hash = loaded.hash);
-        self.tables_changed();
-        self.forget(removed_points);
-        self.describe();
+        self.settled(removed_points);
         Ok(changes)
     }
 
     /// Clears what is retained of points that no longer exist.
-    fn forget(&self, points: Vec<(String, String)>) {
+    pub(super) fn forget(&self, points: Vec<(String, String)>) {
         let targets = self.targets.borrow().clone();
         let messages = points
             .into_iter()
@@ -101,20 +105,25 @@ impl Gateway {
         (self.publish)(messages);
     }
 
-    /// Starts dead buses and uplinks again from this configuration; everything else is left alone.
-    pub async fn revive(&mut self, loaded: Loaded) {
-        self.buses.retain(|_, bus| !bus.is_dead());
-        self.uplinks.retain(|_, uplink| !uplink.is_dead());
+    /// Starts dead buses and uplinks again, each as it was: whose section of `loaded` is another one by now
+    /// is left for a reload, for half of an edited file is nobody's configuration. Returns these names.
+    pub async fn revive(&mut self, loaded: Loaded) -> Vec<String> {
+        let mut edited = self.dead();
         for bus in loaded.buses {
-            if !self.buses.contains_key(&bus.name) {
+            let same = |b: &RunningBus| b.is_dead() && b.fingerprint == bus.fingerprint;
+            if self.buses.get(&bus.name).is_some_and(same) {
+                edited.retain(|name| *name != format!("bus {}", bus.name));
                 self.start_bus(bus);
             }
         }
         for uplink in loaded.uplinks {
-            if !self.uplinks.contains_key(&uplink.name) {
+            let same = |u: &RunningUplink| u.is_dead() && u.config == uplink;
+            if self.uplinks.get(&uplink.name).is_some_and(same) {
+                edited.retain(|name| *name != format!("uplink {}", uplink.name));
                 self.start_uplink(uplink).await;
             }
         }
         self.tables_changed();
+        edited
     }
 }

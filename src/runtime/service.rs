@@ -66,7 +66,7 @@ pub async fn run(
             }
         }
     };
-    notify::stopping(super::GRACE * 2);
+    notify::stopping(super::LONGEST_STOP);
     info!("stopping: polls end, what was read is stored");
     let stopped = gateway.stop().await;
     match (end, stopped) {
@@ -121,9 +121,18 @@ async fn look_over(gateway: &mut Gateway, config: &Path, load: &impl Fn(&Path) -
     if dead.is_empty() {
         return;
     }
+    gateway.show_dead();
     error!("ended by a fault in the program: {}; starting again", dead.join(", "));
     match load(config) {
-        Ok(loaded) => gateway.revive(loaded).await,
+        Ok(loaded) => {
+            let edited = gateway.revive(loaded).await;
+            if !edited.is_empty() {
+                warn!(
+                    "not started again, for the configuration was edited since: {}; reload",
+                    edited.join(", ")
+                );
+            }
+        }
         Err(problems) => warn!("cannot start it again, the configuration has mistakes:\n{problems}"),
     }
 }

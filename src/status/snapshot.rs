@@ -374,9 +374,12 @@ fn reasons(snapshot: &Snapshot) -> Vec<String> {
     for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {
         reasons.push(down("device", name, device.state));
     }
-    for (name, uplink) in
-        snapshot.uplink.iter().filter(|(_, u)| u.state != "connected" && u.state != "starting")
-    {
+    // The very first try to connect belongs to the start.
+    let well = |u: &UplinkStatus| match u.state {
+        "connecting" => u.last_error.is_empty(),
+        state => state == "connected" || state == "starting",
+    };
+    for (name, uplink) in snapshot.uplink.iter().filter(|(_, u)| !well(u)) {
         reasons.push(down("uplink", name, uplink.state));
     }
     if snapshot.store.state != "ok" {

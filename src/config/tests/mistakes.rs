@@ -195,3 +195,23 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
     );
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}")).is_empty());
 }
+
+#[test]
+fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
+    let uplink = "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\n";
+    let cases = [
+        ("[web]\nbind = 'off'\n".to_owned(), "this version has no dashboard"),
+        (format!("{uplink}max_rate = '0'\n"), "this version has no `max_rate`"),
+        (format!("{uplink}[[uplink.forward]]\nfilter = 'a'\n"), "this version has no `forward`"),
+        (format!("{uplink}[[uplink.subscribe]]\nfilter = 'a'\n"), "this version has no `subscribe`"),
+        (format!("{uplink}format = 'compact'\n"), "this version has `json` and `json-batch`"),
+        (format!("{uplink}format = 'sparkplug-b'\n"), "this version has `json` and `json-batch`"),
+        (format!("{BUS}share = '127.0.0.1:5020'\n{DEVICE}{POINT}"), "this version has no `share`"),
+        (format!("{BUS}rs485 = 'auto'\n{DEVICE}{POINT}"), "this version has no `rs485`"),
+        ("[[bus]]\nname = 's'\ndriver = 'sysfs'\n".to_owned(), "this version has no driver `sysfs`"),
+    ];
+    for (text, hint) in cases {
+        let found = wrong(&text);
+        assert!(found.len() == 1 && found[0].contains(hint), "{text}: {found:#?}");
+    }
+}
