@@ -93,7 +93,7 @@ fn listened(every_ms: u64, noise: f64, interval: &str, count: u64) -> (Vec<u64>,
 
 #[test]
 fn a_scales_telegrams_cut_at_odd_places_and_amid_noise_arrive_all_right_or_not_at_all() {
-    let (said, heard, ledger) = listened(100, 0.4, "interval = \"50ms\"", 100);
+    let (said, heard, ledger) = listened(100, 0.4, "interval = \"10ms\"", 100);
     assert!(ledger.spoiled > 10, "there was something to be fooled by");
     assert_eq!(heard, said, "every whole telegram once, in order, and none of the spoiled ones");
 }

@@ -281,7 +281,8 @@ pub struct DeviceCommon {
     /// Name of the `[[bus]]` it hangs on.
     #[schemars(example = &"rs485")]
     pub bus: String,
-    /// Poll interval of its points where they do not say otherwise; the shortest is 10ms.
+    /// Poll interval of its points where they do not say otherwise; the shortest is 10ms. What speaks by
+    /// itself (a scale that prints) is reported at most once an interval.
     #[serde(default = "defaults::interval")]
     pub interval: Span,
     /// Longest wait for one answer, up to 60s.

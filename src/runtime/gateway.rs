@@ -66,6 +66,9 @@ pub struct Gateway {
     pub(super) commit_interval: Duration,
 }
 
+/// Losses of one uplink and reason are logged at most so often; the loss records themselves are all published.
+const LOSSES_SAID_EVERY: Duration = Duration::from_secs(60);
+
 /// Ids and results of commands, kept in the store.
 struct Kept(Store);
 
@@ -215,6 +218,7 @@ impl Gateway {
         let mut losses = self.store.events();
         let (publish, topics, stop) = (self.publish.clone(), self.topics.clone(), self.stop_helpers.clone());
         self.helpers.push(tokio::spawn(async move {
+            let mut said = HashMap::new();
             while let Some(heard) = stop.run_until_cancelled(losses.recv()).await {
                 let record = match heard {
                     Ok(record) => record,
@@ -222,7 +226,13 @@ impl Gateway {
                     Err(RecvError::Lagged(_)) => continue,
                     Err(RecvError::Closed) => return,
                 };
-                warn!(UPLINK = record.uplink, "lost: {} readings, {:?}", record.count, record.reason);
+                // A queue that expires loses a little every second: once a minute is often enough to say so.
+                let (since, count) = said.entry((record.uplink.clone(), record.reason)).or_insert((None, 0));
+                *count += record.count;
+                if since.is_none_or(|at: Instant| at.elapsed() >= LOSSES_SAID_EVERY) {
+                    warn!(UPLINK = record.uplink, "declared lost: {count} readings, {:?}", record.reason);
+                    (*since, *count) = (Some(Instant::now()), 0);
+                }
                 publish(vec![observe::loss_message(&record, &topics)]);
             }
         }));
@@ -305,6 +315,7 @@ impl Gateway {
     /// retained of the points that it `removed` is cleared, and every point is described.
     pub(super) fn settled(&self, removed: Vec<(String, String)>) {
         self.tables_changed();
+        self.store.keep_last_values(&self.targets.borrow().keys().cloned().collect());
         self.forget(removed);
         let metas = self.buses.values().flat_map(|bus| bus.meta_messages(&self.topics)).collect();
         (self.publish)(metas);

@@ -16,8 +16,8 @@ pub enum ReadError {
     #[error("no valid answer: {0}")]
     Transient(#[source] FrameError),
 
-    /// A well-formed refusal. Asking again gives the same answer, so this block is left out until
-    /// the device reconnects.
+    /// A well-formed refusal. Asking again at once gives the same answer, so this block is left alone
+    /// for ten minutes, or until the bus is opened again: the device may only have been booting.
     #[error("device refused with exception {0:02x}")]
     Refused(u8),
 }
