@@ -338,13 +338,16 @@ fn the_service_manager_is_told_of_start_reload_watchdog_and_stop() {
 #[test]
 fn whatever_lies_in_the_data_directory_the_daemon_starts_and_says_what_was_set_aside() {
     type Spoil = fn(&Path);
-    let spoils: [(&str, Spoil); 4] = [
+    let spoils: [(&str, Spoil); 5] = [
         ("all files cut in half", |file| {
             let bytes = fs::read(file).unwrap_or_default();
             let _ = fs::write(file, &bytes[..bytes.len() / 2]);
         }),
         ("all files of random bytes", |file| {
             let _ = fs::write(file, [0xA5; 9000]);
+        }),
+        ("all files empty", |file| {
+            let _ = fs::write(file, b"");
         }),
         ("an empty database", |file| {
             if file.to_string_lossy().contains(".db") {

@@ -13,7 +13,10 @@ use support::process::Signal;
 use support::{Gate, Lane, Message, Mosquitto, Observer, Plant, Proxy, Reading, Verdict};
 use support::{judge, now, pause, seconds, temporary, wait_until};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
+/// The binary under test: cargo's own, or, to measure the one that is shipped, that of `FIELDGATE_BINARY`.
+fn binary() -> String {
+    std::env::var("FIELDGATE_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_fieldgate").to_owned())
+}
 /// Most that may be lost with the process: `commit_interval` of 500 ms, and an fsync of a slow disk.
 const UNCOMMITTED: f64 = 1.5;
 /// Between the sampling in the device and the gateway's stamp lies one exchange.
@@ -67,7 +70,7 @@ fn live(story: &Story<'_>) -> Books {
     let field = Plant::start(home.path(), &plant(story.lines));
     let points: u64 = story.lines.iter().map(|l| l.points * l.units.clone().count() as u64).sum();
     let uplinks = story.uplinks.replace("{port}", &proxy.port().to_string());
-    let gate = Gate::new(BINARY, home.path(), "box", &format!("{uplinks}\n{}", config(&field, story.lines)));
+    let gate = Gate::new(&binary(), home.path(), "box", &format!("{uplinks}\n{}", config(&field, story.lines)));
     let names: Vec<String> = gate_uplinks(&uplinks);
 
     let started = now();
@@ -334,7 +337,7 @@ fn what_grew_too_old_is_declared_and_nothing_else_is_missing() {
     let proxy = Proxy::start(cloud.port());
     let lines = [line("plc", 1..=2, 50)];
     let field = Plant::start(home.path(), &plant(&lines));
-    let gate = Gate::new(BINARY, home.path(), "box", "");
+    let gate = Gate::new(&binary(), home.path(), "box", "");
     let uplink = format!("[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{}\"\n", proxy.port());
     let head = gate.head("box", "").replace("[store]\n", "[store]\nmax_age = \"1m\"\n");
     gate.configure(&format!("{head}{uplink}{}", config(&field, &lines)));

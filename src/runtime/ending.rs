@@ -47,8 +47,8 @@ impl Gateway {
         stuck
     }
 
-    /// Stops the buses and lets what they read be stored and, as far as the link allows within the
-    /// grace, delivered. Readings still queued stay in the store.
+    /// Stops the buses and lets what they read be stored. Each uplink delivers what is live or in flight, as
+    /// far as the link allows within the grace; the backlog stays in the store for the next start.
     ///
     /// # Errors
     /// The names of the parts that were stuck and had to be cut off; `store` if not everything was saved.

@@ -350,7 +350,7 @@ fn report(recovery: &Recovery) {
         error!("the queue has no disk and lives in RAM for now, trying again: {why}");
     }
     for name in &recovery.set_aside {
-        warn!("a damaged queue was set aside as {name}");
+        warn!("damage was set aside as {name}; what is known to be missing is declared");
     }
     for loss in &recovery.losses {
         let bound = if loss.bound { "at most " } else { "" };

@@ -37,7 +37,7 @@ pub struct Mark {
 /// Reads the mark; `None` if there is none or it is damaged.
 #[must_use]
 pub fn read_mark(dir: &Path) -> Option<Mark> {
-    let text = std::fs::read_to_string(dir.join("mark")).ok()?;
+    let text = std::fs::read_to_string(dir.join(MARK)).ok()?;
     unseal(text.trim_end())
 }
 
@@ -51,7 +51,7 @@ pub fn write_mark(dir: &Path, mark: &Mark) -> io::Result<()> {
     file.write_all(seal(mark)?.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
-    std::fs::rename(&tmp, dir.join("mark"))?;
+    std::fs::rename(&tmp, dir.join(MARK))?;
     sync_dir(dir)
 }
 
@@ -141,9 +141,25 @@ pub fn set_aside(dir: &Path, name: &str) -> io::Result<String> {
     Ok(bad)
 }
 
-/// Names of databases that were set aside.
+/// A mark that cannot be read goes aside too: it says that there was a life here before, and what it knew is
+/// gone. (It is written whole or not at all, so no crash leaves such a one.) Returns its new name.
+///
+/// # Errors
+/// Those of the file system.
+pub fn set_bad_mark_aside(dir: &Path) -> io::Result<Option<String>> {
+    if read_mark(dir).is_some() || dir.join(MARK).symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    set_aside(dir, MARK).map(Some)
+}
+
+/// Names of everything that was set aside.
 #[must_use]
-pub fn set_aside_list(dir: &Path, name: &str) -> Vec<String> {
+pub fn all_set_aside(dir: &Path) -> Vec<String> {
+    [DATABASE, MARK].iter().flat_map(|name| set_aside_list(dir, name)).collect()
+}
+
+fn set_aside_list(dir: &Path, name: &str) -> Vec<String> {
     let prefix = format!("{name}.bad-");
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> = entries
@@ -162,6 +178,9 @@ pub fn database(dir: &Path) -> PathBuf {
 
 /// The database's file name.
 pub const DATABASE: &str = "fieldgate.db";
+
+/// The mark's file name.
+const MARK: &str = "mark";
 
 #[cfg(test)]
 mod tests {

@@ -83,7 +83,7 @@ impl super::Store {
                 readings: line.present.len(),
                 bytes: log.usage()?.file,
                 clean: line.clean,
-                set_aside: identity::set_aside_list(dir, identity::DATABASE),
+                set_aside: identity::all_set_aside(dir),
                 uplinks,
             })
         };

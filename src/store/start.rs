@@ -91,6 +91,9 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
     let homes = Homes::new(dir, &lock, run);
     let held = (lock, homes);
     let mark = identity::read_mark(dir);
+    if let Some(bad) = identity::set_bad_mark_aside(dir)? {
+        tracing::error!("the mark beside the database is damaged; set aside as {bad}");
+    }
     let (log, set_aside) = open_or_set_aside(dir)?;
     match Loaded::from(&log) {
         Ok(loaded) => Ok(loaded.judged(log, held, set_aside, mark, clock)),

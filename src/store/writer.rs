@@ -216,7 +216,7 @@ impl Writer {
     pub fn begin(&mut self) -> Result<(), start::Refused> {
         let disk: Disk = start::look(&self.shared.dir, self.shared.run.as_deref(), &*self.shared.clock)?;
         let random = getrandom::u32().unwrap_or_else(|_| fastrand::u32(..));
-        let set_aside = identity::set_aside_list(&self.shared.dir, identity::DATABASE);
+        let set_aside = identity::all_set_aside(&self.shared.dir);
         {
             let mut file = self.shared.head();
             let mut state = self.shared.state();
@@ -373,7 +373,7 @@ impl Writer {
         let (log, _) = start::open_or_set_aside(&self.shared.dir)?;
         let line: Option<Line> = log.state("line")?;
         let same = line.as_ref().filter(|l| l.epoch == self.line.epoch);
-        let set_aside = identity::set_aside_list(&self.shared.dir, identity::DATABASE);
+        let set_aside = identity::all_set_aside(&self.shared.dir);
         self.shared.state().figures.set_aside = set_aside;
         let applied = same.is_some_and(|l| Some(l.commit) == self.attempted);
         if applied {
