@@ -70,7 +70,8 @@ fn live(story: &Story<'_>) -> Books {
     let field = Plant::start(home.path(), &plant(story.lines));
     let points: u64 = story.lines.iter().map(|l| l.points * l.units.clone().count() as u64).sum();
     let uplinks = story.uplinks.replace("{port}", &proxy.port().to_string());
-    let gate = Gate::new(&binary(), home.path(), "box", &format!("{uplinks}\n{}", config(&field, story.lines)));
+    let gate =
+        Gate::new(&binary(), home.path(), "box", &format!("{uplinks}\n{}", config(&field, story.lines)));
     let names: Vec<String> = gate_uplinks(&uplinks);
 
     let started = now();

@@ -235,6 +235,8 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #![proptest_config(crate::store::tests::seeded(ProptestConfig::default()))]
+
         #[test]
         fn numbers_read_back(a in any::<u64>(), b in any::<i64>(), runs in prop::collection::vec(0u64..3, 0..50)) {
             let mut out = Writer::default();

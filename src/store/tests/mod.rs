@@ -9,6 +9,7 @@ mod kill;
 mod limits;
 mod random;
 
+use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -125,4 +126,10 @@ pub async fn losses(drain: &dyn Drain) -> Vec<LossRecord> {
 
 pub fn seqs(records: &[Record]) -> Vec<u64> {
     records.iter().map(|r| r.id.seq).collect()
+}
+
+/// The same configuration with its seeds of past failures in `.proptest-regressions/`, where they are committed.
+pub fn seeded(config: ProptestConfig) -> ProptestConfig {
+    let seeds = FileFailurePersistence::SourceParallel(".proptest-regressions");
+    ProptestConfig { failure_persistence: Some(Box::new(seeds)), ..config }
 }

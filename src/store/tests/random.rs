@@ -161,7 +161,7 @@ async fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(super::seeded(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() }))]
     #[test]
     fn behaves_like_the_naive_model(steps in prop::collection::vec(step(), 1..45)) {
         tokio::runtime::Builder::new_current_thread()
