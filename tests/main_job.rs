@@ -223,7 +223,8 @@ impl Books {
         let meanwhile = (self.dead.1 + 2.0, self.broken.1 - 2.0);
         let of_the_outage = heard.iter().filter(|r| (meanwhile.0..meanwhile.1).contains(&ts(r)));
         let wrong = of_the_outage.clone().filter(|r| r.lane == Lane::Live).count();
-        assert!(of_the_outage.count() > points, "the outage was long enough to say something");
+        // Half a period at the least: between the restart and the end of a short outage not every device has its turn.
+        assert!(of_the_outage.count() * 2 >= points, "the outage was long enough to say something");
         assert_eq!(wrong, 0, "readings of the outage that came as live ones");
         let after: Vec<&Reading> = heard.iter().filter(|r| ts(r) > self.broken.1 + 6.0).collect();
         let slow = after.iter().filter(|r| r.lane == Lane::Live && r.at - ts(r) > patience_s).count();

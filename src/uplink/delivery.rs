@@ -5,6 +5,9 @@
 //! - When a connection ends, everything unacknowledged is pending again, for the log says so.
 //! - A message the broker refuses (MQTT 5 reason 0x80 and above, or too large for it) is split if it can
 //!   be, tried a few times, then its readings are declared lost as `rejected`; the line goes on meanwhile.
+//!   A try counts only where the broker takes other readings: it took some of the same lane on this
+//!   connection, and either some since the try before, or this message is the only refused one. A broker
+//!   that refuses everything (wrong rights, a quota) is waited out, and nothing is given up.
 //!   A refused message that is accepted later arrives after younger ones: the one exception to the order.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,8 +43,12 @@ pub struct Delivery {
     format: Box<dyn Format>,
     order: Order,
     timing: Timing,
-    /// Refusals so far, by the first number of the message.
-    strikes: BTreeMap<u64, u8>,
+    /// Refusals that count so far, by the first number of the message.
+    strikes: BTreeMap<u64, Strikes>,
+    /// Messages of readings that the broker took.
+    taken: u64,
+    /// Whether it took one on this connection, live and backlog.
+    open: [bool; 2],
     /// Sent on an earlier connection and never acknowledged.
     unsettled: Vec<Range<u64>>,
     plan: Plan,
@@ -57,14 +64,26 @@ struct Plan {
     turn: u64,
 }
 
+/// How often a message was refused while others were taken.
+#[derive(Debug, Clone, Copy, Default)]
+struct Strikes {
+    count: u8,
+    /// [`Delivery::taken`] at the last of them.
+    taken: u64,
+}
+
 struct Refused {
     due: Instant,
     message: Outgoing,
 }
 
-/// Refusals remembered over connections: 1024 × 9 B. Full: the oldest number's are forgotten, so that
+/// Refusals remembered over connections: 1024 × 24 B. Full: the oldest number's are forgotten, so that
 /// message gets a few tries more.
 const STRIKES: usize = 1024;
+
+fn lane_index(class: Class) -> usize {
+    usize::from(class == Class::Backlog)
+}
 
 impl Delivery {
     /// Nothing sent yet.
@@ -82,11 +101,13 @@ impl Delivery {
         let now = Instant::now();
         let plan = Plan::new(Lanes::new(order, Vec::new(), 0), cut, now);
         let (strikes, unsettled) = (BTreeMap::new(), Vec::new());
-        Self { drain, mirror, counters, topics, format, order, timing, strikes, unsettled, plan }
+        let (taken, open) = (0, [false; 2]);
+        Self { drain, mirror, counters, topics, format, order, timing, strikes, taken, open, unsettled, plan }
     }
 
     /// A new connection: everything the log calls pending is planned again.
     pub fn connected(&mut self, head: u64, now: Instant) {
+        self.open = [false; 2];
         let pending = self.drain.pending();
         self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
         self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
@@ -196,6 +217,8 @@ impl Delivery {
         match &message.cargo {
             Cargo::Readings(range) => {
                 self.strikes.remove(&range.start);
+                self.taken += 1;
+                self.open[lane_index(message.class)] = true;
                 self.counters.delivered.fetch_add(range.end - range.start, Relaxed);
                 self.drain.delivered(range.clone());
             }
@@ -219,7 +242,8 @@ impl Delivery {
                 let fits = count.saturating_mul(limit) / size.max(1) * 9 / 10;
                 self.split(&message, fits.clamp(1, count - 1));
             }
-            Cargo::Readings(_) => self.strike(message, now),
+            // Its limit was announced: there is no doubt about whom it is that does not fit.
+            Cargo::Readings(_) => self.strike(message, true, now),
             Cargo::Loss(handle) => {
                 // Which points they were can be left out; that they are lost cannot.
                 let handle = *handle;
@@ -241,7 +265,12 @@ impl Delivery {
                 let half = usize::try_from((range.end - range.start) / 2).unwrap_or(1).max(1);
                 self.split(&message, half);
             }
-            Cargo::Readings(_) => self.strike(message, now),
+            Cargo::Readings(_) => {
+                let open = self.open[lane_index(message.class)];
+                let known = self.strikes_of(&message).is_some_and(|strikes| self.taken <= strikes.taken);
+                let counts = open && (self.plan.refused.is_empty() || !known);
+                self.strike(message, counts, now);
+            }
             // Asked of the log again after a while: it keeps it until it is acknowledged.
             Cargo::Loss(_) => self.plan.losses_at = now + self.timing.retry,
             Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
@@ -255,11 +284,22 @@ impl Delivery {
         }
     }
 
-    fn strike(&mut self, message: Outgoing, now: Instant) {
+    fn strikes_of(&self, message: &Outgoing) -> Option<Strikes> {
+        match &message.cargo {
+            Cargo::Readings(range) => self.strikes.get(&range.start).copied(),
+            Cargo::Loss(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => None,
+        }
+    }
+
+    /// One more refusal of this message; `counts`: it says something about the message, not about the broker.
+    fn strike(&mut self, message: Outgoing, counts: bool, now: Instant) {
         let Cargo::Readings(range) = &message.cargo else { return };
-        let strikes = self.strikes.entry(range.start).or_insert(0);
-        *strikes = strikes.saturating_add(1);
-        if *strikes >= self.timing.tries {
+        let taken = self.taken;
+        let strikes = self.strikes.entry(range.start).or_insert(Strikes { count: 0, taken });
+        if counts {
+            *strikes = Strikes { count: strikes.count.saturating_add(1), taken };
+        }
+        if strikes.count >= self.timing.tries {
             self.strikes.remove(&range.start);
             self.counters.rejected.fetch_add(range.end - range.start, Relaxed);
             self.drain.reject(range.clone(), LossReason::Rejected);

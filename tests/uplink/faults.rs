@@ -1,7 +1,8 @@
 //! The uplink against a broker that misbehaves on demand: nothing is lost, nothing is reported
 //! delivered without its acknowledgement, and every failure is told in words.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::fake_broker::{Answer, FakeBroker, Published, Welcome};
@@ -183,6 +184,37 @@ async fn a_refused_message_is_tried_three_times_then_set_aside_and_the_line_goes
     assert_eq!(arrivals(&broker).iter().filter(|a| a.seq == 7).count(), 3);
     assert_eq!(bench.counters.rejected.load(Relaxed), 1);
     assert!(bench.error_with("refuses").await.contains("not authorised"));
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_refuses_everything_is_waited_out_and_nothing_is_given_up() {
+    // Wrong rights in the cloud, mended after a while; then a quota that closes in the middle, and opens again.
+    let (mended, full) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (allowed, quota) = (mended.clone(), full.clone());
+    let broker = FakeBroker::start(Welcome::default(), move |_, p| {
+        match (p.topic.contains("/status"), allowed.load(Relaxed), quota.load(Relaxed)) {
+            (false, false, _) => Answer::Refuse(0x87),
+            (false, true, true) => Answer::Refuse(0x97),
+            _ => Answer::Ack,
+        }
+    })
+    .await;
+    let drain = MemoryDrain::new();
+    drain.commit(1..31);
+    let bench = Bench::start(uplink(&broker.url(), ""), drain, quick());
+    until("ten rounds of tries", || broker.published().len() >= 300).await;
+    assert_eq!((bench.drain.rejected(), bench.drain.queued()), (vec![], 30));
+    mended.store(true, Relaxed);
+    drained(&bench).await;
+    full.store(true, Relaxed);
+    let before = broker.published().len();
+    bench.drain.commit(31..61);
+    until("ten rounds of tries", || broker.published().len() >= before + 300).await;
+    assert_eq!(bench.drain.rejected(), Vec::<u64>::new());
+    full.store(false, Relaxed);
+    drained(&bench).await;
+    assert_eq!(bench.drain.rejected(), Vec::<u64>::new());
     bench.stop().await;
 }
 
