@@ -416,6 +416,23 @@ async fn what_came_too_late_is_never_carried_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ttl_counts_from_the_arrival_however_long_the_command_then_waited() {
+    let mut post = post();
+    let request = CommandRequest {
+        device: "device0".into(),
+        point: "p0".into(),
+        payload: json!({"id": "a", "value": 1, "ttl": "5s"}).to_string().into_bytes().into(),
+        retained: false,
+        origin: Origin::Local,
+        received: Instant::now(),
+    };
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    post.commands.send(request).await.expect("commander runs");
+    assert_eq!(post.result().await.state, State::Expired);
+    assert!(post.bench.line.lock().expect("test").held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refusal_says_why() {
     let mut post = post();
     for (payload, why) in [
