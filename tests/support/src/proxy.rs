@@ -1,9 +1,9 @@
 //! A link that can be broken: a TCP proxy that passes, cuts with RST, or swallows everything.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 const PASS: u8 = 0;
@@ -18,10 +18,19 @@ pub struct Proxy {
 
 struct Shared {
     target: u16,
+    /// Changed only under the lock of `open`, so that no connection slips through a change.
     mode: AtomicU8,
     /// Connections accepted while passing.
     accepted: AtomicU64,
-    open: Mutex<Vec<TcpStream>>,
+    open: Mutex<Vec<Arc<Connection>>>,
+}
+
+/// A client's stream and, unless it came into a black hole, the server's.
+struct Connection {
+    ends: Vec<TcpStream>,
+    /// No byte is passed from here on. Closing alone would not do: Linux still hands a reader what arrives
+    /// after `shutdown(SHUT_RD)`, so a byte could get through before the pump has woken up.
+    reset: AtomicBool,
 }
 
 impl Proxy {
@@ -63,20 +72,17 @@ impl Proxy {
 
     /// Resets what is open, at once and without a goodbye, and refuses what comes.
     pub fn cut(&self) {
-        self.shared.mode.store(CUT, Ordering::SeqCst);
-        self.shared.reset_all();
+        self.shared.change(CUT);
     }
 
     /// Throws every byte away, in both directions, and lets every connection stand: a black hole.
     pub fn swallow(&self) {
-        self.shared.mode.store(SWALLOW, Ordering::SeqCst);
+        self.shared.change(SWALLOW);
     }
 
     /// Passes again. What lost bytes meanwhile is reset: its streams are beyond repair.
     pub fn heal(&self) {
-        if self.shared.mode.swap(PASS, Ordering::SeqCst) == SWALLOW {
-            self.shared.reset_all();
-        }
+        self.shared.change(PASS);
     }
 }
 
@@ -87,68 +93,81 @@ impl Drop for Proxy {
 }
 
 impl Shared {
+    fn change(&self, mode: u8) {
+        let mut open = self.open();
+        let before = self.mode.swap(mode, Ordering::SeqCst);
+        if mode == CUT || (mode == PASS && before == SWALLOW) {
+            open.drain(..).for_each(|connection| connection.reset());
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Vec<Arc<Connection>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(self: &Arc<Self>, client: TcpStream) {
-        match self.mode.load(Ordering::SeqCst) {
-            CUT => return reset(&client),
-            SWALLOW => return self.keep([&client]),
-            _ => {}
-        }
-        let Ok(server) = TcpStream::connect_timeout(
-            &std::net::SocketAddr::from(([127, 0, 0, 1], self.target)),
-            Duration::from_secs(2),
-        ) else {
-            return reset(&client);
+        let target = SocketAddr::from(([127, 0, 0, 1], self.target));
+        let server = match self.mode.load(Ordering::SeqCst) {
+            PASS => TcpStream::connect_timeout(&target, Duration::from_secs(2)).ok(),
+            _ => None,
         };
-        self.accepted.fetch_add(1, Ordering::SeqCst);
-        for end in [&client, &server] {
-            // The time limit frees a pump whose reader has gone with a full window.
-            let _ = (end.set_nodelay(true), end.set_write_timeout(Some(Duration::from_secs(2))));
-        }
-        self.keep([&client, &server]);
-        for (from, to) in [(&client, &server), (&server, &client)] {
-            let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else { return };
-            let shared = Arc::clone(self);
-            std::thread::spawn(move || shared.pump(from, to));
+        let mut open = self.open();
+        let connection = match (self.mode.load(Ordering::SeqCst), server) {
+            (PASS, Some(server)) => Connection::of(vec![client, server]),
+            (SWALLOW, _) => Connection::of(vec![client]),
+            _ => return Connection::of(vec![client]).reset(),
+        };
+        open.push(Arc::clone(&connection));
+        if connection.ends.len() == 2 {
+            self.accepted.fetch_add(1, Ordering::SeqCst);
+            for from in [0, 1] {
+                let (shared, connection) = (Arc::clone(self), Arc::clone(&connection));
+                std::thread::spawn(move || shared.pump(&connection, from));
+            }
         }
     }
 
-    fn pump(&self, mut from: TcpStream, mut to: TcpStream) {
+    /// Passes the bytes of one end to the other until either has gone.
+    fn pump(&self, connection: &Connection, from: usize) {
+        let (mut from, mut to) = (&connection.ends[from], &connection.ends[1 - from]);
         let mut buffer = [0; 16 * 1024];
-        while let Ok(count) = from.read(&mut buffer) {
-            if self.mode.load(Ordering::SeqCst) == SWALLOW {
-                if count == 0 {
-                    return;
+        loop {
+            let count = from.read(&mut buffer).unwrap_or(0);
+            if connection.reset.load(Ordering::SeqCst) {
+                return;
+            }
+            let swallowing = self.mode.load(Ordering::SeqCst) == SWALLOW;
+            if count == 0 {
+                if !swallowing {
+                    let _ = to.shutdown(Shutdown::Write);
                 }
-                continue;
+                return;
             }
-            if count == 0 || to.write_all(&buffer[..count]).is_err() {
-                break;
+            if !swallowing && to.write_all(&buffer[..count]).is_err() {
+                return;
             }
-        }
-        if self.mode.load(Ordering::SeqCst) == PASS {
-            let _ = to.shutdown(Shutdown::Write);
-        }
-    }
-
-    fn keep<const N: usize>(&self, streams: [&TcpStream; N]) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.extend(streams.iter().filter_map(|stream| stream.try_clone().ok()));
-    }
-
-    fn reset_all(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        for stream in open.drain(..) {
-            reset(&stream);
         }
     }
 }
 
-/// Closes so that the other side sees RST and no goodbye. `shutdown` wakes the pump, whose copy of the
-/// handle would keep the connection alive.
-fn reset(stream: &TcpStream) {
-    let socket = socket2::SockRef::from(stream);
-    let _ = socket.set_linger(Some(Duration::ZERO));
-    let _ = stream.shutdown(Shutdown::Read);
+impl Connection {
+    fn of(ends: Vec<TcpStream>) -> Arc<Self> {
+        for end in &ends {
+            // The time limit frees a pump whose reader has gone with a full window.
+            let _ = (end.set_nodelay(true), end.set_write_timeout(Some(Duration::from_secs(2))));
+        }
+        Arc::new(Self { ends, reset: AtomicBool::new(false) })
+    }
+
+    /// Closes so that the other side sees RST and no goodbye. `shutdown` wakes the pumps, which hold the last
+    /// handles.
+    fn reset(&self) {
+        self.reset.store(true, Ordering::SeqCst);
+        for end in &self.ends {
+            let _ = socket2::SockRef::from(end).set_linger(Some(Duration::ZERO));
+            let _ = end.shutdown(Shutdown::Read);
+        }
+    }
 }
 
 #[cfg(test)]
