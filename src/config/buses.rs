@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use driver_api::table::nearest;
-use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem};
+use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, Wire};
 
 use super::model::{BusCommon, Deadband, DeviceCommon, PointCommon, defaults};
 use super::profile::Found;
@@ -41,6 +41,8 @@ pub struct CompiledBus {
     pub driver: &'static str,
     /// The bus itself; its plan is fixed.
     pub bus: Box<dyn Bus>,
+    /// What goes over it.
+    pub wire: Wire,
     /// Parallel to `bus.plan().devices`.
     pub devices: Vec<DeviceSettings>,
     /// Parallel to `bus.plan().points`.
@@ -240,10 +242,12 @@ pub(super) fn compile(draft: &BusDraft<'_>, findings: &mut Findings) -> Option<C
     let driver = draft.driver?;
     let mut table = draft.raw.table();
     let _common = table.split(BUS_KEYS);
+    let wire = Wire::default();
     let spec = BusSpec {
         name: draft.common.name.clone(),
         table,
         devices: draft.devices.iter().map(device_spec).collect(),
+        wire: wire.clone(),
     };
     let bus = driver.compile(spec, &mut findings.problems);
     for device in draft.devices.iter().filter(|d| d.profile_lost) {
@@ -275,6 +279,7 @@ pub(super) fn compile(draft: &BusDraft<'_>, findings: &mut Findings) -> Option<C
         name: draft.common.name.clone(),
         driver: driver.name(),
         bus,
+        wire,
         devices,
         points,
         fingerprint: canon::fingerprint(&canonical(draft)),

@@ -28,6 +28,7 @@ pub mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod units;
+pub mod wire;
 
 use async_trait::async_trait;
 
@@ -36,6 +37,7 @@ pub use plan::{Block, DeviceInfo, Plan, PointInfo};
 pub use reading::{Quality, Reason, Sample, Value};
 pub use table::{Place, Problem, SourceId, Table};
 pub use units::{ByteSize, Span};
+pub use wire::{Tapped, Wire};
 
 /// A protocol the gateway can speak. Stateless: one `static` per driver.
 pub trait Driver: Sync {
@@ -97,6 +99,26 @@ pub trait Bus: Send {
     /// Not cancel safe, as `read`.
     async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError>;
 
+    /// Carries one request that is nobody's point: of a client that shares the line, of a scan, of a person
+    /// who wants to see the registers themselves. `request` and the answer are what the protocol calls a PDU
+    /// (Modbus: function code and data); a refusal of the device is an answer like any other. What the
+    /// driver owes for its own reads it owes here too: no late, foreign or corrupt answer is given.
+    ///
+    /// # Errors
+    /// As `read`; a protocol error with the reason for a request that cannot be carried.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe, as `read`.
+    async fn carry(
+        &mut self,
+        unit: u8,
+        request: &[u8],
+        timeout: std::time::Duration,
+    ) -> Result<Vec<u8>, ReadError> {
+        let _ = (unit, request, timeout);
+        Err(ReadError::Transient(FrameError::Protocol("this bus carries no foreign requests".to_owned())))
+    }
+
     /// Waits for what the bus says unasked (a scale that prints by itself) and appends it.
     /// Returns after at least one sample, or with an error. Buses that only answer never return.
     ///
@@ -117,6 +139,8 @@ pub struct BusSpec<'i> {
     pub table: Table<'i>,
     /// The devices on this bus, in file order.
     pub devices: Vec<DeviceSpec<'i>>,
+    /// Where the bus tells what goes over it.
+    pub wire: Wire,
 }
 
 /// A `[[device]]` table; the common keys are already taken out.

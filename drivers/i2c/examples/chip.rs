@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use driver_api::{BusSpec, DeviceSpec, Driver, Table};
+use driver_api::{BusSpec, DeviceSpec, Driver, Table, Wire};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -28,6 +28,7 @@ async fn read(path: &str, address: &str, chip: &str, count: u32) -> Result<(), B
     let device = format!("address = {address}\nchip = '{chip}'");
     let spec = BusSpec {
         name: "bus".into(),
+        wire: Wire::default(),
         table: Table::from_text(0, &bus)?,
         devices: vec![DeviceSpec {
             name: chip.into(),

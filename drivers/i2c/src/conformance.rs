@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use driver_api::testing::{assert_conforms, table};
 use driver_api::{
-    Bus, BusSpec, DeviceSpec, Driver, FrameError, PointSpec, Problem, ReadError, Reason, Sample, Table, Value,
+    Bus, BusSpec, DeviceSpec, Driver, FrameError, PointSpec, Problem, ReadError, Reason, Sample, Table,
+    Value, Wire,
 };
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ fn point<'i>(name: &str, text: &'i str, interval: u64, writable: bool) -> PointS
 }
 
 fn spec<'i>(devices: Vec<DeviceSpec<'i>>) -> BusSpec<'i> {
-    BusSpec { name: "header".into(), table: table("path = '/dev/i2c-1'"), devices }
+    BusSpec { name: "header".into(), table: table("path = '/dev/i2c-1'"), devices, wire: Wire::default() }
 }
 
 /// A bus that is opened with these ports, one after the other.

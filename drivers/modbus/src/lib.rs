@@ -79,8 +79,9 @@ impl Driver for Rtu {
         }
         let compiled = compile(&bus, pace, Units::Line, problems);
         let (keys, compiled) = (keys?, compiled?);
-        (problems.len() == before)
-            .then(|| Box::new(ModbusBus::new(compiled, RtuLine::new(Tty::new(keys), pace))) as Box<dyn Bus>)
+        (problems.len() == before).then(|| {
+            Box::new(ModbusBus::new(compiled, RtuLine::new(Tty::new(keys), pace, &bus.wire))) as Box<dyn Bus>
+        })
     }
 }
 
@@ -97,7 +98,7 @@ impl Driver for Tcp {
         let keys: Option<TcpKeys> = bus.table.parse(problems);
         let endpoint = keys.and_then(|keys| endpoint(&bus, &keys.address, Some(502), problems));
         let compiled = compile(&bus, Pace::network(), Units::Network, problems);
-        Some(Box::new(ModbusBus::new(compiled?, TcpLine::new(endpoint?))))
+        Some(Box::new(ModbusBus::new(compiled?, TcpLine::new(endpoint?, &bus.wire))))
     }
 }
 
@@ -133,7 +134,7 @@ impl Driver for RtuOverTcp {
         pace.round_trip = Pace::network().round_trip;
         let compiled = compile(&bus, pace, Units::Line, problems);
         let (endpoint, compiled) = (known?, compiled?);
-        Some(Box::new(ModbusBus::new(compiled, RtuLine::new(endpoint, pace))))
+        Some(Box::new(ModbusBus::new(compiled, RtuLine::new(endpoint, pace, &bus.wire))))
     }
 }
 

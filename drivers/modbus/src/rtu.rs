@@ -14,7 +14,7 @@ use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use driver_api::{Bus, BusSpec, FrameError, Problem, ReadError};
+use driver_api::{Bus, BusSpec, FrameError, Problem, ReadError, Tapped, Wire};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 use tokio_modbus::Request;
@@ -59,12 +59,13 @@ pub fn compile_on<C: Connect + 'static>(
     problems: &mut Vec<Problem>,
 ) -> Option<Box<dyn Bus>> {
     let compiled = compile(bus, pace, Units::Line, problems)?;
-    Some(Box::new(ModbusBus::new(compiled, RtuLine::new(connect, pace))))
+    Some(Box::new(ModbusBus::new(compiled, RtuLine::new(connect, pace, &bus.wire))))
 }
 
 pub(crate) struct RtuLine<C: Connect> {
     connect: C,
-    port: Option<C::Port>,
+    wire: Wire,
+    port: Option<Tapped<C::Port>>,
     pace: Pace,
     debts: Debts,
     /// When the last byte was on the line.
@@ -74,8 +75,16 @@ pub(crate) struct RtuLine<C: Connect> {
 }
 
 impl<C: Connect> RtuLine<C> {
-    pub fn new(connect: C, pace: Pace) -> Self {
-        Self { connect, port: None, pace, debts: Debts::default(), last: Instant::now(), doubtful: true }
+    pub fn new(connect: C, pace: Pace, wire: &Wire) -> Self {
+        Self {
+            connect,
+            wire: wire.clone(),
+            port: None,
+            pace,
+            debts: Debts::default(),
+            last: Instant::now(),
+            doubtful: true,
+        }
     }
 
     /// Waits for silence and throws away what arrives before it; gives up after `patience`.
@@ -85,7 +94,8 @@ impl<C: Connect> RtuLine<C> {
         let mut waste = [0; BUFFER];
         loop {
             if self.port.is_none() {
-                self.port = Some(within(give_up, self.connect.connect()).await?);
+                let port = within(give_up, self.connect.connect()).await?;
+                self.port = Some(Tapped::new(port, &self.wire));
                 self.last = Instant::now();
             }
             let Some(port) = self.port.as_mut() else { continue };
@@ -226,7 +236,7 @@ async fn within<T>(deadline: Instant, connect: impl Future<Output = io::Result<T
 impl<C: Connect> Line for RtuLine<C> {
     async fn open(&mut self) -> io::Result<()> {
         self.port = None;
-        self.port = Some(self.connect.connect().await?);
+        self.port = Some(Tapped::new(self.connect.connect().await?, &self.wire));
         self.last = Instant::now();
         self.doubtful = true;
         Ok(())

@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use driver_api::{FrameError, ReadError};
+use driver_api::{FrameError, ReadError, Tapped, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -70,7 +70,8 @@ impl Connect for Endpoint {
 
 pub(crate) struct TcpLine {
     endpoint: Endpoint,
-    stream: Option<TcpStream>,
+    wire: Wire,
+    stream: Option<Tapped<TcpStream>>,
     transaction: u16,
 }
 
@@ -83,8 +84,8 @@ enum Failed {
 }
 
 impl TcpLine {
-    pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, stream: None, transaction: 0 }
+    pub fn new(endpoint: Endpoint, wire: &Wire) -> Self {
+        Self { endpoint, wire: wire.clone(), stream: None, transaction: 0 }
     }
 
     async fn attempt(
@@ -145,7 +146,7 @@ impl TcpLine {
     fn alive(&self) -> bool {
         let Some(stream) = &self.stream else { return false };
         // Nothing was asked, so nothing may be there: bytes are as bad as an end.
-        matches!(stream.try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        matches!(stream.port().try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -153,7 +154,7 @@ impl TcpLine {
 impl Line for TcpLine {
     async fn open(&mut self) -> io::Result<()> {
         self.stream = None;
-        self.stream = Some(self.endpoint.dial().await?);
+        self.stream = Some(Tapped::new(self.endpoint.dial().await?, &self.wire));
         Ok(())
     }
 
@@ -180,7 +181,9 @@ impl Line for TcpLine {
             if !used {
                 self.stream = None;
                 match timeout_at(deadline, self.endpoint.dial()).await {
-                    Ok(stream) => self.stream = Some(stream.map_err(ReadError::Bus)?),
+                    Ok(stream) => {
+                        self.stream = Some(Tapped::new(stream.map_err(ReadError::Bus)?, &self.wire));
+                    }
                     Err(_) => {
                         return Err(ReadError::Bus(io::Error::new(
                             io::ErrorKind::TimedOut,

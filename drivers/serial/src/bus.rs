@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use driver_api::{
-    Block, Bus, DeviceInfo, DeviceSpec, FrameError, Plan, PointInfo, ReadError, Reason, Sample, Value,
+    Block, Bus, DeviceInfo, DeviceSpec, FrameError, Plan, PointInfo, ReadError, Reason, Sample, Tapped,
+    Value, Wire,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
@@ -32,7 +33,8 @@ const TYPICAL_ANSWER: usize = 24;
 pub struct SerialBus<C: Connect> {
     plan: Plan,
     connect: C,
-    port: Option<C::Port>,
+    wire: Wire,
+    port: Option<Tapped<C::Port>>,
     speaker: Option<Speaker>,
 }
 
@@ -54,6 +56,7 @@ struct Speaker {
 impl<C: Connect> SerialBus<C> {
     pub(crate) fn new(
         settings: Settings,
+        wire: Wire,
         device: Option<(&DeviceSpec<'_>, Speech)>,
         connect: impl FnOnce(Settings) -> C,
     ) -> Self {
@@ -73,12 +76,12 @@ impl<C: Connect> SerialBus<C> {
                 foreign: 0,
             });
         }
-        Self { plan, connect: connect(settings), port: None, speaker }
+        Self { plan, connect: connect(settings), wire, port: None, speaker }
     }
 
     /// The open port, for tests that play its other end.
     pub fn port_mut(&mut self) -> Option<&mut C::Port> {
-        self.port.as_mut()
+        self.port.as_mut().map(Tapped::port_mut)
     }
 
     /// Closes the port at once: a descriptor that is still held makes a USB adapter come back under
@@ -149,7 +152,7 @@ impl<C: Connect> Bus for SerialBus<C> {
 
     async fn open(&mut self) -> io::Result<()> {
         self.port = None;
-        self.port = Some(self.connect.connect().await?);
+        self.port = Some(Tapped::new(self.connect.connect().await?, &self.wire));
         if let Some(speaker) = &mut self.speaker {
             let now = Instant::now();
             speaker.assembler = Assembler::new(speaker.speech.terminator.clone(), now);

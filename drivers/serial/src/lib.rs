@@ -66,5 +66,5 @@ pub fn compile_over<C: Connect>(
     if problems.len() > before {
         return None;
     }
-    Some(SerialBus::new(settings.as_ref()?.clone(), compiled.into_iter().next(), connect))
+    Some(SerialBus::new(settings.as_ref()?.clone(), bus.wire.clone(), compiled.into_iter().next(), connect))
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use driver_api::testing::{ScriptedPort, assert_conforms, table};
 use driver_api::{
-    Bus, BusSpec, DeviceSpec, Driver, FrameError, PointSpec, Problem, ReadError, Reason, Sample, Table, Value,
+    Bus, BusSpec, DeviceSpec, Driver, FrameError, PointSpec, Problem, ReadError, Reason, Sample, Table,
+    Value, Wire,
 };
 use driver_serial::{Connect, Serial, SerialBus, compile_over};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,7 +45,7 @@ fn spec<'i>(bus: &'i str, device: &'i str, points: Vec<PointSpec<'i>>) -> BusSpe
         table: Table::from_text(0, device).expect("TOML"),
         points,
     };
-    BusSpec { name: "scale".into(), table: table(bus), devices: vec![device] }
+    BusSpec { name: "scale".into(), table: table(bus), devices: vec![device], wire: Wire::default() }
 }
 
 fn compiled(device: &str, points: Vec<PointSpec<'_>>, ports: Vec<ScriptedPort>) -> SerialBus<Prepared> {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use driver_api::testing::{assert_conforms, table};
-use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, ReadError, Reason, Sample, Value};
+use driver_api::{
+    Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, ReadError, Reason, Sample, Value, Wire,
+};
 use driver_sim::Sim;
 use tokio::time::Instant;
 
@@ -30,7 +32,7 @@ fn device<'i>(name: &str, keys: &'i str, points: &[(&str, &'i str)]) -> DeviceSp
 
 fn compile(keys: &str, devices: Vec<DeviceSpec<'_>>) -> Result<Box<dyn Bus>, Vec<Problem>> {
     let mut problems = Vec::new();
-    let spec = BusSpec { name: "lab".to_owned(), table: table(keys), devices };
+    let spec = BusSpec { name: "lab".to_owned(), table: table(keys), devices, wire: Wire::default() };
     let bus = Sim.compile(spec, &mut problems);
     assert_eq!(bus.is_none(), !problems.is_empty(), "no bus exactly when there is a problem");
     bus.ok_or(problems)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use driver_api::testing::table;
-use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem};
+use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, Wire};
 
 /// A device as text: its keys, and one point a line (`name: key = value, …`).
 pub struct DeviceText {
@@ -42,6 +42,7 @@ fn split_keys(text: &str) -> Vec<&str> {
 pub fn spec<'i>(bus: &'i str, devices: &'i [DeviceText]) -> BusSpec<'i> {
     BusSpec {
         name: "bus".to_owned(),
+        wire: Wire::default(),
         table: table(bus),
         devices: devices
             .iter()
