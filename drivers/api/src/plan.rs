@@ -21,6 +21,12 @@ impl Plan {
         self.blocks.iter().position(|b| b.points.contains(&point))
     }
 
+    /// The points of a block that are wanted more rarely than it is read: they ride along.
+    pub fn riders<'p>(&'p self, block: &'p Block) -> impl Iterator<Item = &'p PointInfo> {
+        let points = block.points.iter().filter_map(|point| self.points.get(*point));
+        points.filter(|point| block.every != Duration::MAX && point.every > block.every)
+    }
+
     /// Share of time (0.0 to …) that polling every block in time takes of the bus.
     #[must_use]
     pub fn predicted_load(&self) -> f64 {
@@ -55,6 +61,8 @@ pub struct PointInfo {
     pub source: String,
     /// Whether [`crate::Bus::write`] accepts it.
     pub writable: bool,
+    /// How often it is wanted. Its block may be read more often, for the sake of another point.
+    pub every: Duration,
 }
 
 /// One request that covers several points.
@@ -64,7 +72,7 @@ pub struct Block {
     pub device: usize,
     /// Indices into [`Plan::points`].
     pub points: Vec<usize>,
-    /// How often it is due. [`Duration::MAX`] for what is never asked, only listened to.
+    /// How often it is due: as often as its most urgent point. [`Duration::MAX`] for what is never asked, only listened to.
     pub every: Duration,
     /// Predicted time it occupies the bus.
     pub cost: Duration,

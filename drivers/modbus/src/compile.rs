@@ -8,7 +8,8 @@ use driver_api::decode::{Bits, Kind, WordOrder};
 use driver_api::{Block, BusSpec, DeviceInfo, DeviceSpec, Plan, PointInfo, PointSpec, Problem};
 
 use crate::config::{Area, DeviceKeys, PointKeys, register};
-use crate::plan::{Limits, Pace, Run, Span, data_len, plan};
+use crate::cover::{Want, plan};
+use crate::plan::{Limits, Pace, Run, Span, data_len};
 
 /// Everything that one bus knows of its devices. Indices are those of [`Plan`].
 #[derive(Debug)]
@@ -93,6 +94,7 @@ pub(crate) fn compile(
                     spec: Some(index),
                     unit: None,
                     kind: parsed.kind.to_string(),
+                    every: point.interval,
                     source: source(&parsed, span),
                     writable: point.writable,
                 });
@@ -110,17 +112,19 @@ pub(crate) fn compile(
     (problems.len() == before).then_some(out)
 }
 
-/// Groups the points from `first` on by table and interval, and plans each group.
+/// Plans the points from `first` on, each table for itself.
 fn blocks(out: &mut Compiled, first: usize, device: &Device, pace: Pace) {
-    let mut groups: BTreeMap<(Area, Duration), Vec<usize>> = BTreeMap::new();
+    let mut tables: BTreeMap<Area, Vec<usize>> = BTreeMap::new();
     for (index, point) in out.points.iter().enumerate().skip(first) {
-        groups.entry((point.area, point.every)).or_default().push(index);
+        tables.entry(point.area).or_default().push(index);
     }
-    for ((area, every), members) in groups {
-        let wanted: Vec<Span> = members.iter().map(|i| out.spans[*i]).collect();
+    for (area, members) in tables {
+        let wants: Vec<Want> =
+            members.iter().map(|i| Want { span: out.spans[*i], every: out.points[*i].every }).collect();
         let max_len = if area.bits() { device.max_bits } else { device.max_registers };
         let limits = Limits { max_len, max_gap: device.max_gap };
-        for run in plan(&wanted, limits, |len| pace.read(len, area.bits())) {
+        for run in plan(&wants, limits, |len| pace.read(len, area.bits())) {
+            let every = run.wanted.iter().map(|i| wants[*i].every).min().unwrap_or(Duration::MAX);
             let points: Vec<usize> = run.wanted.iter().map(|i| members[*i]).collect();
             let Span { start, len } = run.span;
             out.plan.blocks.push(Block {
