@@ -79,3 +79,14 @@ pub struct Block {
     /// The request in words (`input 0..29 (function 4, 30 registers)`).
     pub what: String,
 }
+
+/// What the traffic so far taught about one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Learned {
+    /// How long it usually takes to begin an answer; `None` while that is not known.
+    pub turnaround: Option<Duration>,
+    /// Blocks that it refuses as a whole (most often across a hole), and that are read in parts.
+    pub split_blocks: usize,
+    /// Parts of those blocks, each a request of its own.
+    pub split_parts: usize,
+}

@@ -18,8 +18,9 @@ use driver_api::{Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
 use tokio::time::Instant;
 use tokio_modbus::Request;
 
-use crate::compile::{Compiled, Device};
+use crate::compile::Compiled;
 use crate::config::Area;
+use crate::lessons::Lessons;
 use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
 
 use crate::plan::{Run, Span, split};
@@ -75,17 +76,20 @@ pub(crate) struct ModbusBus<L> {
     compiled: Compiled,
     line: L,
     blocks: Vec<Learned>,
+    lessons: Lessons,
 }
 
 impl<L: Line> ModbusBus<L> {
     pub fn new(compiled: Compiled, line: L) -> Self {
         let blocks = compiled.blocks.iter().map(|(_, run)| Learned::new(run)).collect();
-        Self { compiled, line, blocks }
+        let lessons = Lessons::new(compiled.devices.len());
+        Self { compiled, line, blocks, lessons }
     }
 
     async fn read_parts(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
         let (area, ref run) = self.compiled.blocks[block];
-        let device = &self.compiled.devices[self.compiled.plan.blocks[block].device];
+        let index = self.compiled.plan.blocks[block].device;
+        let device = &self.compiled.devices[index];
         let Learned { parts, again, told } = &mut self.blocks[block];
         if again.take_if(|at| *at <= Instant::now()).is_some() {
             *parts = vec![Part::new(run.clone())];
@@ -105,7 +109,17 @@ impl<L: Line> ModbusBus<L> {
                 continue;
             }
             let request = read_request(area, part.run.span);
-            let reply = exchange(&mut self.line, device, &request).await?;
+            let length = self.compiled.answer_time(area, part.run.span);
+            let patience = self.lessons.patience(index, device.timeout, length, Instant::now());
+            let reply = exchange(&mut self.line, device.unit, &request, patience).await;
+            match &reply {
+                Ok(reply) => self.lessons.answered(index, reply.at.saturating_duration_since(reply.asked)),
+                Err(ReadError::Transient(FrameError::Timeout(_))) => {
+                    self.lessons.silent(index, Instant::now())
+                }
+                Err(_) => {}
+            }
+            let reply = reply?;
             match reply.answer {
                 Answer::Data(data) => {
                     let words = if area.bits() {
@@ -207,11 +221,16 @@ impl Part {
 }
 
 /// One exchange with a device.
-async fn exchange<L: Line>(line: &mut L, device: &Device, request: &Request<'_>) -> Result<Reply, ReadError> {
+async fn exchange<L: Line>(
+    line: &mut L,
+    unit: u8,
+    request: &Request<'_>,
+    timeout: Duration,
+) -> Result<Reply, ReadError> {
     let pdu = pdu_of(request).ok_or_else(|| {
         ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
     })?;
-    line.exchange(device.unit, &pdu, device.timeout).await
+    line.exchange(unit, &pdu, timeout).await
 }
 
 fn read_request(area: Area, span: Span) -> Request<'static> {
@@ -248,13 +267,44 @@ impl<L: Line> Bus for ModbusBus<L> {
             .write_request(point, value)
             .map_err(|why| ReadError::Transient(FrameError::Protocol(why)))?;
         let device = &self.compiled.devices[self.compiled.plan.points[point].device];
-        let reply = exchange(&mut self.line, device, &request).await?;
+        let reply = exchange(&mut self.line, device.unit, &request, device.timeout).await?;
         match reply.answer {
             Answer::Data(_) => Ok(()),
             Answer::Exception(code @ 1..=3) => Err(ReadError::Refused(code)),
             Answer::Exception(code) => Err(ReadError::Transient(FrameError::Exception(code))),
         }
     }
+
+    fn replan(&mut self) -> bool {
+        let before = self.compiled.blocks.clone();
+        if !self.compiled.replan(|device| self.lessons.usual(device)) {
+            return false;
+        }
+        // What was learned of a block holds for the same block; a new one is learned anew.
+        let mut known: Vec<Option<Learned>> =
+            std::mem::take(&mut self.blocks).into_iter().map(Some).collect();
+        let kept = |block: &(Area, Run)| known.get_mut(before.iter().position(|b| b == block)?)?.take();
+        self.blocks = self
+            .compiled
+            .blocks
+            .iter()
+            .map(kept)
+            .zip(&self.compiled.blocks)
+            .map(|(kept, (_, run))| kept.unwrap_or_else(|| Learned::new(run)))
+            .collect();
+        true
+    }
+
+    fn learned(&self, device: usize) -> driver_api::Learned {
+        let blocks = self.blocks.iter().zip(&self.compiled.plan.blocks);
+        let split = || blocks.clone().filter(|(l, b)| b.device == device && l.parts.len() > 1);
+        driver_api::Learned {
+            turnaround: self.lessons.usual(device),
+            split_blocks: split().count(),
+            split_parts: split().map(|(learned, _)| learned.parts.len()).sum(),
+        }
+    }
+
     async fn carry(&mut self, unit: u8, request: &[u8], timeout: Duration) -> Result<Vec<u8>, ReadError> {
         let expect = Expect::answer_to(unit, request).ok_or_else(|| unspeakable(request))?;
         let reply = self.line.exchange(unit, request, timeout).await?;

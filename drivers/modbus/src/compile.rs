@@ -21,6 +21,7 @@ pub(crate) struct Compiled {
     pub spans: Vec<Span>,
     /// For each block its table and what it reads; `wanted` are points of [`Plan::points`].
     pub blocks: Vec<(Area, Run)>,
+    pace: Pace,
 }
 
 #[derive(Debug, Clone)]
@@ -66,10 +67,10 @@ pub(crate) fn compile(
         points: Vec::new(),
         spans: Vec::new(),
         blocks: Vec::new(),
+        pace,
     };
     for spec in &bus.devices {
         let device = device(spec, units, problems);
-        let first = out.points.len();
         let mut names = BTreeSet::new();
         if spec.points.is_empty() {
             problems.push(
@@ -103,56 +104,117 @@ pub(crate) fn compile(
             }
         }
         let Some(device) = device else { continue };
-        let pace = Pace { turnaround: device.turnaround, ..pace };
-        blocks(&mut out, first, &device, pace);
-        too_slow(&out, spec, &device, pace, problems);
         out.plan.devices.push(DeviceInfo { name: spec.name.clone(), address: device.unit.to_string() });
         out.devices.push(device);
+        let index = out.devices.len() - 1;
+        let pace = out.pace_of(index, None);
+        let blocks = out.blocks_of(index, pace);
+        too_slow(&blocks, spec, &out.devices[index], pace, problems);
+        let (described, read): (Vec<_>, Vec<_>) = blocks.into_iter().unzip();
+        out.plan.blocks.extend(described);
+        out.blocks.extend(read);
     }
     (problems.len() == before).then_some(out)
 }
 
-/// Plans the points from `first` on, each table for itself.
-fn blocks(out: &mut Compiled, first: usize, device: &Device, pace: Pace) {
-    let mut tables: BTreeMap<Area, Vec<usize>> = BTreeMap::new();
-    for (index, point) in out.points.iter().enumerate().skip(first) {
-        tables.entry(point.area).or_default().push(index);
-    }
-    for (area, members) in tables {
-        let wants: Vec<Want> =
-            members.iter().map(|i| Want { span: out.spans[*i], every: out.points[*i].every }).collect();
-        let max_len = if area.bits() { device.max_bits } else { device.max_registers };
-        let limits = Limits { max_len, max_gap: device.max_gap };
-        for run in plan(&wants, limits, |len| pace.read(len, area.bits())) {
-            let every = run.wanted.iter().map(|i| wants[*i].every).min().unwrap_or(Duration::MAX);
-            let points: Vec<usize> = run.wanted.iter().map(|i| members[*i]).collect();
-            let Span { start, len } = run.span;
-            out.plan.blocks.push(Block {
-                device: out.devices.len(),
-                points: points.clone(),
-                every,
-                cost: pace.read(len, area.bits()),
-                what: format!(
-                    "{area} {start}..{} (function {}, {len} {})",
-                    run.span.end() - 1,
-                    match area {
-                        Area::Coil => 1,
-                        Area::Discrete => 2,
-                        Area::Holding => 3,
-                        Area::Input => 4,
-                    },
-                    if area.bits() { "bits" } else { "registers" },
-                ),
-            });
-            out.blocks.push((area, Run { span: run.span, wanted: points }));
+/// A plan must save this part of a device's load to replace the one in use: measured values waver.
+const WORTHWHILE: f64 = 0.02;
+
+impl Compiled {
+    /// The pace of the bus as this device sees it, measured or else as configured.
+    fn pace_of(&self, device: usize, measured: Option<Duration>) -> Pace {
+        match measured {
+            Some(answer_begins) => self.pace.measured(answer_begins),
+            None => Pace { turnaround: self.devices[device].turnaround, ..self.pace },
         }
+    }
+
+    /// How long the answer of such a read takes on the wire.
+    pub fn answer_time(&self, area: Area, span: Span) -> Duration {
+        self.pace.char_time * (5 + data_len(span.len, area.bits()))
+    }
+
+    /// Plans the points of a device, each table for itself.
+    fn blocks_of(&self, device: usize, pace: Pace) -> Vec<(Block, (Area, Run))> {
+        let mut tables: BTreeMap<Area, Vec<usize>> = BTreeMap::new();
+        for (index, point) in self.points.iter().enumerate() {
+            if self.plan.points[index].device == device {
+                tables.entry(point.area).or_default().push(index);
+            }
+        }
+        let Device { max_bits, max_registers, max_gap, .. } = self.devices[device];
+        let mut blocks = Vec::new();
+        for (area, members) in tables {
+            let want = |i: &usize| Want { span: self.spans[*i], every: self.points[*i].every };
+            let wants: Vec<Want> = members.iter().map(want).collect();
+            let max_len = if area.bits() { max_bits } else { max_registers };
+            for run in plan(&wants, Limits { max_len, max_gap }, |len| pace.read(len, area.bits())) {
+                let every = run.wanted.iter().map(|i| wants[*i].every).min().unwrap_or(Duration::MAX);
+                let run = Run { span: run.span, wanted: run.wanted.iter().map(|i| members[*i]).collect() };
+                let cost = pace.read(run.span.len, area.bits());
+                let what = described(area, run.span);
+                blocks.push((Block { device, points: run.wanted.clone(), every, cost, what }, (area, run)));
+            }
+        }
+        blocks
+    }
+
+    /// Plans anew what would be more than [`WORTHWHILE`] cheaper at the measured turnarounds. `true` if
+    /// anything is.
+    pub fn replan(&mut self, measured: impl Fn(usize) -> Option<Duration>) -> bool {
+        let mut changed = false;
+        let mut all = Vec::new();
+        let mut left = std::mem::take(&mut self.plan.blocks)
+            .into_iter()
+            .zip(std::mem::take(&mut self.blocks))
+            .peekable();
+        for device in 0..self.devices.len() {
+            let mut now = Vec::new();
+            while let Some(block) = left.next_if(|(block, _)| block.device == device) {
+                now.push(block);
+            }
+            let pace = self.pace_of(device, measured(device));
+            for (block, (area, run)) in &mut now {
+                block.cost = pace.read(run.span.len, area.bits());
+            }
+            let new = self.blocks_of(device, pace);
+            if load(&now) > load(&new) * (1.0 + WORTHWHILE) {
+                changed = true;
+                all.extend(new);
+            } else {
+                all.extend(now);
+            }
+        }
+        (self.plan.blocks, self.blocks) = all.into_iter().unzip();
+        changed
     }
 }
 
+fn load(blocks: &[(Block, (Area, Run))]) -> f64 {
+    blocks.iter().map(|(block, _)| block.cost.as_secs_f64() / block.every.as_secs_f64()).sum()
+}
+
+fn described(area: Area, span: Span) -> String {
+    let function = match area {
+        Area::Coil => 1,
+        Area::Discrete => 2,
+        Area::Holding => 3,
+        Area::Input => 4,
+    };
+    let (start, last, len) = (span.start, span.end() - 1, span.len);
+    let what = if area.bits() { "bits" } else { "registers" };
+    format!("{area} {start}..{last} (function {function}, {len} {what})")
+}
+
 /// An answer that cannot be over before the timeout would fail for ever.
-fn too_slow(out: &Compiled, spec: &DeviceSpec<'_>, device: &Device, pace: Pace, problems: &mut Vec<Problem>) {
-    let longest = out.blocks.iter().zip(&out.plan.blocks).filter(|(_, b)| b.device == out.devices.len());
-    let longest = longest.map(|((area, run), _)| 5 + data_len(run.span.len, area.bits())).max();
+fn too_slow(
+    blocks: &[(Block, (Area, Run))],
+    spec: &DeviceSpec<'_>,
+    device: &Device,
+    pace: Pace,
+    problems: &mut Vec<Problem>,
+) {
+    let longest = blocks.iter().map(|(_, (area, run))| 5 + data_len(run.span.len, area.bits())).max();
     let Some(chars) = longest else { return };
     let time = pace.char_time * chars + pace.turnaround;
     if time >= device.timeout {

@@ -10,6 +10,7 @@ pub mod config;
 pub mod cover;
 pub mod frame;
 mod late;
+mod lessons;
 pub mod pdu;
 pub mod plan;
 pub mod rtu;

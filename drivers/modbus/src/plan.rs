@@ -79,6 +79,14 @@ impl Pace {
         }
     }
 
+    /// The same bus as seen by a device whose answers were measured to begin so long after its requests.
+    #[must_use]
+    pub fn measured(self, answer_begins: Duration) -> Self {
+        // On a network the round trip is in it; on a line the first character, which counts by itself.
+        let turnaround = answer_begins.saturating_sub(self.char_time);
+        Self { turnaround, round_trip: Duration::ZERO, ..self }
+    }
+
     /// Time of an exchange with so many characters in its request and its answer:
     /// `T = characters + silence + max(silence, turnaround) + round trip`.
     #[must_use]
