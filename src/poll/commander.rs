@@ -37,8 +37,6 @@ pub struct Target {
     pub bus: BusHandle,
     /// Its index in the bus's plan.
     pub point: usize,
-    /// The block that reads it.
-    pub block: Option<usize>,
     /// Its limits, type and scale.
     pub rule: Rule,
 }

@@ -119,7 +119,7 @@ fn bench_of(blocks: &[(usize, u64)]) -> Bench {
         points: blocks
             .iter()
             .enumerate()
-            .map(|(p, &(device, _))| PointInfo {
+            .map(|(p, &(device, ms))| PointInfo {
                 device,
                 name: format!("p{p}"),
                 spec: Some(0),
@@ -127,6 +127,7 @@ fn bench_of(blocks: &[(usize, u64)]) -> Bench {
                 kind: "i16".into(),
                 source: "x".into(),
                 writable: true,
+                every: Duration::from_millis(ms),
             })
             .collect(),
         blocks: blocks
@@ -320,7 +321,7 @@ fn post() -> Post {
         .enumerate()
         .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: bench.handle.clone(), point, block: Some(point), rule: rule.clone() })
+            (name, Target { bus: bench.handle.clone(), point, rule: rule.clone() })
         })
         .collect();
     let (_, targets) = watch::channel(Arc::new(targets));
