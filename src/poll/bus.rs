@@ -207,10 +207,12 @@ impl BusTask {
                 Wake::Due => {
                     if let Next::Read(block) = next {
                         let mut samples = Vec::new();
-                        self.note_lateness(block);
+                        let living = self.note_lateness(block);
                         let result = self.read(block, &mut samples).await;
                         let overruns = self.schedule.done(block, Instant::now());
-                        self.stats.overruns.fetch_add(overruns, Relaxed);
+                        if living {
+                            self.stats.overruns.fetch_add(overruns, Relaxed);
+                        }
                         result?;
                         self.cadence.filter(&mut samples);
                         self.report(&samples).await;

@@ -97,13 +97,15 @@ impl BusTask {
         self.show(device);
     }
 
-    /// How late a living block is asked. Who is silent waits on purpose.
-    pub(super) fn note_lateness(&mut self, block: usize) {
-        if self.health.standing(block) == Standing::Living {
+    /// Notes how late a block is asked, if it is a living one: who is silent waits on purpose. Whether it is.
+    pub(super) fn note_lateness(&mut self, block: usize) -> bool {
+        let living = self.health.standing(block) == Standing::Living;
+        if living {
             let now = Instant::now();
             self.lateness.note(self.schedule.lateness(block, now), now);
             self.stats.late(&self.lateness);
         }
+        living
     }
 
     /// Takes a better plan over, if the driver has one: what was due and how each block did stays with the
