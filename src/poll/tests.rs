@@ -21,6 +21,8 @@ use crate::message::{CommandRequest, Message, Origin, PointKey, Reading};
 use crate::pipeline::report::Reporter;
 use crate::pipeline::rule::Rule;
 
+mod riders;
+
 /// What the fake line does; shared with the test.
 #[derive(Default)]
 struct Line {
@@ -112,6 +114,11 @@ fn bench(devices: usize) -> Bench {
 
 /// A bus with these blocks of one point each: device and period in ms.
 fn bench_of(blocks: &[(usize, u64)]) -> Bench {
+    start(blocks, |bus| Box::new(bus))
+}
+
+/// The same, with a bus that is made of the plain one.
+fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) -> Bench {
     let devices = blocks.iter().map(|(d, _)| d + 1).max().unwrap_or(0);
     let name = |d: usize| format!("device{d}");
     let plan = Plan {
@@ -151,7 +158,7 @@ fn bench_of(blocks: &[(usize, u64)]) -> Bench {
         })
         .collect();
     let line = Arc::new(Mutex::new(Line::default()));
-    let bus = Box::new(FakeBus { plan, line: line.clone() });
+    let bus = made(FakeBus { plan, line: line.clone() });
     let (out, readings) = mpsc::channel(crate::bounds::READINGS);
     let stop = CancellationToken::new();
     let clock = Arc::new(SystemClock::new(true));

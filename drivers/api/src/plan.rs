@@ -30,7 +30,7 @@ impl Plan {
     /// Share of time (0.0 to …) that polling every block in time takes of the bus.
     #[must_use]
     pub fn predicted_load(&self) -> f64 {
-        self.blocks.iter().map(|b| b.cost.as_secs_f64() / b.every.as_secs_f64().max(0.001)).sum()
+        self.blocks.iter().map(Block::load).sum()
     }
 }
 
@@ -78,6 +78,14 @@ pub struct Block {
     pub cost: Duration,
     /// The request in words (`input 0..29 (function 4, 30 registers)`).
     pub what: String,
+}
+
+impl Block {
+    /// Share of time that polling it takes of the bus.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        self.cost.as_secs_f64() / self.every.as_secs_f64().max(0.001)
+    }
 }
 
 /// What the traffic so far taught about one device.

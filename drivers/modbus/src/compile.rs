@@ -191,7 +191,7 @@ impl Compiled {
 }
 
 fn load(blocks: &[(Block, (Area, Run))]) -> f64 {
-    blocks.iter().map(|(block, _)| block.cost.as_secs_f64() / block.every.as_secs_f64()).sum()
+    blocks.iter().map(|(block, _)| block.load()).sum()
 }
 
 fn described(area: Area, span: Span) -> String {
