@@ -1,8 +1,12 @@
 //! What a point is, for people and programs: the retained `meta` payload of contract and README.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use driver_api::Span;
+
+use crate::config::values::Values;
 
 /// The payload of `gw/<id>/meta/<device>/<point>`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -14,6 +18,9 @@ pub struct Meta {
     pub kind: String,
     /// Poll interval.
     pub interval: Span,
+    /// What the raw numbers mean, where the configuration says it: `{"0":"off","1":"on"}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub values: Option<Arc<Values>>,
     /// Whether commands may write it.
     pub writable: bool,
     /// Bus and place on it (`rs485: input:0 of device 1`).

@@ -25,7 +25,6 @@ use crate::bounds;
 use crate::clock::Clock;
 use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
 use crate::pipeline::rule::Rule;
-use crate::pipeline::scale;
 
 /// Every point that exists, by device and point name.
 pub type Targets = HashMap<(String, String), Target>;
@@ -355,7 +354,7 @@ pub fn judge(
 ) -> (State, Option<serde_json::Value>, Option<String>) {
     let why = |state, why: String, value| (state, value, Some(why));
     match result.map(|exchange: Exchange| exchange.point(point).map(|sample| sample.value.clone())) {
-        Ok(Ok(Ok(read))) if scale::same(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
+        Ok(Ok(Ok(read))) if rule.confirms(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
         Ok(Ok(Ok(read))) => {
             let now = rule.scaled(read);
             why(State::Failed, format!("read back {now}, not what was written"), json(&now))

@@ -182,6 +182,7 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
                 min_interval: if more_often { settings.interval } else { Duration::ZERO },
                 min: settings.min,
                 max: settings.max,
+                values: settings.values.clone().map(Arc::new),
                 kind: info.kind.clone(),
                 writable: info.writable && settings.writable,
             }
@@ -200,6 +201,7 @@ fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Ve
                 unit: rule.key.unit.clone(),
                 kind: info.kind.clone(),
                 interval: Span(settings.interval),
+                values: rule.values.clone(),
                 writable: rule.writable,
                 source: format!("{bus} {address} {}", info.source),
                 description: settings.description.clone().unwrap_or_default(),
@@ -243,6 +245,7 @@ mod tests {
             max_interval: Duration::from_secs(60),
             min: None,
             max: None,
+            values: None,
             writable: false,
         };
         let plan = Plan {
