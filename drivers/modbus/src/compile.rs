@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use driver_api::decode::{Bits, Kind, WordOrder};
-use driver_api::{Block, BusSpec, DeviceInfo, DeviceSpec, Plan, PointInfo, PointSpec, Problem};
+use driver_api::decode::WordOrder;
+use driver_api::{Block, BusSpec, DeviceInfo, DeviceSpec, Plan, PointInfo, Problem};
 
-use crate::config::{Area, DeviceKeys, PointKeys, register};
+use crate::config::Area;
+use crate::device::{Device, device};
+use crate::place::{Place, Space};
 use crate::plan::{Limits, Pace, Run, Span, data_len, plan};
+use crate::point::{Point, point};
 
 /// Everything that one bus knows of its devices. Indices are those of [`Plan`].
 #[derive(Debug)]
@@ -16,30 +19,36 @@ pub(crate) struct Compiled {
     pub plan: Plan,
     pub devices: Vec<Device>,
     pub points: Vec<Point>,
-    /// For each point what it covers, as [`crate::plan::split`] wants it.
+    /// Powers of ten that some points are multiplied by.
+    pub factors: Vec<Factor>,
+    /// For each point the factor it is multiplied by.
+    pub factor_of: Vec<Option<usize>>,
+    /// For each *want* what it covers, as [`crate::plan::split`] wants it: first the points, then the factors.
     pub spans: Vec<Span>,
-    /// For each block its table and what it reads; `wanted` are points of [`Plan::points`].
-    pub blocks: Vec<(Area, Run)>,
+    /// For each block its address space and what it reads; `wanted` are wants.
+    pub blocks: Vec<(Space, Run)>,
+    /// Reads of factors alone, which no block of their points covers.
+    pub extras: Vec<Extra>,
 }
 
-#[derive(Debug, Clone)]
-pub(crate) struct Device {
-    pub unit: u8,
-    pub timeout: Duration,
-    pub write_multiple: bool,
-    max_registers: u16,
-    max_bits: u16,
-    max_gap: u16,
-    turnaround: Duration,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Point {
-    pub area: Area,
-    pub kind: Kind,
-    pub order: WordOrder,
-    pub bits: Option<Bits>,
+/// A power of ten that the device itself names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Factor {
+    pub device: usize,
+    pub place: Place,
+    /// Whether the bytes of its register stand the other way round.
+    pub swapped: bool,
+    /// As often as the points that it belongs to, so that they share a block.
     every: Duration,
+}
+
+/// A read of factors alone.
+#[derive(Debug)]
+pub(crate) struct Extra {
+    pub device: usize,
+    pub space: Space,
+    /// `wanted` are wants, all of them factors.
+    pub run: Run,
 }
 
 /// Which unit ids there are.
@@ -63,73 +72,133 @@ pub(crate) fn compile(
         plan: Plan::default(),
         devices: Vec::new(),
         points: Vec::new(),
+        factors: Vec::new(),
+        factor_of: Vec::new(),
         spans: Vec::new(),
         blocks: Vec::new(),
+        extras: Vec::new(),
     };
     for spec in &bus.devices {
         let device = device(spec, units, problems);
-        let first = out.points.len();
-        let mut names = BTreeSet::new();
-        if spec.points.is_empty() {
-            problems.push(
-                Problem::new(spec.table.place(), format!("device `{}` has no points", spec.name))
-                    .hint("add a [[device.point]] with a name and a register, or a profile"),
-            );
-        }
-        for (index, point) in spec.points.iter().enumerate() {
-            if !names.insert(point.name.as_str()) {
-                problems.push(
-                    Problem::new(
-                        point.table.place(),
-                        format!("device `{}` has a second point `{}`", spec.name, point.name),
-                    )
-                    .hint("point names are unique in their device"),
-                );
-            }
-            if let Some((parsed, span)) = self::point(point, device.as_ref(), problems) {
-                out.plan.points.push(PointInfo {
-                    device: out.devices.len(),
-                    name: point.name.clone(),
-                    spec: Some(index),
-                    unit: None,
-                    kind: parsed.kind.to_string(),
-                    source: source(&parsed, span),
-                    writable: point.writable,
-                });
-                out.points.push(parsed);
-                out.spans.push(span);
-            }
-        }
+        points(&mut out, spec, device.as_ref(), problems);
         let Some(device) = device else { continue };
-        let pace = Pace { turnaround: device.turnaround, ..pace };
-        blocks(&mut out, first, &device, pace);
-        too_slow(&out, spec, &device, pace, problems);
         out.plan.devices.push(DeviceInfo { name: spec.name.clone(), address: device.unit.to_string() });
         out.devices.push(device);
+    }
+    if problems.len() > before {
+        return None;
+    }
+    // Behind the points of all devices, so that points keep the indices of the plan.
+    factors(&mut out);
+    for (index, spec) in bus.devices.iter().enumerate() {
+        let device = out.devices[index].clone();
+        if device.broadcast {
+            continue;
+        }
+        let pace = Pace { turnaround: device.turnaround, ..pace };
+        blocks(&mut out, index, &device, pace);
+        too_slow(&out, index, spec, &device, pace, problems);
     }
     (problems.len() == before).then_some(out)
 }
 
-/// Groups the points from `first` on by table and interval, and plans each group.
-fn blocks(out: &mut Compiled, first: usize, device: &Device, pace: Pace) {
-    let mut groups: BTreeMap<(Area, Duration), Vec<usize>> = BTreeMap::new();
-    for (index, point) in out.points.iter().enumerate().skip(first) {
-        groups.entry((point.area, point.every)).or_default().push(index);
+/// Checks the points of one device, which is the next to be pushed.
+fn points(out: &mut Compiled, spec: &DeviceSpec<'_>, device: Option<&Device>, problems: &mut Vec<Problem>) {
+    let mut names = BTreeSet::new();
+    if spec.points.is_empty() {
+        problems.push(
+            Problem::new(spec.table.place(), format!("device `{}` has no points", spec.name))
+                .hint("add a [[device.point]] with a name and a register, or a profile"),
+        );
     }
-    for ((area, every), members) in groups {
+    let mut in_models = device.is_some_and(Device::setup_needs_models);
+    for (index, point) in spec.points.iter().enumerate() {
+        if !names.insert(point.name.as_str()) {
+            problems.push(
+                Problem::new(
+                    point.table.place(),
+                    format!("device `{}` has a second point `{}`", spec.name, point.name),
+                )
+                .hint("point names are unique in their device"),
+            );
+        }
+        if let Some(parsed) = self::point(point, device, problems) {
+            in_models |= [Some(parsed.place), parsed.scale]
+                .iter()
+                .flatten()
+                .any(|place| matches!(place.space, Space::Model(_)));
+            out.plan.points.push(PointInfo {
+                device: out.devices.len(),
+                name: point.name.clone(),
+                spec: Some(index),
+                unit: None,
+                kind: parsed.word(),
+                source: parsed.source(),
+                writable: point.writable,
+            });
+            out.spans.push(parsed.span());
+            out.points.push(parsed);
+        }
+    }
+    if spec.table.contains("sunspec_base") && !in_models && !spec.points.is_empty() {
+        let message = "`sunspec_base` has no use: nothing of this device is in a model".to_owned();
+        problems.push(
+            Problem::new(spec.table.place_of("sunspec_base"), message)
+                .hint("take it out, or name registers as in \"model:103:14\""),
+        );
+    }
+}
+
+/// Finds the factors of all points; each is wanted once, however many points it belongs to.
+fn factors(out: &mut Compiled) {
+    let mut known: BTreeMap<Factor, usize> = BTreeMap::new();
+    for (point, info) in out.points.iter().zip(&out.plan.points) {
+        let factor = point.scale.map(|place| Factor {
+            device: info.device,
+            place,
+            swapped: matches!(point.order, WordOrder::Badc | WordOrder::Dcba),
+            every: point.every,
+        });
+        out.factor_of.push(factor.map(|factor| {
+            *known.entry(factor).or_insert_with(|| {
+                out.factors.push(factor);
+                out.spans.push(Span { start: factor.place.at, len: 1 });
+                out.factors.len() - 1
+            })
+        }));
+    }
+}
+
+/// Groups what is wanted of one device by address space and interval, and plans each group.
+fn blocks(out: &mut Compiled, index: usize, device: &Device, pace: Pace) {
+    let mut groups: BTreeMap<(Space, Duration), Vec<usize>> = BTreeMap::new();
+    let points =
+        out.points.iter().zip(&out.plan.points).map(|(p, info)| (info.device, p.place.space, p.every));
+    let factors = out.factors.iter().map(|factor| (factor.device, factor.place.space, factor.every));
+    for (want, (_, space, every)) in points.chain(factors).enumerate().filter(|(_, (d, ..))| *d == index) {
+        groups.entry((space, every)).or_default().push(want);
+    }
+    for ((space, every), members) in groups {
+        let area = space.area();
         let wanted: Vec<Span> = members.iter().map(|i| out.spans[*i]).collect();
         let max_len = if area.bits() { device.max_bits } else { device.max_registers };
         let limits = Limits { max_len, max_gap: device.max_gap };
         for run in plan(&wanted, limits, |len| pace.read(len, area.bits())) {
-            let points: Vec<usize> = run.wanted.iter().map(|i| members[*i]).collect();
+            let wants: Vec<usize> = run.wanted.iter().map(|i| members[*i]).collect();
+            let points: Vec<usize> = wants.iter().copied().filter(|want| *want < out.points.len()).collect();
+            let run = Run { span: run.span, wanted: wants };
+            if points.is_empty() {
+                out.extras.push(Extra { device: index, space, run });
+                continue;
+            }
             let Span { start, len } = run.span;
             out.plan.blocks.push(Block {
-                device: out.devices.len(),
-                points: points.clone(),
+                device: index,
+                points,
                 every,
                 cost: pace.read(len, area.bits()),
                 what: format!(
-                    "{area} {start}..{} (function {}, {len} {})",
+                    "{space} {start}..{} (function {}, {len} {})",
                     run.span.end() - 1,
                     match area {
                         Area::Coil => 1,
@@ -140,15 +209,22 @@ fn blocks(out: &mut Compiled, first: usize, device: &Device, pace: Pace) {
                     if area.bits() { "bits" } else { "registers" },
                 ),
             });
-            out.blocks.push((area, Run { span: run.span, wanted: points }));
+            out.blocks.push((space, run));
         }
     }
 }
 
 /// An answer that cannot be over before the timeout would fail for ever.
-fn too_slow(out: &Compiled, spec: &DeviceSpec<'_>, device: &Device, pace: Pace, problems: &mut Vec<Problem>) {
-    let longest = out.blocks.iter().zip(&out.plan.blocks).filter(|(_, b)| b.device == out.devices.len());
-    let longest = longest.map(|((area, run), _)| 5 + data_len(run.span.len, area.bits())).max();
+fn too_slow(
+    out: &Compiled,
+    index: usize,
+    spec: &DeviceSpec<'_>,
+    device: &Device,
+    pace: Pace,
+    problems: &mut Vec<Problem>,
+) {
+    let longest = out.blocks.iter().zip(&out.plan.blocks).filter(|(_, b)| b.device == index);
+    let longest = longest.map(|((space, run), _)| 5 + data_len(run.span.len, space.area().bits())).max();
     let Some(chars) = longest else { return };
     let time = pace.char_time * chars + pace.turnaround;
     if time >= device.timeout {
@@ -167,167 +243,5 @@ fn too_slow(out: &Compiled, spec: &DeviceSpec<'_>, device: &Device, pace: Pace, 
                 (time * 2).as_millis() + 100
             )),
         );
-    }
-}
-
-fn device(spec: &DeviceSpec<'_>, units: Units, problems: &mut Vec<Problem>) -> Option<Device> {
-    let keys: DeviceKeys = spec.table.parse(problems)?;
-    let before = problems.len();
-    let mut within = |key: &str, value: i64, low: u16, high: u16| -> u16 {
-        match u16::try_from(value) {
-            Ok(v) if (low..=high).contains(&v) => v,
-            _ => {
-                problems.push(
-                    Problem::new(spec.table.place_of(key), format!("`{key}` is {value}"))
-                        .hint(format!("it is {low} to {high}")),
-                );
-                low
-            }
-        }
-    };
-    let max_registers = within("max_registers", keys.max_registers, 1, 125);
-    let max_bits = within("max_bits", keys.max_bits, 1, 2000);
-    let max_gap = keys.max_gap.map_or(u16::MAX, |gap| within("max_gap", gap, 0, 2000));
-    let unit = match u8::try_from(keys.address) {
-        Ok(unit @ 1..=247) => unit,
-        Ok(unit @ (0 | 255)) if units == Units::Network => unit,
-        _ => {
-            let hint = match (units, keys.address) {
-                (Units::Line, 0) => "0 is the broadcast address, which nobody answers; unit ids are 1 to 247",
-                (Units::Line, _) => "unit ids are 1 to 247",
-                (Units::Network, _) => "unit ids are 1 to 247, and on Modbus TCP 0 or 255",
-            };
-            problems.push(
-                Problem::new(
-                    spec.table.place_of("address"),
-                    format!("no device has the unit id {}", keys.address),
-                )
-                .hint(hint),
-            );
-            0
-        }
-    };
-    if spec.timeout.is_zero() {
-        problems.push(
-            Problem::new(spec.table.place(), format!("the timeout of device `{}` is zero", spec.name))
-                .hint("500ms suits most devices"),
-        );
-    }
-    (problems.len() == before).then_some(Device {
-        unit,
-        timeout: spec.timeout,
-        write_multiple: keys.write_multiple,
-        max_registers,
-        max_bits,
-        max_gap,
-        turnaround: keys.turnaround.0,
-    })
-}
-
-fn point(
-    spec: &PointSpec<'_>,
-    device: Option<&Device>,
-    problems: &mut Vec<Problem>,
-) -> Option<(Point, Span)> {
-    let keys: PointKeys = spec.table.parse(problems)?;
-    let before = problems.len();
-    let mut wrong = |key: &str, message: String, hint: String| {
-        problems.push(Problem::new(spec.table.place_of(key), message).hint(hint));
-    };
-    let place = register(&keys.register).map_err(|(message, hint)| wrong("register", message, hint)).ok();
-    let is_bits = place.is_some_and(|(area, _)| area.bits());
-    let kind = match &keys.kind {
-        Some(word) => {
-            word.parse::<Kind>().map_err(|hint| wrong("type", format!("`{word}` is no type"), hint)).ok()
-        }
-        None if is_bits || keys.bit.is_some() => Some(Kind::Bool),
-        None => Some(Kind::U16),
-    };
-    if is_bits {
-        if kind.is_some_and(|k| k != Kind::Bool) {
-            wrong(
-                "type",
-                format!("`{}` is one bit", keys.register),
-                "its type is bool; numbers are in input: and holding:".to_owned(),
-            );
-        }
-        for key in ["word_order", "bit", "bits"].into_iter().filter(|k| spec.table.contains(k)) {
-            wrong(
-                key,
-                format!("`{}` is one bit; `{key}` has no meaning there", keys.register),
-                format!("take `{key}` out, or name a register of input: or holding:"),
-            );
-        }
-    }
-    let bits = match (keys.bit, keys.bits) {
-        _ if is_bits => None,
-        (Some(_), Some(_)) => {
-            let hint = "`bit` gives a bool, `bits` a number; take one of them out";
-            wrong("bits", "`bit` and `bits` exclude each other".to_owned(), hint.to_owned());
-            None
-        }
-        (Some(bit), None) => {
-            if kind.is_some_and(|k| k != Kind::Bool) {
-                let hint = "take the type out; for a number inside the register write bits = [4, 7]";
-                wrong("type", "one bit is a bool".to_owned(), hint.to_owned());
-            }
-            field(bit, bit).or_else(|| {
-                wrong("bit", format!("a register has no bit {bit}"), "bits are 0 to 15".to_owned());
-                None
-            })
-        }
-        (None, Some([first, last])) => {
-            if kind.is_some_and(|k| k != Kind::U16) {
-                let hint = "take the type out; bits of two registers are two points";
-                wrong("type", "bits of a register are a u16".to_owned(), hint.to_owned());
-            }
-            field(first, last).or_else(|| {
-                let hint = "the lower bit first, both 0 to 15, as in [4, 7]";
-                wrong("bits", format!("no bits are {first} to {last}"), hint.to_owned());
-                None
-            })
-        }
-        (None, None) => None,
-    };
-    if let Some((area, _)) = place
-        && spec.writable
-        && !area.writable()
-    {
-        let hint = "only coil: and holding: can; take `writable` out";
-        wrong("register", format!("`{}` cannot be written", keys.register), hint.to_owned());
-    }
-    if spec.interval.is_zero() {
-        let hint = "1s suits most points";
-        wrong("interval", format!("the interval of point `{}` is zero", spec.name), hint.to_owned());
-    }
-    let ((area, start), kind) = (place?, kind?);
-    let len = if area.bits() { 1 } else { kind.registers() };
-    if u32::from(start) + u32::from(len) > 0x1_0000 {
-        let hint = format!("a {kind} takes {len} registers; the last address is 65535");
-        wrong("register", format!("`{}` ends beyond 65535", keys.register), hint);
-    }
-    if let Some(device) = device
-        && !area.bits()
-        && len > device.max_registers
-    {
-        let hint = format!("max_registers of this device is {}", device.max_registers);
-        wrong("type", format!("a {kind} takes {len} registers, more than one answer holds"), hint);
-    }
-    let order = keys.word_order.unwrap_or_default();
-    let point = Point { area, kind, order, bits, every: spec.interval };
-    (problems.len() == before).then_some((point, Span { start, len }))
-}
-
-fn field(first: i64, last: i64) -> Option<Bits> {
-    Bits::new(u8::try_from(first).ok()?, u8::try_from(last).ok()?)
-}
-
-/// `holding:100`, `holding:100 bit 3`, `holding:100 bits 4..7`.
-fn source(point: &Point, span: Span) -> String {
-    let place = format!("{}:{}", point.area, span.start);
-    match point.bits {
-        None => place,
-        Some(bits) if bits.first() == bits.last() => format!("{place} bit {}", bits.first()),
-        Some(bits) => format!("{place} bits {}..{}", bits.first(), bits.last()),
     }
 }

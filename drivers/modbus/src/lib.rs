@@ -5,15 +5,24 @@
 //! they have in common. Registers become values in [`driver_api::decode`].
 
 mod bus;
+mod chores;
 mod compile;
 pub mod config;
+mod device;
 pub mod frame;
+pub mod given;
 mod late;
+mod learned;
 pub mod pdu;
+mod place;
 pub mod plan;
+mod point;
 pub mod rtu;
 mod serial;
+mod setup;
+mod sunspec;
 mod tcp;
+pub mod write;
 
 use driver_api::{Bus, BusSpec, Driver, Problem, Schemas};
 use driver_tty::Parity;
