@@ -84,6 +84,9 @@ pub fn whole_range(kind: &str) -> Option<(i128, i128)> {
 
 struct Reader;
 
+/// How it looks; the loader makes a hint of it.
+const EXAMPLE: &str = ", such as { 0 = \"off\", 1 = \"on\" }";
+
 impl<'de> Visitor<'de> for Reader {
     type Value = Values;
 
@@ -94,21 +97,22 @@ impl<'de> Visitor<'de> for Reader {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Values, A::Error> {
         let mut listed = BTreeMap::new();
         while let Some((key, word)) = map.next_entry::<Cow<'de, str>, String>()? {
-            let number = number(&key).ok_or_else(|| {
-                A::Error::custom(format!("`{key}` is no whole number; write {{ 0 = \"off\", 1 = \"on\" }}"))
-            })?;
+            let number = number(&key)
+                .ok_or_else(|| A::Error::custom(format!("`{key}` is no whole number{EXAMPLE}")))?;
             if word.is_empty() {
-                return Err(A::Error::custom(format!("the word for {number} is empty")));
+                return Err(A::Error::custom(format!("the word for {number} is empty{EXAMPLE}")));
             }
             if let Some((other, _)) = listed.iter().find(|(_, known)| **known == word) {
-                return Err(A::Error::custom(format!("`{word}` stands for {other} and for {number}")));
+                return Err(A::Error::custom(format!(
+                    "`{word}` stands for {other} and for {number}{EXAMPLE}"
+                )));
             }
             if listed.insert(number, word).is_some() {
-                return Err(A::Error::custom(format!("{number} stands here twice")));
+                return Err(A::Error::custom(format!("{number} stands here twice{EXAMPLE}")));
             }
         }
         if listed.is_empty() {
-            return Err(A::Error::custom("no value is listed; write { 0 = \"off\", 1 = \"on\" }"));
+            return Err(A::Error::custom(format!("no value is listed{EXAMPLE}")));
         }
         Ok(Values(listed))
     }

@@ -1,7 +1,5 @@
 //! What a point is, for people and programs: the retained `meta` payload of contract and README.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use driver_api::Span;
@@ -20,7 +18,7 @@ pub struct Meta {
     pub interval: Span,
     /// What the raw numbers mean, where the configuration says it: `{"0":"off","1":"on"}`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub values: Option<Arc<Values>>,
+    pub values: Option<Values>,
     /// Whether commands may write it.
     pub writable: bool,
     /// Bus and place on it (`rs485: input:0 of device 1`).

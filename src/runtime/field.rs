@@ -201,7 +201,7 @@ fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Ve
                 unit: rule.key.unit.clone(),
                 kind: info.kind.clone(),
                 interval: Span(settings.interval),
-                values: rule.values.clone(),
+                values: rule.values.as_deref().cloned(),
                 writable: rule.writable,
                 source: format!("{bus} {address} {}", info.source),
                 description: settings.description.clone().unwrap_or_default(),

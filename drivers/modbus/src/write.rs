@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use driver_api::decode::BitPattern;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio_modbus::Request;
 
 /// Most registers in one write, by function (Application Protocol V1.1b3, 6.12 and 6.17).
@@ -19,7 +19,7 @@ const MOST_READ_WRITE: u16 = 121;
 const MOST_SINGLE: u16 = 6;
 
 /// With which functions a device is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteFunction {
     /// 5 and 6 for one coil or register, 16 for more.
