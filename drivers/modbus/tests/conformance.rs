@@ -13,6 +13,8 @@ mod late;
 mod script;
 #[path = "conformance/setup.rs"]
 mod setup;
+#[path = "conformance/storm.rs"]
+mod storm;
 #[path = "conformance/sunspec.rs"]
 mod sunspec;
 mod support;
