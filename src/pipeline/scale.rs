@@ -124,7 +124,11 @@ fn listed(values: &Values, base: &str, asked: &serde_json::Value) -> Result<Valu
     let number = match asked {
         serde_json::Value::String(word) => values.number(word),
         serde_json::Value::Number(n) => n.as_i64().filter(|n| values.lists(*n)),
-        serde_json::Value::Bool(b) if base == "bool" => Some(i64::from(*b)).filter(|n| values.lists(*n)),
+        // On a command line `true` may be the word as well as the truth.
+        serde_json::Value::Bool(b) => values.number(&b.to_string()).or_else(|| {
+            let number = (base == "bool").then_some(i64::from(*b));
+            number.filter(|n| values.lists(*n))
+        }),
         _ => None,
     };
     let Some(number) = number else {

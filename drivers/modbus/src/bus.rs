@@ -1,4 +1,5 @@
-//! A compiled Modbus bus over any [`Line`]: block reads, what refusing devices teach, and writes.
+//! A compiled Modbus bus over any [`Line`]: block reads, and what refusing devices teach. Writes are in
+//! `writing`.
 //!
 //! A device may refuse (exceptions 02 and 03) to read a block whose points it would give one by one:
 //! it has a hole in it. Then the block is split, first at the gaps between points, then point by
@@ -16,7 +17,7 @@ use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use driver_api::decode::{BitPattern, Kind, WordOrder, decode};
+use driver_api::decode::{Kind, MAX_EXPONENT, WordOrder, decode, scaled};
 use driver_api::exception::{Exception, Reaction};
 use driver_api::{Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
 use tokio::time::Instant;
@@ -27,10 +28,9 @@ use crate::compile::Compiled;
 use crate::config::Area;
 use crate::learned::{ILLEGAL_ADDRESS, Learned, Part, Refusal};
 use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
-use crate::place::{Place, Space};
+use crate::place::Space;
 use crate::plan::{Run, Span};
 use crate::rtu::unspeakable;
-use crate::write::{Change, requests};
 
 /// Something that carries one request and one believed answer at a time.
 #[async_trait]
@@ -71,10 +71,6 @@ pub(crate) struct Reply {
     /// When the answer's first byte arrived.
     pub at: Instant,
 }
-
-/// How often a write is sent to a device that says it is busy (exception 06), and the pause before each time.
-const BUSY_TRIES: u8 = 3;
-const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is known of a power of ten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,9 +283,7 @@ impl<L: Line> ModbusBus<L> {
                 // Not there, or what no power of ten is: a wrong one would make a wrong value.
                 Ok(Value::Int(exponent)) => i16::try_from(exponent)
                     .ok()
-                    .filter(|e| {
-                        (-driver_api::decode::MAX_EXPONENT..=driver_api::decode::MAX_EXPONENT).contains(e)
-                    })
+                    .filter(|e| (-MAX_EXPONENT..=MAX_EXPONENT).contains(e))
                     .map_or(Power::Not(Reason::SensorFault), Power::Known),
                 Ok(_) => Power::Not(Reason::Protocol),
                 Err(reason) => Power::Not(reason),
@@ -307,119 +301,8 @@ impl<L: Line> ModbusBus<L> {
             (value, None) => value,
             (Ok(_), Some(Power::Unknown)) => return None,
             (Ok(_), Some(Power::Not(reason))) => Err(reason),
-            (Ok(raw), Some(Power::Known(exponent))) => {
-                driver_api::decode::scaled(&raw, exponent).ok_or(Reason::SensorFault)
-            }
+            (Ok(raw), Some(Power::Known(exponent))) => scaled(&raw, exponent).ok_or(Reason::SensorFault),
         })
-    }
-
-    /// What a write of `value` changes, or why it cannot.
-    fn change(&self, point: usize, value: &Value) -> Result<Change, String> {
-        let info = &self.compiled.plan.points[point];
-        if !info.writable {
-            return Err(format!("`{}` is not writable", info.name));
-        }
-        let exponent = match self.compiled.factor_of[point].map(|factor| self.powers[factor]) {
-            None => None,
-            Some(Power::Known(exponent)) => Some(exponent),
-            Some(Power::Unknown) => {
-                return Err(format!("the power of ten of `{}` is not read yet; try again", info.name));
-            }
-            Some(Power::Not(reason)) => {
-                return Err(format!(
-                    "the device gives no power of ten for `{}`: {}",
-                    info.name,
-                    reason.word()
-                ));
-            }
-        };
-        self.compiled.points[point].change(value, exponent)
-    }
-
-    async fn write_point(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {
-        let refuse = |why: String| ReadError::Transient(FrameError::Protocol(why));
-        let change = self.change(point, value).map_err(refuse)?;
-        let device = self.compiled.plan.points[point].device;
-        let Place { space, at } = self.compiled.points[point].place;
-        let from = match self.locate(device, space).await? {
-            Found::At(from) => from,
-            Found::NotYet => {
-                return Err(refuse("where its model is, is not known yet; try again".to_owned()));
-            }
-            Found::Nowhere => return Err(ReadError::Refused(ILLEGAL_ADDRESS)),
-        };
-        let at = at.saturating_add(from);
-        let function = self.compiled.devices[device].write_function;
-        if let Change::Bits(pattern) = change
-            && self.lives[device].no_mask
-        {
-            return self.write_bits_whole(device, at, pattern).await;
-        }
-        for request in requests(function, at, &change) {
-            match self.tell(device, &request).await {
-                Err(ReadError::Refused(1)) if matches!(request, Request::MaskWriteRegister(..)) => {
-                    tracing::info!(
-                        device = self.compiled.plan.devices[device].name,
-                        "device does not change single bits (function 22); its registers are read, changed and written",
-                    );
-                    self.lives[device].no_mask = true;
-                    let Change::Bits(pattern) = change else { return Err(ReadError::Refused(1)) };
-                    return self.write_bits_whole(device, at, pattern).await;
-                }
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Changes bits by reading the register and writing all of it.
-    async fn write_bits_whole(&mut self, device: usize, at: u16, bits: BitPattern) -> Result<(), ReadError> {
-        let word = match self.fetch(device, Area::Holding, Span { start: at, len: 1 }).await? {
-            Ok((words, _)) => words.first().copied().unwrap_or_default(),
-            Err(code) => return Err(failure(code, Exception::of(code).read)),
-        };
-        let function = self.compiled.devices[device].write_function;
-        for request in requests(function, at, &Change::Registers(vec![bits.apply(word)])) {
-            self.tell(device, &request).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends a request that writes.
-    async fn tell(&mut self, device: usize, request: &Request<'_>) -> Result<(), ReadError> {
-        let spec = &self.compiled.devices[device];
-        if spec.broadcast {
-            let pdu = pdu_of(request).ok_or_else(|| {
-                ReadError::Transient(FrameError::Protocol("too long for a frame".to_owned()))
-            })?;
-            return self.line.announce(&pdu, spec.turnaround).await;
-        }
-        let mut tries = 1;
-        loop {
-            let code = match self.ask(device, request).await?.answer {
-                Answer::Data(_) => return Ok(()),
-                Answer::Exception(code) => code,
-            };
-            match Exception::of(code).write {
-                // It has the value; what is read back tells what became of it.
-                Reaction::Working => return Ok(()),
-                Reaction::SoonAgain if tries < BUSY_TRIES => {
-                    tries += 1;
-                    tokio::time::sleep(BUSY_PAUSE).await;
-                }
-                reaction => return Err(failure(code, reaction)),
-            }
-        }
-    }
-}
-
-/// The error of an exception that nothing can be made of.
-fn failure(code: u8, reaction: Reaction) -> ReadError {
-    match reaction {
-        Reaction::Refused | Reaction::RefusedHere => ReadError::Refused(code),
-        Reaction::NextTurn | Reaction::SoonAgain | Reaction::Working | Reaction::Silent => {
-            ReadError::Transient(FrameError::Exception(code))
-        }
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Device {
     pub turnaround: Duration,
 }
 
-/// How long a line rests after a broadcast: Serial Line V1.02, 2.4.1 gives 100 to 200 ms.
+/// How long a line rests after a broadcast: Serial Line V1.02, 2.1 and 2.4.1: 100 to 200 ms at 9600 baud.
 const BROADCAST_REST: Duration = Duration::from_millis(100);
 
 /// Most entries of a `setup`. Each is an exchange before a poll; a hundred are done within some two minutes.

@@ -23,6 +23,7 @@ mod setup;
 mod sunspec;
 mod tcp;
 pub mod write;
+mod writing;
 
 use driver_api::{Bus, BusSpec, Driver, Problem, Schemas};
 use driver_tty::Parity;
