@@ -2,11 +2,12 @@
 //!
 //! Opens no port and no socket, so it is honest on a laptop too.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driver_api::{Driver, Problem, Span};
+use driver_api::{Block, Driver, Plan, Problem, Span};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
@@ -109,9 +110,9 @@ fn bus_as_text(bus: &CompiledBus, out: &mut dyn Write) -> std::io::Result<()> {
                 plan.devices.get(block.device).map(|d| d.name.clone()).unwrap_or_default(),
                 every(block.every),
                 format!("{:.1} ms", block.cost.as_secs_f64() * 1e3),
-                counted(block.points.len(), "point", "s"),
+                format!("{:.1} %", block.load() * 100.0),
+                format!("{}{}", counted(block.points.len(), "point", "s"), riders(plan, block)),
                 block.what.clone(),
-                String::new(),
             ]
         })
         .collect();
@@ -119,6 +120,16 @@ fn bus_as_text(bus: &CompiledBus, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "  requests")?;
     }
     table(&rows, "    ", out)
+}
+
+/// The points that ride along with a faster request, by the intervals at which they are reported.
+fn riders(plan: &Plan, block: &Block) -> String {
+    let mut counts: BTreeMap<Duration, usize> = BTreeMap::new();
+    for rider in plan.riders(block) {
+        *counts.entry(rider.every).or_default() += 1;
+    }
+    let groups = counts.into_iter().map(|(every, count)| format!(", {count} of them every {}", Span(every)));
+    groups.collect()
 }
 
 /// Columns under each other.
@@ -171,8 +182,9 @@ fn bus_as_json(bus: &CompiledBus) -> Value {
         let polled = (block.every != Duration::MAX).then_some(block.every.as_secs_f64() * 1e3);
         json!({
             "device": name(block.device), "what": block.what, "interval_ms": polled,
-            "cost_ms": block.cost.as_secs_f64() * 1e3,
+            "cost_ms": block.cost.as_secs_f64() * 1e3, "load": block.load(),
             "points": block.points.iter().filter_map(|p| plan.points.get(*p)).map(|p| &p.name).collect::<Vec<_>>(),
+            "riders": plan.riders(block).map(|p| &p.name).collect::<Vec<_>>(),
         })
     });
     json!({
@@ -188,4 +200,78 @@ fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
         json!({ "file": at.file, "line": at.line, "column": at.column, "message": p.message, "hint": p.hint })
     };
     problems.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::DRIVERS;
+
+    /// What `check` says of this file, as text and as JSON.
+    fn checked(toml: &str) -> (String, Value) {
+        let home = tempfile::tempdir().expect("a directory");
+        let config = home.path().join("fieldgate.toml");
+        std::fs::write(&config, toml).expect("it can be written");
+        let said = |json| {
+            let mut out = Vec::new();
+            run(&Args { config: config.clone(), json }, DRIVERS, &mut out).expect("no mistakes");
+            String::from_utf8(out).expect("text")
+        };
+        (said(false), serde_json::from_str(&said(true)).expect("JSON"))
+    }
+
+    /// A meter with three values every second, one beside them every 10 s, and one far off every minute.
+    const METER: &str = r#"
+        [[bus]]
+        name = "rs485"
+        driver = "modbus-rtu"
+        port = "/dev/ttyUSB0"
+        [[device]]
+        name = "meter"
+        bus = "rs485"
+        address = 1
+        point = [
+            { name = "u", register = "input:0", type = "f32" },
+            { name = "t", register = "input:2", type = "f32", interval = "10s" },
+            { name = "i", register = "input:4", type = "f32" },
+            { name = "e", register = "input:300", type = "f32", interval = "60s" },
+        ]
+    "#;
+
+    #[test]
+    fn the_requests_are_shown_with_their_load_and_who_rides_along() {
+        let (text, json) = checked(METER);
+        // 19200 8E1: 13 + 12 characters of 0.573 ms and two silences of 2.005 ms, once a second.
+        assert!(text.contains("2 requests, predicted load 1.9 %"), "{text}");
+        let row = text.lines().find(|line| line.contains("input 0..5")).expect("the request");
+        let words: Vec<&str> = row.split_whitespace().collect();
+        let wanted =
+            "meter every 1s 18.3 ms 1.8 % 3 points, 1 of them every 10s input 0..5 (function 4, 6 registers)";
+        assert_eq!(words.join(" "), wanted);
+        let bus = &json["buses"][0];
+        assert_eq!(bus["requests"][0]["riders"], json!(["t"]));
+        assert_eq!(bus["requests"][1]["riders"], json!([]));
+        let t = bus["points"].as_array().and_then(|p| p.iter().find(|p| p["point"] == "t")).expect("a point");
+        assert_eq!(t["interval_ms"], json!(10_000.0));
+        // The load of the bus is that of its requests, each its time over its period.
+        let part =
+            |r: &Value| r["cost_ms"].as_f64().zip(r["interval_ms"].as_f64()).map_or(0.0, |(c, i)| c / i);
+        let sum: f64 = bus["requests"].as_array().expect("a list").iter().map(part).sum();
+        assert!((sum - bus["predicted_load"].as_f64().expect("a number")).abs() < 1e-9);
+    }
+
+    #[test]
+    fn above_eighty_percent_there_is_a_warning_in_text_and_json() {
+        let busy = METER.replace("address = 1", "address = 1\ninterval = \"20ms\"");
+        let (text, json) = checked(&busy);
+        assert!(text.contains("bus `rs485` would be busy 9"), "{text}");
+        let warned = json["warnings"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|w| w["message"].as_str().is_some_and(|m| m.starts_with("bus `rs485` would be busy 9")));
+        assert!(warned, "{json:#}");
+        assert!(json["warnings"].as_array().is_some_and(|w| w.len() == 1));
+        assert_eq!(checked(METER).1["warnings"], json!([]));
+    }
 }

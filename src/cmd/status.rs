@@ -68,7 +68,7 @@ pub fn render(snapshot: &Json) -> String {
     ));
     for (name, bus) in rows(&snapshot["bus"]) {
         lines.push(format!(
-            "bus      {name:<12} {}, {:.0} % busy, {:.1} requests/s, {} timeouts, {} CRC errors, {} exceptions, {} overruns",
+            "bus      {name:<12} {}, {:.0} % busy, {:.1} requests/s, {} timeouts, {} CRC errors, {} exceptions, {} overruns, at most {:.0} ms late",
             word(&bus["state"]),
             number(&bus["utilisation"]) * 100.0,
             number(&bus["requests_per_s"]),
@@ -76,15 +76,26 @@ pub fn render(snapshot: &Json) -> String {
             count(number(&bus["crc_errors"])),
             count(number(&bus["exceptions"])),
             count(number(&bus["overruns"])),
+            number(&bus["lateness_ms_max"]),
         ));
     }
     for (name, device) in rows(&snapshot["device"]) {
         let last =
             device["last_ok"].as_str().map_or("never answered".to_owned(), |ts| format!("last answer {ts}"));
         lines.push(format!(
-            "device   {name:<12} {}, {last}, {} failures",
+            "device   {name:<12} {}, {last}, {} failures{}{}",
             word(&device["state"]),
             count(number(&device["failures"])),
+            device["turnaround_ms"]
+                .as_f64()
+                .map_or(String::new(), |ms| format!(", begins to answer after {ms:.1} ms")),
+            device["split_blocks"].as_u64().filter(|split| *split > 0).map_or(
+                String::new(),
+                |split| format!(
+                    ", refuses {split} of its requests, sent in {} parts",
+                    count(number(&device["split_parts"]))
+                )
+            ),
         ));
     }
     for (name, uplink) in rows(&snapshot["uplink"]) {

@@ -11,7 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::ask::{Ask, BusHandle, Exchange, Failed, Request};
-use super::health::{self, DeadBudget, Health, MISSES_BEFORE_OFFLINE, Outcome};
+use super::budget::Budget;
+use super::cadence::Cadence;
+use super::health::{Health, Outcome};
+use super::lateness::Lateness;
 use super::schedule::{Next, Schedule};
 use super::stats::BusStats;
 use crate::backoff::Backoff;
@@ -19,16 +22,19 @@ use crate::clock::Clock;
 use crate::message::Reading;
 use crate::pipeline::report::Reporter;
 
+mod verdict;
+
 /// One bus and everything its task needs.
 pub struct BusTask {
     bus: Box<dyn Bus>,
     reporter: Reporter,
     schedule: Schedule,
-    /// One per block.
-    health: Vec<Health>,
-    /// One per device: exchanges missed in a row, whatever the block.
-    misses: Vec<u8>,
-    budget: DeadBudget,
+    cadence: Cadence,
+    health: Health,
+    budget: Budget,
+    lateness: Lateness,
+    /// When the driver is asked next whether it knows a better plan.
+    replan_at: Instant,
     backoff: Backoff,
     stats: Arc<BusStats>,
     clock: Arc<dyn Clock>,
@@ -42,6 +48,8 @@ const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Exceptions with which a Modbus gateway says that the device behind it is silent (Application
 /// Protocol V1.1b3, section 7: gateway path unavailable, target failed to respond).
 const GATEWAY_SAYS_SILENT: [u8; 2] = [0x0A, 0x0B];
+/// How often the driver may plan anew; a plan that changed more often would only unsettle the schedule.
+const REPLAN: Duration = Duration::from_secs(60);
 /// How often an idle task shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -70,9 +78,11 @@ impl BusTask {
         let now = Instant::now();
         let task = Self {
             schedule: Schedule::new(&plan.blocks, now),
-            health: vec![Health::Online; plan.blocks.len()],
-            misses: vec![0; plan.devices.len()],
-            budget: DeadBudget::new(now),
+            cadence: Cadence::new(plan),
+            health: Health::new(&plan.blocks, plan.devices.len()),
+            budget: Budget::new(now),
+            lateness: Lateness::new(now),
+            replan_at: now + REPLAN,
             backoff: Backoff::new(REOPEN.0, REOPEN.1).expect("0 < 500 ms < 4 s"),
             stats: stats.clone(),
             bus,
@@ -89,6 +99,7 @@ impl BusTask {
     #[must_use]
     pub fn without_polls(mut self) -> Self {
         self.schedule = Schedule::new(&[], Instant::now());
+        self.never_replan();
         self
     }
 
@@ -123,8 +134,8 @@ impl BusTask {
                 self.stats.set_open(true);
                 let now = Instant::now();
                 self.schedule.reopen(now);
-                self.health.fill(Health::Online);
-                self.misses.fill(0);
+                self.health.reopen();
+                self.cadence.hasten_all();
                 true
             }
             Err(error) => {
@@ -163,6 +174,7 @@ impl BusTask {
         let mut served = false;
         loop {
             self.sign_of_life();
+            self.replan();
             let next = self.schedule.next(Instant::now(), &self.health, &self.budget);
             let until = match next {
                 Next::Read(_) => Instant::now(),
@@ -195,10 +207,14 @@ impl BusTask {
                 Wake::Due => {
                     if let Next::Read(block) = next {
                         let mut samples = Vec::new();
+                        let living = self.note_lateness(block);
                         let result = self.read(block, &mut samples).await;
                         let overruns = self.schedule.done(block, Instant::now());
-                        self.stats.overruns.fetch_add(overruns, Relaxed);
+                        if living {
+                            self.stats.overruns.fetch_add(overruns, Relaxed);
+                        }
                         result?;
+                        self.cadence.filter(&mut samples);
                         self.report(&samples).await;
                     }
                 }
@@ -223,7 +239,8 @@ impl BusTask {
             }
             Err(ReadError::Transient(_) | ReadError::Bus(_)) => Outcome::Silent { cost: now - started },
         };
-        self.judge(device, Some(block), outcome, now);
+        let unasked = self.judge(device, Some(block), outcome, now);
+        self.show_learned(device);
         match result {
             Ok(()) => {
                 self.backoff.reset();
@@ -231,7 +248,9 @@ impl BusTask {
             }
             Err(ReadError::Bus(error)) => Err(ReadError::Bus(error)),
             Err(error @ ReadError::Transient(_)) => {
-                self.fail_block(block, samples, error.reason());
+                for block in std::iter::once(block).chain(unasked) {
+                    self.fail_block(block, samples, error.reason());
+                }
                 Ok(())
             }
             Err(error @ ReadError::Refused(_)) => {
@@ -241,83 +260,6 @@ impl BusTask {
                 self.fail_block(block, samples, error.reason());
                 Ok(())
             }
-        }
-    }
-
-    /// Updates the health of a block (`None`: of nothing but the device as a whole) and what people see
-    /// of its device.
-    fn judge(&mut self, device: usize, block: Option<usize>, outcome: Outcome, now: Instant) {
-        let (Some(misses), Some(stats)) = (self.misses.get_mut(device), self.stats.devices.get(device))
-        else {
-            return;
-        };
-        let was = stats.state();
-        match outcome {
-            Outcome::Answered => {
-                *misses = 0;
-                stats.last_ok.store(self.clock.wall().0, Relaxed);
-            }
-            Outcome::Silent { .. } => {
-                *misses = misses.saturating_add(1);
-                stats.failures.fetch_add(1, Relaxed);
-            }
-        }
-        let (silent, turned_silent) = (
-            *misses >= MISSES_BEFORE_OFFLINE,
-            *misses == MISSES_BEFORE_OFFLINE && outcome != Outcome::Answered,
-        );
-        if let Some(health) = block.and_then(|block| self.health.get_mut(block)) {
-            let before = *health;
-            *health = before.after(outcome, now, silent);
-            if let (true, Outcome::Silent { cost }) = (before.is_offline(), outcome) {
-                self.budget.spend(cost, now);
-            }
-        }
-        if turned_silent {
-            // What else it has is asked at once, so that it is known whether all of it is gone.
-            self.schedule.hasten(device, now);
-        }
-        if outcome == Outcome::Answered && was == "offline" {
-            self.each_block_of(device, |health| *health = Health::Online);
-            self.schedule.hasten(device, now);
-        }
-        self.show(device);
-    }
-
-    fn each_block_of(&mut self, device: usize, change: impl Fn(&mut Health)) {
-        let blocks = self.bus.plan().blocks.iter();
-        blocks.zip(&mut self.health).filter(|(b, _)| b.device == device).for_each(|(_, h)| change(h));
-    }
-
-    /// Brings the device's word in status up to date, and says when it goes and comes.
-    fn show(&self, device: usize) {
-        let Some(stats) = self.stats.devices.get(device) else { return };
-        let blocks = self.bus.plan().blocks.iter().zip(&self.health);
-        let (was, now) =
-            (stats.state(), health::word(blocks.filter(|(b, _)| b.device == device).map(|(_, h)| *h)));
-        stats.set_state(now);
-        if was != "offline" && now == "offline" {
-            warn!(BUS = self.stats.name, DEVICE = stats.name, "device does not answer");
-        } else if was == "offline" && now != "offline" {
-            info!(BUS = self.stats.name, DEVICE = stats.name, "device answers again");
-        }
-    }
-
-    /// What the bus said unasked counts as an answer of the device it came from, or as its silence.
-    fn heard(&mut self, samples: &[Sample]) {
-        let Some(point) = samples.first().map(|s| s.point) else { return };
-        let plan = self.bus.plan();
-        let (Some(block), Some(device)) = (plan.block_of(point), plan.points.get(point).map(|p| p.device))
-        else {
-            return;
-        };
-        let now = Instant::now();
-        if samples.iter().all(|s| s.value == Err(Reason::Timeout)) {
-            // It is told once that a device which speaks by itself has fallen silent.
-            self.misses[device] = MISSES_BEFORE_OFFLINE;
-            self.judge(device, Some(block), Outcome::Silent { cost: Duration::ZERO }, now);
-        } else {
-            self.judge(device, Some(block), Outcome::Answered, now);
         }
     }
 

@@ -37,8 +37,6 @@ pub struct Target {
     pub bus: BusHandle,
     /// Its index in the bus's plan.
     pub point: usize,
-    /// The block that reads it.
-    pub block: Option<usize>,
     /// Its limits, type and scale.
     pub rule: Rule,
 }
@@ -354,7 +352,7 @@ pub fn judge(
     let why = |state, why: String, value| (state, value, Some(why));
     match result.map(|exchange: Exchange| exchange.point(point).map(|sample| sample.value.clone())) {
         // What nobody answers cannot be read back, and nothing is wrong with that.
-        Ok(Err(_)) if target.block.is_none() => (State::Written, Some(asked), None),
+        Ok(Err(_)) if !rule.readable => (State::Written, Some(asked), None),
         Ok(Ok(Ok(read))) if rule.confirms(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
         Ok(Ok(Ok(read))) => {
             let now = rule.scaled(read);
@@ -393,16 +391,16 @@ mod tests {
     #[test]
     fn what_can_only_be_written_is_written_without_a_complaint() {
         let key = PointKey { device: "all".into(), point: "light".into(), unit: String::new() };
-        let target = |block| {
-            let rule = Rule::plain(Arc::new(key.clone()), "bool");
-            Target { bus: BusHandle::new().0, point: 0, block, rule }
+        let target = |readable| {
+            let rule = Rule { readable, ..Rule::plain(Arc::new(key.clone()), "bool") };
+            Target { bus: BusHandle::new().0, point: 0, rule }
         };
         let judged =
-            |block, read| judge(&target(block), &Value::Bool(true), json!(true), Ok(Exchange { read }));
+            |readable, read| judge(&target(readable), &Value::Bool(true), json!(true), Ok(Exchange { read }));
         let unread = || Err("this point cannot be read".to_owned());
-        assert_eq!(judged(None, unread()), (State::Written, Some(json!(true)), None));
-        assert_eq!(judged(Some(0), unread()).2.as_deref(), Some("read back: this point cannot be read"));
+        assert_eq!(judged(false, unread()), (State::Written, Some(json!(true)), None));
+        assert_eq!(judged(true, unread()).2.as_deref(), Some("read back: this point cannot be read"));
         let bad = Ok(vec![Sample { point: 0, value: Err(Reason::Timeout), at: Instant::now() }]);
-        assert_eq!(judged(Some(0), bad).2.as_deref(), Some("read back: timeout"));
+        assert_eq!(judged(true, bad).2.as_deref(), Some("read back: timeout"));
     }
 }

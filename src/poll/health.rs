@@ -1,30 +1,30 @@
-//! Whether a block is worth asking, decided from outcomes alone. Pure: `now` comes in.
+//! Who on a bus is worth asking, decided from outcomes alone. Pure: `now` comes in.
 //!
-//! Health belongs to a block, not to a device: a living device may have one range that it never
-//! answers, and that must neither silence the others nor cost the bus more than a dead device.
+//! - **One glitch is no outage.** A device is offline when it missed [`MISSES`] exchanges in a row. It is
+//!   online while it answers and at most one of its last [`MEMORY`] exchanges was missed; otherwise it is
+//!   suspect: still asked, and not counted as gone. So a device that answers every third time is suspect for
+//!   good: neither online nor flapping.
+//! - **Who missed is asked with care**: as [`Standing::Suspect`], when it disturbs nobody or has waited
+//!   for a while, and within the [`super::budget`].
+//! - **A living device may have a range that it never answers.** Before a device is given up, a block of it
+//!   that did not take part in the silence is asked as a **witness**. If that answers, the others are mute
+//!   on their own account, and are left alone one by one.
+//! - **Who is offline is asked by one block only**, after 1, 2, 4 … 60 s, and is back as a whole at its first
+//!   answer.
 
 use std::time::Duration;
 
+use driver_api::Block;
 use tokio::time::Instant;
 
-/// How one block of a device does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// Answers.
-    Online,
-    /// Missed some polls; still asked at the full rate.
-    Suspect {
-        /// How many in a row.
-        misses: u8,
-    },
-    /// Asked rarely, so that one dead slave does not slow the whole line.
-    Offline {
-        /// When it is asked next.
-        retry_at: Instant,
-        /// How many attempts failed since it went offline.
-        attempts: u32,
-    },
-}
+/// So many exchanges missed in a row are an outage.
+pub const MISSES: u8 = 3;
+/// How many exchanges are remembered to call a device online.
+pub const MEMORY: u32 = 5;
+/// The first retry of what went offline.
+pub const RETRY_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait between two retries.
+pub const RETRY_LONGEST: Duration = Duration::from_secs(60);
 
 /// One exchange, as far as health is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,86 +38,243 @@ pub enum Outcome {
     },
 }
 
-/// One glitch is not an outage.
-pub const MISSES_BEFORE_OFFLINE: u8 = 3;
-/// The first retry of a device that went offline.
-pub const RETRY_FIRST: Duration = Duration::from_secs(1);
-/// The longest wait between two retries.
-pub const RETRY_LONGEST: Duration = Duration::from_secs(60);
-/// Dead devices together get one part in so many of the bus's time.
-pub const DEAD_SHARE: u32 = 20;
+/// How a block may be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Whenever it is due.
+    Living,
+    /// It did not answer the last time, or its device did not, asked by several blocks.
+    Suspect {
+        /// How long the bus was held by that, and may be again.
+        hold: Duration,
+    },
+    /// It has not answered for long.
+    Offline {
+        /// When it is asked next.
+        retry_at: Instant,
+        /// It stands for its whole device.
+        probe: bool,
+        /// As in `Suspect`.
+        hold: Duration,
+    },
+    /// Not at all: another block is the probe of its device.
+    Resting,
+}
+
+/// What follows from an outcome for the schedule and for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// Nothing.
+    None,
+    /// This block is to be asked next, to see whether all of its device is gone.
+    Witness(usize),
+    /// The whole device is gone; these blocks of it were not asked since it answered last.
+    Gone(Vec<usize>),
+    /// It is back.
+    Back,
+}
+
+/// Growing waits between attempts.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Instant,
+    attempts: u32,
+}
+
+impl Retry {
+    fn first(now: Instant) -> Self {
+        Self { at: now + RETRY_FIRST, attempts: 0 }
+    }
+    fn again(&mut self, now: Instant) {
+        self.at = now + RETRY_FIRST.saturating_mul(2 << self.attempts.min(10)).min(RETRY_LONGEST);
+        self.attempts = self.attempts.saturating_add(1);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    device: usize,
+    /// Asked at times of its own, not only listened to.
+    polled: bool,
+    misses: u8,
+    mute: Option<Retry>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Device {
+    /// Exchanges missed in a row, whatever the block.
+    misses: u8,
+    /// The last exchanges, the newest in the lowest bit; 1 is a miss.
+    recent: u8,
+    /// They were of more than one block.
+    several: bool,
+    /// What the last miss cost.
+    hold: Duration,
+    witness: Option<usize>,
+    gone: Option<(Retry, usize)>,
+}
+
+/// All blocks and devices of one bus.
+#[derive(Debug)]
+pub struct Health {
+    parts: Vec<Part>,
+    devices: Vec<Device>,
+}
 
 impl Health {
-    /// The state after an exchange that ended at `now`. `device_silent`: the whole device has missed
-    /// [`MISSES_BEFORE_OFFLINE`] exchanges in a row, so that one miss of this block is enough.
+    /// Everybody is believed to be there.
     #[must_use]
-    pub fn after(self, outcome: Outcome, now: Instant, device_silent: bool) -> Self {
-        match (self, outcome) {
-            (_, Outcome::Answered) => Self::Online,
-            (Self::Online | Self::Suspect { .. }, Outcome::Silent { .. }) if device_silent => {
-                Self::Offline { retry_at: now + RETRY_FIRST, attempts: 0 }
+    pub fn new(blocks: &[Block], devices: usize) -> Self {
+        let part =
+            |b: &Block| Part { device: b.device, polled: b.every != Duration::MAX, misses: 0, mute: None };
+        Self { parts: blocks.iter().map(part).collect(), devices: vec![Device::default(); devices] }
+    }
+
+    /// The bus was opened anew: so is everybody's chance. What was remembered of glitches stays.
+    pub fn reopen(&mut self) {
+        for part in &mut self.parts {
+            (part.misses, part.mute) = (0, None);
+        }
+        for device in &mut self.devices {
+            *device = Device { recent: device.recent, ..Device::default() };
+        }
+    }
+
+    /// The blocks are new: `before(block)` lists those that its points were in. It is mute if all of them were.
+    pub fn replan(&mut self, blocks: &[Block], before: impl Fn(usize) -> Vec<usize>) {
+        let old = std::mem::replace(self, Self::new(blocks, self.devices.len()));
+        self.devices = old.devices;
+        for (index, part) in self.parts.iter_mut().enumerate() {
+            let least =
+                before(index).into_iter().filter_map(|b| old.parts.get(b)).min_by_key(|old| old.misses);
+            if let Some(old) = least {
+                (part.misses, part.mute) = (old.misses, old.mute);
             }
-            (Self::Online, Outcome::Silent { .. }) => Self::Suspect { misses: 1 },
-            (Self::Suspect { misses }, Outcome::Silent { .. }) if misses + 1 < MISSES_BEFORE_OFFLINE => {
-                Self::Suspect { misses: misses + 1 }
+        }
+        for device in 0..self.devices.len() {
+            let first = self.parts.iter().position(|p| p.device == device && p.polled);
+            let device = &mut self.devices[device];
+            device.witness = None;
+            device.gone = device.gone.zip(first).map(|((retry, _), probe)| (retry, probe));
+        }
+    }
+
+    /// How this block may be asked.
+    #[must_use]
+    pub fn standing(&self, block: usize) -> Standing {
+        let Some(part) = self.parts.get(block) else { return Standing::Living };
+        let Some(device) = self.devices.get(part.device) else { return Standing::Living };
+        let hold = device.hold;
+        match (device.gone, part.mute) {
+            (Some((retry, probe)), _) if probe == block => {
+                Standing::Offline { retry_at: retry.at, probe: true, hold }
             }
-            (Self::Suspect { .. }, Outcome::Silent { .. }) => {
-                Self::Offline { retry_at: now + RETRY_FIRST, attempts: 0 }
+            (Some(_), _) => Standing::Resting,
+            (None, Some(retry)) => Standing::Offline { retry_at: retry.at, probe: false, hold },
+            // One exchange with another block says whether it is the device; that is not to be waited for.
+            (None, None) if device.witness == Some(block) => Standing::Living,
+            (None, None) if part.misses > 0 || device.several => Standing::Suspect { hold },
+            (None, None) => Standing::Living,
+        }
+    }
+
+    /// An exchange ended at `now`: of this block, or of the device as a whole.
+    pub fn after(&mut self, device: usize, block: Option<usize>, outcome: Outcome, now: Instant) -> Turn {
+        let Some(known) = self.devices.get_mut(device) else { return Turn::None };
+        let Outcome::Silent { cost } = outcome else {
+            known.recent <<= 1;
+            (known.misses, known.several, known.witness) = (0, false, None);
+            let back = known.gone.take().is_some();
+            for (index, part) in self.parts.iter_mut().enumerate() {
+                if part.device == device && (back || Some(index) == block) {
+                    (part.misses, part.mute) = (0, None);
+                }
             }
-            (Self::Offline { attempts, .. }, Outcome::Silent { .. }) => {
-                let wait = RETRY_FIRST.saturating_mul(2 << attempts.min(10)).min(RETRY_LONGEST);
-                Self::Offline { retry_at: now + wait, attempts: attempts.saturating_add(1) }
+            return if back { Turn::Back } else { Turn::None };
+        };
+        known.hold = cost;
+        if known.gone.is_none()
+            && let Some(retry) = block.and_then(|b| self.parts.get_mut(b)).and_then(|part| part.mute.as_mut())
+        {
+            // That this range is mute is known, and says nothing about the others.
+            retry.again(now);
+            return Turn::None;
+        }
+        known.recent = known.recent << 1 | 1;
+        known.misses = known.misses.saturating_add(1);
+        let is_witness = block.is_some() && known.witness == block;
+        if let Some((retry, probe)) = &mut known.gone {
+            retry.again(now);
+            // The next one asks by another block: this one may be refused or mute.
+            let after = |b: usize| (b, self.parts[b]);
+            let next = (*probe + 1..self.parts.len()).chain(0..*probe).map(after);
+            *probe =
+                next.into_iter().find(|(_, p)| p.device == device && p.polled).map_or(*probe, |(b, _)| b);
+            return Turn::None;
+        }
+        // The first miss of a run, or one more of the same block.
+        let alone =
+            known.misses == 1 || block.is_some_and(|b| self.parts.get(b).is_some_and(|p| p.misses > 0));
+        known.several |= !alone;
+        if let Some(part) = block.and_then(|b| self.parts.get_mut(b)) {
+            part.misses = part.misses.saturating_add(1);
+            if part.misses >= MISSES {
+                part.mute = Some(Retry::first(now));
+            }
+        }
+        if known.misses < MISSES {
+            return Turn::None;
+        }
+        let mine = |p: &Part| p.device == device && p.misses == 0;
+        let unasked: Vec<usize> = (0..self.parts.len()).filter(|b| mine(&self.parts[*b])).collect();
+        match unasked.iter().find(|b| self.parts[**b].polled) {
+            Some(witness) if !is_witness => {
+                known.witness = Some(*witness);
+                Turn::Witness(*witness)
+            }
+            _ => {
+                self.give_up(device, now);
+                Turn::Gone(unasked)
             }
         }
     }
 
-    /// Whether it is asked only now and then.
-    #[must_use]
-    pub fn is_offline(self) -> bool {
-        matches!(self, Self::Offline { .. })
+    /// A device that speaks by itself has said nothing for too long. Whether that is news.
+    pub fn fell_silent(&mut self, device: usize, now: Instant) -> bool {
+        let news = self.devices.get(device).is_some_and(|d| d.gone.is_none());
+        if let Some(device) = self.devices.get_mut(device) {
+            device.recent = device.recent << 1 | 1;
+        }
+        self.give_up(device, now);
+        news
     }
-}
 
-/// What an operator sees of a device with these blocks: `online`, `suspect` (some of it does not
-/// answer) or `offline` (none of it does).
-#[must_use]
-pub fn word(blocks: impl Iterator<Item = Health>) -> &'static str {
-    let (mut online, mut offline, mut any) = (true, true, false);
-    for health in blocks {
-        any = true;
-        online &= health == Health::Online;
-        offline &= health.is_offline();
+    fn give_up(&mut self, device: usize, now: Instant) {
+        let probe = self.parts.iter().position(|p| p.device == device && p.polled);
+        if let Some(known) = self.devices.get_mut(device) {
+            known.gone = Some((Retry::first(now), probe.unwrap_or(usize::MAX)));
+            known.misses = known.misses.max(MISSES);
+        }
     }
-    if online {
-        "online"
-    } else if offline && any {
-        "offline"
-    } else {
-        "suspect"
-    }
-}
 
-/// The bus time that dead devices may take together: after a probe that cost `c`, the next one of
-/// any dead device waits until `c` is one twentieth of what has passed.
-#[derive(Debug, Clone, Copy)]
-pub struct DeadBudget {
-    not_before: Instant,
-}
+    /// What people see of a device: `online`, `suspect` or `offline`.
+    #[must_use]
+    pub fn word(&self, device: usize) -> &'static str {
+        let Some(known) = self.devices.get(device) else { return "online" };
+        let missed = (known.recent & ((1 << MEMORY) - 1)).count_ones();
+        let mute = self.parts.iter().any(|p| p.device == device && p.mute.is_some());
+        match known.gone {
+            Some(_) => "offline",
+            None if known.misses > 0 || mute || missed > 1 => "suspect",
+            None => "online",
+        }
+    }
 
-impl DeadBudget {
-    /// A full budget.
+    /// Whether any block is worth asking at its own times.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
-        Self { not_before: now }
-    }
-    /// When the next probe of a dead device is affordable.
-    #[must_use]
-    pub fn not_before(&self) -> Instant {
-        self.not_before
-    }
-    /// A probe of a dead device ended at `now` and cost this much.
-    pub fn spend(&mut self, cost: Duration, now: Instant) {
-        self.not_before = now + cost * (DEAD_SHARE - 1);
+    pub fn somebody_lives(&self) -> bool {
+        let asked = |b: usize| matches!(self.standing(b), Standing::Living | Standing::Suspect { .. });
+        (0..self.parts.len()).any(|b| self.parts[b].polled && asked(b))
     }
 }
 
@@ -126,50 +283,123 @@ mod tests {
     use super::*;
 
     const SILENT: Outcome = Outcome::Silent { cost: Duration::from_millis(500) };
+    use Outcome::Answered;
 
-    #[tokio::test(start_paused = true)]
-    async fn three_misses_then_rarely_and_back_at_the_first_answer() {
+    /// One device with so many blocks.
+    fn device(blocks: usize) -> Health {
+        let block = Block {
+            device: 0,
+            points: Vec::new(),
+            every: Duration::from_secs(1),
+            cost: Duration::ZERO,
+            what: String::new(),
+        };
+        Health::new(&vec![block; blocks], 1)
+    }
+
+    #[test]
+    fn three_misses_then_rarely_and_back_at_the_first_answer() {
         let now = Instant::now();
-        let mut health = Health::Online;
-        for misses in 1..MISSES_BEFORE_OFFLINE {
-            health = health.after(SILENT, now, false);
-            assert_eq!(health, Health::Suspect { misses });
+        let mut health = device(1);
+        for _ in 1..MISSES {
+            assert_eq!(health.after(0, Some(0), SILENT, now), Turn::None);
+            assert!(matches!(health.standing(0), Standing::Suspect { .. }));
+            assert_eq!(health.word(0), "suspect");
         }
+        assert_eq!(health.after(0, Some(0), SILENT, now), Turn::Gone(vec![]));
         let mut waits = Vec::new();
         for _ in 0..9 {
-            health = health.after(SILENT, now, false);
-            match health {
-                Health::Offline { retry_at, .. } => waits.push((retry_at - now).as_secs()),
+            match health.standing(0) {
+                Standing::Offline { retry_at, probe: true, .. } => waits.push((retry_at - now).as_secs()),
                 other => panic!("{other:?}"),
             }
+            assert_eq!(health.after(0, Some(0), SILENT, now), Turn::None);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(health.after(Outcome::Answered, now, true), Health::Online);
+        assert_eq!(health.word(0), "offline");
+        assert_eq!(health.after(0, Some(0), Answered, now), Turn::Back);
+        assert_eq!(health.standing(0), Standing::Living);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn where_the_device_is_silent_one_miss_is_enough() {
+    #[test]
+    fn a_single_glitch_is_over_with_the_next_answer() {
         let now = Instant::now();
-        assert!(Health::Online.after(SILENT, now, true).is_offline());
-        let (online, gone) = (Health::Online, Health::Online.after(SILENT, now, true));
-        assert_eq!(word([online, online].into_iter()), "online");
-        assert_eq!(word([online, gone].into_iter()), "suspect");
-        assert_eq!(word([gone, gone].into_iter()), "offline");
+        let mut health = device(2);
+        (0..10).for_each(|_| assert_eq!(health.after(0, Some(0), Answered, now), Turn::None));
+        health.after(0, Some(1), SILENT, now);
+        assert_ne!(health.word(0), "offline");
+        health.after(0, Some(1), Answered, now);
+        assert_eq!(health.word(0), "online");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn probes_of_the_dead_never_exceed_their_share() {
-        let start = Instant::now();
-        let mut budget = DeadBudget::new(start);
-        let (mut now, mut spent) = (start, Duration::ZERO);
-        for _ in 0..50 {
-            now = now.max(budget.not_before());
-            let cost = Duration::from_millis(500);
-            now += cost;
-            spent += cost;
-            budget.spend(cost, now);
-            let share = spent.as_secs_f64() / (budget.not_before() - start).as_secs_f64();
-            assert!(share <= 1.0 / f64::from(DEAD_SHARE) + 1e-9, "{share}");
+    #[test]
+    fn a_device_that_answers_every_third_time_is_never_online_and_never_offline() {
+        let now = Instant::now();
+        let mut health = device(1);
+        for n in 0..60 {
+            let outcome = if n % 3 == 2 { Answered } else { SILENT };
+            assert_eq!(health.after(0, Some(0), outcome, now), Turn::None);
+            assert!(n < 2 || health.word(0) == "suspect", "{n}");
         }
+        // With four good answers in a row it is believed again.
+        let words: Vec<&str> = (0..5)
+            .map(|_| {
+                health.after(0, Some(0), Answered, now);
+                health.word(0)
+            })
+            .collect();
+        assert_eq!(words, ["suspect", "suspect", "online", "online", "online"]);
+    }
+
+    #[test]
+    fn a_witness_decides_whether_the_device_is_gone() {
+        let now = Instant::now();
+        let mut health = device(4);
+        let turns: Vec<Turn> = (0..3).map(|_| health.after(0, Some(0), SILENT, now)).collect();
+        assert_eq!(turns, [Turn::None, Turn::None, Turn::Witness(1)]);
+        // The witness is silent too: gone, and nobody asks the other two.
+        assert_eq!(health.after(0, Some(1), SILENT, now), Turn::Gone(vec![2, 3]));
+        let standing = |h: &Health| (0..4).filter(|b| h.standing(*b) != Standing::Resting).count();
+        assert_eq!(standing(&health), 1);
+        // Each probe asks by another block.
+        let probes: Vec<usize> = (0..5)
+            .map(|_| {
+                let probe = (0..4).find(|b| health.standing(*b) != Standing::Resting).expect("one probe");
+                health.after(0, Some(probe), SILENT, now);
+                probe
+            })
+            .collect();
+        assert_eq!(probes, [0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn a_mute_range_silences_nothing_else() {
+        let now = Instant::now();
+        let mut health = device(2);
+        (0..3).for_each(|_| drop(health.after(0, Some(0), SILENT, now)));
+        assert_eq!(health.after(0, Some(1), Answered, now), Turn::None);
+        assert!(matches!(health.standing(0), Standing::Offline { probe: false, .. }));
+        assert_eq!(health.standing(1), Standing::Living);
+        assert_eq!(health.word(0), "suspect");
+        health.after(0, Some(0), Answered, now);
+        assert_eq!(health.standing(0), Standing::Living);
+    }
+
+    #[test]
+    fn after_a_new_plan_mute_stays_what_was_mute_as_a_whole() {
+        let now = Instant::now();
+        let mut health = device(3);
+        (0..3).for_each(|_| drop(health.after(0, Some(0), SILENT, now)));
+        health.after(0, Some(1), Answered, now);
+        let block = Block {
+            device: 0,
+            points: Vec::new(),
+            every: RETRY_FIRST,
+            cost: RETRY_FIRST,
+            what: String::new(),
+        };
+        health.replan(&[block.clone(), block], |new| if new == 0 { vec![0] } else { vec![0, 1] });
+        assert!(matches!(health.standing(0), Standing::Offline { .. }));
+        assert_eq!(health.standing(1), Standing::Living);
     }
 }

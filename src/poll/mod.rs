@@ -7,9 +7,13 @@
 //! - The task ends only when it is told to stop; whatever the port does, it goes on trying.
 
 mod ask;
+pub mod budget;
 mod bus;
+pub mod cadence;
 pub mod commander;
 pub mod health;
+pub mod lateness;
+pub mod phase;
 pub mod schedule;
 pub mod stats;
 #[cfg(test)]

@@ -1,29 +1,39 @@
 //! When each block is due: earliest deadline first. Pure: it never asks the clock.
 //!
-//! - Equal periods start spread over the period, so that they do not bunch.
-//! - A poll that is late skips to the latest period instead of drifting or catching up in a burst;
-//!   each skipped period is an overrun.
-//! - A block that does not answer waits for its retry, and all such blocks for the bus's budget.
+//! - Each block stands on a grid of its own, one period wide, at a phase chosen so that the peak of what is due
+//!   at once is low ([`super::phase`]). The first read does not wait for the grid: it comes within a second.
+//! - A poll that is late skips to the latest turn instead of drifting or catching up in a burst; each
+//!   skipped turn is an overrun. Whatever happens, turns stay on the grid.
+//! - Who did not answer the last time is asked when that makes no living block miss its turn, or has
+//!   waited for a while, and only within the budget of silence ([`super::budget`]).
 //! - A block that was refused is asked again after ten minutes: the device may only have been booting.
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use driver_api::Block;
 use tokio::time::Instant;
 
-use super::health::{DeadBudget, Health};
+use super::budget::{Budget, Purpose};
+use super::health::{Health, Standing};
+use super::phase::phases;
 
 /// The deadlines of one bus.
 #[derive(Debug)]
 pub struct Schedule {
     entries: Vec<Entry>,
+    /// Where all grids begin.
+    start: Instant,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     device: usize,
     every: Duration,
+    cost: Duration,
     due: Instant,
+    /// One turn of the grid.
+    grid: Instant,
 }
 
 /// What to do next.
@@ -40,74 +50,139 @@ pub enum Next {
 /// How long a refused block is left alone.
 pub const REFUSED: Duration = Duration::from_secs(600);
 
+/// Whatever the period, a person need not wait longer for the first value.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// So long after it could be afforded, a doubtful request goes out even if living blocks come late by it.
+const CONFIRM_WAITS: Duration = Duration::from_secs(1);
+const PROBE_WAITS: Duration = Duration::from_secs(10);
+
 /// A period no poll uses: only listened to.
 const NEVER: Duration = Duration::MAX;
 
 impl Schedule {
-    /// All blocks due within their first period, spread by their order.
+    /// All blocks due within a second, and then each on its grid.
     #[must_use]
     pub fn new(blocks: &[Block], now: Instant) -> Self {
-        let entries = blocks
-            .iter()
-            .enumerate()
-            .map(|(index, block)| {
-                let same: Vec<usize> =
-                    (0..blocks.len()).filter(|&other| blocks[other].every == block.every).collect();
-                let rank = same.iter().position(|&other| other == index).unwrap_or(0);
-                let share = f64::from(u32::try_from(rank).unwrap_or(0))
-                    / f64::from(u32::try_from(same.len().max(1)).unwrap_or(1));
-                // A long period must not make a person wait for the first value.
-                let spread = block.every.min(Duration::from_secs(1)).mul_f64(share);
-                Entry { device: block.device, every: block.every, due: now + spread }
-            })
-            .collect();
-        Self { entries }
+        let entry = |(block, phase): (&Block, Duration)| {
+            let early = if block.every > FIRST {
+                FIRST.mul_f64(phase.as_secs_f64() / block.every.as_secs_f64())
+            } else {
+                phase
+            };
+            let Block { device, every, cost, .. } = *block;
+            Entry { device, every, cost, due: now + early, grid: now + phase }
+        };
+        Self { entries: blocks.iter().zip(phases(blocks)).map(entry).collect(), start: now }
     }
 
-    /// The block to read at `now`, or when to look again. `health` (one per block) and `budget` say
-    /// when those that do not answer may be asked.
+    /// The blocks are new: `before(block)` lists those that its points were in. Nothing is due later than it was.
+    pub fn replan(&mut self, blocks: &[Block], before: impl Fn(usize) -> Vec<usize>) {
+        let old = std::mem::replace(self, Self::new(blocks, self.start));
+        for (index, entry) in self.entries.iter_mut().enumerate() {
+            let dues = before(index).into_iter().filter_map(|b| old.entries.get(b)).map(|e| e.due);
+            entry.due = dues.min().unwrap_or(entry.due);
+        }
+    }
+
+    /// The block to read at `now`, or when to look again. `health` and `budget` say how those may be asked
+    /// that did not answer.
     #[must_use]
-    pub fn next(&self, now: Instant, health: &[Health], budget: &DeadBudget) -> Next {
-        let health = |block: usize| health.get(block).copied().unwrap_or(Health::Online);
-        let asked = || self.entries.iter().enumerate().filter(|(_, e)| e.every != NEVER);
+    pub fn next(&self, now: Instant, health: &Health, budget: &Budget) -> Next {
         // Where nobody is alive, nobody is disturbed by asking.
-        let somebody_lives = asked().any(|(block, _)| !health(block).is_offline());
-        let best = asked()
-            .map(|(block, e)| match health(block) {
-                // Of those that do not answer, the one that waited longest is the next probe.
-                Health::Offline { retry_at, .. } => {
-                    let affordable = if somebody_lives { budget.not_before() } else { now };
-                    (e.due.max(retry_at).max(affordable).max(now), e.due, block)
-                }
-                // Among what is due, the one whose deadline is nearest.
-                Health::Online | Health::Suspect { .. } => (e.due.max(now), e.due + e.every, block),
+        let somebody_lives = health.somebody_lives();
+        let affordable = |purpose| if somebody_lives { budget.ready(purpose) } else { now };
+        let best = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(_, entry)| entry.every != NEVER)
+            .filter_map(|(block, entry)| {
+                let (ready, hold, waits) = match health.standing(block) {
+                    Standing::Resting => return None,
+                    Standing::Living => {
+                        return Some((entry.due.max(now), Reverse(true), entry.due + entry.every, block));
+                    }
+                    Standing::Suspect { hold } => {
+                        (entry.due.max(affordable(Purpose::Confirm)), hold, CONFIRM_WAITS)
+                    }
+                    // The probe of a device stands for blocks with all sorts of periods: its own does not matter.
+                    Standing::Offline { retry_at, probe: true, hold } => {
+                        (retry_at.max(affordable(Purpose::Probe)), hold, PROBE_WAITS)
+                    }
+                    Standing::Offline { retry_at, probe: false, hold } => {
+                        (entry.due.max(retry_at).max(affordable(Purpose::Probe)), hold, PROBE_WAITS)
+                    }
+                };
+                let give_up = ready + waits;
+                // While it waits for room the living have the line; it is looked at again after each of them.
+                let patient = now < give_up;
+                let at = if ready <= now && patient && !self.has_room(now, hold, health) {
+                    give_up
+                } else {
+                    ready
+                };
+                Some((at.max(now), Reverse(!patient), give_up, block))
             })
             .min();
         match best {
             None => Next::Idle,
-            Some((at, _, block)) if at <= now => Next::Read(block),
+            Some((at, _, _, block)) if at <= now => Next::Read(block),
             Some((at, ..)) => Next::Wait(at),
         }
     }
 
-    /// The block was read; its next turn is one period after its last, or after the last one that
-    /// has already passed. Returns how many periods were skipped.
+    /// Whether the bus can be held for so long and every living block still be read before its next turn.
+    fn has_room(&self, now: Instant, hold: Duration, health: &Health) -> bool {
+        let free = now + hold;
+        let mut waiting: Vec<(Instant, Duration)> = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(block, e)| {
+                e.every != NEVER && e.due <= free && health.standing(*block) == Standing::Living
+            })
+            .map(|(_, e)| (e.due + e.every, e.cost))
+            .collect();
+        waiting.sort_unstable();
+        let mut done = free;
+        waiting.into_iter().all(|(deadline, cost)| {
+            done += cost;
+            done <= deadline
+        })
+    }
+
+    /// How long a block has been due.
+    #[must_use]
+    pub fn lateness(&self, block: usize, now: Instant) -> Duration {
+        self.entries.get(block).map_or(Duration::ZERO, |entry| now.saturating_duration_since(entry.due))
+    }
+
+    /// The block was read; its next turn is the one after that, or the last one that has already
+    /// passed. Returns how many turns were skipped.
     pub fn done(&mut self, block: usize, now: Instant) -> u64 {
         let Some(entry) = self.entries.get_mut(block).filter(|e| e.every != NEVER) else {
             return 0;
         };
-        entry.due += entry.every;
+        // From a due instant that was not on the grid (the first, or a hastened one): not twice in a row.
+        entry.due = entry.turn_from(entry.due + entry.every / 2);
         if entry.due >= now {
             return 0;
         }
-        let behind = (now - entry.due).as_nanos();
-        let missed = behind / entry.every.as_nanos().max(1);
+        let missed = (now - entry.due).as_nanos() / entry.every.as_nanos().max(1);
         entry.due += entry.every.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
         u64::try_from(missed).unwrap_or(u64::MAX)
     }
 
-    /// Everything of a device is due at once: it came back, or it is to be seen whether it is gone.
-    pub fn hasten(&mut self, device: usize, now: Instant) {
+    /// A block is due at once: it is to be seen whether its device is gone.
+    pub fn hasten(&mut self, block: usize, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(block).filter(|e| e.every != NEVER) {
+            entry.due = now;
+        }
+    }
+
+    /// Everything of a device is due at once: it came back.
+    pub fn hasten_device(&mut self, device: usize, now: Instant) {
         for entry in self.entries.iter_mut().filter(|e| e.device == device && e.every != NEVER) {
             entry.due = now;
         }
@@ -123,7 +198,20 @@ impl Schedule {
     /// The bus was opened (again): everything is due within a second, spread as far as it was.
     pub fn reopen(&mut self, now: Instant) {
         for entry in self.entries.iter_mut().filter(|e| e.every != NEVER) {
-            entry.due = entry.due.clamp(now, now + Duration::from_secs(1));
+            entry.due = entry.due.clamp(now, now + FIRST);
+        }
+    }
+}
+
+impl Entry {
+    /// The first turn of the grid at or after this instant.
+    fn turn_from(&self, at: Instant) -> Instant {
+        let every = self.every.as_nanos().max(1);
+        let steps = |nanos: u128| u32::try_from(nanos).unwrap_or(u32::MAX);
+        if at >= self.grid {
+            self.grid + self.every.saturating_mul(steps((at - self.grid).as_nanos().div_ceil(every)))
+        } else {
+            self.grid - self.every.saturating_mul(steps((self.grid - at).as_nanos() / every))
         }
     }
 }
@@ -133,6 +221,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::poll::health::Outcome;
 
     fn block(device: usize, ms: u64) -> Block {
         Block {
@@ -148,8 +237,7 @@ mod tests {
     fn simulate(blocks: &[Block], cost: Duration, length: Duration) -> (Vec<u32>, u64) {
         let start = Instant::now();
         let mut schedule = Schedule::new(blocks, start);
-        let health = vec![Health::Online; 8];
-        let budget = DeadBudget::new(start);
+        let (health, budget) = (Health::new(blocks, 8), Budget::new(start));
         let (mut now, mut reads, mut overruns) = (start, vec![0; blocks.len()], 0);
         while now < start + length {
             match schedule.next(now, &health, &budget) {
@@ -169,7 +257,8 @@ mod tests {
     fn every_block_keeps_its_own_period() {
         let blocks = [block(0, 100), block(1, 1000), block(2, 250)];
         let (reads, overruns) = simulate(&blocks, Duration::from_millis(10), Duration::from_secs(60));
-        assert_eq!((reads, overruns), (vec![600, 60, 240], 0));
+        assert_eq!(overruns, 0);
+        assert!(reads.iter().zip([600u32, 60, 240]).all(|(n, due)| n.abs_diff(due) <= 1), "{reads:?}");
     }
 
     #[test]
@@ -184,9 +273,10 @@ mod tests {
     #[test]
     fn a_refused_block_waits_ten_minutes_or_for_the_next_opening() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(&[block(0, 100)], now);
+        let blocks = [block(0, 100)];
+        let mut schedule = Schedule::new(&blocks, now);
         schedule.refuse(0, now);
-        let (health, budget) = ([Health::Online], DeadBudget::new(now));
+        let (health, budget) = (Health::new(&blocks, 1), Budget::new(now));
         assert_eq!(schedule.next(now, &health, &budget), Next::Wait(now + REFUSED));
         schedule.reopen(now);
         assert_eq!(schedule.next(now + Duration::from_secs(1), &health, &budget), Next::Read(0));
@@ -195,12 +285,51 @@ mod tests {
     #[test]
     fn after_an_opening_even_slow_points_are_read_within_a_second() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(&[block(0, 3_600_000)], now);
+        let blocks = [block(0, 3_600_000)];
+        let mut schedule = Schedule::new(&blocks, now);
         schedule.done(0, now);
         let later = now + Duration::from_secs(300);
         schedule.reopen(later);
         let soon = later + Duration::from_secs(1);
-        assert_eq!(schedule.next(soon, &[Health::Online], &DeadBudget::new(now)), Next::Read(0));
+        assert_eq!(schedule.next(soon, &Health::new(&blocks, 1), &Budget::new(now)), Next::Read(0));
+    }
+
+    #[test]
+    fn a_doubtful_request_waits_until_it_makes_nobody_miss_a_turn_but_not_for_ever() {
+        let start = Instant::now();
+        // The first device is read every 100 ms; the second missed once, and that held the bus for 500 ms.
+        let blocks = [block(0, 100), block(1, 1000)];
+        let mut schedule = Schedule::new(&blocks, start);
+        let mut health = Health::new(&blocks, 2);
+        health.after(1, Some(1), Outcome::Silent { cost: Duration::from_millis(500) }, start);
+        schedule.hasten(1, start);
+        let budget = Budget::new(start);
+        let (mut now, mut asked) = (start, None);
+        while now < start + Duration::from_secs(3) && asked.is_none() {
+            match schedule.next(now, &health, &budget) {
+                Next::Read(1) => asked = Some(now - start),
+                Next::Read(block) => {
+                    now += Duration::from_millis(10);
+                    schedule.done(block, now);
+                }
+                Next::Wait(until) => now = until,
+                Next::Idle => break,
+            }
+        }
+        let asked = asked.expect("it is asked");
+        assert!(asked >= CONFIRM_WAITS && asked < CONFIRM_WAITS + Duration::from_millis(50), "{asked:?}");
+    }
+
+    #[test]
+    fn a_new_plan_makes_nothing_due_later() {
+        let start = Instant::now();
+        let mut schedule = Schedule::new(&[block(0, 1000), block(0, 60_000)], start);
+        let now = start + Duration::from_secs(5);
+        schedule.done(0, now);
+        schedule.done(1, now);
+        let dues: Vec<Instant> = schedule.entries.iter().map(|e| e.due).collect();
+        schedule.replan(&[block(0, 1000)], |_| vec![0, 1]);
+        assert_eq!(schedule.entries[0].due, dues[0].min(dues[1]));
     }
 
     proptest! {
@@ -218,6 +347,35 @@ mod tests {
             for (count, period) in reads.iter().zip(&periods) {
                 let due = 30_000 / u32::try_from(*period).expect("small");
                 prop_assert!(count.abs_diff(due) <= 2, "{} of {}", count, due);
+            }
+        }
+
+        /// However long each read takes: after the first, every turn is one of the grid, each one is either read or
+        /// counted as skipped, and none is read before it is due or after the next but one has come.
+        #[test]
+        fn overruns_skip_to_the_latest_turn_and_never_drift(
+            period in 20u64..3000, costs in prop::collection::vec(1u64..10_000, 1..60),
+        ) {
+            let start = Instant::now();
+            let every = Duration::from_millis(period);
+            let mut schedule = Schedule::new(&[block(0, period)], start);
+            let (mut now, mut turns) = (schedule.entries[0].due, 0);
+            let mut first = None;
+            for cost in costs {
+                let due = schedule.entries[0].due;
+                if first.is_some() {
+                    let offset = (due - schedule.entries[0].grid).as_nanos() % every.as_nanos();
+                    prop_assert_eq!(offset, 0);
+                    prop_assert_eq!((due - first.unwrap_or(due)).as_nanos() / every.as_nanos(), turns);
+                    prop_assert!(now.max(due) < due + every);
+                }
+                now = now.max(due) + Duration::from_millis(cost);
+                let missed = schedule.done(0, now);
+                if first.is_some() {
+                    turns += 1 + u128::from(missed);
+                } else {
+                    first = Some(schedule.entries[0].due);
+                }
             }
         }
     }

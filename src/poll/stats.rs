@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use driver_api::{FrameError, ReadError};
+use driver_api::{FrameError, Learned, ReadError};
 
+use super::lateness::Lateness;
 use crate::message::BootMs;
 
 /// Every exchange ends within its device's timeout, and those are seconds.
@@ -33,6 +34,10 @@ pub struct BusStats {
     pub reconnects: AtomicU64,
     /// Polls skipped because the one before was still running.
     pub overruns: AtomicU64,
+    /// The longest that a poll of a living block began after it was due, over the last minute or two.
+    pub lateness_us_max: AtomicU64,
+    /// What 99 of 100 of them did not exceed.
+    pub lateness_us_p99: AtomicU64,
     /// Milliseconds of boot time at the task's last sign of life.
     pub alive_boot_ms: AtomicU64,
     /// One per device, in the plan's order.
@@ -50,6 +55,12 @@ pub struct DeviceStats {
     pub last_ok: AtomicI64,
     /// Failed exchanges.
     pub failures: AtomicU64,
+    /// How long it usually takes to begin an answer; 0 while that is not known.
+    pub turnaround_us: AtomicU64,
+    /// Blocks that it refuses as a whole.
+    pub split_blocks: AtomicU64,
+    /// The requests that those take instead.
+    pub split_parts: AtomicU64,
 }
 
 const STATES: [&str; 4] = ["starting", "online", "suspect", "offline"];
@@ -58,12 +69,26 @@ impl DeviceStats {
     /// A device that was not yet asked.
     #[must_use]
     pub fn new(name: String) -> Self {
-        Self { name, state: AtomicU8::new(0), last_ok: AtomicI64::new(0), failures: AtomicU64::new(0) }
+        Self {
+            name,
+            state: AtomicU8::new(0),
+            last_ok: AtomicI64::new(0),
+            failures: AtomicU64::new(0),
+            turnaround_us: AtomicU64::new(0),
+            split_blocks: AtomicU64::new(0),
+            split_parts: AtomicU64::new(0),
+        }
     }
     /// The state's word.
     #[must_use]
     pub fn state(&self) -> &'static str {
         STATES.get(usize::from(self.state.load(Relaxed))).copied().unwrap_or("starting")
+    }
+    pub(super) fn learned(&self, learned: Learned) {
+        self.turnaround_us.store(micros(learned.turnaround.unwrap_or_default()), Relaxed);
+        let count = |n| u64::try_from(n).unwrap_or(u64::MAX);
+        self.split_blocks.store(count(learned.split_blocks), Relaxed);
+        self.split_parts.store(count(learned.split_parts), Relaxed);
     }
     pub(super) fn set_state(&self, word: &str) {
         let index = STATES.iter().position(|s| *s == word).unwrap_or(0);
@@ -86,6 +111,8 @@ impl BusStats {
             exceptions: AtomicU64::new(0),
             reconnects: AtomicU64::new(0),
             overruns: AtomicU64::new(0),
+            lateness_us_max: AtomicU64::new(0),
+            lateness_us_p99: AtomicU64::new(0),
             alive_boot_ms: AtomicU64::new(0),
             devices: devices.map(DeviceStats::new).collect(),
         }
@@ -118,9 +145,14 @@ impl BusStats {
         self.set_open(false);
     }
 
+    pub(super) fn late(&self, lateness: &Lateness) {
+        self.lateness_us_max.store(micros(lateness.worst()), Relaxed);
+        self.lateness_us_p99.store(micros(lateness.p99()), Relaxed);
+    }
+
     /// Counts one exchange and how it ended.
     pub(super) fn count(&self, cost: Duration, failure: Option<&ReadError>) {
-        self.busy_us.fetch_add(u64::try_from(cost.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.busy_us.fetch_add(micros(cost), Relaxed);
         self.requests.fetch_add(1, Relaxed);
         let counter = match failure {
             None | Some(ReadError::Bus(_)) => return,
@@ -131,4 +163,8 @@ impl BusStats {
         };
         counter.fetch_add(1, Relaxed);
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -21,6 +21,8 @@ use crate::message::{CommandRequest, Message, Origin, PointKey, Reading};
 use crate::pipeline::report::Reporter;
 use crate::pipeline::rule::Rule;
 
+mod riders;
+
 /// What the fake line does; shared with the test.
 #[derive(Default)]
 struct Line {
@@ -112,6 +114,11 @@ fn bench(devices: usize) -> Bench {
 
 /// A bus with these blocks of one point each: device and period in ms.
 fn bench_of(blocks: &[(usize, u64)]) -> Bench {
+    start(blocks, |bus| Box::new(bus))
+}
+
+/// The same, with a bus that is made of the plain one.
+fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) -> Bench {
     let devices = blocks.iter().map(|(d, _)| d + 1).max().unwrap_or(0);
     let name = |d: usize| format!("device{d}");
     let plan = Plan {
@@ -119,7 +126,7 @@ fn bench_of(blocks: &[(usize, u64)]) -> Bench {
         points: blocks
             .iter()
             .enumerate()
-            .map(|(p, &(device, _))| PointInfo {
+            .map(|(p, &(device, ms))| PointInfo {
                 device,
                 name: format!("p{p}"),
                 spec: Some(0),
@@ -127,6 +134,7 @@ fn bench_of(blocks: &[(usize, u64)]) -> Bench {
                 kind: "i16".into(),
                 source: "x".into(),
                 writable: true,
+                every: Duration::from_millis(ms),
             })
             .collect(),
         blocks: blocks
@@ -150,7 +158,7 @@ fn bench_of(blocks: &[(usize, u64)]) -> Bench {
         })
         .collect();
     let line = Arc::new(Mutex::new(Line::default()));
-    let bus = Box::new(FakeBus { plan, line: line.clone() });
+    let bus = made(FakeBus { plan, line: line.clone() });
     let (out, readings) = mpsc::channel(crate::bounds::READINGS);
     let stop = CancellationToken::new();
     let clock = Arc::new(SystemClock::new(true));
@@ -320,7 +328,7 @@ fn post() -> Post {
         .enumerate()
         .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: bench.handle.clone(), point, block: Some(point), rule: rule.clone() })
+            (name, Target { bus: bench.handle.clone(), point, rule: rule.clone() })
         })
         .collect();
     let (_, targets) = watch::channel(Arc::new(targets));

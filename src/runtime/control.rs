@@ -3,8 +3,6 @@
 //!
 //! Who may open the directory may use it; there is no other key. Each connection serves one request.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -206,17 +204,21 @@ async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json
         return json!({ "error": unknown(&targets, device, point) });
     }
     wanted.sort_by_key(|(_, target)| target.point);
-    // One exchange a block, however many of its points are wanted.
-    let mut blocks: HashMap<Option<usize>, Result<Exchange, Failed>> = HashMap::new();
+    // One exchange a block, however many of its points are wanted: what it brought along is not asked again.
+    let mut exchanges: Vec<Exchange> = Vec::new();
     let mut points = Vec::new();
     for (name, target) in wanted {
-        let exchange = match blocks.entry(target.block) {
-            Entry::Occupied(done) => done.into_mut(),
-            Entry::Vacant(block) => block.insert(read_one(&target).await),
-        };
-        let read = match exchange {
-            Ok(exchange) => exchange.point(target.point).map(|sample| sample.value.clone()),
-            Err(failed) => Err(words(failed)),
+        let known = exchanges.iter().find_map(|exchange| exchange.point(target.point).ok());
+        let read = match known.map(|sample| sample.value.clone()) {
+            Some(value) => Ok(value),
+            None => match read_one(&target).await {
+                Ok(exchange) => {
+                    let read = exchange.point(target.point).map(|sample| sample.value.clone());
+                    exchanges.push(exchange);
+                    read
+                }
+                Err(failed) => Err(words(&failed)),
+            },
         };
         let row = match read {
             Ok(Ok(raw)) => {
@@ -256,7 +258,7 @@ async fn write_point(access: &Access, device: &str, point: &str, value: &Json) -
         Ok(raw) => raw,
         Err(why) => return json!({ "error": why }),
     };
-    if target.block.is_some() {
+    if target.rule.readable {
         // A bus that was opened for this write alone does not know yet what only the device can say: its power
         // of ten, where its models are. Whether the write goes through is the write's own answer.
         let _ = read_one(target).await;

@@ -32,7 +32,6 @@ pub struct RunningBus {
     handle: BusHandle,
     rules: Vec<Rule>,
     names: Vec<(String, String)>,
-    blocks: Vec<Option<usize>>,
     metas: Vec<(String, String, Meta)>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -45,13 +44,12 @@ impl RunningBus {
         let CompiledBus { name, bus, points, fingerprint, .. } = compiled;
         let rules = rules(bus.plan(), &points);
         let metas = metas(&name, bus.plan(), &points, &rules);
-        let blocks = (0..rules.len()).map(|point| bus.plan().block_of(point)).collect();
         let names = rules.iter().map(|r| (r.key.device.clone(), r.key.point.clone())).collect();
         let stop = CancellationToken::new();
         let (task, handle, stats) =
             BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
         let task = tokio::spawn(task.run());
-        Self { fingerprint, stats, handle, rules, names, blocks, metas, stop, task }
+        Self { fingerprint, stats, handle, rules, names, metas, stop, task }
     }
 
     /// Tells the task to stop after the exchange on the wire.
@@ -102,8 +100,7 @@ impl RunningBus {
     /// Its points, for commands.
     pub fn targets(&self) -> impl Iterator<Item = ((String, String), Target)> {
         self.names.iter().cloned().zip(self.rules.iter().enumerate()).map(|(name, (point, rule))| {
-            let block = self.blocks.get(point).copied().flatten();
-            (name, Target { bus: self.handle.clone(), point, block, rule: rule.clone() })
+            (name, Target { bus: self.handle.clone(), point, rule: rule.clone() })
         })
     }
 
@@ -132,7 +129,6 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     let (out, mut readings) = mpsc::channel(bounds::READINGS);
     // Nobody wants them: the answers go to whoever asked.
     tokio::spawn(async move { while readings.recv().await.is_some() {} });
-    let blocks: Vec<Option<usize>> = (0..rules.len()).map(|point| bus.plan().block_of(point)).collect();
     let stop = CancellationToken::new();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(true));
     let (task, handle, _) = BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
@@ -142,8 +138,7 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
         .enumerate()
         .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            let block = blocks.get(point).copied().flatten();
-            (name, Target { bus: handle.clone(), point, block, rule })
+            (name, Target { bus: handle.clone(), point, rule })
         })
         .collect();
     LoneBus { targets, stop }
@@ -167,24 +162,25 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
         .enumerate()
         .zip(points)
         .map(|((index, info), settings)| {
-            // What is only listened to comes when it likes, and what shares an exchange comes as often as the
-            // fastest of them; its own interval is how often it is wanted.
-            let more_often = plan
-                .block_of(index)
+            // What is only listened to comes when it likes; its own interval is how often it is wanted. (What is
+            // polled more often than it is wanted is thinned out where it is polled.)
+            let block = plan.block_of(index);
+            let by_itself = block
                 .and_then(|block| plan.blocks.get(block))
-                .is_some_and(|block| block.every == Duration::MAX || block.every < settings.interval);
+                .is_some_and(|block| block.every == Duration::MAX);
             Rule {
                 key: Arc::new(key(plan, info, settings)),
                 scale: (settings.scale != 1.0).then_some(settings.scale),
                 offset: (settings.offset != 0.0).then_some(settings.offset),
                 deadband: settings.deadband,
                 max_interval: settings.max_interval,
-                min_interval: if more_often { settings.interval } else { Duration::ZERO },
+                min_interval: if by_itself { settings.interval } else { Duration::ZERO },
                 min: settings.min,
                 max: settings.max,
                 values: settings.values.clone().map(Arc::new),
                 kind: info.kind.clone(),
                 writable: info.writable && settings.writable,
+                readable: block.is_some(),
             }
         })
         .collect()
@@ -218,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_that_shares_an_exchange_with_a_faster_one_keeps_its_own_interval() {
+    fn what_is_only_listened_to_is_reported_at_its_own_interval() {
         let point = |name: &str| PointInfo {
             device: 0,
             name: name.to_owned(),
@@ -227,6 +223,7 @@ mod tests {
             kind: "f64".to_owned(),
             writable: false,
             source: String::new(),
+            every: Duration::from_secs(1),
         };
         let block = |points: &[usize], every| Block {
             device: 0,
@@ -255,6 +252,6 @@ mod tests {
         };
         let rules = rules(&plan, &[settings(1), settings(10), settings(2)]);
         let least: Vec<u64> = rules.iter().map(|rule| rule.min_interval.as_secs()).collect();
-        assert_eq!(least, [0, 10, 2]);
+        assert_eq!(least, [0, 0, 2]);
     }
 }

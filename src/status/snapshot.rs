@@ -93,6 +93,11 @@ pub struct BusStatus {
     pub reconnects: u64,
     /// Polls skipped because the one before was still running.
     pub overruns: u64,
+    /// The latest that a poll began after it was due, ms, over the last minute or two. Devices that do not
+    /// answer are not counted: they wait on purpose.
+    pub lateness_ms_max: f64,
+    /// What 99 of 100 polls did not exceed.
+    pub lateness_ms_p99: f64,
 }
 
 /// One device.
@@ -106,6 +111,12 @@ pub struct DeviceStatus {
     pub last_ok: Option<String>,
     /// Failed exchanges since the start.
     pub failures: u64,
+    /// How long it usually takes to begin an answer, ms, as measured; absent while that is not known.
+    pub turnaround_ms: Option<f64>,
+    /// Requests that it refuses as a whole, most often because of a hole in its registers.
+    pub split_blocks: u64,
+    /// The requests that are sent instead of those.
+    pub split_parts: u64,
 }
 
 /// One uplink.
@@ -325,7 +336,15 @@ fn bus_status(bus: &BusStats, now: BootMs, rates: &Rates) -> BusStatus {
         exceptions: bus.exceptions.load(Relaxed),
         reconnects: bus.reconnects.load(Relaxed),
         overruns: bus.overruns.load(Relaxed),
+        lateness_ms_max: ms(bus.lateness_us_max.load(Relaxed)),
+        lateness_ms_p99: ms(bus.lateness_us_p99.load(Relaxed)),
     }
+}
+
+/// Microseconds as milliseconds, to a hundredth.
+#[expect(clippy::cast_precision_loss, reason = "a time for people")]
+fn ms(us: u64) -> f64 {
+    (us as f64 / 10.0).round() / 100.0
 }
 
 fn devices(bus: &BusStats) -> impl Iterator<Item = (String, DeviceStatus)> {
@@ -336,6 +355,9 @@ fn devices(bus: &BusStats) -> impl Iterator<Item = (String, DeviceStatus)> {
             state: device.state(),
             last_ok: (last_ok > 0).then(|| WallMs(last_ok).to_string()),
             failures: device.failures.load(Relaxed),
+            turnaround_ms: Some(device.turnaround_us.load(Relaxed)).filter(|us| *us > 0).map(ms),
+            split_blocks: device.split_blocks.load(Relaxed),
+            split_parts: device.split_parts.load(Relaxed),
         };
         (device.name.clone(), status)
     })

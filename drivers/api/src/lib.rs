@@ -34,7 +34,7 @@ pub mod wire;
 use async_trait::async_trait;
 
 pub use error::{FrameError, ReadError};
-pub use plan::{Block, DeviceInfo, Plan, PointInfo};
+pub use plan::{Block, DeviceInfo, Learned, Plan, PointInfo};
 pub use reading::{Quality, Reason, Sample, Value};
 pub use table::{Place, Problem, SourceId, Table};
 pub use units::{ByteSize, Span};
@@ -70,8 +70,8 @@ pub struct Schemas {
 /// One physical bus. Owned by exactly one task, so no method needs a lock.
 #[async_trait]
 pub trait Bus: Send {
-    /// What there is to poll, and how often. Fixed after `compile`: indices of devices, points and
-    /// blocks stay valid for the life of the bus.
+    /// What there is to poll, and how often. Indices of devices and points stay valid for the life of the
+    /// bus; those of blocks until [`Bus::replan`] says otherwise.
     fn plan(&self) -> &Plan;
 
     /// Opens the port, or opens it again after [`ReadError::Bus`]. Whatever an earlier open left
@@ -118,6 +118,18 @@ pub trait Bus: Send {
     ) -> Result<Vec<u8>, ReadError> {
         let _ = (unit, request, timeout);
         Err(ReadError::Transient(FrameError::Protocol("this bus carries no foreign requests".to_owned())))
+    }
+
+    /// Puts the points into other blocks where what was learned since promises a saving that is worth it.
+    /// `true`: the blocks of [`Bus::plan`] are new. The caller asks between exchanges, now and then.
+    fn replan(&mut self) -> bool {
+        false
+    }
+
+    /// What the traffic so far taught about a device, for people to see.
+    fn learned(&self, device: usize) -> Learned {
+        let _ = device;
+        Learned::default()
     }
 
     /// Waits for what the bus says unasked (a scale that prints by itself) and appends it.

@@ -21,10 +21,16 @@ impl Plan {
         self.blocks.iter().position(|b| b.points.contains(&point))
     }
 
+    /// The points of a block that are wanted more rarely than it is read: they ride along.
+    pub fn riders<'p>(&'p self, block: &'p Block) -> impl Iterator<Item = &'p PointInfo> {
+        let points = block.points.iter().filter_map(|point| self.points.get(*point));
+        points.filter(|point| block.every != Duration::MAX && point.every > block.every)
+    }
+
     /// Share of time (0.0 to …) that polling every block in time takes of the bus.
     #[must_use]
     pub fn predicted_load(&self) -> f64 {
-        self.blocks.iter().map(|b| b.cost.as_secs_f64() / b.every.as_secs_f64().max(0.001)).sum()
+        self.blocks.iter().map(Block::load).sum()
     }
 }
 
@@ -55,6 +61,8 @@ pub struct PointInfo {
     pub source: String,
     /// Whether [`crate::Bus::write`] accepts it.
     pub writable: bool,
+    /// How often it is wanted. Its block may be read more often, for the sake of another point.
+    pub every: Duration,
 }
 
 /// One request that covers several points.
@@ -64,10 +72,29 @@ pub struct Block {
     pub device: usize,
     /// Indices into [`Plan::points`].
     pub points: Vec<usize>,
-    /// How often it is due. [`Duration::MAX`] for what is never asked, only listened to.
+    /// How often it is due: as often as its most urgent point. [`Duration::MAX`] for what is never asked, only listened to.
     pub every: Duration,
     /// Predicted time it occupies the bus.
     pub cost: Duration,
     /// The request in words (`input 0..29 (function 4, 30 registers)`).
     pub what: String,
+}
+
+impl Block {
+    /// Share of time that polling it takes of the bus.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        self.cost.as_secs_f64() / self.every.as_secs_f64().max(0.001)
+    }
+}
+
+/// What the traffic so far taught about one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Learned {
+    /// How long it usually takes to begin an answer; `None` while that is not known.
+    pub turnaround: Option<Duration>,
+    /// Blocks that it refuses as a whole (most often across a hole), and that are read in parts.
+    pub split_blocks: usize,
+    /// Parts of those blocks, each a request of its own.
+    pub split_parts: usize,
 }

@@ -158,6 +158,7 @@ fn add(
             kind: "f64".to_owned(),
             source: chip.name().to_owned(),
             writable: false,
+            every: interval,
         });
     }
     plan.blocks.push(Block {

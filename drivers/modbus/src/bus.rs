@@ -27,6 +27,7 @@ use crate::chores::{Found, Life};
 use crate::compile::Compiled;
 use crate::config::Area;
 use crate::learned::{ILLEGAL_ADDRESS, Learned, Part, Refusal};
+use crate::lessons::Lessons;
 use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
 use crate::place::Space;
 use crate::plan::{Run, Span};
@@ -93,6 +94,7 @@ pub(crate) struct ModbusBus<L> {
     pub(crate) powers: Vec<Power>,
     /// When each read of factors alone is due.
     pub(crate) extras_due: Vec<Instant>,
+    lessons: Lessons,
 }
 
 /// What came of one part of a block.
@@ -104,9 +106,11 @@ struct Got {
 
 impl<L: Line> ModbusBus<L> {
     pub fn new(compiled: Compiled, line: L) -> Self {
+        let lessons = Lessons::new(compiled.devices.len());
         let mut bus = Self {
             compiled,
             line,
+            lessons,
             blocks: Vec::new(),
             lives: Vec::new(),
             powers: Vec::new(),
@@ -125,12 +129,17 @@ impl<L: Line> ModbusBus<L> {
     }
 
     /// One exchange with a device: the only way there, so that it is always known whether it answers.
-    pub(crate) async fn ask(&mut self, device: usize, request: &Request<'_>) -> Result<Reply, ReadError> {
-        let spec = &self.compiled.devices[device];
+    pub(crate) async fn ask(
+        &mut self,
+        device: usize,
+        request: &Request<'_>,
+        patience: Duration,
+    ) -> Result<Reply, ReadError> {
+        let unit = self.compiled.devices[device].unit;
         let pdu = pdu_of(request).ok_or_else(|| {
             ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
         })?;
-        let result = self.line.exchange(spec.unit, &pdu, spec.timeout).await;
+        let result = self.line.exchange(unit, &pdu, patience).await;
         let silent = |code: u8| Exception::of(code).read == Reaction::Silent;
         let answered = match &result {
             Ok(Reply { answer: Answer::Exception(code), .. })
@@ -149,7 +158,16 @@ impl<L: Line> ModbusBus<L> {
         area: Area,
         span: Span,
     ) -> Result<Result<(Vec<u16>, Instant), u8>, ReadError> {
-        let reply = self.ask(device, &read_request(area, span)).await?;
+        let (timeout, length) =
+            (self.compiled.devices[device].timeout, self.compiled.answer_time(area, span));
+        let patience = self.lessons.patience(device, timeout, length, Instant::now());
+        let reply = self.ask(device, &read_request(area, span), patience).await;
+        match &reply {
+            Ok(reply) => self.lessons.answered(device, reply.at.saturating_duration_since(reply.asked)),
+            Err(ReadError::Transient(FrameError::Timeout(_))) => self.lessons.silent(device, Instant::now()),
+            Err(_) => {}
+        }
+        let reply = reply?;
         Ok(match reply.answer {
             Answer::Data(data) if area.bits() => {
                 let bits = coils(&data, span.len).unwrap_or_default();
@@ -344,6 +362,30 @@ impl<L: Line> Bus for ModbusBus<L> {
 
     async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {
         self.write_point(point, value).await
+    }
+
+    fn replan(&mut self) -> bool {
+        let before = self.compiled.blocks.clone();
+        if !self.compiled.replan(|device| self.lessons.usual(device)) {
+            return false;
+        }
+        // What was learned of a block holds for the same block; a new one is learned anew.
+        let mut known: Vec<Option<Learned>> =
+            std::mem::take(&mut self.blocks).into_iter().map(Some).collect();
+        let kept = |block: &(Space, Run)| known.get_mut(before.iter().position(|b| b == block)?)?.take();
+        self.blocks = self.compiled.blocks.iter().map(kept).map(Option::unwrap_or_default).collect();
+        self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
+        true
+    }
+
+    fn learned(&self, device: usize) -> driver_api::Learned {
+        let blocks = self.blocks.iter().zip(&self.compiled.plan.blocks);
+        let split = || blocks.clone().filter(|(l, b)| b.device == device && l.parts.len() > 1);
+        driver_api::Learned {
+            turnaround: self.lessons.usual(device),
+            split_blocks: split().count(),
+            split_parts: split().map(|(learned, _)| learned.parts.len()).sum(),
+        }
     }
 
     async fn carry(&mut self, unit: u8, request: &[u8], timeout: Duration) -> Result<Vec<u8>, ReadError> {

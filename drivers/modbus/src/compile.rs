@@ -8,9 +8,10 @@ use driver_api::decode::WordOrder;
 use driver_api::{Block, BusSpec, DeviceInfo, DeviceSpec, Plan, PointInfo, Problem};
 
 use crate::config::Area;
+use crate::cover::{Want, plan};
 use crate::device::{Device, device};
 use crate::place::{Place, Space};
-use crate::plan::{Limits, Pace, Run, Span, data_len, plan};
+use crate::plan::{Limits, Pace, Run, Span, data_len};
 use crate::point::{Point, point};
 
 /// Everything that one bus knows of its devices. Indices are those of [`Plan`].
@@ -29,16 +30,20 @@ pub(crate) struct Compiled {
     pub blocks: Vec<(Space, Run)>,
     /// Reads of factors alone, which no block of their points covers.
     pub extras: Vec<Extra>,
+    pace: Pace,
 }
 
+/// A block, its address space and what it reads.
+type Planned = (Block, (Space, Run));
+
 /// A power of ten that the device itself names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Factor {
     pub device: usize,
     pub place: Place,
     /// Whether the bytes of its register stand the other way round.
     pub swapped: bool,
-    /// As often as the points that it belongs to, so that they share a block.
+    /// As often as the slowest point that it belongs to: it rides along with faster ones, and makes no block faster.
     every: Duration,
 }
 
@@ -77,6 +82,7 @@ pub(crate) fn compile(
         spans: Vec::new(),
         blocks: Vec::new(),
         extras: Vec::new(),
+        pace,
     };
     for spec in &bus.devices {
         let device = device(spec, units, problems);
@@ -91,13 +97,13 @@ pub(crate) fn compile(
     // Behind the points of all devices, so that points keep the indices of the plan.
     factors(&mut out);
     for (index, spec) in bus.devices.iter().enumerate() {
-        let device = out.devices[index].clone();
-        if device.broadcast {
-            continue;
-        }
-        let pace = Pace { turnaround: device.turnaround, ..pace };
-        blocks(&mut out, index, &device, pace);
-        too_slow(&out, index, spec, &device, pace, problems);
+        let pace = out.pace_of(index, None);
+        let (blocks, extras) = out.blocks_of(index, pace);
+        too_slow(&blocks, spec, &out.devices[index], pace, problems);
+        let (described, read): (Vec<_>, Vec<_>) = blocks.into_iter().unzip();
+        out.plan.blocks.extend(described);
+        out.blocks.extend(read);
+        out.extras.extend(extras);
     }
     (problems.len() == before).then_some(out)
 }
@@ -133,6 +139,7 @@ fn points(out: &mut Compiled, spec: &DeviceSpec<'_>, device: Option<&Device>, pr
                 spec: Some(index),
                 unit: None,
                 kind: parsed.word(),
+                every: point.interval,
                 source: parsed.source(),
                 writable: point.writable,
             });
@@ -151,80 +158,141 @@ fn points(out: &mut Compiled, spec: &DeviceSpec<'_>, device: Option<&Device>, pr
 
 /// Finds the factors of all points; each is wanted once, however many points it belongs to.
 fn factors(out: &mut Compiled) {
-    let mut known: BTreeMap<Factor, usize> = BTreeMap::new();
+    let mut known: BTreeMap<(usize, Place, bool), usize> = BTreeMap::new();
     for (point, info) in out.points.iter().zip(&out.plan.points) {
-        let factor = point.scale.map(|place| Factor {
-            device: info.device,
-            place,
-            swapped: matches!(point.order, WordOrder::Badc | WordOrder::Dcba),
-            every: point.every,
+        let Some(place) = point.scale else {
+            out.factor_of.push(None);
+            continue;
+        };
+        let swapped = matches!(point.order, WordOrder::Badc | WordOrder::Dcba);
+        let index = *known.entry((info.device, place, swapped)).or_insert_with(|| {
+            out.factors.push(Factor { device: info.device, place, swapped, every: point.every });
+            out.spans.push(Span { start: place.at, len: 1 });
+            out.factors.len() - 1
         });
-        out.factor_of.push(factor.map(|factor| {
-            *known.entry(factor).or_insert_with(|| {
-                out.factors.push(factor);
-                out.spans.push(Span { start: factor.place.at, len: 1 });
-                out.factors.len() - 1
-            })
-        }));
+        let factor = &mut out.factors[index];
+        factor.every = factor.every.max(point.every);
+        out.factor_of.push(Some(index));
     }
 }
 
-/// Groups what is wanted of one device by address space and interval, and plans each group.
-fn blocks(out: &mut Compiled, index: usize, device: &Device, pace: Pace) {
-    let mut groups: BTreeMap<(Space, Duration), Vec<usize>> = BTreeMap::new();
-    let points =
-        out.points.iter().zip(&out.plan.points).map(|(p, info)| (info.device, p.place.space, p.every));
-    let factors = out.factors.iter().map(|factor| (factor.device, factor.place.space, factor.every));
-    for (want, (_, space, every)) in points.chain(factors).enumerate().filter(|(_, (d, ..))| *d == index) {
-        groups.entry((space, every)).or_default().push(want);
-    }
-    for ((space, every), members) in groups {
-        let area = space.area();
-        let wanted: Vec<Span> = members.iter().map(|i| out.spans[*i]).collect();
-        let max_len = if area.bits() { device.max_bits } else { device.max_registers };
-        let limits = Limits { max_len, max_gap: device.max_gap };
-        for run in plan(&wanted, limits, |len| pace.read(len, area.bits())) {
-            let wants: Vec<usize> = run.wanted.iter().map(|i| members[*i]).collect();
-            let points: Vec<usize> = wants.iter().copied().filter(|want| *want < out.points.len()).collect();
-            let run = Run { span: run.span, wanted: wants };
-            if points.is_empty() {
-                out.extras.push(Extra { device: index, space, run });
-                continue;
-            }
-            let Span { start, len } = run.span;
-            out.plan.blocks.push(Block {
-                device: index,
-                points,
-                every,
-                cost: pace.read(len, area.bits()),
-                what: format!(
-                    "{space} {start}..{} (function {}, {len} {})",
-                    run.span.end() - 1,
-                    match area {
-                        Area::Coil => 1,
-                        Area::Discrete => 2,
-                        Area::Holding => 3,
-                        Area::Input => 4,
-                    },
-                    if area.bits() { "bits" } else { "registers" },
-                ),
-            });
-            out.blocks.push((space, run));
+/// A plan must save this part of a device's load to replace the one in use: measured values waver.
+const WORTHWHILE: f64 = 0.02;
+
+impl Compiled {
+    /// The pace of the bus as this device sees it, measured or else as configured.
+    fn pace_of(&self, device: usize, measured: Option<Duration>) -> Pace {
+        match measured {
+            Some(answer_begins) => self.pace.measured(answer_begins),
+            None => Pace { turnaround: self.devices[device].turnaround, ..self.pace },
         }
     }
+
+    /// How long the answer of such a read takes on the wire.
+    pub fn answer_time(&self, area: Area, span: Span) -> Duration {
+        self.pace.char_time * (5 + data_len(span.len, area.bits()))
+    }
+
+    /// What is wanted of a device, by address space: points, and the factors that they are multiplied by.
+    fn wants_of(&self, device: usize) -> BTreeMap<Space, Vec<(usize, Want)>> {
+        let mut spaces: BTreeMap<Space, Vec<(usize, Want)>> = BTreeMap::new();
+        let points = self.points.iter().zip(&self.plan.points);
+        let points = points.map(|(point, info)| (info.device, point.place.space, point.every));
+        let factors = self.factors.iter().map(|factor| (factor.device, factor.place.space, factor.every));
+        let all = points.chain(factors).zip(&self.spans).enumerate();
+        for (want, ((_, space, every), span)) in all.filter(|(_, ((of, ..), _))| *of == device) {
+            spaces.entry(space).or_default().push((want, Want { span: *span, every }));
+        }
+        spaces
+    }
+
+    /// Plans what is wanted of a device, each address space for itself. What holds factors alone is no block: no
+    /// point is read with it.
+    fn blocks_of(&self, device: usize, pace: Pace) -> (Vec<Planned>, Vec<Extra>) {
+        let Device { max_bits, max_registers, max_gap, broadcast, .. } = self.devices[device];
+        let (mut blocks, mut extras) = (Vec::new(), Vec::new());
+        if broadcast {
+            return (blocks, extras);
+        }
+        for (space, members) in self.wants_of(device) {
+            let bits = space.area().bits();
+            let wants: Vec<Want> = members.iter().map(|(_, want)| *want).collect();
+            let max_len = if bits { max_bits } else { max_registers };
+            for run in plan(&wants, Limits { max_len, max_gap }, |len| pace.read(len, bits)) {
+                let every = run.wanted.iter().map(|i| wants[*i].every).min().unwrap_or(Duration::MAX);
+                let run = Run { span: run.span, wanted: run.wanted.iter().map(|i| members[*i].0).collect() };
+                let points: Vec<usize> =
+                    run.wanted.iter().copied().filter(|want| *want < self.points.len()).collect();
+                if points.is_empty() {
+                    extras.push(Extra { device, space, run });
+                    continue;
+                }
+                let (cost, what) = (pace.read(run.span.len, bits), described(space, run.span));
+                blocks.push((Block { device, points, every, cost, what }, (space, run)));
+            }
+        }
+        (blocks, extras)
+    }
+
+    /// Plans anew what would be more than [`WORTHWHILE`] cheaper at the measured turnarounds. `true` if
+    /// anything is.
+    pub fn replan(&mut self, measured: impl Fn(usize) -> Option<Duration>) -> bool {
+        let mut changed = false;
+        let mut all = Vec::new();
+        let mut left = std::mem::take(&mut self.plan.blocks)
+            .into_iter()
+            .zip(std::mem::take(&mut self.blocks))
+            .peekable();
+        for device in 0..self.devices.len() {
+            let mut now = Vec::new();
+            while let Some(block) = left.next_if(|(block, _)| block.device == device) {
+                now.push(block);
+            }
+            let pace = self.pace_of(device, measured(device));
+            for (block, (space, run)) in &mut now {
+                block.cost = pace.read(run.span.len, space.area().bits());
+            }
+            let (new, extras) = self.blocks_of(device, pace);
+            if load(&now) > load(&new) * (1.0 + WORTHWHILE) {
+                changed = true;
+                all.extend(new);
+                self.extras.retain(|extra| extra.device != device);
+                self.extras.extend(extras);
+            } else {
+                all.extend(now);
+            }
+        }
+        (self.plan.blocks, self.blocks) = all.into_iter().unzip();
+        changed
+    }
+}
+
+fn load(blocks: &[Planned]) -> f64 {
+    blocks.iter().map(|(block, _)| block.load()).sum()
+}
+
+fn described(space: Space, span: Span) -> String {
+    let function = match space.area() {
+        Area::Coil => 1,
+        Area::Discrete => 2,
+        Area::Holding => 3,
+        Area::Input => 4,
+    };
+    let (start, last, len) = (span.start, span.end() - 1, span.len);
+    let what = if space.area().bits() { "bits" } else { "registers" };
+    format!("{space} {start}..{last} (function {function}, {len} {what})")
 }
 
 /// An answer that cannot be over before the timeout would fail for ever.
 fn too_slow(
-    out: &Compiled,
-    index: usize,
+    blocks: &[Planned],
     spec: &DeviceSpec<'_>,
     device: &Device,
     pace: Pace,
     problems: &mut Vec<Problem>,
 ) {
-    let longest = out.blocks.iter().zip(&out.plan.blocks).filter(|(_, b)| b.device == index);
-    let longest = longest.map(|((space, run), _)| 5 + data_len(run.span.len, space.area().bits())).max();
+    let chars = |space: Space, run: &Run| 5 + data_len(run.span.len, space.area().bits());
+    let longest = blocks.iter().map(|(_, (space, run))| chars(*space, run)).max();
     let Some(chars) = longest else { return };
     let time = pace.char_time * chars + pace.turnaround;
     if time >= device.timeout {

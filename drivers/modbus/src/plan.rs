@@ -1,10 +1,8 @@
-//! Which registers to read together: the cheapest set of block reads, by the bus's own clock.
+//! What block reads are made of: spans, limits, and what time things take by the bus's own clock.
 //!
 //! Pure. A request costs the same however short it is, so reading registers nobody asked for can be
-//! cheaper than asking twice: up to 10 at 9600 and 19200 baud, 12 at 38400, 24 at 115200. The plan
-//! is exact: a dynamic program over the wanted spans in address order finds the least total time.
-//! (Some best plan always cuts that order into runs: take the blocks of any best plan, none inside
-//! another, and give each span to the last block that begins at or before it.)
+//! cheaper than asking twice: up to 10 at 9600 and 19200 baud, 12 at 38400, 24 at 115200. Which
+//! registers to read together is decided in [`crate::cover`].
 
 use std::time::Duration;
 
@@ -81,6 +79,14 @@ impl Pace {
         }
     }
 
+    /// The same bus as seen by a device whose answers were measured to begin so long after its requests.
+    #[must_use]
+    pub fn measured(self, answer_begins: Duration) -> Self {
+        // On a network the round trip is in it; on a line the first character, which counts by itself.
+        let turnaround = answer_begins.saturating_sub(self.char_time);
+        Self { turnaround, round_trip: Duration::ZERO, ..self }
+    }
+
     /// Time of an exchange with so many characters in its request and its answer:
     /// `T = characters + silence + max(silence, turnaround) + round trip`.
     #[must_use]
@@ -110,52 +116,10 @@ pub struct Run {
     pub wanted: Vec<usize>,
 }
 
-/// The cheapest block reads for `wanted`, in address order. Every wanted span is in exactly one of
-/// them; none is longer than the limit, except for a single span that is longer itself.
-#[must_use]
-pub fn plan(wanted: &[Span], limits: Limits, cost: impl Fn(u16) -> Duration) -> Vec<Run> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
-    order.sort_by_key(|i| (wanted[*i].start, wanted[*i].len));
-    // best[j]: least time for the first j spans, and where the last of their blocks begins.
-    let mut best: Vec<(Duration, usize)> = vec![(Duration::ZERO, 0)];
-    // Blocks that begin at `from` grow until a limit stops them; all best[..=from] are final by then.
-    let mut reach: Vec<Option<(Duration, usize)>> = vec![None; wanted.len() + 1];
-    for from in 0..order.len() {
-        let (so_far, _) = best[from];
-        let first = wanted[order[from]];
-        let mut end = first.end();
-        for (to, index) in order.iter().enumerate().skip(from) {
-            let next = wanted[*index];
-            let gap = u32::from(next.start).saturating_sub(end);
-            end = end.max(next.end());
-            let len = u16::try_from(end - u32::from(first.start)).unwrap_or(u16::MAX);
-            if to > from && (len > limits.max_len || gap > u32::from(limits.max_gap)) {
-                break;
-            }
-            let total = so_far.saturating_add(cost(len));
-            // `<=` would cut later; `<` prefers the earliest start, so the fewest blocks.
-            if reach[to + 1].is_none_or(|(old, _)| total < old) {
-                reach[to + 1] = Some((total, from));
-            }
-        }
-        // A block of the one span `from` always reaches `from + 1`.
-        best.push(reach[from + 1].unwrap_or((so_far, from)));
-    }
-    let mut runs = Vec::new();
-    let mut upto = order.len();
-    while upto > 0 {
-        let from = best[upto].1;
-        runs.push(run_of(wanted, order[from..upto].to_vec()));
-        upto = from;
-    }
-    runs.reverse();
-    runs
-}
-
 /// The smallest run over these spans.
-fn run_of(wanted: &[Span], indices: Vec<usize>) -> Run {
-    let start = indices.iter().map(|i| wanted[*i].start).min().unwrap_or_default();
-    let end = indices.iter().map(|i| wanted[*i].end()).max().unwrap_or_default();
+pub(crate) fn run_of(span: impl Fn(usize) -> Span, indices: Vec<usize>) -> Run {
+    let start = indices.iter().map(|i| span(*i).start).min().unwrap_or_default();
+    let end = indices.iter().map(|i| span(*i).end()).max().unwrap_or_default();
     let len = u16::try_from(end.saturating_sub(u32::from(start))).unwrap_or(u16::MAX);
     Run { span: Span { start, len }, wanted: indices }
 }
@@ -181,7 +145,7 @@ pub fn split(wanted: &[Span], run: &Run) -> Option<Vec<Run>> {
         last = Some(span);
     }
     let parts = if at_gaps.len() > 1 { at_gaps } else { by_span };
-    (parts.len() > 1).then(|| parts.into_iter().map(|p| run_of(wanted, p)).collect())
+    (parts.len() > 1).then(|| parts.into_iter().map(|p| run_of(|i| wanted[i], p)).collect())
 }
 
 #[cfg(test)]
@@ -189,23 +153,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    const FREE: Limits = Limits { max_len: 125, max_gap: u16::MAX };
-
-    fn registers(baud: u32) -> impl Fn(u16) -> Duration {
-        move |len| Pace::serial(baud, 11).read(len, false)
-    }
-
-    #[test]
-    fn gaps_are_read_through_as_long_as_that_is_cheaper() {
-        for (baud, worthwhile) in [(9600, 10), (19_200, 10), (38_400, 12), (115_200, 24)] {
-            for gap in 0..40 {
-                let wanted = [Span { start: 0, len: 2 }, Span { start: 2 + gap, len: 2 }];
-                let blocks = plan(&wanted, FREE, registers(baud)).len();
-                assert_eq!(blocks == 1, gap <= worthwhile, "{baud} baud, gap {gap}");
-            }
-        }
-    }
 
     #[test]
     fn time_of_a_read_as_computed_by_hand() {
@@ -216,19 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn a_network_reads_through_wide_gaps() {
-        let wanted = [Span { start: 0, len: 1 }, Span { start: 120, len: 1 }, Span { start: 130, len: 1 }];
-        let runs = plan(&wanted, FREE, |len| Pace::network().read(len, false));
-        let lens: Vec<u16> = runs.iter().map(|r| r.span.len).collect();
-        assert_eq!(lens.len(), 2, "{runs:?}");
-    }
-
-    #[test]
     fn a_refused_run_is_split_at_its_gaps_and_then_by_span() {
         let wanted = [(0, 2), (2, 2), (2, 2), (8, 1)].map(|(start, len)| Span { start, len });
-        let whole = plan(&wanted, FREE, registers(9600));
-        assert_eq!(whole.len(), 1);
-        let at_gaps = split(&wanted, &whole[0]).expect("there is a gap");
+        let whole = run_of(|i| wanted[i], vec![0, 1, 2, 3]);
+        let at_gaps = split(&wanted, &whole).expect("there is a gap");
         assert_eq!(
             at_gaps.iter().map(|r| r.span).collect::<Vec<_>>(),
             [Span { start: 0, len: 4 }, wanted[3]]
@@ -239,75 +177,16 @@ mod tests {
         assert_eq!(split(&wanted, &at_gaps[1]), None);
     }
 
-    fn total(runs: &[Run], cost: &impl Fn(u16) -> Duration) -> Duration {
-        runs.iter().map(|r| cost(r.span.len)).sum()
-    }
-
-    /// The least time over all ways to put spans into blocks, in any order.
-    fn brute_force(wanted: &[Span], max_len: u16, cost: &impl Fn(u16) -> Duration) -> Duration {
-        let Some((first, _)) = wanted.split_first() else { return Duration::ZERO };
-        let rest = wanted.len() - 1;
-        let mut least = Duration::MAX;
-        for choice in 0u32..1 << rest {
-            let mut with = vec![*first];
-            let mut without = Vec::new();
-            for (i, span) in wanted[1..].iter().enumerate() {
-                if choice >> i & 1 == 1 { with.push(*span) } else { without.push(*span) }
-            }
-            let run = run_of(&with, (0..with.len()).collect());
-            if run.span.len <= max_len {
-                least = least.min(cost(run.span.len) + brute_force(&without, max_len, cost));
-            }
-        }
-        least
-    }
-
-    fn spans(count: usize, within: u16) -> impl Strategy<Value = Vec<Span>> {
-        prop::collection::vec((0..within, 1u16..=4).prop_map(|(start, len)| Span { start, len }), 0..count)
-    }
-
     proptest! {
         #[test]
-        fn every_span_is_read_once_and_no_block_is_too_long(
-            wanted in spans(60, 2000), max_len in 4u16..=125, max_gap in 0u16..40,
-        ) {
-            let limits = Limits { max_len, max_gap };
-            let cost = registers(19_200);
-            let runs = plan(&wanted, limits, &cost);
-            let mut read = vec![0; wanted.len()];
-            for run in &runs {
-                prop_assert!(run.span.len <= max_len);
-                for i in &run.wanted {
-                    read[*i] += 1;
-                    prop_assert!(run.span.start <= wanted[*i].start && wanted[*i].end() <= run.span.end());
-                }
-                let mut end = u32::from(run.span.start);
-                for i in &run.wanted {
-                    prop_assert!(u32::from(wanted[*i].start) <= end + u32::from(max_gap));
-                    end = end.max(wanted[*i].end());
-                }
-            }
-            prop_assert!(read.iter().all(|n| *n == 1));
-            let naive: Duration = wanted.iter().map(|s| cost(s.len)).sum();
-            prop_assert!(total(&runs, &cost) <= naive);
-        }
-
-        #[test]
-        fn no_other_plan_is_faster(wanted in spans(8, 60), max_len in 4u16..=40, slow: bool) {
-            let cost = registers(if slow { 9600 } else { 115_200 });
-            let runs = plan(&wanted, Limits { max_len, max_gap: u16::MAX }, &cost);
-            prop_assert_eq!(total(&runs, &cost), brute_force(&wanted, max_len, &cost));
-        }
-
-        #[test]
-        fn splitting_loses_no_span(wanted in spans(30, 100)) {
-            for run in plan(&wanted, FREE, registers(9600)) {
-                let Some(parts) = split(&wanted, &run) else { continue };
+        fn splitting_loses_no_span(spans in prop::collection::vec((0u16..100, 1u16..=4), 1..30)) {
+            let mut wanted: Vec<Span> = spans.into_iter().map(|(start, len)| Span { start, len }).collect();
+            wanted.sort_unstable();
+            let run = run_of(|i| wanted[i], (0..wanted.len()).collect());
+            if let Some(parts) = split(&wanted, &run) {
                 let mut all: Vec<usize> = parts.iter().flat_map(|p| p.wanted.clone()).collect();
                 all.sort_unstable();
-                let mut before = run.wanted.clone();
-                before.sort_unstable();
-                prop_assert_eq!(all, before);
+                prop_assert_eq!(all, run.wanted);
                 prop_assert!(parts.len() > 1);
             }
         }

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::assemble::{Assembler, Line};
 use crate::port::{Connect, Settings};
-use crate::protocol::Speech;
+use crate::protocol::{Field, Speech};
 
 /// Bytes taken from the port at once: half a second at 9600 baud. The kernel keeps 4 KiB more.
 const CHUNK: usize = 512;
@@ -64,7 +64,7 @@ impl<C: Connect> SerialBus<C> {
         let mut speaker = None;
         if let Some((device, speech)) = device {
             plan.devices.push(DeviceInfo { name: device.name.clone(), address: settings.port.clone() });
-            plan.points = points_of(&speech);
+            plan.points = points_of(device, &speech);
             plan.blocks.push(block_of(device, &speech, &settings));
             speaker = Some(Speaker {
                 name: device.name.clone(),
@@ -322,7 +322,12 @@ fn shortened(text: &str) -> String {
     text.chars().take(60).flat_map(char::escape_debug).collect()
 }
 
-fn points_of(speech: &Speech) -> Vec<PointInfo> {
+/// How often a field is wanted.
+fn interval(device: &DeviceSpec<'_>, field: &Field) -> Duration {
+    field.spec.and_then(|n| device.points.get(n)).map_or(device.interval, |p| p.interval)
+}
+
+fn points_of(device: &DeviceSpec<'_>, speech: &Speech) -> Vec<PointInfo> {
     speech
         .fields
         .iter()
@@ -334,6 +339,7 @@ fn points_of(speech: &Speech) -> Vec<PointInfo> {
             kind: field.kind.clone(),
             source: field.source.clone(),
             writable: false,
+            every: interval(device, field),
         })
         .collect()
 }
@@ -345,13 +351,10 @@ fn block_of(device: &DeviceSpec<'_>, speech: &Speech, settings: &Settings) -> Bl
         let what = "lines it sends by itself".to_owned();
         return Block { device: 0, points, every: Duration::MAX, cost: Duration::ZERO, what };
     };
-    let interval = |field: &crate::protocol::Field| {
-        field.spec.and_then(|n| device.points.get(n)).map_or(device.interval, |p| p.interval)
-    };
     Block {
         device: 0,
         points,
-        every: speech.fields.iter().map(interval).min().unwrap_or(device.interval),
+        every: speech.fields.iter().map(|field| interval(device, field)).min().unwrap_or(device.interval),
         cost: settings.time_of(request.len() + TYPICAL_ANSWER),
         what: format!("line asked for with `{}`", shortened(&String::from_utf8_lossy(request))),
     }

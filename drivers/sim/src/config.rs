@@ -227,6 +227,7 @@ fn add_device(bus: &mut SimBus, index: usize, spec: &DeviceSpec<'_>, problems: &
             kind: kind.word().to_owned(),
             source,
             writable: point.writable,
+            every: point.interval,
         });
         let mut blocks = bus.plan.blocks[first_block..].iter_mut();
         match blocks.find(|block| block.every == point.interval) {

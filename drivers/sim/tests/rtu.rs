@@ -137,15 +137,15 @@ async fn the_ledger_counts_exactly_and_in_order() {
 
 #[tokio::test]
 async fn a_long_conversation_takes_as_long_as_on_copper() {
-    const EXCHANGES: u32 = 40;
+    const EXCHANGES: u32 = 8;
     let line = Line::new(19_200).expect("not zero");
     // 8 characters there, 5 + 2 × 60 back, the turnaround of 3.5 characters between.
     let one = line.chars(8) + line.gap() + line.chars(125);
     let slave = slave(19_200);
     let mut master = master(&slave, 3);
     let mut ratios = Vec::new();
-    // A machine that is busy elsewhere can make a line slower, never faster.
-    for _ in 0..3 {
+    // A machine that is busy elsewhere can make a line slower, never faster: one stretch in which it was not.
+    for _ in 0..30 {
         let start = Instant::now();
         for _ in 0..EXCHANGES {
             let words = timeout(PATIENCE, master.read_holding_registers(0, 60)).await.expect("in time");
@@ -348,16 +348,21 @@ async fn a_dropped_slave_hangs_up_and_takes_its_link_away() {
 async fn a_master_that_leaves_no_silence_is_noticed() {
     let slave = slave(1200);
     let mut port = open(slave.path().expect("plugged"));
-    for n in 1..=2 {
+    // On a machine that is busy elsewhere this master may keep the silence without wanting to.
+    let mut n = 0;
+    while slave.stats().short_gaps == 0 {
+        n += 1;
+        assert!(n <= 20, "twenty times without a silence, and not noticed");
         port.write_all(&ask(1)).await.expect("writes");
         let mut answer = [0; 7];
         timeout(PATIENCE, port.read_exact(&mut answer)).await.expect("in time").expect("reads");
         assert_eq!(answer.as_slice(), good(1, n));
     }
     tokio::time::sleep(slave.line().gap() * 2).await;
-    assert_eq!(exchange(&mut port, &ask(1)).await, good(1, 3));
-    assert_eq!(slave.stats().short_gaps, 1);
-    assert_eq!(slave.stats().busy, slave.line().chars(8) * 3 + slave.line().chars(7) * 3);
+    assert_eq!(exchange(&mut port, &ask(1)).await, good(1, n + 1));
+    assert_eq!(slave.stats().short_gaps, 1, "a silence that was kept is none too short");
+    let exchanges = u32::from(n + 1);
+    assert_eq!(slave.stats().busy, (slave.line().chars(8) + slave.line().chars(7)) * exchanges);
 }
 
 #[tokio::test]

@@ -1,0 +1,104 @@
+//! The bus time that silence may cost, all devices together. Pure: `now` comes in.
+//!
+//! A bucket of time: it fills by [`RATE`] of what passes, up to [`CREDIT`]; every exchange without an
+//! answer is taken out, whoever it was asked for and however unforeseen. Who is known not to answer is
+//! asked again only while something is in it; who has only just begun not to answer, until it is
+//! overdrawn by [`OVERDRAFT`].
+//!
+//! So in any stretch `t` at most `CREDIT + OVERDRAFT + RATE × t` and one exchange go to those who were
+//! silent before: 3 s of the first minute, 3 % from then on. What can come on top is only the first miss of
+//! each device, which nobody can foresee; it is taken out of what the others may cost.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// One part in so many of the passing time. The promise is one in 20; the rest is for first misses.
+const RATE: u32 = 33;
+/// What a quiet time saves up: one timeout of the usual length.
+const CREDIT: Duration = Duration::from_millis(500);
+/// What finding out whether a device is gone may take before it must be saved up again.
+const OVERDRAFT: Duration = Duration::from_millis(500);
+
+/// Why somebody is asked who did not answer the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To find out whether it is gone.
+    Confirm,
+    /// To find out whether it is back.
+    Probe,
+}
+
+/// The bucket.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// When the bucket will have been filled from empty, had it no rim: the debt as a date.
+    empty: Instant,
+}
+
+impl Budget {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { empty: now.checked_sub(CREDIT * RATE).unwrap_or(now) }
+    }
+
+    /// When somebody may be asked for this, if nothing else is spent.
+    #[must_use]
+    pub fn ready(&self, purpose: Purpose) -> Instant {
+        match purpose {
+            Purpose::Probe => self.empty,
+            Purpose::Confirm => self.empty.checked_sub(OVERDRAFT * RATE).unwrap_or(self.empty),
+        }
+    }
+
+    /// An exchange without an answer ended at `now` and cost this much.
+    pub fn spend(&mut self, cost: Duration, now: Instant) {
+        let rim = now.checked_sub(CREDIT * RATE).unwrap_or(self.empty);
+        self.empty = self.empty.max(rim) + cost * RATE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn three_timeouts_in_a_row_are_affordable_after_a_quiet_time() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let mut budget = Budget::new(start);
+        let mut now = start;
+        for miss in 0..3 {
+            assert!(budget.ready(Purpose::Confirm) <= now, "miss {miss}");
+            now += Duration::from_millis(500);
+            budget.spend(Duration::from_millis(500), now);
+            now += Duration::from_millis(500);
+        }
+        assert!(budget.ready(Purpose::Confirm) > now + Duration::from_secs(10));
+    }
+
+    proptest! {
+        /// Whoever asks as often as the bucket allows stays within the promise of one twentieth over any
+        /// minute, and over the long run within the rate.
+        #[test]
+        fn no_minute_costs_more_than_a_twentieth_and_the_exchange_begun(cost_ms in 1u64..=500, confirm: bool) {
+            let start = Instant::now() + Duration::from_secs(1000);
+            let purpose = if confirm { Purpose::Confirm } else { Purpose::Probe };
+            let (mut budget, mut now, cost) = (Budget::new(start), start, Duration::from_millis(cost_ms));
+            let mut spent: Vec<Instant> = Vec::new();
+            while now < start + Duration::from_secs(300) {
+                now = now.max(budget.ready(purpose)) + cost;
+                budget.spend(cost, now);
+                spent.push(now);
+            }
+            for from in &spent {
+                let within = spent.iter().filter(|at| *at > from && **at <= *from + Duration::from_secs(60)).count();
+                prop_assert!(cost * u32::try_from(within).expect("few") <= Duration::from_secs(3) + cost, "{within}");
+            }
+            let all = cost * u32::try_from(spent.len()).expect("few");
+            prop_assert!(all <= Duration::from_secs(300) / RATE + CREDIT + OVERDRAFT + cost * 2);
+        }
+    }
+}
