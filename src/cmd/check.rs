@@ -85,15 +85,17 @@ fn bus_as_text(bus: &CompiledBus, out: &mut dyn Write) -> std::io::Result<()> {
         let rows: Vec<[String; 6]> = plan
             .points
             .iter()
+            .enumerate()
             .zip(&bus.points)
-            .filter(|(point, _)| point.device == index)
-            .map(|(point, settings)| {
+            .filter(|((_, point), _)| point.device == index)
+            .map(|((number, point), settings)| {
+                let read = plan.block_of(number).is_some();
                 [
                     point.name.clone(),
                     point.source.clone(),
                     point.kind.clone(),
                     settings.unit.clone().unwrap_or_else(|| "-".to_owned()),
-                    format!("every {}", Span(settings.interval)),
+                    if read { format!("every {}", Span(settings.interval)) } else { "never read".to_owned() },
                     if settings.writable { "writable".to_owned() } else { String::new() },
                 ]
             })

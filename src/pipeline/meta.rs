@@ -26,3 +26,25 @@ pub struct Meta {
     /// For people; `""` for none.
     pub description: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_are_told_where_there_are_some() {
+        let meta = |values| Meta {
+            unit: String::new(),
+            kind: "u16".to_owned(),
+            interval: Span::s(1),
+            values,
+            writable: false,
+            source: "rs485 1 holding:0".to_owned(),
+            description: String::new(),
+        };
+        let json = |values| serde_json::to_value(meta(values)).expect("JSON");
+        assert_eq!(json(None).get("values"), None);
+        let values = serde_json::from_str(r#"{"1":"on","0":"off"}"#).expect("good");
+        assert_eq!(json(Some(values))["values"], serde_json::json!({ "0": "off", "1": "on" }));
+    }
+}

@@ -33,6 +33,8 @@ pub struct Rule {
     pub kind: String,
     /// Whether commands may write it.
     pub writable: bool,
+    /// Whether it is read at all. What is written to everybody on a line is not.
+    pub readable: bool,
 }
 
 /// `max_interval` where the configuration says nothing.
@@ -54,6 +56,7 @@ impl Rule {
             values: None,
             kind: kind.to_owned(),
             writable: false,
+            readable: true,
         }
     }
 }

@@ -37,8 +37,6 @@ pub struct Target {
     pub bus: BusHandle,
     /// Its index in the bus's plan.
     pub point: usize,
-    /// Whether it can be read back; a point of everybody's can only be written.
-    pub readable: bool,
     /// Its limits, type and scale.
     pub rule: Rule,
 }
@@ -354,7 +352,7 @@ pub fn judge(
     let why = |state, why: String, value| (state, value, Some(why));
     match result.map(|exchange: Exchange| exchange.point(point).map(|sample| sample.value.clone())) {
         // What nobody answers cannot be read back, and nothing is wrong with that.
-        Ok(Err(_)) if !target.readable => (State::Written, Some(asked), None),
+        Ok(Err(_)) if !rule.readable => (State::Written, Some(asked), None),
         Ok(Ok(Ok(read))) if rule.confirms(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
         Ok(Ok(Ok(read))) => {
             let now = rule.scaled(read);
@@ -394,8 +392,8 @@ mod tests {
     fn what_can_only_be_written_is_written_without_a_complaint() {
         let key = PointKey { device: "all".into(), point: "light".into(), unit: String::new() };
         let target = |readable| {
-            let rule = Rule::plain(Arc::new(key.clone()), "bool");
-            Target { bus: BusHandle::new().0, point: 0, readable, rule }
+            let rule = Rule { readable, ..Rule::plain(Arc::new(key.clone()), "bool") };
+            Target { bus: BusHandle::new().0, point: 0, rule }
         };
         let judged =
             |readable, read| judge(&target(readable), &Value::Bool(true), json!(true), Ok(Exchange { read }));

@@ -237,7 +237,7 @@ async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json
 /// model, one each time it is read (see `driver-modbus`, which follows at most 64 of them).
 const READS: usize = 70;
 
-/// Reads a point's block; again while the device is still asked for what must be known first.
+/// Reads the block of a point, and again as long as the device has nothing to say yet.
 async fn read_one(target: &Target) -> Result<Exchange, Failed> {
     let mut exchange = target.bus.ask(Ask::Read { point: target.point }).await?;
     for _ in 1..READS {
@@ -258,7 +258,7 @@ async fn write_point(access: &Access, device: &str, point: &str, value: &Json) -
         Ok(raw) => raw,
         Err(why) => return json!({ "error": why }),
     };
-    if target.readable {
+    if target.rule.readable {
         // A bus that was opened for this write alone does not know yet what only the device can say: its power
         // of ten, where its models are. Whether the write goes through is the write's own answer.
         let _ = read_one(target).await;

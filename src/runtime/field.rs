@@ -32,8 +32,6 @@ pub struct RunningBus {
     handle: BusHandle,
     rules: Vec<Rule>,
     names: Vec<(String, String)>,
-    /// Per point, whether it can be read.
-    readable: Vec<bool>,
     metas: Vec<(String, String, Meta)>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -47,12 +45,11 @@ impl RunningBus {
         let rules = rules(bus.plan(), &points);
         let metas = metas(&name, bus.plan(), &points, &rules);
         let names = rules.iter().map(|r| (r.key.device.clone(), r.key.point.clone())).collect();
-        let readable = readable(bus.plan());
         let stop = CancellationToken::new();
         let (task, handle, stats) =
             BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
         let task = tokio::spawn(task.run());
-        Self { fingerprint, stats, handle, rules, names, readable, metas, stop, task }
+        Self { fingerprint, stats, handle, rules, names, metas, stop, task }
     }
 
     /// Tells the task to stop after the exchange on the wire.
@@ -103,8 +100,7 @@ impl RunningBus {
     /// Its points, for commands.
     pub fn targets(&self) -> impl Iterator<Item = ((String, String), Target)> {
         self.names.iter().cloned().zip(self.rules.iter().enumerate()).map(|(name, (point, rule))| {
-            let readable = self.readable.get(point).copied().unwrap_or(false);
-            (name, Target { bus: self.handle.clone(), point, readable, rule: rule.clone() })
+            (name, Target { bus: self.handle.clone(), point, rule: rule.clone() })
         })
     }
 
@@ -130,7 +126,6 @@ pub struct LoneBus {
 pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     let CompiledBus { name, bus, points, .. } = compiled;
     let rules = rules(bus.plan(), &points);
-    let readable = readable(bus.plan());
     let (out, mut readings) = mpsc::channel(bounds::READINGS);
     // Nobody wants them: the answers go to whoever asked.
     tokio::spawn(async move { while readings.recv().await.is_some() {} });
@@ -140,19 +135,13 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     tokio::spawn(task.without_polls().run());
     let targets: HashMap<_, _> = rules
         .into_iter()
-        .zip(readable)
         .enumerate()
-        .map(|(point, (rule, readable))| {
+        .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: handle.clone(), point, readable, rule })
+            (name, Target { bus: handle.clone(), point, rule })
         })
         .collect();
     LoneBus { targets, stop }
-}
-
-/// For each point, whether a block reads it. A new plan reads the same points.
-fn readable(plan: &Plan) -> Vec<bool> {
-    (0..plan.points.len()).map(|point| plan.block_of(point).is_some()).collect()
 }
 
 /// The identity of every point of a bus, in the plan's order.
@@ -175,8 +164,8 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
         .map(|((index, info), settings)| {
             // What is only listened to comes when it likes; its own interval is how often it is wanted. (What is
             // polled more often than it is wanted is thinned out where it is polled.)
-            let by_itself = plan
-                .block_of(index)
+            let block = plan.block_of(index);
+            let by_itself = block
                 .and_then(|block| plan.blocks.get(block))
                 .is_some_and(|block| block.every == Duration::MAX);
             Rule {
@@ -191,6 +180,7 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
                 values: settings.values.clone().map(Arc::new),
                 kind: info.kind.clone(),
                 writable: info.writable && settings.writable,
+                readable: block.is_some(),
             }
         })
         .collect()

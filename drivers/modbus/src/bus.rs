@@ -94,7 +94,6 @@ pub(crate) struct ModbusBus<L> {
     pub(crate) powers: Vec<Power>,
     /// When each read of factors alone is due.
     pub(crate) extras_due: Vec<Instant>,
-    /// How fast each device is.
     lessons: Lessons,
 }
 
@@ -107,14 +106,15 @@ struct Got {
 
 impl<L: Line> ModbusBus<L> {
     pub fn new(compiled: Compiled, line: L) -> Self {
+        let lessons = Lessons::new(compiled.devices.len());
         let mut bus = Self {
             compiled,
             line,
+            lessons,
             blocks: Vec::new(),
             lives: Vec::new(),
             powers: Vec::new(),
             extras_due: Vec::new(),
-            lessons: Lessons::default(),
         };
         bus.forget();
         bus
@@ -126,31 +126,20 @@ impl<L: Line> ModbusBus<L> {
         self.lives = self.compiled.devices.iter().map(Life::new).collect();
         self.powers = vec![Power::Unknown; self.compiled.factors.len()];
         self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
-        self.lessons = Lessons::new(self.compiled.devices.len());
     }
 
-    /// One exchange with a device, within its timeout.
-    pub(crate) async fn ask(&mut self, device: usize, request: &Request<'_>) -> Result<Reply, ReadError> {
-        self.ask_within(device, request, self.compiled.devices[device].timeout).await
-    }
-
-    /// One exchange with a device: the only way there, so that it is always known whether it answers, and how
-    /// fast.
-    async fn ask_within(
+    /// One exchange with a device: the only way there, so that it is always known whether it answers.
+    pub(crate) async fn ask(
         &mut self,
         device: usize,
         request: &Request<'_>,
         patience: Duration,
     ) -> Result<Reply, ReadError> {
+        let unit = self.compiled.devices[device].unit;
         let pdu = pdu_of(request).ok_or_else(|| {
             ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
         })?;
-        let result = self.line.exchange(self.compiled.devices[device].unit, &pdu, patience).await;
-        match &result {
-            Ok(reply) => self.lessons.answered(device, reply.at.saturating_duration_since(reply.asked)),
-            Err(ReadError::Transient(FrameError::Timeout(_))) => self.lessons.silent(device, Instant::now()),
-            Err(_) => {}
-        }
+        let result = self.line.exchange(unit, &pdu, patience).await;
         let silent = |code: u8| Exception::of(code).read == Reaction::Silent;
         let answered = match &result {
             Ok(Reply { answer: Answer::Exception(code), .. })
@@ -169,10 +158,16 @@ impl<L: Line> ModbusBus<L> {
         area: Area,
         span: Span,
     ) -> Result<Result<(Vec<u16>, Instant), u8>, ReadError> {
-        let timeout = self.compiled.devices[device].timeout;
-        let length = self.compiled.answer_time(area, span);
+        let (timeout, length) =
+            (self.compiled.devices[device].timeout, self.compiled.answer_time(area, span));
         let patience = self.lessons.patience(device, timeout, length, Instant::now());
-        let reply = self.ask_within(device, &read_request(area, span), patience).await?;
+        let reply = self.ask(device, &read_request(area, span), patience).await;
+        match &reply {
+            Ok(reply) => self.lessons.answered(device, reply.at.saturating_duration_since(reply.asked)),
+            Err(ReadError::Transient(FrameError::Timeout(_))) => self.lessons.silent(device, Instant::now()),
+            Err(_) => {}
+        }
+        let reply = reply?;
         Ok(match reply.answer {
             Answer::Data(data) if area.bits() => {
                 let bits = coils(&data, span.len).unwrap_or_default();
@@ -370,19 +365,16 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     fn replan(&mut self) -> bool {
-        let (before, extras) = (self.compiled.blocks.clone(), self.compiled.extras.clone());
+        let before = self.compiled.blocks.clone();
         if !self.compiled.replan(|device| self.lessons.usual(device)) {
             return false;
         }
         // What was learned of a block holds for the same block; a new one is learned anew.
         let mut known: Vec<Option<Learned>> =
             std::mem::take(&mut self.blocks).into_iter().map(Some).collect();
-        let mut kept = |block| known.get_mut(before.iter().position(|b| b == block)?)?.take();
-        self.blocks = self.compiled.blocks.iter().map(|block| kept(block).unwrap_or_default()).collect();
-        let due =
-            |extra| extras.iter().position(|e| e == extra).and_then(|n| self.extras_due.get(n).copied());
-        self.extras_due =
-            self.compiled.extras.iter().map(|extra| due(extra).unwrap_or_else(Instant::now)).collect();
+        let kept = |block: &(Space, Run)| known.get_mut(before.iter().position(|b| b == block)?)?.take();
+        self.blocks = self.compiled.blocks.iter().map(kept).map(Option::unwrap_or_default).collect();
+        self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
         true
     }
 

@@ -275,13 +275,19 @@ impl<L: Line> ModbusBus<L> {
                 })
             }
             Action::Write(part) => {
-                let all = requests(self.compiled.devices[device].write_function, at, &target.change);
+                let (function, timeout) = {
+                    let spec = &self.compiled.devices[device];
+                    (spec.write_function, spec.timeout)
+                };
+                let all = requests(function, at, &target.change);
                 let more = part + 1 < all.len();
                 match all.get(part) {
-                    Some(request) => self.ask(device, request).await.map(|reply| match reply.answer {
-                        Answer::Data(_) => Outcome::Written { more },
-                        Answer::Exception(code) => Outcome::Exception(code),
-                    }),
+                    Some(request) => {
+                        self.ask(device, request, timeout).await.map(|reply| match reply.answer {
+                            Answer::Data(_) => Outcome::Written { more },
+                            Answer::Exception(code) => Outcome::Exception(code),
+                        })
+                    }
                     None => Ok(Outcome::Written { more: false }),
                 }
             }

@@ -33,19 +33,22 @@ pub(crate) struct Compiled {
     pace: Pace,
 }
 
+/// A block, its address space and what it reads.
+type Planned = (Block, (Space, Run));
+
 /// A power of ten that the device itself names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Factor {
     pub device: usize,
     pub place: Place,
     /// Whether the bytes of its register stand the other way round.
     pub swapped: bool,
-    /// As often as the points that it belongs to, so that they share a block.
+    /// As often as the slowest point that it belongs to: it rides along with faster ones, and makes no block faster.
     every: Duration,
 }
 
 /// A read of factors alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Extra {
     pub device: usize,
     pub space: Space,
@@ -95,9 +98,12 @@ pub(crate) fn compile(
     factors(&mut out);
     for (index, spec) in bus.devices.iter().enumerate() {
         let pace = out.pace_of(index, None);
-        let planned = out.planned(index, pace);
-        too_slow(&planned, spec, &out.devices[index], pace, problems);
-        out.take(planned);
+        let (blocks, extras) = out.blocks_of(index, pace);
+        too_slow(&blocks, spec, &out.devices[index], pace, problems);
+        let (described, read): (Vec<_>, Vec<_>) = blocks.into_iter().unzip();
+        out.plan.blocks.extend(described);
+        out.blocks.extend(read);
+        out.extras.extend(extras);
     }
     (problems.len() == before).then_some(out)
 }
@@ -152,39 +158,26 @@ fn points(out: &mut Compiled, spec: &DeviceSpec<'_>, device: Option<&Device>, pr
 
 /// Finds the factors of all points; each is wanted once, however many points it belongs to.
 fn factors(out: &mut Compiled) {
-    let mut known: BTreeMap<Factor, usize> = BTreeMap::new();
+    let mut known: BTreeMap<(usize, Place, bool), usize> = BTreeMap::new();
     for (point, info) in out.points.iter().zip(&out.plan.points) {
-        let factor = point.scale.map(|place| Factor {
-            device: info.device,
-            place,
-            swapped: matches!(point.order, WordOrder::Badc | WordOrder::Dcba),
-            every: point.every,
+        let Some(place) = point.scale else {
+            out.factor_of.push(None);
+            continue;
+        };
+        let swapped = matches!(point.order, WordOrder::Badc | WordOrder::Dcba);
+        let index = *known.entry((info.device, place, swapped)).or_insert_with(|| {
+            out.factors.push(Factor { device: info.device, place, swapped, every: point.every });
+            out.spans.push(Span { start: place.at, len: 1 });
+            out.factors.len() - 1
         });
-        out.factor_of.push(factor.map(|factor| {
-            *known.entry(factor).or_insert_with(|| {
-                out.factors.push(factor);
-                out.spans.push(Span { start: factor.place.at, len: 1 });
-                out.factors.len() - 1
-            })
-        }));
+        let factor = &mut out.factors[index];
+        factor.every = factor.every.max(point.every);
+        out.factor_of.push(Some(index));
     }
 }
 
 /// A plan must save this part of a device's load to replace the one in use: measured values waver.
 const WORTHWHILE: f64 = 0.02;
-
-/// How one device is read.
-#[derive(Debug, Default)]
-struct Planned {
-    blocks: Vec<(Block, (Space, Run))>,
-    extras: Vec<Extra>,
-}
-
-impl Planned {
-    fn load(&self) -> f64 {
-        self.blocks.iter().map(|(block, _)| block.load()).sum()
-    }
-}
 
 impl Compiled {
     /// The pace of the bus as this device sees it, measured or else as configured.
@@ -200,104 +193,107 @@ impl Compiled {
         self.pace.char_time * (5 + data_len(span.len, area.bits()))
     }
 
-    /// Plans what is wanted of a device, each address space for itself.
-    fn planned(&self, device: usize, pace: Pace) -> Planned {
-        let mut planned = Planned::default();
-        let Device { broadcast, max_bits, max_registers, max_gap, .. } = self.devices[device];
-        if broadcast {
-            return planned;
-        }
+    /// What is wanted of a device, by address space: points, and the factors that they are multiplied by.
+    fn wants_of(&self, device: usize) -> BTreeMap<Space, Vec<(usize, Want)>> {
+        let mut spaces: BTreeMap<Space, Vec<(usize, Want)>> = BTreeMap::new();
         let points = self.points.iter().zip(&self.plan.points);
         let points = points.map(|(point, info)| (info.device, point.place.space, point.every));
         let factors = self.factors.iter().map(|factor| (factor.device, factor.place.space, factor.every));
-        let mut spaces: BTreeMap<Space, (Vec<usize>, Vec<Want>)> = BTreeMap::new();
-        for (index, (_, space, every)) in
-            points.chain(factors).enumerate().filter(|(_, (d, ..))| *d == device)
-        {
-            let (members, wants) = spaces.entry(space).or_default();
-            members.push(index);
-            wants.push(Want { span: self.spans[index], every });
+        let all = points.chain(factors).zip(&self.spans).enumerate();
+        for (want, ((_, space, every), span)) in all.filter(|(_, ((of, ..), _))| *of == device) {
+            spaces.entry(space).or_default().push((want, Want { span: *span, every }));
         }
-        for (space, (members, wants)) in spaces {
+        spaces
+    }
+
+    /// Plans what is wanted of a device, each address space for itself. What holds factors alone is no block: no
+    /// point is read with it.
+    fn blocks_of(&self, device: usize, pace: Pace) -> (Vec<Planned>, Vec<Extra>) {
+        let Device { max_bits, max_registers, max_gap, broadcast, .. } = self.devices[device];
+        let (mut blocks, mut extras) = (Vec::new(), Vec::new());
+        if broadcast {
+            return (blocks, extras);
+        }
+        for (space, members) in self.wants_of(device) {
             let bits = space.area().bits();
+            let wants: Vec<Want> = members.iter().map(|(_, want)| *want).collect();
             let max_len = if bits { max_bits } else { max_registers };
             for run in plan(&wants, Limits { max_len, max_gap }, |len| pace.read(len, bits)) {
                 let every = run.wanted.iter().map(|i| wants[*i].every).min().unwrap_or(Duration::MAX);
-                let run = Run { span: run.span, wanted: run.wanted.iter().map(|i| members[*i]).collect() };
+                let run = Run { span: run.span, wanted: run.wanted.iter().map(|i| members[*i].0).collect() };
                 let points: Vec<usize> =
                     run.wanted.iter().copied().filter(|want| *want < self.points.len()).collect();
                 if points.is_empty() {
-                    planned.extras.push(Extra { device, space, run });
+                    extras.push(Extra { device, space, run });
                     continue;
                 }
-                let cost = pace.read(run.span.len, bits);
-                let what = described(space, run.span);
-                planned.blocks.push((Block { device, points, every, cost, what }, (space, run)));
+                let (cost, what) = (pace.read(run.span.len, bits), described(space, run.span));
+                blocks.push((Block { device, points, every, cost, what }, (space, run)));
             }
         }
-        planned
-    }
-
-    /// Adds the plan of a device behind those of the devices before it.
-    fn take(&mut self, planned: Planned) {
-        let (described, read): (Vec<_>, Vec<_>) = planned.blocks.into_iter().unzip();
-        self.plan.blocks.extend(described);
-        self.blocks.extend(read);
-        self.extras.extend(planned.extras);
+        (blocks, extras)
     }
 
     /// Plans anew what would be more than [`WORTHWHILE`] cheaper at the measured turnarounds. `true` if
     /// anything is.
     pub fn replan(&mut self, measured: impl Fn(usize) -> Option<Duration>) -> bool {
         let mut changed = false;
-        let described = std::mem::take(&mut self.plan.blocks).into_iter();
-        let mut left = described.zip(std::mem::take(&mut self.blocks)).peekable();
-        let mut extras = std::mem::take(&mut self.extras).into_iter().peekable();
+        let mut all = Vec::new();
+        let mut left = std::mem::take(&mut self.plan.blocks)
+            .into_iter()
+            .zip(std::mem::take(&mut self.blocks))
+            .peekable();
         for device in 0..self.devices.len() {
-            let mut now = Planned::default();
+            let mut now = Vec::new();
             while let Some(block) = left.next_if(|(block, _)| block.device == device) {
-                now.blocks.push(block);
-            }
-            while let Some(extra) = extras.next_if(|extra| extra.device == device) {
-                now.extras.push(extra);
+                now.push(block);
             }
             let pace = self.pace_of(device, measured(device));
-            for (block, (space, run)) in &mut now.blocks {
+            for (block, (space, run)) in &mut now {
                 block.cost = pace.read(run.span.len, space.area().bits());
             }
-            let new = self.planned(device, pace);
-            let better = now.load() > new.load() * (1.0 + WORTHWHILE);
-            changed |= better;
-            self.take(if better { new } else { now });
+            let (new, extras) = self.blocks_of(device, pace);
+            if load(&now) > load(&new) * (1.0 + WORTHWHILE) {
+                changed = true;
+                all.extend(new);
+                self.extras.retain(|extra| extra.device != device);
+                self.extras.extend(extras);
+            } else {
+                all.extend(now);
+            }
         }
+        (self.plan.blocks, self.blocks) = all.into_iter().unzip();
         changed
     }
 }
 
+fn load(blocks: &[Planned]) -> f64 {
+    blocks.iter().map(|(block, _)| block.load()).sum()
+}
+
 fn described(space: Space, span: Span) -> String {
-    let area = space.area();
-    let function = match area {
+    let function = match space.area() {
         Area::Coil => 1,
         Area::Discrete => 2,
         Area::Holding => 3,
         Area::Input => 4,
     };
     let (start, last, len) = (span.start, span.end() - 1, span.len);
-    let what = if area.bits() { "bits" } else { "registers" };
+    let what = if space.area().bits() { "bits" } else { "registers" };
     format!("{space} {start}..{last} (function {function}, {len} {what})")
 }
 
 /// An answer that cannot be over before the timeout would fail for ever.
 fn too_slow(
-    planned: &Planned,
+    blocks: &[Planned],
     spec: &DeviceSpec<'_>,
     device: &Device,
     pace: Pace,
     problems: &mut Vec<Problem>,
 ) {
-    let lengths =
-        planned.blocks.iter().map(|(_, (space, run))| 5 + data_len(run.span.len, space.area().bits()));
-    let Some(chars) = lengths.max() else { return };
+    let chars = |space: Space, run: &Run| 5 + data_len(run.span.len, space.area().bits());
+    let longest = blocks.iter().map(|(_, (space, run))| chars(*space, run)).max();
+    let Some(chars) = longest else { return };
     let time = pace.char_time * chars + pace.turnaround;
     if time >= device.timeout {
         problems.push(

@@ -156,6 +156,10 @@ fn target(entry: &SetupKeys, keys: &DeviceKeys) -> Result<Target, (String, Strin
         let hint = format!("with this `write_function` a value has at most {most}");
         return Err((format!("a {kind} has {} registers", words.len()), hint));
     }
+    if usize::try_from(keys.max_registers).is_ok_and(|most| words.len() > most) {
+        let hint = format!("max_registers of this device is {}", keys.max_registers);
+        return Err((format!("a {kind} takes {} registers, more than one answer holds", words.len()), hint));
+    }
     if usize::from(place.at) + words.len() > 0x1_0000 {
         let hint = format!("a {kind} takes {} registers; the last address is 65535", words.len());
         return Err(("it ends beyond 65535".to_owned(), hint));

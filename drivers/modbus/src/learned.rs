@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::plan::{Run, Span, split};
+use crate::plan::{Run, Span, run_of, split};
 use crate::sunspec::Model;
 
 /// How long a refusal within a block is believed. Learning a block anew costs at most one request for every
@@ -84,19 +84,14 @@ impl Part {
     /// A run inside a model: what is inside is read, what would lie behind its end is not there. Behind it stands
     /// another model, whose registers would be taken for values of this one.
     pub fn of_model(run: &Run, spans: &[Span], model: Model) -> Vec<Self> {
-        let inside = |want: &&usize| spans.get(**want).is_some_and(|span| span.end() <= model.registers());
-        let cover = |wants: Vec<usize>| {
-            let covered = || wants.iter().filter_map(|want| spans.get(*want));
-            let start = covered().map(|span| span.start).min()?;
-            let end = covered().map(|span| span.end()).max()?;
-            let len = u16::try_from(end - u32::from(start)).ok()?;
-            Some(Run { span: Span { start, len }, wanted: wants })
-        };
-        let (within, beyond): (Vec<&usize>, Vec<&usize>) = run.wanted.iter().partition(inside);
-        let part = |wants: Vec<&usize>, refused| {
-            cover(wants.into_iter().copied().collect()).map(|run| Self { run, refused })
-        };
-        [part(within, None), part(beyond, Some(ILLEGAL_ADDRESS))].into_iter().flatten().collect()
+        let inside = |want: &usize| spans.get(*want).is_some_and(|span| span.end() <= model.registers());
+        let (within, beyond): (Vec<usize>, Vec<usize>) = run.wanted.iter().copied().partition(inside);
+        let span = |want: usize| spans.get(want).copied().unwrap_or(run.span);
+        [(within, None), (beyond, Some(ILLEGAL_ADDRESS))]
+            .into_iter()
+            .filter(|(wants, _)| !wants.is_empty())
+            .map(|(wants, refused)| Self { run: run_of(span, wants), refused })
+            .collect()
     }
 }
 

@@ -103,9 +103,10 @@ impl<L: Line> ModbusBus<L> {
             })?;
             return self.line.announce(&pdu, spec.turnaround).await;
         }
+        let timeout = spec.timeout;
         let mut tries = 1;
         loop {
-            let code = match self.ask(device, request).await?.answer {
+            let code = match self.ask(device, request, timeout).await?.answer {
                 Answer::Data(_) => return Ok(()),
                 Answer::Exception(code) => code,
             };
