@@ -63,6 +63,111 @@ fn every_file_that_is_shipped_loads_and_the_installed_one_polls_nothing() {
     assert!(seen >= 2, "{seen} examples");
 }
 
+/// The shipped profiles: their names and texts.
+fn profiles() -> Vec<(String, String)> {
+    let directory = root().join("config/profiles");
+    profile::known(std::slice::from_ref(&directory))
+        .into_iter()
+        .map(|name| {
+            let text = fs::read_to_string(directory.join(format!("{name}.toml"))).expect("a profile");
+            (name, text)
+        })
+        .collect()
+}
+
+fn named(name: &str, dash: char) -> bool {
+    let ok = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == dash;
+    !name.is_empty() && name.chars().all(ok)
+}
+
+#[test]
+fn every_profile_says_what_it_is_for_where_it_comes_from_and_how_to_set_the_device_up() {
+    let profiles = profiles();
+    assert!(profiles.len() >= 25, "{} profiles", profiles.len());
+    for (name, text) in profiles {
+        assert!(named(&name, '-'), "{name}: small letters, digits and dashes");
+        let notes: Vec<&str> = text.lines().take_while(|line| line.starts_with('#')).collect();
+        assert!(notes.len() >= 5, "{name} begins with what a user must know");
+        let notes = notes.join(" ").to_lowercase();
+        assert!(notes.contains("set-up"), "{name}: how the device is set up");
+        let table: toml::Table = toml::from_str(&text).expect("TOML");
+        let head: profile::ProfileHead = table["profile"].clone().try_into().expect("a head");
+        assert_eq!(head.driver, "modbus", "{name}");
+        assert!(head.document.len() > 10 && head.description.len() > 10, "{name}: {head:?}");
+    }
+}
+
+/// The unit of the quantities that many devices have, so that a panel made for one fits the next. `None` is
+/// a plain number.
+fn agreed_unit(point: &str) -> Option<Option<&'static str>> {
+    let phase = ["_l1", "_l2", "_l3", "_total"];
+    match phase.iter().find_map(|end| point.strip_suffix(end)).unwrap_or(point) {
+        "voltage" => Some(Some("V")),
+        "current" => Some(Some("A")),
+        "power" => Some(Some("W")),
+        "apparent_power" => Some(Some("VA")),
+        "reactive_power" => Some(Some("var")),
+        "power_factor" => Some(None),
+        "frequency" => Some(Some("Hz")),
+        "energy" | "energy_import" | "energy_export" => Some(Some("kWh")),
+        "temperature" => Some(Some("°C")),
+        "humidity" => Some(Some("%")),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_points_of_every_profile_are_described_bounded_and_named_and_measured_alike() {
+    for (name, text) in profiles() {
+        let table: toml::Table = toml::from_str(&text).expect("TOML");
+        let mut seen = std::collections::BTreeSet::new();
+        for point in table["point"].as_array().expect("points") {
+            let key = |key: &str| point.get(key).and_then(toml::Value::as_str);
+            let point_name = key("name").unwrap_or_else(|| panic!("{name}: a point without a name"));
+            let place = format!("{name}.{point_name}");
+            assert!(named(point_name, '_'), "{place}: small letters, digits and underscores");
+            assert!(seen.insert(point_name), "{place} stands there twice");
+            assert!(key("description").is_some_and(|d| d.len() >= 4), "{place} has a description");
+            let register = key("register").unwrap_or_else(|| panic!("{place}: no register"));
+            if let Some(unit) = agreed_unit(point_name) {
+                assert_eq!(key("unit"), unit, "{place}");
+            }
+            let writable = point.get("writable").and_then(toml::Value::as_bool) == Some(true);
+            if writable && !register.starts_with("coil:") {
+                let bounded = point.get("min").is_some() && point.get("max").is_some();
+                assert!(bounded, "{place} can be written and has no `min` and `max`");
+            }
+        }
+        assert!(!seen.is_empty(), "{name} has points");
+    }
+}
+
+#[test]
+fn the_driver_takes_every_profile() {
+    let built: Vec<_> =
+        crate::registry::DRIVERS.iter().copied().filter(|d| d.name() == "modbus-tcp").collect();
+    if built.is_empty() {
+        return;
+    }
+    let shipped = root().join("config/profiles");
+    let dir = tempfile::tempdir().expect("directory");
+    let main = dir.path().join("f.toml");
+    let mut refused = Vec::new();
+    for (name, _) in profiles() {
+        let text = format!(
+            "[[bus]]\nname = 'field'\ndriver = 'modbus-tcp'\naddress = '192.0.2.1'\n\
+             [[device]]\nname = 'it'\nbus = 'field'\nprofile = '{name}'\naddress = 1\n"
+        );
+        fs::write(&main, text).expect("written");
+        match load_with(&main, &built, std::slice::from_ref(&shipped)) {
+            Ok(loaded) if loaded.warnings.warnings.is_empty() => {}
+            Ok(loaded) => refused.push(format!("{name}: {}", loaded.warnings)),
+            Err(report) => refused.push(format!("{name}: {report}")),
+        }
+    }
+    assert!(refused.is_empty(), "{}", refused.join("\n"));
+}
+
 #[test]
 fn the_reference_is_what_the_types_say_now() {
     same_as("config/reference.toml", &reference::text(crate::registry::DRIVERS));
