@@ -68,7 +68,8 @@ pub struct DeviceKeys {
     /// Without it, whatever is fastest. A device that refuses such reads is noticed by itself.
     #[schemars(range(min = 0, max = 2000))]
     pub max_gap: Option<i64>,
-    /// How long the device takes to begin its answer. Only the plan of the requests depends on it.
+    /// How long the device takes to begin its answer. Only the plan of the requests depends on it, and only
+    /// until that was measured.
     #[serde(default = "turnaround")]
     pub turnaround: Span,
     /// Writes single coils and registers with functions 15 and 16, for devices without 5 and 6.
