@@ -1,5 +1,5 @@
 //! Devices on real pseudo-terminals, through to mosquitto as the cloud: a scale that prints into noise, a dead
-//! slave beside live ones, and a line whose plug is pulled.
+//! slave beside live ones, a line whose plug is pulled, and an inverter that says where its values are.
 
 use std::time::Duration;
 
@@ -298,6 +298,127 @@ fn a_line_whose_plug_is_pulled_comes_back_by_itself() {
     assert!(
         values.iter().all(|v| served.contains(v)),
         "only what was served whole: {values:?} of {served:?}"
+    );
+}
+
+/// A SunSpec inverter at unit 5: model 1, model 103 with 50 registers, the end. Beside it, at low addresses, a
+/// setting that it forgot and a switch with a flag.
+fn inverter() -> driver_sim::slaves::Registers {
+    let held = Source::Held;
+    let word =
+        |layout: Layout, at: u16, value: f64| layout.with(5, Area::Holding, at, Kind::U16, held(value));
+    let mut layout =
+        Layout::new(1, 100).with(5, Area::Holding, 40_000, Kind::U32, held(f64::from(0x5375_6E53)));
+    for (at, value) in [(2, 1.0), (3, 4.0), (8, 103.0), (9, 50.0), (60, 65_535.0), (61, 0.0)] {
+        layout = word(layout, 40_000 + at, value);
+    }
+    layout = layout.with(5, Area::Holding, 40_022, Kind::I16, held(-100.0)).with(
+        5,
+        Area::Holding,
+        40_023,
+        Kind::I16,
+        held(-1.0),
+    );
+    for (at, value) in [(40_046, 4.0), (10, 0.0), (20, 0.0), (21, 0.0)] {
+        layout = word(layout, at, value);
+    }
+    layout.build().expect("fits")
+}
+
+const INVERTER: &str = "
+[[device]]
+name = \"inverter\"
+bus = \"rs485\"
+address = 5
+interval = \"200ms\"
+setup = [{ register = \"holding:10\", value = 7 }]
+[[device.point]]
+name = \"watts\"
+register = \"model:103:14\"
+type = \"i16\"
+scale_register = \"model:103:15\"
+invalid = 0x8000
+[[device.point]]
+name = \"state\"
+register = \"model:103:38\"
+values = { 1 = \"off\", 4 = \"producing\" }
+[[device.point]]
+name = \"setting\"
+register = \"holding:10\"
+[[device.point]]
+name = \"mode\"
+register = \"holding:20\"
+values = { 0 = \"stop\", 1 = \"run\" }
+writable = true
+[[device.point]]
+name = \"flag\"
+register = \"holding:21\"
+bit = 3
+values = { 0 = \"no\", 1 = \"yes\" }
+writable = true
+[[device.point]]
+name = \"missing\"
+register = \"model:160:2\"
+[[device]]
+name = \"all\"
+bus = \"rs485\"
+address = 0
+[[device.point]]
+name = \"mode\"
+register = \"holding:20\"
+values = { 0 = \"stop\", 1 = \"run\" }
+writable = true
+";
+
+#[test]
+fn an_inverter_with_models_words_and_a_setup_is_read_and_everybody_is_written_to() {
+    let home = temporary();
+    let runtime = runtime();
+    let link = home.path().join("rs485");
+    let slave = runtime.block_on(async {
+        let options =
+            RtuOptions { baud: 19200, turnaround: Duration::from_millis(5), link: Some(link.clone()) };
+        RtuSlave::start(inverter(), options).expect("a pseudo-terminal")
+    });
+    let config = format!(
+        "[[bus]]\nname = \"rs485\"\ndriver = \"modbus-rtu\"\nport = \"{}\"\nbaud = 19200\n{INVERTER}",
+        link.display()
+    );
+    let gate = Gate::new(BINARY, home.path(), "box", &config);
+    let value = |point: &str| {
+        let answer = gate.cli(&["read", &format!("inverter/{point}"), "--json"]);
+        answer.json()["points"][0].clone()
+    };
+    // Without the daemon: the models are looked for within the one command.
+    assert_eq!(value("watts")["value"], -10.0);
+    assert_eq!(value("state")["value"], "producing");
+    assert_eq!(value("missing")["error"], "exception_02");
+    let write = |what: &str, value: &str| gate.cli(&["write", what, value, "--json"]).json();
+    assert_eq!(write("inverter/mode", "run")["state"], "verified");
+    assert!(
+        write("inverter/mode", "runn")["error"].as_str().is_some_and(|e| e.contains("0 = stop, 1 = run"))
+    );
+
+    let daemon = gate.run();
+    wait_until("the setup to be written", seconds(15), || value("setting")["value"] == 7);
+    assert_eq!(
+        slave.registers().row(5, Area::Holding, 10).expect("there").writes,
+        1,
+        "once, where it differed"
+    );
+    assert_eq!((&value("watts")["value"], &value("mode")["value"]), (&(-10.0).into(), &"run".into()));
+    assert_eq!(write("inverter/flag", "yes")["state"], "verified");
+    assert_eq!(value("flag")["value"], "yes");
+    let everybody = write("all/mode", "stop");
+    assert_eq!((&everybody["state"], &everybody["error"]), (&"written".into(), &serde_json::Value::Null));
+    wait_until("everybody to stop", seconds(5), || value("mode")["value"] == "stop");
+    let answer = gate.cli(&["read", "all"]);
+    assert!(answer.code == 1 && answer.out.contains("cannot be read"), "{answer:?}");
+    assert_eq!(gate.cli(&["status"]).code, 0, "nothing is wrong with what is only written");
+    assert!(
+        daemon.output().contains("SunSpec models at 40000: 1 (4 registers), 103 (50 registers)"),
+        "{}",
+        daemon.output()
     );
 }
 

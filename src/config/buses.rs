@@ -9,6 +9,7 @@ use super::model::{BusCommon, Deadband, DeviceCommon, PointCommon, defaults};
 use super::profile::Found;
 use super::raw::{Everything, Raw};
 use super::source::Sources;
+use super::values::Values;
 use super::{Findings, canon};
 
 /// Keys of `[[bus]]` that are not its driver's.
@@ -27,6 +28,7 @@ pub(super) const POINT_KEYS: &[&str] = &[
     "max_interval",
     "min",
     "max",
+    "values",
     "writable",
 ];
 
@@ -84,6 +86,8 @@ pub struct PointSettings {
     pub min: Option<f64>,
     /// Above this, after scaling, a reading is uncertain.
     pub max: Option<f64>,
+    /// What the raw numbers mean, in words.
+    pub values: Option<Values>,
     /// Whether commands may write it.
     pub writable: bool,
 }
@@ -297,6 +301,7 @@ fn settings(own: Option<&PointCommon>, info: &driver_api::PointInfo, interval: D
         max_interval: own.and_then(|c| c.max_interval).map_or(MAX_INTERVAL, |i| i.0),
         min: own.and_then(|c| c.min),
         max: own.and_then(|c| c.max),
+        values: own.and_then(|c| c.values.clone()),
         writable: info.writable,
     }
 }

@@ -17,6 +17,7 @@ pub mod schema;
 mod sections;
 pub mod source;
 pub mod url;
+pub mod values;
 
 #[cfg(test)]
 mod testing;

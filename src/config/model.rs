@@ -10,6 +10,8 @@ use driver_api::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::values::Values;
+
 /// The gateway itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -339,6 +341,10 @@ pub struct PointCommon {
     #[serde(default)]
     #[schemars(example = 300.0)]
     pub max: Option<f64>,
+    /// What the raw numbers mean. The reading is the word; a number that is not listed is given as it is
+    /// (`"7"`), uncertain with the reason `out_of_range`. A command may name the word or the number.
+    #[serde(default)]
+    pub values: Option<Values>,
     /// Whether commands may write it. Without this, every command is refused.
     #[serde(default)]
     pub writable: bool,

@@ -44,6 +44,10 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("point", "type", "\"f32\""),
     ("point", "bit", "3"),
     ("point", "bits", "[4, 7]"),
+    ("point", "invalid", "0x8000"),
+    ("point", "scale_register", "\"input:5\""),
+    ("device", "sunspec_base", "40000"),
+    ("device", "setup", "[{ register = \"holding:10\", type = \"u16\", value = 1 }]"),
     ("point", "capture", "\"weight\""),
     ("point", "low", "0.0"),
     ("point", "high", "100.0"),
@@ -129,12 +133,14 @@ fn keys(out: &mut String, table: &str, schema: &Value, but: &[&str]) {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (key, inner) in properties(schema) {
-        if is_table_list(inner) || but.contains(&key.as_str()) {
+        // Lists of tables have sections of their own, but for those that are written in one line.
+        if is_table_list(inner) && ours(table, key).is_none() || but.contains(&key.as_str()) {
             continue;
         }
         explain(out, inner, "# ");
         choices(out, inner);
-        for (nested, deeper) in properties(inner) {
+        let within = if is_table_list(inner) { &inner["items"] } else { inner };
+        for (nested, deeper) in properties(within) {
             let doc = deeper["description"].as_str().unwrap_or_default().replace('\n', " ");
             let _infallible = writeln!(out, "#   {nested}: {doc}");
         }
@@ -142,7 +148,8 @@ fn keys(out: &mut String, table: &str, schema: &Value, but: &[&str]) {
         if is_required {
             out.push_str("# Required.\n");
         }
-        let note = if is_required || inner.get("default").is_some() { "" } else { "  # for example" };
+        let shows_default = inner.get("default").is_some() && !is_table_list(inner);
+        let note = if is_required || shows_default { "" } else { "  # for example" };
         let _infallible = writeln!(out, "#{key} = {}{note}", example(table, key, inner));
     }
 }
@@ -170,6 +177,9 @@ fn choices(out: &mut String, schema: &Value) {
 
 /// The value to show: the default, an example of the type's own, one of ours, or one made from the type.
 fn example(table: &str, key: &str, schema: &Value) -> String {
+    if let (true, Some(ours)) = (is_table_list(schema), ours(table, key)) {
+        return ours.to_owned();
+    }
     if let Some(word) = schema.get("const") {
         return toml(word);
     }

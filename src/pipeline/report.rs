@@ -114,6 +114,11 @@ impl Rule {
             Ok(raw) => raw.clone(),
             Err(reason) => return (None, Quality::Bad(*reason)),
         };
+        if let Some(values) = &self.values {
+            let known = values.word(&raw).is_some();
+            let quality = if known { Quality::Good } else { Quality::Uncertain(Reason::OutOfRange) };
+            return (Some(self.scaled(raw)), quality);
+        }
         let value = self.scaled(raw);
         match value.as_f64() {
             Some(number) if !number.is_finite() => (None, Quality::Bad(Reason::SensorFault)),
@@ -169,6 +174,18 @@ mod tests {
                 !reporter.apply(&[Sample { point: 0, value, at }], &clock).is_empty()
             })
             .collect()
+    }
+
+    #[test]
+    fn an_enumeration_is_its_word_and_a_number_that_is_not_listed_is_uncertain() {
+        let values = serde_json::from_str(r#"{"0":"off","1":"on"}"#).expect("good");
+        let rule = Rule { values: Some(Arc::new(values)), ..rule() };
+        let judged = |raw| {
+            let sample = Sample { point: 0, value: Ok(Value::Int(raw)), at: Instant::now() };
+            rule.judge(&sample)
+        };
+        assert_eq!(judged(1), (Some(Value::Text("on".into())), Quality::Good));
+        assert_eq!(judged(7), (Some(Value::Text("7".into())), Quality::Uncertain(Reason::OutOfRange)));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::model::Deadband;
+use crate::config::values::Values;
 use crate::message::PointKey;
 
 /// The pipeline's settings of one point.
@@ -26,6 +27,8 @@ pub struct Rule {
     pub min: Option<f64>,
     /// Above: uncertain, and a command is refused.
     pub max: Option<f64>,
+    /// What the raw numbers mean, in words; then nothing is scaled.
+    pub values: Option<Arc<Values>>,
     /// Type word of the raw value (`u16`, `f32`, `bool`, `string:8`, …).
     pub kind: String,
     /// Whether commands may write it.
@@ -48,6 +51,7 @@ impl Rule {
             min_interval: Duration::ZERO,
             min: None,
             max: None,
+            values: None,
             kind: kind.to_owned(),
             writable: false,
         }

@@ -1,13 +1,26 @@
-//! Between raw values and the numbers people see: value = raw × scale + offset, and back. Pure.
+//! Between raw values and what people see: value = raw × scale + offset, or the word that stands for the
+//! number; and back. Pure.
 
 use driver_api::Value;
+use driver_api::decode::{Kind, WordOrder, encode, seconds_between};
 
 use super::rule::Rule;
+use crate::config::values::{Values, whole_range};
+
+/// How far the clock of a device may have gone on between a write and its read-back.
+const TICKED_ON_S: std::ops::RangeInclusive<i64> = 0..=5;
 
 impl Rule {
     /// The value people see. Text is never scaled; without scale and offset the type is kept.
     #[must_use]
     pub fn scaled(&self, raw: Value) -> Value {
+        if let Some(values) = &self.values {
+            return match (values.word(&raw), &raw) {
+                (Some(word), _) => Value::Text(word.into()),
+                (None, Value::Bool(b)) => Value::Text(u8::from(*b).to_string().into()),
+                (None, _) => Value::Text(raw.to_string().into()),
+            };
+        }
         if self.scale.is_none() && self.offset.is_none() {
             return raw;
         }
@@ -28,11 +41,11 @@ impl Rule {
             return Err(format!("`{}` is not writable", self.key.path()));
         }
         let base = self.kind.split(':').next().unwrap_or_default();
-        if base == "string" {
-            return match asked.as_str() {
-                Some(text) => Ok(Value::Text(text.into())),
-                None => Err("this point takes text".to_owned()),
-            };
+        if let Some(values) = &self.values {
+            return listed(values, base, asked);
+        }
+        if base == "string" || base == "time" {
+            return self.text(asked);
         }
         if base == "bool" && self.scale.is_none() && self.offset.is_none() {
             return match asked {
@@ -68,6 +81,64 @@ impl Rule {
             _ => whole(base, raw, exact, asked),
         }
     }
+
+    /// Text that the point can hold, or why not.
+    fn text(&self, asked: &serde_json::Value) -> Result<Value, String> {
+        let time = self.kind.starts_with("time");
+        let example = match self.kind.as_str() {
+            "time:unix" => "\"2026-11-28T10:00:00Z\"",
+            _ => "\"2026-11-28T10:00:00\", without a zone",
+        };
+        let Some(text) = asked.as_str() else {
+            return Err(if time {
+                format!("this point takes a time such as {example}")
+            } else {
+                "this point takes text".to_owned()
+            });
+        };
+        let value = Value::Text(text.into());
+        match self.kind.parse::<Kind>().map(|kind| encode(kind, WordOrder::Abcd, &value)) {
+            Ok(Err(_)) if time => {
+                Err(format!("`{text}` is no time that this point can hold; write {example}"))
+            }
+            Ok(Err(unfit)) => Err(unfit.to_string()),
+            // The words of other drivers' types are theirs to check.
+            Ok(Ok(_)) | Err(_) => Ok(value),
+        }
+    }
+
+    /// Whether what was read back is what was written. A clock may have gone on meanwhile.
+    #[must_use]
+    pub fn confirms(&self, written: &Value, read: &Value) -> bool {
+        match (written, read) {
+            (Value::Text(before), Value::Text(after)) if self.kind.starts_with("time") => {
+                seconds_between(before, after).is_some_and(|s| TICKED_ON_S.contains(&s))
+            }
+            _ => same(written, read),
+        }
+    }
+}
+
+/// The raw value of a word or a number that is listed.
+fn listed(values: &Values, base: &str, asked: &serde_json::Value) -> Result<Value, String> {
+    let number = match asked {
+        serde_json::Value::String(word) => values.number(word),
+        serde_json::Value::Number(n) => n.as_i64().filter(|n| values.lists(*n)),
+        // On a command line `true` may be the word as well as the truth.
+        serde_json::Value::Bool(b) => values.number(&b.to_string()).or_else(|| {
+            let number = (base == "bool").then_some(i64::from(*b));
+            number.filter(|n| values.lists(*n))
+        }),
+        _ => None,
+    };
+    let Some(number) = number else {
+        return Err(format!("{asked} is none of the values of this point: {values}"));
+    };
+    match base {
+        "bool" => Ok(Value::Bool(number != 0)),
+        // Every type holds what is listed for it: the configuration was checked.
+        _ => Ok(Value::Int(number)),
+    }
 }
 
 /// A whole number that fits the type, or why not.
@@ -75,14 +146,7 @@ fn whole(base: &str, raw: f64, exact: bool, asked: &serde_json::Value) -> Result
     if exact && raw.fract() != 0.0 {
         return Err(format!("{asked} is not a whole number, and this point is {base}"));
     }
-    let (low, high): (i128, i128) = match base {
-        "u16" => (0, u16::MAX.into()),
-        "i16" => (i16::MIN.into(), i16::MAX.into()),
-        "u32" => (0, u32::MAX.into()),
-        "i32" => (i32::MIN.into(), i32::MAX.into()),
-        "u64" => (0, u64::MAX.into()),
-        _ => (i64::MIN.into(), i64::MAX.into()),
-    };
+    let (low, high) = whole_range(base).unwrap_or((i64::MIN.into(), i64::MAX.into()));
     // Unscaled integers beyond 2^53 come exactly from the JSON, not by way of a float.
     let number: i128 = match (exact, asked.as_i64(), asked.as_u64()) {
         (true, Some(i), _) => i.into(),
@@ -113,9 +177,7 @@ fn tidy(x: f64) -> f64 {
     if rounded == x || ((rounded - x) / x).abs() < 4.0 * f64::EPSILON { rounded } else { x }
 }
 
-/// Whether what was read back is what was written.
-#[must_use]
-pub fn same(written: &Value, read: &Value) -> bool {
+fn same(written: &Value, read: &Value) -> bool {
     match (written, read) {
         (Value::Text(a), Value::Text(b)) => a.trim_end_matches('\0') == b.trim_end_matches('\0'),
         (Value::Float(_), _) | (_, Value::Float(_)) => match (written.as_f64(), read.as_f64()) {
@@ -169,6 +231,50 @@ mod tests {
         assert!(limited.to_raw(&json!(31)).is_err_and(|e| e.contains("outside 5 to 30")));
         assert_eq!(rule("u64").to_raw(&json!(u64::MAX)), Ok(Value::UInt(u64::MAX)));
         assert_eq!(rule("bool").to_raw(&json!(1)), Ok(Value::Bool(true)));
+    }
+
+    fn switch(kind: &str) -> Rule {
+        #[derive(serde::Deserialize)]
+        struct Point {
+            values: Values,
+        }
+        let point: Point = toml::from_str("values = { 0 = 'off', 1 = 'on', 5 = 'auto' }").expect("good");
+        Rule { values: Some(Arc::new(point.values)), ..rule(kind) }
+    }
+
+    #[test]
+    fn a_listed_number_is_its_word_and_another_is_itself() {
+        let text = |text: &str| Value::Text(text.into());
+        assert_eq!(switch("u16").scaled(Value::Int(5)), text("auto"));
+        assert_eq!(switch("u16").scaled(Value::Int(7)), text("7"));
+        assert_eq!(switch("bool").scaled(Value::Bool(true)), text("on"));
+    }
+
+    #[test]
+    fn a_command_names_the_word_or_the_number_and_anything_else_is_told_the_list() {
+        assert_eq!(switch("u16").to_raw(&json!("auto")), Ok(Value::Int(5)));
+        assert_eq!(switch("i32").to_raw(&json!(5)), Ok(Value::Int(5)));
+        assert_eq!(switch("bool").to_raw(&json!("off")), Ok(Value::Bool(false)));
+        assert_eq!(switch("bool").to_raw(&json!(true)), Ok(Value::Bool(true)));
+        for wrong in [json!("of"), json!(7), json!(1.5), json!(true), json!(null)] {
+            let why = switch("u16").to_raw(&wrong).expect_err("not listed");
+            assert!(why.contains("0 = off, 1 = on, 5 = auto"), "{wrong}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_checked_before_it_is_sent_and_its_clock_may_go_on_before_it_is_read_back() {
+        let clock = rule("time:iec870");
+        let asked = "2026-11-28T10:00:00";
+        assert_eq!(clock.to_raw(&json!(asked)), Ok(Value::Text(asked.into())));
+        for wrong in [json!("2026-02-30T10:00:00"), json!("2026-11-28T10:00:00Z"), json!(5), json!("now")] {
+            assert!(clock.to_raw(&wrong).is_err_and(|e| e.contains("2026-11-28T10:00:00")), "{wrong}");
+        }
+        assert!(rule("string:2").to_raw(&json!("abc")).is_err_and(|e| e.contains("string:2")));
+        assert_eq!(rule("string").to_raw(&json!("abc")), Ok(Value::Text("abc".into())));
+        let reads = |text: &str| clock.confirms(&Value::Text(asked.into()), &Value::Text(text.into()));
+        assert!(reads(asked) && reads("2026-11-28T10:00:01.25"));
+        assert!(!reads("2026-11-28T09:59:59") && !reads("2026-11-28T11:00:00") && !reads("?"));
     }
 
     proptest! {

@@ -272,8 +272,13 @@ impl BusTask {
 
     /// Every point of the bus is bad, and so every device is out of reach.
     async fn fail_all(&mut self, reason: Reason) {
-        self.stats.devices.iter().for_each(|device| device.set_state("offline"));
-        let all: Vec<usize> = (0..self.bus.plan().points.len()).collect();
+        // What is only written is never read, and so would never be anything else again.
+        let plan = self.bus.plan();
+        let read = |device: &usize| plan.blocks.iter().any(|block| block.device == *device);
+        let devices = self.stats.devices.iter().enumerate().filter(|(index, _)| read(index));
+        devices.for_each(|(_, device)| device.set_state("offline"));
+        let all: Vec<usize> =
+            (0..plan.points.len()).filter(|point| plan.block_of(*point).is_some()).collect();
         let readings = self.reporter.fail(&all, reason, &*self.clock);
         self.hand_on(readings).await;
     }

@@ -2,7 +2,8 @@
 //!
 //! What you may rely on:
 //! - Every command with an id is answered, whatever becomes of it: `accepted` and then one of
-//!   `verified` (read back and equal), `written` (sent, could not be read back), `failed`, `expired`;
+//!   `verified` (read back and equal), `written` (sent, could not be read back: with why, unless the point
+//!   is one that can only be written), `failed`, `expired`;
 //!   or at once `refused`, with why.
 //! - A repeated id is answered with what came of it, and not carried out again.
 //! - After its `ttl` (from arrival) or `expires` (wall time) a command is never carried out.
@@ -25,7 +26,6 @@ use crate::bounds;
 use crate::clock::Clock;
 use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
 use crate::pipeline::rule::Rule;
-use crate::pipeline::scale;
 
 /// Every point that exists, by device and point name.
 pub type Targets = HashMap<(String, String), Target>;
@@ -37,6 +37,8 @@ pub struct Target {
     pub bus: BusHandle,
     /// Its index in the bus's plan.
     pub point: usize,
+    /// Whether it can be read back; a point of everybody's can only be written.
+    pub readable: bool,
     /// Its limits, type and scale.
     pub rule: Rule,
 }
@@ -127,10 +129,9 @@ struct Running {
     id: String,
     device: String,
     point: String,
-    target: usize,
+    target: Target,
     raw: Value,
     asked: serde_json::Value,
-    rule: Rule,
     pending: Pending,
 }
 
@@ -256,7 +257,7 @@ impl Commander {
         let pending = match target.bus.begin(ask) {
             Ok(pending) => pending,
             Err(failed) => {
-                let result = judge(&target.rule, target.point, &raw, payload.value, Err(failed));
+                let result = judge(target, &raw, payload.value, Err(failed));
                 self.answer(verdict(Some(payload.id), result.0, result.1, result.2));
                 return None;
             }
@@ -267,10 +268,9 @@ impl Commander {
             id: payload.id,
             device: device.clone(),
             point: point.clone(),
-            target: target.point,
+            target: target.clone(),
             raw,
             asked: payload.value,
-            rule: target.rule.clone(),
             pending,
         })
     }
@@ -338,22 +338,24 @@ struct Verdict {
 /// Waits for the bus and judges what was read back.
 async fn carry_out(run: Running) -> Verdict {
     let result = run.pending.wait().await;
-    let (state, value, error) = judge(&run.rule, run.target, &run.raw, run.asked, result);
+    let (state, value, error) = judge(&run.target, &run.raw, run.asked, result);
     Verdict { device: run.device, point: run.point, id: Some(run.id), state, value, error }
 }
 
 /// What a write came to: its state, what the point holds now (or what was asked), and what went wrong.
 #[must_use]
 pub fn judge(
-    rule: &Rule,
-    point: usize,
+    target: &Target,
     raw: &Value,
     asked: serde_json::Value,
     result: Result<Exchange, Failed>,
 ) -> (State, Option<serde_json::Value>, Option<String>) {
+    let (rule, point) = (&target.rule, target.point);
     let why = |state, why: String, value| (state, value, Some(why));
     match result.map(|exchange: Exchange| exchange.point(point).map(|sample| sample.value.clone())) {
-        Ok(Ok(Ok(read))) if scale::same(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
+        // What nobody answers cannot be read back, and nothing is wrong with that.
+        Ok(Err(_)) if !target.readable => (State::Written, Some(asked), None),
+        Ok(Ok(Ok(read))) if rule.confirms(raw, &read) => (State::Verified, json(&rule.scaled(read)), None),
         Ok(Ok(Ok(read))) => {
             let now = rule.scaled(read);
             why(State::Failed, format!("read back {now}, not what was written"), json(&now))
@@ -378,4 +380,29 @@ pub fn json(value: &Value) -> Option<serde_json::Value> {
         Value::Float(x) => serde_json::Number::from_f64(*x)?.into(),
         Value::Text(t) => t.as_ref().into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use driver_api::{Reason, Sample};
+    use serde_json::json;
+
+    use super::*;
+    use crate::message::PointKey;
+
+    #[test]
+    fn what_can_only_be_written_is_written_without_a_complaint() {
+        let key = PointKey { device: "all".into(), point: "light".into(), unit: String::new() };
+        let target = |readable| {
+            let rule = Rule::plain(Arc::new(key.clone()), "bool");
+            Target { bus: BusHandle::new().0, point: 0, readable, rule }
+        };
+        let judged =
+            |readable, read| judge(&target(readable), &Value::Bool(true), json!(true), Ok(Exchange { read }));
+        let unread = || Err("this point cannot be read".to_owned());
+        assert_eq!(judged(false, unread()), (State::Written, Some(json!(true)), None));
+        assert_eq!(judged(true, unread()).2.as_deref(), Some("read back: this point cannot be read"));
+        let bad = Ok(vec![Sample { point: 0, value: Err(Reason::Timeout), at: Instant::now() }]);
+        assert_eq!(judged(true, bad).2.as_deref(), Some("read back: timeout"));
+    }
 }

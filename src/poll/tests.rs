@@ -328,7 +328,7 @@ fn post() -> Post {
         .enumerate()
         .map(|(point, rule)| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: bench.handle.clone(), point, rule: rule.clone() })
+            (name, Target { bus: bench.handle.clone(), point, readable: true, rule: rule.clone() })
         })
         .collect();
     let (_, targets) = watch::channel(Arc::new(targets));

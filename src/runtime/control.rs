@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bounds;
 use crate::broker::Broker;
 use crate::pipeline::topics::Topics;
-use crate::poll::commander::{self, Targets};
+use crate::poll::commander::{self, Target, Targets};
 use crate::poll::{Ask, Exchange, Failed};
 
 /// What may be asked.
@@ -211,7 +211,7 @@ async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json
         let known = exchanges.iter().find_map(|exchange| exchange.point(target.point).ok());
         let read = match known.map(|sample| sample.value.clone()) {
             Some(value) => Ok(value),
-            None => match target.bus.ask(Ask::Read { point: target.point }).await {
+            None => match read_one(&target).await {
                 Ok(exchange) => {
                     let read = exchange.point(target.point).map(|sample| sample.value.clone());
                     exchanges.push(exchange);
@@ -233,6 +233,22 @@ async fn read_points(access: &Access, device: &str, point: Option<&str>) -> Json
     json!({ "device": device, "points": points })
 }
 
+/// Most reads until a device gives a value: one with SunSpec models is first asked where they are, model by
+/// model, one each time it is read (see `driver-modbus`, which follows at most 64 of them).
+const READS: usize = 70;
+
+/// Reads a point's block; again while the device is still asked for what must be known first.
+async fn read_one(target: &Target) -> Result<Exchange, Failed> {
+    let mut exchange = target.bus.ask(Ask::Read { point: target.point }).await?;
+    for _ in 1..READS {
+        if !matches!(&exchange.read, Ok(samples) if samples.is_empty()) {
+            break;
+        }
+        exchange = target.bus.ask(Ask::Read { point: target.point }).await?;
+    }
+    Ok(exchange)
+}
+
 async fn write_point(access: &Access, device: &str, point: &str, value: &Json) -> Json {
     let targets = access.targets.borrow().clone();
     let Some(target) = targets.get(&(device.to_owned(), point.to_owned())) else {
@@ -242,10 +258,15 @@ async fn write_point(access: &Access, device: &str, point: &str, value: &Json) -
         Ok(raw) => raw,
         Err(why) => return json!({ "error": why }),
     };
+    if target.readable {
+        // A bus that was opened for this write alone does not know yet what only the device can say: its power
+        // of ten, where its models are. Whether the write goes through is the write's own answer.
+        let _ = read_one(target).await;
+    }
     let not_after = Instant::now() + Duration::from_secs(30);
     let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
     let result = target.bus.ask(ask).await;
-    let (state, value, error) = commander::judge(&target.rule, target.point, &raw, value.clone(), result);
+    let (state, value, error) = commander::judge(target, &raw, value.clone(), result);
     json!({ "state": state, "value": value, "error": error })
 }
 

@@ -32,6 +32,8 @@ pub struct RunningBus {
     handle: BusHandle,
     rules: Vec<Rule>,
     names: Vec<(String, String)>,
+    /// Per point, whether it can be read.
+    readable: Vec<bool>,
     metas: Vec<(String, String, Meta)>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -45,11 +47,12 @@ impl RunningBus {
         let rules = rules(bus.plan(), &points);
         let metas = metas(&name, bus.plan(), &points, &rules);
         let names = rules.iter().map(|r| (r.key.device.clone(), r.key.point.clone())).collect();
+        let readable = readable(bus.plan());
         let stop = CancellationToken::new();
         let (task, handle, stats) =
             BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
         let task = tokio::spawn(task.run());
-        Self { fingerprint, stats, handle, rules, names, metas, stop, task }
+        Self { fingerprint, stats, handle, rules, names, readable, metas, stop, task }
     }
 
     /// Tells the task to stop after the exchange on the wire.
@@ -100,7 +103,8 @@ impl RunningBus {
     /// Its points, for commands.
     pub fn targets(&self) -> impl Iterator<Item = ((String, String), Target)> {
         self.names.iter().cloned().zip(self.rules.iter().enumerate()).map(|(name, (point, rule))| {
-            (name, Target { bus: self.handle.clone(), point, rule: rule.clone() })
+            let readable = self.readable.get(point).copied().unwrap_or(false);
+            (name, Target { bus: self.handle.clone(), point, readable, rule: rule.clone() })
         })
     }
 
@@ -126,6 +130,7 @@ pub struct LoneBus {
 pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     let CompiledBus { name, bus, points, .. } = compiled;
     let rules = rules(bus.plan(), &points);
+    let readable = readable(bus.plan());
     let (out, mut readings) = mpsc::channel(bounds::READINGS);
     // Nobody wants them: the answers go to whoever asked.
     tokio::spawn(async move { while readings.recv().await.is_some() {} });
@@ -135,13 +140,19 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
     tokio::spawn(task.without_polls().run());
     let targets: HashMap<_, _> = rules
         .into_iter()
+        .zip(readable)
         .enumerate()
-        .map(|(point, rule)| {
+        .map(|(point, (rule, readable))| {
             let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: handle.clone(), point, rule })
+            (name, Target { bus: handle.clone(), point, readable, rule })
         })
         .collect();
     LoneBus { targets, stop }
+}
+
+/// For each point, whether a block reads it. A new plan reads the same points.
+fn readable(plan: &Plan) -> Vec<bool> {
+    (0..plan.points.len()).map(|point| plan.block_of(point).is_some()).collect()
 }
 
 /// The identity of every point of a bus, in the plan's order.
@@ -177,6 +188,7 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
                 min_interval: if by_itself { settings.interval } else { Duration::ZERO },
                 min: settings.min,
                 max: settings.max,
+                values: settings.values.clone().map(Arc::new),
                 kind: info.kind.clone(),
                 writable: info.writable && settings.writable,
             }
@@ -195,6 +207,7 @@ fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Ve
                 unit: rule.key.unit.clone(),
                 kind: info.kind.clone(),
                 interval: Span(settings.interval),
+                values: rule.values.as_deref().cloned(),
                 writable: rule.writable,
                 source: format!("{bus} {address} {}", info.source),
                 description: settings.description.clone().unwrap_or_default(),
@@ -239,6 +252,7 @@ mod tests {
             max_interval: Duration::from_secs(60),
             min: None,
             max: None,
+            values: None,
             writable: false,
         };
         let plan = Plan {

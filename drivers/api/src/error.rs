@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Reason;
+use crate::exception::Exception;
 
 /// A failed exchange. The variants are *reactions*, not causes: the cause travels inside.
 /// Handle it with a `match` without wildcard, so that a new reaction breaks the build where it matters.
@@ -18,7 +19,7 @@ pub enum ReadError {
 
     /// A well-formed refusal. Asking again at once gives the same answer, so this block is left alone
     /// for ten minutes, or until the bus is opened again: the device may only have been booting.
-    #[error("device refused with exception {0:02x}")]
+    #[error("device refused: {}", Exception::of(*.0))]
     Refused(u8),
 }
 
@@ -51,8 +52,8 @@ pub enum FrameError {
     /// The frame is well formed but not the answer to this request.
     #[error("{0}")]
     Protocol(String),
-    /// The device answered that it cannot now (busy, gateway path): exceptions 04 to 0B.
-    #[error("device answered with exception {0:02x}")]
+    /// The device answered that it cannot now (busy, gateway path); see [`crate::exception`].
+    #[error("{}", Exception::of(*.0))]
     Exception(u8),
 }
 

@@ -22,6 +22,7 @@
 
 pub mod decode;
 pub mod error;
+pub mod exception;
 pub mod plan;
 pub mod reading;
 pub mod table;

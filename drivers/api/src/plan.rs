@@ -10,7 +10,7 @@ pub struct Plan {
     pub devices: Vec<DeviceInfo>,
     /// Points of all devices.
     pub points: Vec<PointInfo>,
-    /// The block reads. Every readable point is in exactly one of them.
+    /// The block reads. Every point that can be read is in exactly one of them; what can only be written, in none.
     pub blocks: Vec<Block>,
 }
 

@@ -91,7 +91,7 @@ pub enum Reason {
     Protocol,
     /// The device refused, with this Modbus exception code.
     Exception(u8),
-    /// Outside the configured `min` and `max`.
+    /// Outside the configured `min` and `max`, or a number that `values` does not list.
     OutOfRange,
     /// The last known value, from before a restart or a failure.
     Stale,

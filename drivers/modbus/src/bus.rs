@@ -1,4 +1,5 @@
-//! A compiled Modbus bus over any [`Line`]: block reads, what refusing devices teach, and writes.
+//! A compiled Modbus bus over any [`Line`]: block reads, and what refusing devices teach. Writes are in
+//! `writing`.
 //!
 //! A device may refuse (exceptions 02 and 03) to read a block whose points it would give one by one:
 //! it has a hole in it. Then the block is split, first at the gaps between points, then point by
@@ -6,24 +7,30 @@
 //! sample with the reason; only a block that never was more than one span fails as a whole.
 //!
 //! A device that is starting may refuse what it gives a minute later, and a serial port stays open for
-//! months: so a block of which a part is refused begins again as a whole after [`ASK_AGAIN`].
+//! months: so a block of which a part is refused begins again as a whole after
+//! [`crate::learned::ASK_AGAIN`].
+//!
+//! What else a device needs (its setup, powers of ten that no block covers, the way to its models) is done
+//! before its polls, see [`crate::chores`].
 
-use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use driver_api::decode::{Kind, decode, decode_bits, encode, encode_bits};
+use driver_api::decode::{Kind, MAX_EXPONENT, WordOrder, decode, scaled};
+use driver_api::exception::{Exception, Reaction};
 use driver_api::{Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
 use tokio::time::Instant;
 use tokio_modbus::Request;
 
+use crate::chores::{Found, Life};
 use crate::compile::Compiled;
 use crate::config::Area;
+use crate::learned::{ILLEGAL_ADDRESS, Learned, Part, Refusal};
 use crate::lessons::Lessons;
 use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
-
-use crate::plan::{Run, Span, split};
+use crate::place::Space;
+use crate::plan::{Run, Span};
 use crate::rtu::unspeakable;
 
 /// Something that carries one request and one believed answer at a time.
@@ -66,188 +73,266 @@ pub(crate) struct Reply {
     pub at: Instant,
 }
 
-/// How long a refusal within a block is believed. Learning a block anew costs at most one request for every
-/// point of it and every gap between them, which is nothing every ten minutes.
-const ASK_AGAIN: Duration = Duration::from_secs(600);
-
-/// One block and what was learned about it.
-#[derive(Debug)]
-struct Learned {
-    /// How it is read, in address order.
-    parts: Vec<Part>,
-    /// When it is tried as a whole again; `None` while no part is refused.
-    again: Option<Instant>,
-    /// That it is split was logged since the bus was opened.
-    told: bool,
-}
-
-/// One read of a block. At first there is one for the whole block.
-#[derive(Debug)]
-struct Part {
-    run: Run,
-    /// The exception that this part earned, and is not asked for the time being.
-    refused: Option<u8>,
+/// What is known of a power of ten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Power {
+    /// Not yet read: its points have no value.
+    Unknown,
+    /// As last read.
+    Known(i16),
+    /// The device does not have it, or does not give it.
+    Not(Reason),
 }
 
 pub(crate) struct ModbusBus<L> {
-    compiled: Compiled,
-    line: L,
-    blocks: Vec<Learned>,
+    pub(crate) compiled: Compiled,
+    pub(crate) line: L,
+    pub(crate) blocks: Vec<Learned>,
+    /// One per device.
+    pub(crate) lives: Vec<Life>,
+    /// One per factor.
+    pub(crate) powers: Vec<Power>,
+    /// When each read of factors alone is due.
+    pub(crate) extras_due: Vec<Instant>,
+    /// How fast each device is.
     lessons: Lessons,
+}
+
+/// What came of one part of a block.
+struct Got {
+    run: Run,
+    words: Result<Vec<u16>, Reason>,
+    at: Instant,
 }
 
 impl<L: Line> ModbusBus<L> {
     pub fn new(compiled: Compiled, line: L) -> Self {
-        let blocks = compiled.blocks.iter().map(|(_, run)| Learned::new(run)).collect();
-        let lessons = Lessons::new(compiled.devices.len());
-        Self { compiled, line, blocks, lessons }
+        let mut bus = Self {
+            compiled,
+            line,
+            blocks: Vec::new(),
+            lives: Vec::new(),
+            powers: Vec::new(),
+            extras_due: Vec::new(),
+            lessons: Lessons::default(),
+        };
+        bus.forget();
+        bus
     }
 
-    async fn read_parts(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
-        let (area, ref run) = self.compiled.blocks[block];
-        let index = self.compiled.plan.blocks[block].device;
-        let device = &self.compiled.devices[index];
-        let Learned { parts, again, told } = &mut self.blocks[block];
-        if again.take_if(|at| *at <= Instant::now()).is_some() {
-            *parts = vec![Part::new(run.clone())];
+    /// Nothing is known of any device.
+    fn forget(&mut self) {
+        self.blocks = self.compiled.blocks.iter().map(|_| Learned::default()).collect();
+        self.lives = self.compiled.devices.iter().map(Life::new).collect();
+        self.powers = vec![Power::Unknown; self.compiled.factors.len()];
+        self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
+        self.lessons = Lessons::new(self.compiled.devices.len());
+    }
+
+    /// One exchange with a device, within its timeout.
+    pub(crate) async fn ask(&mut self, device: usize, request: &Request<'_>) -> Result<Reply, ReadError> {
+        self.ask_within(device, request, self.compiled.devices[device].timeout).await
+    }
+
+    /// One exchange with a device: the only way there, so that it is always known whether it answers, and how
+    /// fast.
+    async fn ask_within(
+        &mut self,
+        device: usize,
+        request: &Request<'_>,
+        patience: Duration,
+    ) -> Result<Reply, ReadError> {
+        let pdu = pdu_of(request).ok_or_else(|| {
+            ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
+        })?;
+        let result = self.line.exchange(self.compiled.devices[device].unit, &pdu, patience).await;
+        match &result {
+            Ok(reply) => self.lessons.answered(device, reply.at.saturating_duration_since(reply.asked)),
+            Err(ReadError::Transient(FrameError::Timeout(_))) => self.lessons.silent(device, Instant::now()),
+            Err(_) => {}
         }
+        let silent = |code: u8| Exception::of(code).read == Reaction::Silent;
+        let answered = match &result {
+            Ok(Reply { answer: Answer::Exception(code), .. })
+            | Err(ReadError::Transient(FrameError::Exception(code))) => !silent(*code),
+            Ok(Reply { answer: Answer::Data(_), .. }) => true,
+            Err(ReadError::Transient(_) | ReadError::Bus(_) | ReadError::Refused(_)) => false,
+        };
+        self.heard(device, answered);
+        result
+    }
+
+    /// Reads a span, as words; a bit is a word of 0 or 1. `Ok(Err(code))` where the device refuses.
+    pub(crate) async fn fetch(
+        &mut self,
+        device: usize,
+        area: Area,
+        span: Span,
+    ) -> Result<Result<(Vec<u16>, Instant), u8>, ReadError> {
+        let timeout = self.compiled.devices[device].timeout;
+        let length = self.compiled.answer_time(area, span);
+        let patience = self.lessons.patience(device, timeout, length, Instant::now());
+        let reply = self.ask_within(device, &read_request(area, span), patience).await?;
+        Ok(match reply.answer {
+            Answer::Data(data) if area.bits() => {
+                let bits = coils(&data, span.len).unwrap_or_default();
+                Ok((bits.into_iter().map(u16::from).collect(), reply.at))
+            }
+            Answer::Data(data) => Ok((registers(&data), reply.at)),
+            Answer::Exception(code) => Err(code),
+        })
+    }
+
+    async fn read_block(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
+        let device = self.compiled.plan.blocks[block].device;
+        let space = self.compiled.blocks[block].0;
+        let from = match self.locate(device, space).await? {
+            Found::At(from) => from,
+            Found::NotYet => return Ok(()),
+            Found::Nowhere => {
+                let run = self.compiled.blocks[block].1.clone();
+                let words = Err(Reason::Exception(ILLEGAL_ADDRESS));
+                self.hand_up(vec![Got { run, words, at: Instant::now() }], out);
+                return Ok(());
+            }
+        };
+        let mut learned = std::mem::take(&mut self.blocks[block]);
+        let result = self.read_parts(block, &mut learned, from).await;
+        self.blocks[block] = learned;
+        self.hand_up(result?, out);
+        Ok(())
+    }
+
+    /// Reads every part of a block; `from` is where its address space begins.
+    async fn read_parts(
+        &mut self,
+        block: usize,
+        learned: &mut Learned,
+        from: u16,
+    ) -> Result<Vec<Got>, ReadError> {
+        let device = self.compiled.plan.blocks[block].device;
+        let area = self.compiled.blocks[block].0.area();
+        learned.refresh(|| self.whole(block), Instant::now());
+        let mut got = Vec::new();
         let mut next = 0;
-        loop {
-            let alone = parts.len() == 1;
-            let Some(part) = parts.get_mut(next) else { return Ok(()) };
+        while let Some(part) = learned.parts.get(next) {
+            let run = part.run.clone();
             if let Some(code) = part.refused {
-                let at = Instant::now();
-                out.extend(part.run.wanted.iter().map(|&point| Sample {
-                    point,
-                    value: Err(Reason::Exception(code)),
-                    at,
-                }));
+                got.push(Got { run, words: Err(Reason::Exception(code)), at: Instant::now() });
                 next += 1;
                 continue;
             }
-            let request = read_request(area, part.run.span);
-            let length = self.compiled.answer_time(area, part.run.span);
-            let patience = self.lessons.patience(index, device.timeout, length, Instant::now());
-            let reply = exchange(&mut self.line, device.unit, &request, patience).await;
-            match &reply {
-                Ok(reply) => self.lessons.answered(index, reply.at.saturating_duration_since(reply.asked)),
-                Err(ReadError::Transient(FrameError::Timeout(_))) => {
-                    self.lessons.silent(index, Instant::now())
-                }
-                Err(_) => {}
-            }
-            let reply = reply?;
-            match reply.answer {
-                Answer::Data(data) => {
-                    let words = if area.bits() {
-                        coils(&data, part.run.span.len)
-                            .map(|bits| bits.into_iter().map(u16::from).collect())
-                            .unwrap_or_default()
-                    } else {
-                        registers(&data)
-                    };
-                    for &point in &part.run.wanted {
-                        let value = self.compiled.value(point, part.run.span, &words);
-                        out.push(Sample { point, value, at: reply.at });
-                    }
+            let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
+            let code = match self.fetch(device, area, span).await? {
+                Ok((words, at)) => {
+                    got.push(Got { run, words: Ok(words), at });
                     next += 1;
+                    continue;
                 }
-                Answer::Exception(code @ (2 | 3)) => match split(&self.compiled.spans, &part.run) {
-                    Some(runs) => {
-                        if !std::mem::replace(told, true) {
-                            tracing::info!(
-                                device =
-                                    self.compiled.plan.devices[self.compiled.plan.blocks[block].device].name,
-                                block = self.compiled.plan.blocks[block].what,
-                                "device refuses {area} {}..{} with exception {code:02x}; reading it in {} parts",
-                                part.run.span.start,
-                                part.run.span.end() - 1,
-                                runs.len(),
-                            );
-                        }
-                        parts.splice(next..=next, runs.into_iter().map(Part::new));
+                Err(code) => code,
+            };
+            let here = match Exception::of(code).read {
+                Reaction::RefusedHere => true,
+                Reaction::Refused => false,
+                Reaction::NextTurn | Reaction::SoonAgain | Reaction::Working | Reaction::Silent => {
+                    return Err(ReadError::Transient(FrameError::Exception(code)));
+                }
+            };
+            match learned.refuse(next, code, here, &self.compiled.spans, Instant::now()) {
+                Refusal::Split { parts, first } => {
+                    if first {
+                        tracing::info!(
+                            device = self.compiled.plan.devices[device].name,
+                            block = self.compiled.plan.blocks[block].what,
+                            "device refuses {area} {}..{} with {}; reading it in {parts} parts",
+                            span.start,
+                            span.end() - 1,
+                            Exception::of(code),
+                        );
                     }
-                    None if alone => return Err(ReadError::Refused(code)),
-                    None => part.refuse(code, again),
-                },
-                Answer::Exception(1) if alone => return Err(ReadError::Refused(1)),
-                Answer::Exception(1) => part.refuse(1, again),
-                Answer::Exception(code) => return Err(ReadError::Transient(FrameError::Exception(code))),
+                }
+                // It stands there as refused, and is told with the others.
+                Refusal::Left => {}
+                Refusal::Whole => return Err(ReadError::Refused(code)),
+            }
+        }
+        Ok(got)
+    }
+
+    /// A block as it is first tried.
+    fn whole(&self, block: usize) -> Vec<Part> {
+        let (space, run) = &self.compiled.blocks[block];
+        let device = self.compiled.plan.blocks[block].device;
+        match (space, self.lives[device].walk.chain()) {
+            (Space::Model(id), Some(chain)) => match chain.find(*id) {
+                Some(model) => Part::of_model(run, &self.compiled.spans, model),
+                None => vec![Part::new(run.clone())],
+            },
+            _ => vec![Part::new(run.clone())],
+        }
+    }
+
+    /// Powers of ten first, then the points that they belong to.
+    fn hand_up(&mut self, got: Vec<Got>, out: &mut Vec<Sample>) {
+        for Got { run, words, .. } in &got {
+            self.take_powers(run, words.as_deref().map_err(|reason| *reason));
+        }
+        for Got { run, words, at } in got {
+            for want in run.wanted.iter().copied().filter(|want| *want < self.compiled.points.len()) {
+                let value = match &words {
+                    Ok(words) => self.value(want, run.span, words),
+                    Err(reason) => Some(Err(*reason)),
+                };
+                out.extend(value.map(|value| Sample { point: want, value, at }));
             }
         }
     }
 
-    /// The request that writes `value`, or why there is none.
-    fn write_request(&self, point: usize, value: &Value) -> Result<Request<'static>, String> {
-        let info = &self.compiled.plan.points[point];
-        if !info.writable {
-            return Err(format!("`{}` is not writable", info.name));
-        }
-        let device = &self.compiled.devices[info.device];
-        let spec = &self.compiled.points[point];
-        let at = self.compiled.spans[point].start;
-        if spec.area == Area::Coil {
-            let on = encode(Kind::Bool, spec.order, value).map_err(|e| e.to_string())? == [1];
-            return Ok(if device.write_multiple {
-                Request::WriteMultipleCoils(at, Cow::Owned(vec![on]))
-            } else {
-                Request::WriteSingleCoil(at, on)
+    /// Notes the powers of ten among what was read.
+    pub(crate) fn take_powers(&mut self, run: &Run, words: Result<&[u16], Reason>) {
+        let points = self.compiled.points.len();
+        for want in run.wanted.iter().copied() {
+            let Some(index) = want.checked_sub(points) else { continue };
+            let (Some(factor), Some(power)) = (self.compiled.factors.get(index), self.powers.get_mut(index))
+            else {
+                continue;
+            };
+            let order = if factor.swapped { WordOrder::Badc } else { WordOrder::Abcd };
+            let read = words.and_then(|words| {
+                let word = cut(self.compiled.spans[want], run.span, words)?;
+                decode(Kind::I16, order, word)
             });
+            *power = match read {
+                // Not there, or what no power of ten is: a wrong one would make a wrong value.
+                Ok(Value::Int(exponent)) => i16::try_from(exponent)
+                    .ok()
+                    .filter(|e| (-MAX_EXPONENT..=MAX_EXPONENT).contains(e))
+                    .map_or(Power::Not(Reason::SensorFault), Power::Known),
+                Ok(_) => Power::Not(Reason::Protocol),
+                Err(reason) => Power::Not(reason),
+            };
         }
-        if let Some(bits) = spec.bits {
-            // The device changes these bits alone: no other writer's bits are lost between a read and a write.
-            let pattern = encode_bits(spec.order, bits, value).map_err(|e| e.to_string())?;
-            return Ok(Request::MaskWriteRegister(at, !pattern.mask, pattern.ones));
-        }
-        let words = encode(spec.kind, spec.order, value).map_err(|e| e.to_string())?;
-        Ok(match words[..] {
-            [word] if !device.write_multiple => Request::WriteSingleRegister(at, word),
-            _ => Request::WriteMultipleRegisters(at, Cow::Owned(words)),
+    }
+
+    /// The value of one point out of what was read; `None` while its power of ten is not known.
+    fn value(&self, point: usize, read: Span, words: &[u16]) -> Option<Result<Value, Reason>> {
+        let value = cut(self.compiled.spans[point], read, words)
+            .and_then(|words| self.compiled.points[point].value(words));
+        let power = self.compiled.factor_of[point].map(|factor| self.powers[factor]);
+        Some(match (value, power) {
+            (Err(reason), _) => Err(reason),
+            (value, None) => value,
+            (Ok(_), Some(Power::Unknown)) => return None,
+            (Ok(_), Some(Power::Not(reason))) => Err(reason),
+            (Ok(raw), Some(Power::Known(exponent))) => scaled(&raw, exponent).ok_or(Reason::SensorFault),
         })
     }
 }
 
-impl Compiled {
-    /// The value of one point out of the registers (or bits) of a read.
-    fn value(&self, point: usize, read: Span, words: &[u16]) -> Result<Value, Reason> {
-        let (spec, span) = (&self.points[point], self.spans[point]);
-        let from = usize::from(span.start.checked_sub(read.start).ok_or(Reason::Protocol)?);
-        let words = words.get(from..from + usize::from(span.len)).ok_or(Reason::Protocol)?;
-        match (spec.bits, words) {
-            (Some(bits), [word]) => Ok(decode_bits(spec.kind, spec.order, bits, *word)),
-            _ => decode(spec.kind, spec.order, words),
-        }
-    }
-}
-
-impl Learned {
-    fn new(run: &Run) -> Self {
-        Self { parts: vec![Part::new(run.clone())], again: None, told: false }
-    }
-}
-
-impl Part {
-    fn new(run: Run) -> Self {
-        Self { run, refused: None }
-    }
-
-    fn refuse(&mut self, code: u8, again: &mut Option<Instant>) {
-        self.refused = Some(code);
-        again.get_or_insert_with(|| Instant::now() + ASK_AGAIN);
-    }
-}
-
-/// One exchange with a device.
-async fn exchange<L: Line>(
-    line: &mut L,
-    unit: u8,
-    request: &Request<'_>,
-    timeout: Duration,
-) -> Result<Reply, ReadError> {
-    let pdu = pdu_of(request).ok_or_else(|| {
-        ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
-    })?;
-    line.exchange(unit, &pdu, timeout).await
+/// The words of `wanted` among those of `read`.
+fn cut(wanted: Span, read: Span, words: &[u16]) -> Result<&[u16], Reason> {
+    let from = usize::from(wanted.start.checked_sub(read.start).ok_or(Reason::Protocol)?);
+    words.get(from..from + usize::from(wanted.len)).ok_or(Reason::Protocol)
 }
 
 fn read_request(area: Area, span: Span) -> Request<'static> {
@@ -266,13 +351,14 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     async fn open(&mut self) -> io::Result<()> {
-        self.blocks = self.compiled.blocks.iter().map(|(_, run)| Learned::new(run)).collect();
+        self.forget();
         self.line.open().await
     }
 
     async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
+        self.chore(self.compiled.plan.blocks[block].device).await?;
         let before = out.len();
-        let result = self.read_parts(block, out).await;
+        let result = self.read_block(block, out).await;
         if result.is_err() {
             out.truncate(before);
         }
@@ -280,35 +366,23 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {
-        let request = self
-            .write_request(point, value)
-            .map_err(|why| ReadError::Transient(FrameError::Protocol(why)))?;
-        let device = &self.compiled.devices[self.compiled.plan.points[point].device];
-        let reply = exchange(&mut self.line, device.unit, &request, device.timeout).await?;
-        match reply.answer {
-            Answer::Data(_) => Ok(()),
-            Answer::Exception(code @ 1..=3) => Err(ReadError::Refused(code)),
-            Answer::Exception(code) => Err(ReadError::Transient(FrameError::Exception(code))),
-        }
+        self.write_point(point, value).await
     }
 
     fn replan(&mut self) -> bool {
-        let before = self.compiled.blocks.clone();
+        let (before, extras) = (self.compiled.blocks.clone(), self.compiled.extras.clone());
         if !self.compiled.replan(|device| self.lessons.usual(device)) {
             return false;
         }
         // What was learned of a block holds for the same block; a new one is learned anew.
         let mut known: Vec<Option<Learned>> =
             std::mem::take(&mut self.blocks).into_iter().map(Some).collect();
-        let kept = |block: &(Area, Run)| known.get_mut(before.iter().position(|b| b == block)?)?.take();
-        self.blocks = self
-            .compiled
-            .blocks
-            .iter()
-            .map(kept)
-            .zip(&self.compiled.blocks)
-            .map(|(kept, (_, run))| kept.unwrap_or_else(|| Learned::new(run)))
-            .collect();
+        let mut kept = |block| known.get_mut(before.iter().position(|b| b == block)?)?.take();
+        self.blocks = self.compiled.blocks.iter().map(|block| kept(block).unwrap_or_default()).collect();
+        let due =
+            |extra| extras.iter().position(|e| e == extra).and_then(|n| self.extras_due.get(n).copied());
+        self.extras_due =
+            self.compiled.extras.iter().map(|extra| due(extra).unwrap_or_else(Instant::now)).collect();
         true
     }
 

@@ -9,6 +9,9 @@ use driver_tty::{Parity, Rs485};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::given::{Given, Numbers};
+use crate::write::WriteFunction;
+
 /// Keys of a `[[bus]]` with `driver = "modbus-rtu"`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -54,6 +57,7 @@ pub struct RtuOverTcpKeys {
 #[serde(deny_unknown_fields)]
 pub struct DeviceKeys {
     /// Unit id: 1 to 247. On Modbus TCP also 0 and 255, which many devices with an address of their own expect.
+    /// On a serial line 0 is everybody: its points are only written, and nobody answers.
     #[schemars(range(min = 0, max = 255))]
     pub address: i64,
     /// Most registers the device gives in one answer, 1 to 125.
@@ -68,13 +72,40 @@ pub struct DeviceKeys {
     /// Without it, whatever is fastest. A device that refuses such reads is noticed by itself.
     #[schemars(range(min = 0, max = 2000))]
     pub max_gap: Option<i64>,
-    /// How long the device takes to begin its answer. Only the plan of the requests depends on it, and only
-    /// until that was measured.
-    #[serde(default = "turnaround")]
-    pub turnaround: Span,
-    /// Writes single coils and registers with functions 15 and 16, for devices without 5 and 6.
+    /// How long the device takes to begin its answer; only the plan of the requests depends on it, and only until
+    /// that was measured. With address 0 on a serial line, how long the line rests after a write until everybody has
+    /// carried it out. Default: 0s; with address 0, 100ms.
+    #[schemars(example = &"0s")]
+    pub turnaround: Option<Span>,
+    /// With which functions the device is written. Bits of a register are changed with function 22; a device
+    /// without it is noticed by itself, and its register is then read, changed and written whole. What another
+    /// master changes in that register between the two is lost.
     #[serde(default)]
-    pub write_multiple: bool,
+    pub write_function: WriteFunction,
+    /// What the device shall hold before it is of use. Each entry is read when the device appears (when the bus is
+    /// opened, and when the device answers again after two silences), written only if it differs, and read back;
+    /// at most one exchange of it before each poll. What fails is logged, and tried when the device appears again.
+    #[serde(default)]
+    pub setup: Vec<SetupKeys>,
+    /// The holding register where `SunS` stands, for points with `register = "model:…"`. Default: 40000, 50000
+    /// and 0 are tried.
+    #[schemars(range(min = 0, max = 65531))]
+    pub sunspec_base: Option<i64>,
+}
+
+/// One entry of a device's `setup`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetupKeys {
+    /// A place as in a point; `coil:`, `holding:` or `model:`.
+    pub register: String,
+    /// A type as in a point.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The value that it shall have, raw.
+    pub value: Given,
+    /// The byte order, as in a point.
+    pub word_order: Option<WordOrder>,
 }
 
 /// Keys of a `[[device.point]]` on a Modbus device.
@@ -82,20 +113,35 @@ pub struct DeviceKeys {
 #[serde(deny_unknown_fields)]
 pub struct PointKeys {
     /// Where it is: `coil:`, `discrete:`, `input:` or `holding:` and the protocol address, which counts from 0:
-    /// `"holding:100"`, `"input:0x1F"`. The maker's 40001 is `holding:0`.
+    /// `"holding:100"`, `"input:0x1F"`. The maker's 40001 is `holding:0`. Or `"model:103:14"`: in model 103 of a
+    /// SunSpec device, the register 14 behind that with the model's number; the driver asks the device where its
+    /// models are.
     pub register: String,
-    /// What the registers mean: `bool`, `u16`, `i16`, `u32`, `i32`, `u64`, `i64`, `f32`, `f64` or `string:N` with N
-    /// bytes. Coils and discrete inputs are `bool`; registers are `u16` unless it is said.
+    /// What the registers mean: `bool`, `u16`, `i16`, `u32`, `i32`, `u64`, `i64`, `f32`, `f64`, `string:N` with N
+    /// bytes, `bcd16`, `bcd32`, `bcd64` (packed BCD), or a date with time: `time:unix` (2 registers, seconds since
+    /// 1970), `time:iec870` (4 registers, IEC 870-5-4, which Schneider calls TI081 or DATETIME), `time:ymdhms` (6
+    /// registers: year or year less 2000, month, day, hour, minute, second; written with the full year) or `time:bcd`
+    /// (3 registers of BCD: YYMM, DDhh, mmss). A time is text: `2026-11-28T10:00:00` by the device's own clock, and
+    /// with a `Z` for `time:unix`. Coils and discrete inputs are `bool`; registers are `u16` unless it is said.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// Order of the bytes of a value: `ABCD` (the specification's), `CDAB` (low register first), `BADC` (low byte
-    /// first), `DCBA` (both). 64-bit values go by the same two swaps.
+    /// first), `DCBA` (both). 64-bit values go by the same two swaps. Text, and times of several fields, keep the
+    /// order of their registers.
     pub word_order: Option<WordOrder>,
     /// One bit of the register as a `bool`; 0 is the least significant.
     #[schemars(range(min = 0, max = 15))]
     pub bit: Option<i64>,
     /// The first and the last bit of a number inside the register, such as `[4, 7]`.
     pub bits: Option<[i64; 2]>,
+    /// What the device gives where it has no value: one number or a list, such as `0x8000` or `[0x7FFF, 0x8000]`. It
+    /// is compared with all registers of the point as one unsigned number (the signed one does too: -32768), for
+    /// `f32` and `f64` with the value. Such a reading is bad, `sensor_fault`.
+    pub invalid: Option<Numbers>,
+    /// The register that holds the power of ten by which the raw value is to be multiplied, an `i16` from -10 to 10,
+    /// such as `"input:5"`: SunSpec's scale factors. Where it is not there (0x8000) the point is bad, and without its
+    /// power of ten a point has no value. Writes undo it.
+    pub scale_register: Option<String>,
 }
 
 fn parity() -> Parity {
@@ -112,9 +158,6 @@ fn max_registers() -> i64 {
 }
 fn max_bits() -> i64 {
     2000
-}
-fn turnaround() -> Span {
-    Span::ms(0)
 }
 
 /// The four tables of a Modbus device.
@@ -169,7 +212,7 @@ pub fn register(text: &str) -> Result<(Area, u16), (String, String)> {
             makers_number(text).unwrap_or_else(shape),
         ));
     };
-    let words: Vec<&str> = Area::WORDS.iter().map(|(w, _)| *w).collect();
+    let words: Vec<&str> = Area::WORDS.iter().map(|(w, _)| *w).chain(["model"]).collect();
     let Some((_, area)) = Area::WORDS.iter().find(|(w, _)| *w == word.trim()) else {
         let cure = nearest(word, &words)
             .map_or_else(|| format!("it is one of {}", words.join(", ")), |n| format!("did you mean `{n}`?"));

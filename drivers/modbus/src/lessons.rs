@@ -63,7 +63,7 @@ impl Turnaround {
 }
 
 /// All devices of a bus.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Lessons {
     devices: Vec<Device>,
     /// The device that fell silent last, and until when that makes others doubtful.

@@ -5,17 +5,27 @@
 //! they have in common. Registers become values in [`driver_api::decode`].
 
 mod bus;
+mod chores;
 mod compile;
 pub mod config;
 pub mod cover;
+mod device;
 pub mod frame;
+pub mod given;
 mod late;
+mod learned;
 mod lessons;
 pub mod pdu;
+mod place;
 pub mod plan;
+mod point;
 pub mod rtu;
 mod serial;
+mod setup;
+mod sunspec;
 mod tcp;
+pub mod write;
+mod writing;
 
 use driver_api::{Bus, BusSpec, Driver, Problem, Schemas};
 use driver_tty::Parity;

@@ -5,13 +5,23 @@
 
 #[path = "conformance/carry.rs"]
 mod carry;
+#[path = "conformance/everybody.rs"]
+mod everybody;
 #[path = "conformance/late.rs"]
 mod late;
 #[path = "conformance/script.rs"]
 mod script;
+#[path = "conformance/setup.rs"]
+mod setup;
 #[path = "conformance/storm.rs"]
 mod storm;
+#[path = "conformance/sunspec.rs"]
+mod sunspec;
 mod support;
+#[path = "conformance/types.rs"]
+mod types;
+#[path = "conformance/writes.rs"]
+mod writes;
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -61,7 +71,7 @@ fn compiled_examples_of_all_three_conform() {
         let whats: Vec<&str> = plan.blocks.iter().map(|b| b.what.as_str()).collect();
         assert!(whats.contains(&"coil 5..5 (function 1, 1 bits)"), "{whats:#?}");
         let schemas = driver.schemas();
-        for key in ["max_registers", "write_multiple"] {
+        for key in ["max_registers", "write_function", "setup"] {
             let value = schemas.device.get("properties").and_then(|p| p[key].get("description"));
             assert!(value.is_some_and(|d| d.is_string()), "{key} is documented");
         }
@@ -149,7 +159,7 @@ fn an_answer_that_cannot_come_in_time_is_a_problem() {
 }
 
 #[test]
-fn only_a_network_has_units_0_and_255() {
+fn only_a_network_reads_units_0_and_255() {
     for (driver, bus, fine) in [
         (&driver_modbus::Rtu as &dyn Driver, "port = '/dev/ttyS0'", false),
         (&driver_modbus::Tcp, "address = 'plc'", true),
@@ -342,7 +352,7 @@ async fn each_kind_of_point_is_written_with_its_function() {
         .expect("11 10 00 0A 00 02 04 19 9A 43 66", "11 10 00 0A 00 02")
         .expect("11 16 00 14 FF 0F 00 50", "11 16 00 14 FF 0F 00 50")
         .expect("11 06 00 01 00 09", "11 86 03")
-        .expect("11 06 00 01 00 0A", "11 86 06");
+        .expect("11 06 00 01 00 0A", "11 86 04");
     let mut rig = Rig::new("address = 0x11", WRITABLE, script).await;
     rig.bus.write(0, &Value::Bool(true)).await.expect("function 5");
     rig.bus.write(1, &Value::Float(3.0)).await.expect("function 6");
@@ -362,7 +372,7 @@ async fn a_device_without_functions_5_and_6_is_written_with_15_and_16() {
     let script = rtu()
         .expect("11 0F 00 AC 00 01 01 01", "11 0F 00 AC 00 01")
         .expect("11 10 00 01 00 01 02 00 03", "11 10 00 01 00 01");
-    let mut rig = Rig::new("address = 0x11\nwrite_multiple = true", WRITABLE, script).await;
+    let mut rig = Rig::new("address = 0x11\nwrite_function = 'multiple'", WRITABLE, script).await;
     rig.bus.write(0, &Value::Bool(true)).await.expect("function 15");
     rig.bus.write(1, &Value::Int(3)).await.expect("function 16");
     rig.done();

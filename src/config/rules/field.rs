@@ -9,6 +9,7 @@ use driver_api::{Problem, Span};
 use super::{Findings, Names, Sources};
 use crate::config::buses::{BusDraft, CompiledBus, DeviceDraft, PointDraft};
 use crate::config::problems::locate;
+use crate::config::values::whole_range;
 
 /// Shortest poll interval. A Modbus exchange at 115,200 baud takes about 5 ms.
 const MIN_INTERVAL: Span = Span::ms(10);
@@ -110,6 +111,13 @@ fn check_point(point: &PointDraft<'_>, default: Span, findings: &mut Findings) {
         let problem = Problem::new(raw.at("min"), format!("`min` {min} is above `max` {max}"));
         problems.push(problem.hint("exchange the two"));
     }
+    if common.values.is_some() {
+        for key in ["scale", "offset", "min", "max"].into_iter().filter(|key| raw.table.contains_key(*key)) {
+            let message = format!("`{key}` has no meaning beside `values`: the reading is a word");
+            let hint = "the numbers of `values` are the raw ones; take one of the two out";
+            problems.push(Problem::new(raw.key(key), message).hint(hint));
+        }
+    }
     let interval = common.interval.unwrap_or(default);
     if let Some(longest) = common.max_interval {
         if longest.0.is_zero() {
@@ -132,11 +140,18 @@ pub(in crate::config) fn after_compiling(draft: &BusDraft<'_>, bus: &CompiledBus
     for (info, settings) in plan.points.iter().zip(&bus.points) {
         let point = draft.devices.get(info.device).zip(info.spec).and_then(|(d, s)| d.points.get(s));
         let Some(point) = point else { continue };
-        if info.kind.starts_with("string") {
-            let numeric = ["scale", "offset", "deadband", "min", "max"];
+        if info.kind.starts_with("string") || info.kind.starts_with("time") {
+            let numeric = ["scale", "offset", "deadband", "min", "max", "values"];
             for key in numeric.into_iter().filter(|key| point.raw.table.contains_key(*key)) {
                 let message = format!("`{key}` is for numbers; `{}` is text", info.name);
                 findings.problems.push(Problem::new(point.raw.key(key), message).hint("take it out"));
+            }
+        }
+        if let (Some(values), Some((low, high))) = (&settings.values, whole_range(&info.kind)) {
+            for number in values.numbers().filter(|n| !(low..=high).contains(&i128::from(*n))) {
+                let message = format!("`values` lists {number}, which a {} never is", info.kind);
+                let hint = format!("a {} is {low} to {high}", info.kind);
+                findings.problems.push(Problem::new(point.raw.at("values"), message).hint(hint));
             }
         }
         if point.common.writable && !settings.writable {

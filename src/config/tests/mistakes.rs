@@ -100,6 +100,20 @@ fn every_rule_has_its_place_and_its_hint() {
         (bus("") + "min = 5\nmax = 1.0\n", "f.toml:13:7: `min` 5 is above `max` 1"),
         (bus("") + "deadband = -1\n", "f.toml:13:12: `deadband`: a deadband is zero or more"),
         (bus("").replace("f32", "string:8") + "scale = 2\n", "f.toml:13:1: `scale` is for numbers"),
+        (bus("") + "values = {}\n", "f.toml:13:10: `values`: no value is listed"),
+        (bus("") + "values = { on = 'x' }\n", "f.toml:13:10: `values`: `on` is no whole number"),
+        (
+            bus("").replace("f32", "u16") + "scale = 2\nvalues = { 0 = 'off' }\n",
+            "f.toml:13:1: `scale` has no meaning beside `values`",
+        ),
+        (
+            bus("").replace("f32", "u16") + "values = { 70000 = 'far' }\n",
+            "f.toml:13:10: `values` lists 70000, which a u16 never is",
+        ),
+        (
+            bus("").replace("f32", "time:iec870") + "values = { 0 = 'off' }\n",
+            "f.toml:13:1: `values` is for numbers",
+        ),
         (
             "[store]\ncommit_interval = '5ms'\n".into(),
             "f.toml:2:19: `commit_interval` of 5ms is out of range",

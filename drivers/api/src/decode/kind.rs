@@ -34,6 +34,27 @@ pub enum Kind {
     F64,
     /// So many bytes of text (1 to [`MAX_TEXT`]), two in a register.
     Text(u16),
+    /// Packed BCD, four digits.
+    Bcd16,
+    /// Packed BCD, eight digits.
+    Bcd32,
+    /// Packed BCD, sixteen digits.
+    Bcd64,
+    /// A date with the time of day, given as text.
+    Time(TimeForm),
+}
+
+/// How a device says what time it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TimeForm {
+    /// Seconds since 1970 in UTC, as a `u32`.
+    Unix,
+    /// Four registers in the layout of IEC 870-5-4 (CP56Time2a), which Schneider calls TI081 and DATETIME.
+    Iec870,
+    /// Six registers: year (or year less 2000), month, day, hour, minute, second.
+    Ymdhms,
+    /// Three registers of packed BCD: `YYMM`, `DDhh`, `mmss`.
+    Bcd,
 }
 
 /// The words of [`Kind`] but `string:N`.
@@ -47,6 +68,13 @@ pub(super) const WORDS: &[(&str, Kind)] = &[
     ("i64", Kind::I64),
     ("f32", Kind::F32),
     ("f64", Kind::F64),
+    ("bcd16", Kind::Bcd16),
+    ("bcd32", Kind::Bcd32),
+    ("bcd64", Kind::Bcd64),
+    ("time:unix", Kind::Time(TimeForm::Unix)),
+    ("time:iec870", Kind::Time(TimeForm::Iec870)),
+    ("time:ymdhms", Kind::Time(TimeForm::Ymdhms)),
+    ("time:bcd", Kind::Time(TimeForm::Bcd)),
 ];
 
 impl Kind {
@@ -54,11 +82,25 @@ impl Kind {
     #[must_use]
     pub const fn registers(self) -> u16 {
         match self {
-            Self::Bool | Self::U16 | Self::I16 => 1,
-            Self::U32 | Self::I32 | Self::F32 => 2,
-            Self::U64 | Self::I64 | Self::F64 => 4,
+            Self::Bool | Self::U16 | Self::I16 | Self::Bcd16 => 1,
+            Self::U32 | Self::I32 | Self::F32 | Self::Bcd32 | Self::Time(TimeForm::Unix) => 2,
+            Self::Time(TimeForm::Bcd) => 3,
+            Self::U64 | Self::I64 | Self::F64 | Self::Bcd64 | Self::Time(TimeForm::Iec870) => 4,
+            Self::Time(TimeForm::Ymdhms) => 6,
             Self::Text(bytes) => bytes.div_ceil(2),
         }
+    }
+
+    /// Whether its values are text: strings and times.
+    #[must_use]
+    pub const fn is_text(self) -> bool {
+        matches!(self, Self::Text(_) | Self::Time(_))
+    }
+
+    /// Whether its values are numbers with a point.
+    #[must_use]
+    pub const fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F64)
     }
 }
 
@@ -90,6 +132,9 @@ impl FromStr for Kind {
         if word == "string" {
             return Err("say how many bytes, as in string:16".to_owned());
         }
+        if word == "time" {
+            return Err("say in which form: time:unix, time:iec870, time:ymdhms or time:bcd".to_owned());
+        }
         // Words of other programs for the same things.
         let other = match word.to_ascii_lowercase().as_str() {
             "float" | "float32" | "real" => Some("f32"),
@@ -101,6 +146,9 @@ impl FromStr for Kind {
             "uint64" => Some("u64"),
             "int64" => Some("i64"),
             "boolean" | "bit" => Some("bool"),
+            "bcd" => Some("bcd16"),
+            "unixtime" | "timestamp" | "time:unix32" => Some("time:unix"),
+            "datetime" | "ti081" | "time:ti081" | "time:cp56time2a" => Some("time:iec870"),
             _ => None,
         };
         let known: Vec<&str> = WORDS.iter().map(|(w, _)| *w).collect();
@@ -198,7 +246,8 @@ mod tests {
         }
         assert_eq!("string:8".parse(), Ok(Kind::Text(8)));
         assert_eq!("float".parse::<Kind>(), Err("did you mean `f32`?".to_owned()));
-        for wrong in ["string:0", "string:251", "string:", "string", "u8", ""] {
+        assert_eq!("TI081".parse::<Kind>(), Err("did you mean `time:iec870`?".to_owned()));
+        for wrong in ["string:0", "string:251", "string:", "string", "time", "time:", "u8", ""] {
             assert!(wrong.parse::<Kind>().is_err(), "{wrong}");
         }
     }

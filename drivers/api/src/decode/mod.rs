@@ -8,13 +8,18 @@
 //! `ABCD` is big-endian, as Modbus wants it. `CDAB` sends the low register first; `BADC` swaps the
 //! two bytes of each register; `DCBA` does both. For 64-bit values the same two swaps apply to four
 //! registers: `CDAB` is `GHEFCDAB`, `DCBA` is `HGFEDCBA`. A 16-bit value has no register order, only
-//! the byte swap of `BADC` and `DCBA`. Text always has its registers in reading order; `BADC` and
-//! `DCBA` swap its bytes.
+//! the byte swap of `BADC` and `DCBA`. Text, and a time of several fields, always has its registers in
+//! reading order; `BADC` and `DCBA` swap its bytes.
 
+mod bcd;
+mod decimal;
 mod kind;
+mod time;
 
 use crate::{Reason, Value};
-pub use kind::{Bits, Kind, MAX_TEXT, WordOrder};
+pub use decimal::{MAX_EXPONENT, descaled, scaled};
+pub use kind::{Bits, Kind, MAX_TEXT, TimeForm, WordOrder};
+pub use time::seconds_between;
 
 /// Why a value cannot be written as the type that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,8 +38,9 @@ pub struct Unfit {
 /// NUL and loses the blanks behind it.
 ///
 /// # Errors
-/// [`Reason::SensorFault`] for NaN and infinities, [`Reason::Parse`] for text that is not UTF-8,
-/// [`Reason::Protocol`] if the number of registers is not [`Kind::registers`].
+/// [`Reason::SensorFault`] for NaN, infinities and dates that there are not, [`Reason::Parse`] for text that
+/// is not UTF-8 and for a BCD digit above 9, [`Reason::Protocol`] if the number of registers is not
+/// [`Kind::registers`].
 pub fn decode(kind: Kind, order: WordOrder, registers: &[u16]) -> Result<Value, Reason> {
     if registers.len() != usize::from(kind.registers()) {
         return Err(Reason::Protocol);
@@ -46,13 +52,24 @@ pub fn decode(kind: Kind, order: WordOrder, registers: &[u16]) -> Result<Value, 
         let text = std::str::from_utf8(&bytes[..end]).map_err(|_| Reason::Parse)?;
         return Ok(Value::Text(text.trim_end().into()));
     }
+    if let Kind::Time(form @ (TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd)) = kind {
+        let fields: Vec<u16> = registers.iter().map(|r| order.swap(*r)).collect();
+        return time::from_fields(form, &fields)
+            .map(|text| Value::Text(text.into()))
+            .ok_or(Reason::SensorFault);
+    }
+    interpret(kind, pattern(order, registers))
+}
+
+/// All registers of a value of up to 64 bits as one unsigned number, most significant first, whatever order they stand in.
+#[must_use]
+pub fn pattern(order: WordOrder, registers: &[u16]) -> u64 {
     let push = |all: u64, register: &u16| all << 16 | u64::from(order.swap(*register));
-    let raw: u64 = if order.low_register_first() {
+    if order.low_register_first() {
         registers.iter().rev().fold(0, push)
     } else {
         registers.iter().fold(0, push)
-    };
-    interpret(kind, raw)
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the registers hold exactly the bits of the type")]
@@ -69,7 +86,12 @@ fn interpret(kind: Kind, raw: u64) -> Result<Value, Reason> {
         Kind::F64 => {
             Value::Float(Some(f64::from_bits(raw)).filter(|f| f.is_finite()).ok_or(Reason::SensorFault)?)
         }
-        Kind::Text(_) => return Err(Reason::Parse),
+        Kind::Bcd16 | Kind::Bcd32 | Kind::Bcd64 => Value::Int(bcd::digits(raw).ok_or(Reason::Parse)?),
+        Kind::Time(TimeForm::Unix) => Value::Text(time::from_unix(raw).ok_or(Reason::SensorFault)?.into()),
+        // Handled before, by their registers.
+        Kind::Text(_) | Kind::Time(TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd) => {
+            return Err(Reason::Parse);
+        }
     })
 }
 
@@ -108,6 +130,12 @@ pub fn encode(kind: Kind, order: WordOrder, value: &Value) -> Result<Vec<u16>, U
         bytes.resize(usize::from(kind.registers()) * 2, 0);
         return Ok(bytes.chunks_exact(2).map(|c| order.swap(u16::from_be_bytes([c[0], c[1]]))).collect());
     }
+    if let (Kind::Time(form @ (TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd)), Value::Text(text)) =
+        (kind, value)
+    {
+        let fields = time::to_fields(form, text).ok_or_else(unfit)?;
+        return Ok(fields.into_iter().map(|field| order.swap(field)).collect());
+    }
     let raw = raw_bits(kind, value).ok_or_else(unfit)?;
     let bytes = raw.to_be_bytes();
     let skip = bytes.len() - usize::from(kind.registers()) * 2;
@@ -143,7 +171,14 @@ fn raw_bits(kind: Kind, value: &Value) -> Option<u64> {
             narrow.is_finite().then(|| u64::from(narrow.to_bits()))
         }
         Kind::F64 => value.as_f64().filter(|f| f.is_finite()).map(f64::to_bits),
-        Kind::Text(_) => None,
+        Kind::Bcd16 => whole(0, 9_999).and_then(bcd::pack),
+        Kind::Bcd32 => whole(0, 99_999_999).and_then(bcd::pack),
+        Kind::Bcd64 => whole(0, 9_999_999_999_999_999).and_then(bcd::pack),
+        Kind::Time(TimeForm::Unix) => match value {
+            Value::Text(text) => time::to_unix(text).map(u64::from),
+            _ => None,
+        },
+        Kind::Text(_) | Kind::Time(_) => None,
     }
 }
 
@@ -251,6 +286,10 @@ mod tests {
             (Kind::F64, Value::Float(f64::NAN)),
             (Kind::U16, Value::Text("7".into())),
             (Kind::Text(2), Value::Text("abc".into())),
+            (Kind::Bcd16, Value::Int(10_000)),
+            (Kind::Bcd64, Value::Int(-1)),
+            (Kind::Time(TimeForm::Unix), Value::Int(0)),
+            (Kind::Time(TimeForm::Bcd), Value::Text("tomorrow".into())),
         ] {
             assert!(encode(kind, WordOrder::Abcd, &value).is_err(), "{value} as {kind}");
         }
@@ -309,9 +348,9 @@ mod tests {
             registers in prop::collection::vec(any::<u16>(), 125),
         ) {
             let registers = &registers[..usize::from(kind.registers())];
-            // A truth and a padded text have several spellings.
+            // A truth, a padded text and a date with a day of the week have several spellings.
             if let Ok(value) = decode(kind, order, registers)
-                && !matches!(kind, Kind::Bool | Kind::Text(_))
+                && !matches!(kind, Kind::Bool | Kind::Text(_) | Kind::Time(_))
             {
                 prop_assert_eq!(encode(kind, order, &value), Ok(registers.to_vec()));
             }

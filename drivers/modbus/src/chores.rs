@@ -1,0 +1,313 @@
+//! What a device needs besides its polls: its setup, powers of ten that no block covers, the way to its models.
+//!
+//! At most one exchange of it is made before each poll, and only while the device answers, so that nobody else
+//! on the line waits for more than that. A device appears when the bus is opened, and when it answers again
+//! after [`AWAY`] silences: then nothing is known of it any more.
+
+use std::time::Duration;
+
+use driver_api::exception::{Exception, Reaction};
+use driver_api::{FrameError, ReadError, Reason};
+use tokio::time::Instant;
+
+use crate::bus::{Line, ModbusBus, Power};
+use crate::compile::Extra;
+use crate::config::Area;
+use crate::device::Device;
+use crate::learned::ASK_AGAIN;
+use crate::pdu::Answer;
+use crate::place::Space;
+use crate::plan::Span;
+use crate::setup::{Action, News, Outcome, Progress};
+use crate::sunspec::Walk;
+use crate::write::requests;
+
+/// A device that is silent so often in a row is away; once may be a glitch.
+const AWAY: u8 = 2;
+
+/// How old a power of ten may grow that is read apart from its points. Devices change them when their
+/// range changes, which is rare.
+const POWER_AGE: Duration = Duration::from_secs(60);
+/// How soon one that could not be read is asked for again.
+const POWER_RETRY: Duration = Duration::from_secs(10);
+
+/// What the bus knows of a device while it is open.
+#[derive(Debug)]
+pub(crate) struct Life {
+    /// Exchanges in a row without an answer.
+    silences: u8,
+    /// It does not know function 22.
+    pub no_mask: bool,
+    pub walk: Walk,
+    /// When the search for its models is begun anew, after one in vain.
+    search_again: Option<Instant>,
+    /// The chain that was last written into the log.
+    told: Option<String>,
+    setup: Progress,
+}
+
+/// Where an address space of a device begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Here.
+    At(u16),
+    /// The device is still being asked.
+    NotYet,
+    /// It has no such model.
+    Nowhere,
+}
+
+impl Life {
+    pub fn new(device: &Device) -> Self {
+        Self {
+            silences: 0,
+            no_mask: false,
+            walk: Walk::new(device.sunspec_base),
+            search_again: None,
+            told: None,
+            setup: Progress::new(device.setup.len()),
+        }
+    }
+}
+
+impl<L: Line> ModbusBus<L> {
+    /// A device answered, or did not.
+    pub(crate) fn heard(&mut self, device: usize, answered: bool) {
+        let Some(life) = self.lives.get_mut(device) else { return };
+        life.silences = if answered { 0 } else { life.silences.saturating_add(1) };
+        if life.silences != AWAY {
+            return;
+        }
+        // Whatever comes back may have lost its settings, and may be another device.
+        life.setup.again();
+        life.walk.again();
+        life.search_again = None;
+        for (factor, power) in self.compiled.factors.iter().zip(&mut self.powers) {
+            if factor.device == device {
+                *power = Power::Unknown;
+            }
+        }
+        for (extra, due) in self.compiled.extras.iter().zip(&mut self.extras_due) {
+            if extra.device == device {
+                *due = Instant::now();
+            }
+        }
+        let blocks = self.compiled.plan.blocks.iter().zip(&self.compiled.blocks).zip(&mut self.blocks);
+        for ((_, _), learned) in blocks
+            .filter(|((block, (space, _)), _)| block.device == device && matches!(space, Space::Model(_)))
+        {
+            learned.forget();
+        }
+    }
+
+    /// One exchange that the device needs before it is polled. Only the loss of the port is an error: a chore
+    /// that fails must not cost the poll.
+    pub(crate) async fn chore(&mut self, device: usize) -> Result<(), ReadError> {
+        if self.lives[device].silences > 0 {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let due = self.compiled.extras.iter().zip(&self.extras_due).position(|(extra, due)| {
+            extra.device == device && *due <= now && self.known(device, extra.space)
+        });
+        let done =
+            if let Some(extra) = due { self.read_extra(extra).await } else { self.setup_step(device).await };
+        match done {
+            Err(error @ ReadError::Bus(_)) => Err(error),
+            Ok(()) | Err(ReadError::Transient(_) | ReadError::Refused(_)) => Ok(()),
+        }
+    }
+
+    /// Whether it is known where the space begins, or that it is nowhere.
+    fn known(&self, device: usize, space: Space) -> bool {
+        match space {
+            Space::Table(_) => true,
+            Space::Model(_) => self.lives[device].walk.next().is_none(),
+        }
+    }
+
+    /// Where the space begins, as far as it is known.
+    fn place_of(&self, device: usize, space: Space) -> Found {
+        let Space::Model(id) = space else { return Found::At(0) };
+        let walk = &self.lives[device].walk;
+        match walk.chain() {
+            Some(chain) => chain.find(id).map_or(Found::Nowhere, |model| Found::At(model.at)),
+            None if walk.nowhere() => Found::Nowhere,
+            None => Found::NotYet,
+        }
+    }
+
+    /// Where the space begins; asks the device one thing, if there is something left to ask.
+    pub(crate) async fn locate(&mut self, device: usize, space: Space) -> Result<Found, ReadError> {
+        if let Space::Model(_) = space {
+            let life = &mut self.lives[device];
+            if life.search_again.take_if(|at| *at <= Instant::now()).is_some() {
+                life.walk.again();
+            }
+            self.walk_on(device).await?;
+        }
+        Ok(self.place_of(device, space))
+    }
+
+    /// One read along the chain of models.
+    async fn walk_on(&mut self, device: usize) -> Result<(), ReadError> {
+        let Some(span) = self.lives[device].walk.next() else { return Ok(()) };
+        let result = self.fetch(device, Area::Holding, span).await;
+        let walk = &mut self.lives[device].walk;
+        match result {
+            Ok(Ok((words, _))) => walk.read(&words),
+            Ok(Err(code)) => match Exception::of(code).read {
+                Reaction::Refused | Reaction::RefusedHere => walk.refused(),
+                Reaction::NextTurn | Reaction::SoonAgain | Reaction::Working | Reaction::Silent => {
+                    return Err(ReadError::Transient(FrameError::Exception(code)));
+                }
+            },
+            Err(error) => {
+                if matches!(error, ReadError::Transient(FrameError::Timeout(_))) {
+                    walk.silent();
+                }
+                return Err(error);
+            }
+        }
+        self.tell_chain(device);
+        Ok(())
+    }
+
+    /// Writes the chain into the log, once.
+    fn tell_chain(&mut self, device: usize) {
+        let name = &self.compiled.plan.devices[device].name;
+        let life = &mut self.lives[device];
+        let text = match life.walk.chain() {
+            Some(chain) => chain.to_string(),
+            None if life.walk.nowhere() => {
+                life.search_again = Some(Instant::now() + ASK_AGAIN);
+                "nowhere".to_owned()
+            }
+            None => return,
+        };
+        if life.told.as_ref() == Some(&text) {
+            return;
+        }
+        match life.walk.chain() {
+            Some(chain) => {
+                tracing::info!(DEVICE = name, "SunSpec models at {text}");
+                if let Some(why) = chain.cut() {
+                    tracing::warn!(
+                        DEVICE = name,
+                        "the list of SunSpec models does not end as it should: {why}"
+                    );
+                }
+            }
+            None => tracing::warn!(
+                DEVICE = name,
+                "no SunSpec models: `SunS` is not at holding {}; `sunspec_base` names another place",
+                life.walk.places()
+            ),
+        }
+        life.told = Some(text);
+    }
+
+    /// Reads powers of ten that no block covers.
+    async fn read_extra(&mut self, index: usize) -> Result<(), ReadError> {
+        let Extra { device, space, ref run } = self.compiled.extras[index];
+        let run = run.clone();
+        let from = match self.place_of(device, space) {
+            Found::At(from) => from,
+            Found::NotYet => return Ok(()),
+            Found::Nowhere => {
+                self.extras_due[index] = Instant::now() + POWER_AGE;
+                self.take_powers(&run, Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS)));
+                return Ok(());
+            }
+        };
+        let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
+        let result = self.fetch(device, space.area(), span).await;
+        let (reason, wait) = match &result {
+            Ok(Ok(_)) => (None, POWER_AGE),
+            Ok(Err(code)) => (Some(Reason::Exception(*code)), POWER_RETRY),
+            Err(error) => (Some(error.reason()), POWER_RETRY),
+        };
+        self.extras_due[index] = Instant::now() + wait;
+        match (&result, reason) {
+            (Ok(Ok((words, _))), _) => self.take_powers(&run, Ok(words)),
+            // What was read before is still the best guess.
+            (_, Some(reason)) if self.none_known(&run.wanted) => self.take_powers(&run, Err(reason)),
+            _ => {}
+        }
+        result.map(|_| ())
+    }
+
+    fn none_known(&self, wants: &[usize]) -> bool {
+        let points = self.compiled.points.len();
+        wants
+            .iter()
+            .filter_map(|want| want.checked_sub(points).and_then(|factor| self.powers.get(factor)))
+            .all(|power| !matches!(power, Power::Known(_)))
+    }
+
+    /// One exchange of the device's setup.
+    async fn setup_step(&mut self, device: usize) -> Result<(), ReadError> {
+        let targets = &self.compiled.devices[device].setup;
+        if targets.is_empty() {
+            return Ok(());
+        }
+        let possible = |step: usize| targets.get(step).is_some_and(|t| self.known(device, t.place.space));
+        let Some((step, action)) = self.lives[device].setup.next(possible) else {
+            // What is left stands in a model, and no point leads the way there.
+            let left = self.lives[device].setup.next(|_| true).is_some();
+            return if left { self.walk_on(device).await } else { Ok(()) };
+        };
+        let target = targets[step].clone();
+        let space = target.place.space;
+        let Found::At(from) = self.place_of(device, space) else {
+            let news =
+                self.lives[device].setup.after(step, Outcome::Exception(crate::learned::ILLEGAL_ADDRESS));
+            self.tell_setup(device, step, news);
+            return Ok(());
+        };
+        let at = target.place.at.saturating_add(from);
+        let result = match action {
+            Action::Look => {
+                let span = Span { start: at, len: target.len() };
+                self.fetch(device, space.area(), span).await.map(|read| match read {
+                    Ok((words, _)) => Outcome::Holds(target.holds(&words)),
+                    Err(code) => Outcome::Exception(code),
+                })
+            }
+            Action::Write(part) => {
+                let all = requests(self.compiled.devices[device].write_function, at, &target.change);
+                let more = part + 1 < all.len();
+                match all.get(part) {
+                    Some(request) => self.ask(device, request).await.map(|reply| match reply.answer {
+                        Answer::Data(_) => Outcome::Written { more },
+                        Answer::Exception(code) => Outcome::Exception(code),
+                    }),
+                    None => Ok(Outcome::Written { more: false }),
+                }
+            }
+        };
+        let outcome = match &result {
+            Ok(outcome) => *outcome,
+            Err(ReadError::Transient(FrameError::Exception(code)) | ReadError::Refused(code)) => {
+                Outcome::Exception(*code)
+            }
+            Err(ReadError::Transient(_) | ReadError::Bus(_)) => Outcome::Silent,
+        };
+        let news = self.lives[device].setup.after(step, outcome);
+        self.tell_setup(device, step, news);
+        result.map(|_| ())
+    }
+
+    fn tell_setup(&self, device: usize, step: usize, news: Option<News>) {
+        let name = &self.compiled.plan.devices[device].name;
+        let place = self.compiled.devices[device].setup[step].place;
+        match news {
+            None => {}
+            Some(News::Set) => tracing::info!(DEVICE = name, "setup: {place} was written and holds"),
+            Some(News::Failed(why)) => tracing::warn!(
+                DEVICE = name,
+                "setup: {place} could not be set: {why}; tried again when the device comes back"
+            ),
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! SunSpec: the device says where its models are, and points are read inside them.
+
+use driver_api::{ReadError, Reason, Value};
+
+use crate::problems;
+use crate::script::{Rig, Script, bad, good, rtu};
+use crate::support::device;
+
+type Values = Vec<(usize, Result<Value, Reason>)>;
+
+/// `SunS` at 40000, model 1 with 66 registers, model 103 with 50 at 40070, the end.
+fn chain(script: Script) -> Script {
+    script
+        .expect("01 03 9C 40 00 02", "01 03 04 53 75 6E 53")
+        .expect("01 03 9C 42 00 02", "01 03 04 00 01 00 42")
+        .expect("01 03 9C 86 00 02", "01 03 04 00 67 00 32")
+        .expect("01 03 9C BA 00 02", "01 03 04 FF FF 00 00")
+}
+
+/// Reads until the device has said where its models are.
+async fn located(rig: &mut Rig, block: usize, polls: usize) -> Values {
+    for _ in 1..polls {
+        assert_eq!(rig.read(block).await.expect("a step"), [], "no value while nothing is known");
+    }
+    rig.read(block).await.expect("a block")
+}
+
+const INVERTER: &str =
+    "amps: register = 'model:103:2', type = 'u16', scale_register = 'model:103:6', invalid = 0xFFFF
+     watts: register = 'model:103:14', type = 'i16', scale_register = 'model:103:15', invalid = 0x8000
+     state: register = 'model:103:38', type = 'u16'";
+
+#[tokio::test(start_paused = true)]
+async fn an_inverter_says_where_its_models_are_and_is_read_there() {
+    // Registers 2 to 15 of the model, and 38 in a block of its own, or in the same one: the plan decides.
+    let watts = "amps: register = 'model:103:2', scale_register = 'model:103:6'
+         watts: register = 'model:103:14', type = 'i16', scale_register = 'model:103:15', invalid = 0x8000";
+    let block = "00 7D 00 29 00 2A 00 2A FF FF 08 FD 08 FD 08 FD 09 00 09 00 09 00 FF FF FF 9C 00 01";
+    let gone = "00 7D 00 29 00 2A 00 2A FF FF 08 FD 08 FD 08 FD 09 00 09 00 09 00 FF FF 80 00 80 00";
+    let script = chain(rtu())
+        // 40070 + 2, 14 registers.
+        .expect("01 03 9C 88 00 0E", &format!("01 03 1C {block}"))
+        .expect("01 03 9C 88 00 0E", &format!("01 03 1C {gone}"));
+    let mut rig = Rig::new("address = 1", watts, script).await;
+    assert_eq!(rig.bus.plan().blocks[0].what, "model 103 2..15 (function 3, 14 registers)");
+    assert_eq!(rig.bus.plan().points[0].source, "model:103:2 × 10^model:103:6");
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Float(12.5)), good(1, Value::Float(-1000.0))]);
+    assert_eq!(
+        rig.read(0).await.expect("a block"),
+        [good(0, Value::Float(12.5)), bad(1, Reason::SensorFault)]
+    );
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_not_there_is_bad_and_costs_no_exchange() {
+    let mut rig = Rig::new(
+        "address = 1",
+        "mppt: register = 'model:160:10'
+         watts: register = 'model:103:14'",
+        chain(rtu()).expect("01 03 9C 94 00 01", "01 03 02 00 07"),
+    )
+    .await;
+    // In order of the models: 103 first.
+    assert_eq!(located(&mut rig, 0, 4).await, [good(1, Value::Int(7))]);
+    assert_eq!(rig.read(1).await.expect("known"), [bad(0, Reason::Exception(2))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_behind_the_end_of_a_model_is_another_model_and_is_not_read() {
+    let mut rig = Rig::new(
+        "address = 1",
+        "in: register = 'model:103:51'
+         out: register = 'model:103:52'",
+        chain(rtu()).expect("01 03 9C B9 00 01", "01 03 02 00 07"),
+    )
+    .await;
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(7)), bad(1, Reason::Exception(2))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_mark_is_looked_for_at_three_places_or_at_the_one_that_is_named() {
+    let script = rtu()
+        .expect("01 03 9C 40 00 02", "01 83 02")
+        .expect("01 03 C3 50 00 02", "01 03 04 00 00 00 00")
+        .expect("01 03 00 00 00 02", "01 83 02");
+    let mut rig = Rig::new("address = 1", "a: register = 'model:1:4'", script).await;
+    assert_eq!(located(&mut rig, 0, 3).await, [bad(0, Reason::Exception(2))]);
+    assert_eq!(rig.read(0).await.expect("known"), [bad(0, Reason::Exception(2))], "and not asked again");
+    rig.done();
+
+    let script = rtu()
+        .expect("01 03 03 E8 00 02", "01 03 04 53 75 6E 53")
+        .expect("01 03 03 EA 00 02", "01 03 04 00 01 00 42")
+        .expect("01 03 04 2E 00 02", "01 03 04 FF FF 00 00")
+        .expect("01 03 03 EE 00 01", "01 03 02 00 07");
+    let keys = "address = 1\nsunspec_base = 1000";
+    let mut rig = Rig::new(keys, "a: register = 'model:1:4'", script).await;
+    assert_eq!(located(&mut rig, 0, 3).await, [good(0, Value::Int(7))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_was_away_is_asked_for_its_models_again() {
+    let script = chain(rtu())
+        .expect("01 03 9C 94 00 01", "01 03 02 00 07")
+        .expect("01 03 9C 94 00 01", "")
+        .expect("01 04 9C 94 00 01", "")
+        // Back, with another first model of the same kind. (A fence goes before what looks like a lost answer.)
+        .expect("01 03 9C 40 00 02", "01 03 04 53 75 6E 53")
+        .expect("01 03 9C 42 00 02", "01 03 04 00 01 00 41")
+        .expect("01 03 9C 85 00 02", "01 03 04 00 67 00 32")
+        .expect("01 03 9C B9 00 02", "01 03 04 FF FF 00 00")
+        .expect("01 03 9C 93 00 01", "01 03 02 00 08");
+    let mut rig = Rig::new("address = 1", "a: register = 'model:103:14'", script).await;
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(7))]);
+    for _ in 0..2 {
+        assert!(matches!(rig.read(0).await, Err(ReadError::Transient(_))));
+    }
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(8))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn points_in_models_are_written_and_set_up() {
+    let keys = "address = 1\nsetup = [{ register = 'model:103:30', value = 5 }]";
+    let script = chain(rtu())
+        // The chain is known: now the poll goes before the setup has begun.
+        .expect("01 03 9C 94 00 01", "01 03 02 00 07")
+        .expect("01 03 9C A4 00 01", "01 03 02 00 05")
+        .expect("01 03 9C 94 00 01", "01 03 02 00 07")
+        .expect("01 06 9C 94 00 09", "01 06 9C 94 00 09");
+    let points = "limit: register = 'model:103:14', writable = true";
+    let mut rig = Rig::new(keys, points, script).await;
+    assert!(rig.bus.write(0, &Value::Int(9)).await.is_err(), "where it is, is not known yet");
+    // The setup cannot begin either, and looks for the models too: two steps a poll.
+    while rig.read(0).await.expect("a step").is_empty() {}
+    assert_eq!(rig.read(0).await.expect("a block"), [good(0, Value::Int(7))]);
+    rig.bus.write(0, &Value::Int(9)).await.expect("function 6");
+    rig.done();
+}
+
+#[test]
+fn each_model_is_an_address_space_of_its_own() {
+    let points =
+        format!("{INVERTER}\n     other: register = 'model:1:2'\n     plain: register = 'holding:2'");
+    let devices = [device("d", "address = 1", &points)];
+    let bus = crate::support::compile(&driver_modbus::Tcp, "address = 'inverter'", &devices).expect("good");
+    driver_api::testing::assert_conforms(&*bus);
+    let whats: Vec<&str> = bus.plan().blocks.iter().map(|b| b.what.as_str()).collect();
+    assert_eq!(
+        whats,
+        [
+            "holding 2..2 (function 3, 1 registers)",
+            "model 1 2..2 (function 3, 1 registers)",
+            "model 103 2..38 (function 3, 37 registers)"
+        ]
+    );
+    assert_eq!(bus.plan().points[0].kind, "f64", "a power of ten makes it a number with a point");
+}
+
+#[test]
+fn a_base_without_models_and_models_that_cannot_be_are_problems() {
+    for (keys, point, cure) in [
+        ("sunspec_base = 40000", "a: register = 'holding:0'", "model:103:14"),
+        ("sunspec_base = 65535", "a: register = 'model:1:4'", "0 to 65531"),
+        ("", "a: register = 'model:103'", "model:103:14"),
+        ("", "a: register = 'model:103:2', scale_register = 'model:103'", "model:103:14"),
+    ] {
+        let devices = [device("d", &format!("address = 1\n{keys}"), point)];
+        let found = problems(&driver_modbus::Tcp, "address = 'inverter'", &devices);
+        assert!(found.iter().any(|(.., hint)| hint.contains(cure)), "{point}: {found:#?}");
+    }
+}
