@@ -235,6 +235,12 @@ fn dead_devices_stall_neither_their_line_nor_other_buses() {
     let status = gate.status();
     let dead = &status["device"]["dead"];
     assert!(dead["failures"].as_u64().is_some_and(|n| n > 2) && dead["last_ok"].is_null(), "{dead}");
+    let m1 = &status["device"]["m1"];
+    let turnaround = m1["turnaround_ms"].as_f64();
+    assert!(turnaround.is_some_and(|ms| (4.0..50.0).contains(&ms)), "the simulated ones take 5 ms: {m1}");
+    assert_eq!((&m1["split_blocks"], &m1["split_parts"]), (&0.into(), &0.into()));
+    let bus = &status["bus"]["rs485"];
+    assert!(bus["lateness_ms_p99"].as_f64() <= bus["lateness_ms_max"].as_f64(), "{bus}");
     assert_eq!(slave.stats().short_gaps, 0, "3.5 characters of silence were kept");
     assert_eq!(gate.cli(&["status"]).code, 1, "degraded, not down");
 }

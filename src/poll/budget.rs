@@ -20,6 +20,9 @@ const CREDIT: Duration = Duration::from_millis(500);
 /// What finding out whether a device is gone may take before it must be saved up again.
 const OVERDRAFT: Duration = Duration::from_millis(500);
 
+/// How long what nobody could foresee keeps everybody silent from being asked.
+const LONGEST_PAYBACK: Duration = Duration::from_secs(60);
+
 /// Why somebody is asked who did not answer the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -52,10 +55,13 @@ impl Budget {
         }
     }
 
-    /// An exchange without an answer ended at `now` and cost this much.
-    pub fn spend(&mut self, cost: Duration, now: Instant) {
+    /// An exchange without an answer ended at `now` and cost this much. `foreseen`: it was asked although
+    /// the one before had failed.
+    pub fn spend(&mut self, cost: Duration, foreseen: bool, now: Instant) {
         let rim = now.checked_sub(CREDIT * RATE).unwrap_or(self.empty);
-        self.empty = self.empty.max(rim) + cost * RATE;
+        let after = self.empty.max(rim) + cost * RATE;
+        // Misfortune is paid back too, but nobody is left unasked for longer than a minute because of it.
+        self.empty = if foreseen { after } else { after.min(self.empty.max(now + LONGEST_PAYBACK)) };
     }
 }
 
@@ -73,10 +79,21 @@ mod tests {
         for miss in 0..3 {
             assert!(budget.ready(Purpose::Confirm) <= now, "miss {miss}");
             now += Duration::from_millis(500);
-            budget.spend(Duration::from_millis(500), now);
+            budget.spend(Duration::from_millis(500), miss > 0, now);
             now += Duration::from_millis(500);
         }
         assert!(budget.ready(Purpose::Confirm) > now + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn many_first_misses_keep_nobody_unasked_for_longer_than_a_minute() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let mut budget = Budget::new(start);
+        (0..20).for_each(|_| budget.spend(Duration::from_secs(2), false, start));
+        assert_eq!(budget.ready(Purpose::Probe), start + LONGEST_PAYBACK);
+        budget.spend(Duration::from_secs(2), true, start);
+        budget.spend(Duration::from_secs(2), false, start);
+        assert_eq!(budget.ready(Purpose::Probe), start + LONGEST_PAYBACK + Duration::from_secs(66));
     }
 
     proptest! {
@@ -90,7 +107,7 @@ mod tests {
             let mut spent: Vec<Instant> = Vec::new();
             while now < start + Duration::from_secs(300) {
                 now = now.max(budget.ready(purpose)) + cost;
-                budget.spend(cost, now);
+                budget.spend(cost, true, now);
                 spent.push(now);
             }
             for from in &spent {

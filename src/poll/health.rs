@@ -3,7 +3,8 @@
 //! - **One glitch is no outage.** A device is offline when it missed [`MISSES`] exchanges in a row. It is
 //!   online while it answers and at most one of its last [`MEMORY`] exchanges was missed; otherwise it is
 //!   suspect: still asked, and not counted as gone. So a device that answers every third time is suspect for
-//!   good: neither online nor flapping.
+//!   good: neither online nor flapping. Who has never answered is offline at its first miss: there is nothing to
+//!   lose by it.
 //! - **Who missed is asked with care**: as [`Standing::Suspect`], when it disturbs nobody or has waited
 //!   for a while, and within the [`super::budget`].
 //! - **A living device may have a range that it never answers.** Before a device is given up, a block of it
@@ -102,6 +103,8 @@ struct Part {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Device {
+    /// It has answered at least once.
+    met: bool,
     /// Exchanges missed in a row, whatever the block.
     misses: u8,
     /// The last exchanges, the newest in the lowest bit; 1 is a miss.
@@ -136,7 +139,7 @@ impl Health {
             (part.misses, part.mute) = (0, None);
         }
         for device in &mut self.devices {
-            *device = Device { recent: device.recent, ..Device::default() };
+            *device = Device { recent: device.recent, met: device.met, ..Device::default() };
         }
     }
 
@@ -183,6 +186,7 @@ impl Health {
         let Some(known) = self.devices.get_mut(device) else { return Turn::None };
         let Outcome::Silent { cost } = outcome else {
             known.recent <<= 1;
+            known.met = true;
             (known.misses, known.several, known.witness) = (0, false, None);
             let back = known.gone.take().is_some();
             for (index, part) in self.parts.iter_mut().enumerate() {
@@ -222,7 +226,7 @@ impl Health {
                 part.mute = Some(Retry::first(now));
             }
         }
-        if known.misses < MISSES {
+        if known.met && known.misses < MISSES {
             return Turn::None;
         }
         let mine = |p: &Part| p.device == device && p.misses == 0;
@@ -294,7 +298,21 @@ mod tests {
             cost: Duration::ZERO,
             what: String::new(),
         };
-        Health::new(&vec![block; blocks], 1)
+        let mut health = Health::new(&vec![block; blocks], 1);
+        health.after(0, Some(0), Answered, Instant::now());
+        health
+    }
+
+    #[test]
+    fn who_never_answered_is_offline_at_the_first_miss() {
+        let (mut health, now) = (device(1), Instant::now());
+        health.devices[0].met = false;
+        assert_eq!(health.after(0, Some(0), SILENT, now), Turn::Gone(vec![]));
+        // If it has several blocks, at the first miss of its witness.
+        let mut health = device(3);
+        health.devices[0].met = false;
+        assert_eq!(health.after(0, Some(0), SILENT, now), Turn::Witness(1));
+        assert_eq!(health.after(0, Some(1), SILENT, now), Turn::Gone(vec![2]));
     }
 
     #[test]

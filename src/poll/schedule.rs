@@ -301,6 +301,7 @@ mod tests {
         let blocks = [block(0, 100), block(1, 1000)];
         let mut schedule = Schedule::new(&blocks, start);
         let mut health = Health::new(&blocks, 2);
+        health.after(1, Some(1), Outcome::Answered, start);
         health.after(1, Some(1), Outcome::Silent { cost: Duration::from_millis(500) }, start);
         schedule.hasten(1, start);
         let budget = Budget::new(start);

@@ -14,6 +14,7 @@ fn main() {
     let usual = Setup::USUAL;
     let setups = [
         usual,
+        Setup { absent: true, ..usual },
         Setup { dying: 1, ..usual },
         Setup { timeout: Duration::from_secs(2), ..usual },
         Setup { baud: 9600, devices: 16, dying: 5, ..usual },

@@ -72,9 +72,9 @@ pub struct DeviceKeys {
     /// Without it, whatever is fastest. A device that refuses such reads is noticed by itself.
     #[schemars(range(min = 0, max = 2000))]
     pub max_gap: Option<i64>,
-    /// How long the device takes to begin its answer; only the plan of the requests depends on it. With address 0
-    /// on a serial line, how long the line rests after a write until everybody has carried it out. Default: 0s; with
-    /// address 0, 100ms.
+    /// How long the device takes to begin its answer; only the plan of the requests depends on it, and only until
+    /// that was measured. With address 0 on a serial line, how long the line rests after a write until everybody has
+    /// carried it out. Default: 0s; with address 0, 100ms.
     #[schemars(example = &"0s")]
     pub turnaround: Option<Span>,
     /// With which functions the device is written. Bits of a register are changed with function 22; a device

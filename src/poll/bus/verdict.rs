@@ -27,7 +27,8 @@ impl BusTask {
             Outcome::Answered => stats.last_ok.store(self.clock.wall().0, Relaxed),
             Outcome::Silent { cost } => {
                 stats.failures.fetch_add(1, Relaxed);
-                self.budget.spend(cost, now);
+                let foreseen = block.is_some_and(|block| self.health.standing(block) != Standing::Living);
+                self.budget.spend(cost, foreseen, now);
             }
         }
         let unasked = match self.health.after(device, block, outcome, now) {
