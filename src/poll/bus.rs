@@ -206,38 +206,73 @@ impl BusTask {
                 }
                 Wake::Due => {
                     if let Next::Read(block) = next {
-                        let mut samples = Vec::new();
-                        let living = self.note_lateness(block);
-                        let result = self.read(block, &mut samples).await;
-                        let overruns = self.schedule.done(block, Instant::now());
-                        if living {
-                            self.stats.overruns.fetch_add(overruns, Relaxed);
-                        }
-                        result?;
-                        self.cadence.filter(&mut samples);
-                        self.report(&samples).await;
+                        self.turn(block).await?;
                     }
                 }
             }
         }
     }
 
+    /// A block's turn, and of those that are due with it as many as the bus takes at once.
+    async fn turn(&mut self, block: usize) -> Result<(), ReadError> {
+        let most = self.bus.plan().together.saturating_sub(1);
+        let mut blocks = vec![block];
+        if most > 0 {
+            blocks.extend(self.schedule.also_due(block, Instant::now(), &self.health, most));
+        }
+        let living: Vec<bool> = blocks.iter().map(|block| self.note_lateness(*block)).collect();
+        let started = Instant::now();
+        let results = if let [block] = blocks[..] {
+            let mut samples = Vec::new();
+            vec![self.bus.read(block, &mut samples).await.map(|()| samples)]
+        } else {
+            self.bus.read_together(&blocks).await
+        };
+        let spent = started.elapsed() / u32::try_from(blocks.len()).unwrap_or(1);
+        let (mut all, mut lost) = (Vec::new(), None);
+        for ((block, living), result) in blocks.into_iter().zip(living).zip(results) {
+            let mut samples = Vec::new();
+            let result = result.map(|read| samples = read);
+            let result = self.ended(block, spent, result, &mut samples);
+            let overruns = self.schedule.done(block, Instant::now());
+            if living {
+                self.stats.overruns.fetch_add(overruns, Relaxed);
+            }
+            lost = lost.or(result.err());
+            all.append(&mut samples);
+        }
+        self.cadence.filter(&mut all);
+        self.report(&all).await;
+        lost.map_or(Ok(()), Err)
+    }
+
     /// One block read, with everything that follows from how it ended. `Err` only when the port is gone.
     async fn read(&mut self, block: usize, samples: &mut Vec<Sample>) -> Result<(), ReadError> {
+        let started = Instant::now();
+        let result = self.bus.read(block, samples).await;
+        self.ended(block, started.elapsed(), result, samples)
+    }
+
+    /// What follows from how a block read ended that took `spent` of the bus.
+    fn ended(
+        &mut self,
+        block: usize,
+        spent: Duration,
+        result: Result<(), ReadError>,
+        samples: &mut Vec<Sample>,
+    ) -> Result<(), ReadError> {
         let Some(described) = self.bus.plan().blocks.get(block) else {
             return Ok(());
         };
         let device = described.device;
-        let started = Instant::now();
-        let result = self.bus.read(block, samples).await;
         let now = Instant::now();
-        self.stats.count(now - started, result.as_ref().err());
+        self.stats.count(spent, result.as_ref().err());
         let outcome = match &result {
             Ok(()) | Err(ReadError::Refused(_)) => Outcome::Answered,
             Err(ReadError::Transient(FrameError::Exception(code))) if !GATEWAY_SAYS_SILENT.contains(code) => {
                 Outcome::Answered
             }
-            Err(ReadError::Transient(_) | ReadError::Bus(_)) => Outcome::Silent { cost: now - started },
+            Err(ReadError::Transient(_) | ReadError::Bus(_)) => Outcome::Silent { cost: spent },
         };
         let unasked = self.judge(device, Some(block), outcome, now);
         self.show_learned(device);

@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn the_peak_backlog_is_a_fraction_of_that_of_a_naive_start() {
-        let mixes: [(&str, Vec<(u64, u64, usize)>); 5] = [
+        // Period and cost in ms, and how many of them.
+        type Mix = Vec<(u64, u64, usize)>;
+        let mixes: [(&str, Mix); 5] = [
             ("32 at 1 s", vec![(1000, 23, 32)]),
             ("1, 2 and 10 s", vec![(1000, 30, 12), (2000, 40, 8), (10_000, 45, 40)]),
             ("0.1, 1 and 60 s", vec![(100, 6, 6), (1000, 20, 10), (60_000, 30, 60)]),

@@ -132,6 +132,24 @@ impl Schedule {
         }
     }
 
+    /// Living blocks besides `first` that are due, the most urgent first: what may be read together with it.
+    #[must_use]
+    pub fn also_due(&self, first: usize, now: Instant, health: &Health, most: usize) -> Vec<usize> {
+        let living = |block: usize| health.standing(block) == Standing::Living;
+        if !living(first) {
+            return Vec::new();
+        }
+        let mut due: Vec<(Instant, usize)> = self
+            .entries
+            .iter()
+            .enumerate()
+            .filter(|(block, e)| *block != first && e.every != NEVER && e.due <= now && living(*block))
+            .map(|(block, e)| (e.due + e.every, block))
+            .collect();
+        due.sort_unstable();
+        due.into_iter().map(|(_, block)| block).take(most).collect()
+    }
+
     /// Whether the bus can be held for so long and every living block still be read before its next turn.
     fn has_room(&self, now: Instant, hold: Duration, health: &Health) -> bool {
         let free = now + hold;

@@ -148,6 +148,7 @@ fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) ->
                 what: "x".into(),
             })
             .collect(),
+        together: 1,
     };
     let rules: Vec<Rule> = blocks
         .iter()

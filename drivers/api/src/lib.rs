@@ -92,6 +92,20 @@ pub trait Bus: Send {
     /// Not cancel safe. The caller never selects on it; it ends within the device's timeout.
     async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError>;
 
+    /// Performs several block reads, and gives for each, in order, what [`Bus::read`] would. A bus that can
+    /// has them under way at once ([`Plan::together`]); any other does one after the other.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe, as `read`.
+    async fn read_together(&mut self, blocks: &[usize]) -> Vec<Result<Vec<Sample>, ReadError>> {
+        let mut results = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            let mut samples = Vec::new();
+            results.push(self.read(*block, &mut samples).await.map(|()| samples));
+        }
+        results
+    }
+
     /// Writes one value to a writable point (`PointInfo::writable`). `value` is the raw value
     /// (scaling was undone by the caller) and fits the point's kind. Reading back is the caller's
     /// business: it reads the point's block.

@@ -12,6 +12,8 @@ pub struct Plan {
     pub points: Vec<PointInfo>,
     /// The block reads. Every point that can be read is in exactly one of them; what can only be written, in none.
     pub blocks: Vec<Block>,
+    /// Most blocks that are worth giving to [`crate::Bus::read_together`] at once; 0 and 1 mean one.
+    pub together: usize,
 }
 
 impl Plan {

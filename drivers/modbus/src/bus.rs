@@ -98,10 +98,10 @@ pub(crate) struct ModbusBus<L> {
 }
 
 /// What came of one part of a block.
-struct Got {
-    run: Run,
-    words: Result<Vec<u16>, Reason>,
-    at: Instant,
+pub(crate) struct Got {
+    pub run: Run,
+    pub words: Result<Vec<u16>, Reason>,
+    pub at: Instant,
 }
 
 impl<L: Line> ModbusBus<L> {
@@ -140,15 +140,20 @@ impl<L: Line> ModbusBus<L> {
             ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
         })?;
         let result = self.line.exchange(unit, &pdu, patience).await;
+        self.note(device, &result);
+        result
+    }
+
+    /// Whether a device answered is always known.
+    pub(crate) fn note(&mut self, device: usize, result: &Result<Reply, ReadError>) {
         let silent = |code: u8| Exception::of(code).read == Reaction::Silent;
-        let answered = match &result {
+        let answered = match result {
             Ok(Reply { answer: Answer::Exception(code), .. })
             | Err(ReadError::Transient(FrameError::Exception(code))) => !silent(*code),
             Ok(Reply { answer: Answer::Data(_), .. }) => true,
             Err(ReadError::Transient(_) | ReadError::Bus(_) | ReadError::Refused(_)) => false,
         };
         self.heard(device, answered);
-        result
     }
 
     /// Reads a span, as words; a bit is a word of 0 or 1. `Ok(Err(code))` where the device refuses.
@@ -169,16 +174,12 @@ impl<L: Line> ModbusBus<L> {
         }
         let reply = reply?;
         Ok(match reply.answer {
-            Answer::Data(data) if area.bits() => {
-                let bits = coils(&data, span.len).unwrap_or_default();
-                Ok((bits.into_iter().map(u16::from).collect(), reply.at))
-            }
-            Answer::Data(data) => Ok((registers(&data), reply.at)),
+            Answer::Data(data) => Ok((words(area, span, &data), reply.at)),
             Answer::Exception(code) => Err(code),
         })
     }
 
-    async fn read_block(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
+    pub(crate) async fn read_block(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
         let device = self.compiled.plan.blocks[block].device;
         let space = self.compiled.blocks[block].0;
         let from = match self.locate(device, space).await? {
@@ -255,7 +256,7 @@ impl<L: Line> ModbusBus<L> {
     }
 
     /// A block as it is first tried.
-    fn whole(&self, block: usize) -> Vec<Part> {
+    pub(crate) fn whole(&self, block: usize) -> Vec<Part> {
         let (space, run) = &self.compiled.blocks[block];
         let device = self.compiled.plan.blocks[block].device;
         match (space, self.lives[device].walk.chain()) {
@@ -268,7 +269,7 @@ impl<L: Line> ModbusBus<L> {
     }
 
     /// Powers of ten first, then the points that they belong to.
-    fn hand_up(&mut self, got: Vec<Got>, out: &mut Vec<Sample>) {
+    pub(crate) fn hand_up(&mut self, got: Vec<Got>, out: &mut Vec<Sample>) {
         for Got { run, words, .. } in &got {
             self.take_powers(run, words.as_deref().map_err(|reason| *reason));
         }
@@ -330,7 +331,16 @@ fn cut(wanted: Span, read: Span, words: &[u16]) -> Result<&[u16], Reason> {
     words.get(from..from + usize::from(wanted.len)).ok_or(Reason::Protocol)
 }
 
-fn read_request(area: Area, span: Span) -> Request<'static> {
+/// The words of an answer; a bit is a word of 0 or 1.
+pub(crate) fn words(area: Area, span: Span, data: &[u8]) -> Vec<u16> {
+    if area.bits() {
+        coils(data, span.len).unwrap_or_default().into_iter().map(u16::from).collect()
+    } else {
+        registers(data)
+    }
+}
+
+pub(crate) fn read_request(area: Area, span: Span) -> Request<'static> {
     match area {
         Area::Coil => Request::ReadCoils(span.start, span.len),
         Area::Discrete => Request::ReadDiscreteInputs(span.start, span.len),
@@ -358,6 +368,10 @@ impl<L: Line> Bus for ModbusBus<L> {
             out.truncate(before);
         }
         result
+    }
+
+    async fn read_together(&mut self, blocks: &[usize]) -> Vec<Result<Vec<Sample>, ReadError>> {
+        self.read_all(blocks).await
     }
 
     async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {

@@ -39,6 +39,11 @@ pub struct RtuKeys {
 pub struct TcpKeys {
     /// Host and port; the port is 502 unless it is named. IPv6 addresses stand in brackets.
     pub address: String,
+    /// Most requests under way at once, 1 to 16. Many PLCs take several, and their bus is then as fast as they are and not
+    /// as the round trip is; a device that takes one only may drop the others, so it is 1 unless it is said.
+    #[serde(default = "pipeline")]
+    #[schemars(range(min = 1, max = 16))]
+    pub pipeline: i64,
 }
 
 /// Keys of a `[[bus]]` with `driver = "modbus-rtu-over-tcp"`: a converter that passes RTU frames on.
@@ -146,6 +151,9 @@ pub struct PointKeys {
 
 fn parity() -> Parity {
     Parity::Even
+}
+fn pipeline() -> i64 {
+    1
 }
 fn baud() -> u32 {
     19_200

@@ -16,6 +16,7 @@ mod late;
 mod learned;
 mod lessons;
 pub mod pdu;
+mod pipeline;
 mod place;
 pub mod plan;
 mod point;
@@ -110,9 +111,21 @@ impl Driver for Tcp {
 
     fn compile(&self, bus: BusSpec<'_>, problems: &mut Vec<Problem>) -> Option<Box<dyn Bus>> {
         let keys: Option<TcpKeys> = bus.table.parse(problems);
-        let endpoint = keys.and_then(|keys| endpoint(&bus, &keys.address, Some(502), problems));
+        let (mut known, mut together) = (None, Some(1));
+        if let Some(keys) = keys {
+            known = endpoint(&bus, &keys.address, Some(502), problems);
+            together = usize::try_from(keys.pipeline).ok().filter(|n| (1..=16).contains(n));
+            if together.is_none() {
+                problems.push(
+                    Problem::new(bus.table.place_of("pipeline"), format!("`pipeline` is {}", keys.pipeline))
+                        .hint("it is 1 to 16; 4 suits most PLCs"),
+                );
+            }
+        }
         let compiled = compile(&bus, Pace::network(), Units::Network, problems);
-        Some(Box::new(ModbusBus::new(compiled?, TcpLine::new(endpoint?, &bus.wire))))
+        let (endpoint, mut compiled, together) = (known?, compiled?, together?);
+        compiled.plan.together = together;
+        Some(Box::new(ModbusBus::new(compiled, TcpLine::new(endpoint, &bus.wire))))
     }
 }
 

@@ -99,8 +99,18 @@ enum Lost {
     Silence,
 }
 
-/// Unit, PDU and transaction of the first frame in `bytes`, and its length; `None` while it is not whole.
-fn first_frame(bytes: &[u8]) -> Result<Option<(u16, u8, &[u8], usize)>, String> {
+/// A frame as it was received.
+#[derive(Debug, PartialEq, Eq)]
+struct Frame<'b> {
+    transaction: u16,
+    unit: u8,
+    pdu: &'b [u8],
+    /// All of its bytes.
+    length: usize,
+}
+
+/// The first frame in `bytes`; `None` while it is not whole.
+fn first_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, String> {
     let Some((header, rest)) = bytes.split_first_chunk::<7>() else { return Ok(None) };
     let [t0, t1, p0, p1, l0, l1, unit] = *header;
     // The length counts the unit and the PDU.
@@ -108,8 +118,8 @@ fn first_frame(bytes: &[u8]) -> Result<Option<(u16, u8, &[u8], usize)>, String> 
     if [p0, p1] != [0, 0] || !(2..=MAX_PDU + 1).contains(&length) {
         return Err(format!("no Modbus TCP header: {header:02X?}"));
     }
-    let frame = rest.get(..length - 1).map(|pdu| (u16::from_be_bytes([t0, t1]), unit, pdu, length + 6));
-    Ok(frame)
+    let transaction = u16::from_be_bytes([t0, t1]);
+    Ok(rest.get(..length - 1).map(|pdu| Frame { transaction, unit, pdu, length: length + 6 }))
 }
 
 impl TcpLine {
@@ -169,7 +179,7 @@ impl TcpLine {
         }
         let asked = Instant::now();
         while open.iter().any(|o| o.reply.is_none()) {
-            while let Some((transaction, unit, pdu, length)) =
+            while let Some(Frame { transaction, unit, pdu, length }) =
                 first_frame(&self.received).map_err(Lost::Nonsense)?
             {
                 // Any other is the late answer to something that was given up.
@@ -267,7 +277,8 @@ mod tests {
     #[test]
     fn a_frame_is_cut_off_where_it_ends_and_waited_for_until_then() {
         let bytes = [0, 7, 0, 0, 0, 5, 1, 3, 2, 0, 9, 0xFF];
-        assert_eq!(first_frame(&bytes), Ok(Some((7, 1, &[3, 2, 0, 9][..], 11))));
+        let whole = Frame { transaction: 7, unit: 1, pdu: &[3, 2, 0, 9], length: 11 };
+        assert_eq!(first_frame(&bytes), Ok(Some(whole)));
         for end in 0..11 {
             assert_eq!(first_frame(&bytes[..end]), Ok(None), "{end} bytes");
         }

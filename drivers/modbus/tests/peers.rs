@@ -300,3 +300,71 @@ async fn rtu_frames_come_through_a_converter_and_silence_renews_the_connection()
     }
     converter.abort();
 }
+
+/// A device that answers only when so many requests have come, the last one first, and unit 9 never.
+async fn backwards(listener: TcpListener, at_once: usize) {
+    let (mut stream, _) = listener.accept().await.expect("a client");
+    loop {
+        let mut asked = Vec::new();
+        for _ in 0..at_once {
+            let mut frame = [0; 12];
+            if stream.read_exact(&mut frame).await.is_err() {
+                return;
+            }
+            asked.push(frame);
+        }
+        for frame in asked.iter().rev().filter(|frame| frame[6] != 9) {
+            let [t0, t1, .., a0, a1, _, _] = *frame;
+            let answer = if a1 == 99 {
+                vec![t0, t1, 0, 0, 0, 3, frame[6], frame[7] | 0x80, 4]
+            } else {
+                vec![t0, t1, 0, 0, 0, 5, frame[6], frame[7], 2, a0, a1]
+            };
+            stream.write_all(&answer).await.expect("the client listens");
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_requests_are_under_way_at_once_and_answered_in_any_order() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let text = format!("address = '{}'\npipeline = 3", listener.local_addr().expect("bound"));
+    let server = tokio::spawn(backwards(listener, 3));
+    let points = "a: register = 'holding:7'
+         b: register = 'holding:1000'
+         c: register = 'holding:40000'";
+    let devices = [device("plc", "address = 1\nmax_gap = 0", points)];
+    let mut bus = compile(&driver_modbus::Tcp, &text, &devices).expect("a good configuration");
+    assert_eq!(bus.plan().together, 3);
+    bus.open().await.expect("it listens");
+    // Each register holds its own address.
+    for _ in 0..3 {
+        let values: Vec<Value> = bus
+            .read_together(&[0, 1, 2])
+            .await
+            .into_iter()
+            .map(|samples| samples.expect("answered")[0].value.clone().expect("a value"))
+            .collect();
+        assert_eq!(values, [Value::Int(7), Value::Int(1000), Value::Int(40_000)]);
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn of_several_requests_each_ends_in_its_own_way() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let text = format!("address = '{}'\npipeline = 4", listener.local_addr().expect("bound"));
+    let server = tokio::spawn(backwards(listener, 2));
+    let devices = [
+        device("absent", "address = 9", "x: register = 'holding:5'"),
+        device("plc", "address = 1", "a: register = 'holding:7'"),
+    ];
+    let mut bus = compile(&driver_modbus::Tcp, &text, &devices).expect("a good configuration");
+    bus.open().await.expect("it listens");
+    let results = bus.read_together(&[0, 1]).await;
+    let [Err(ReadError::Transient(FrameError::Timeout(_))), Ok(samples)] = results.as_slice() else {
+        panic!("{results:?}")
+    };
+    assert_eq!(samples[0].value, Ok(Value::Int(7)), "the silence of one takes nothing from the other");
+    server.abort();
+}
