@@ -15,6 +15,7 @@ pub mod reference;
 mod rules;
 pub mod schema;
 mod sections;
+pub mod share;
 pub mod source;
 pub mod url;
 
@@ -165,7 +166,7 @@ fn improve(problem: &mut Problem) {
         }
         "user" | "user_name" => "it is called `username`".to_owned(),
         "host" | "hostname" | "server" | "broker" => "an uplink's address is its `url`".to_owned(),
-        "max_rate" | "forward" | "subscribe" | "share" | "rs485" => {
+        "max_rate" | "forward" | "subscribe" | "rs485" => {
             format!("this version has no `{key}`; leave it out")
         }
         _ => return,

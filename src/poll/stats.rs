@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use driver_api::{FrameError, ReadError};
 
+use super::share::ShareStats;
 use crate::message::BootMs;
 
 /// Every exchange ends within its device's timeout, and those are seconds.
@@ -37,6 +38,8 @@ pub struct BusStats {
     pub alive_boot_ms: AtomicU64,
     /// One per device, in the plan's order.
     pub devices: Vec<DeviceStats>,
+    /// The server onto it for other masters.
+    pub share: ShareStats,
 }
 
 /// Counters of one device.
@@ -88,6 +91,7 @@ impl BusStats {
             overruns: AtomicU64::new(0),
             alive_boot_ms: AtomicU64::new(0),
             devices: devices.map(DeviceStats::new).collect(),
+            share: ShareStats::default(),
         }
     }
 
