@@ -191,6 +191,7 @@ fn sql_and_the_broker_keep_to_their_rooms() {
 fn a_driver_sees_only_the_contract() {
     let manifest = |rest: &str| format!("[package]\nname = \"driver-x\"\n[dependencies]\n{rest}\n");
     assert!(wall("d", &manifest("driver-api.workspace = true\ntokio = \"1\"")).is_empty());
+    assert!(wall("d", &manifest("driver-tty.workspace = true")).is_empty());
     for (bad, line) in [
         ("driver-modbus.workspace = true", 4),
         ("\nfieldgate = { path = \"../..\" }", 5),
@@ -202,6 +203,8 @@ fn a_driver_sees_only_the_contract() {
         let found = wall("d", &manifest(bad));
         assert!(found.len() == 1 && found[0].starts_with(&format!("d:{line}: ")), "{bad}: {found:?}");
     }
-    let own = "[package]\nname = \"driver-api\"\n[dependencies]\ndriver-api = \"1\"";
-    assert_eq!(wall("d", own).len(), 1);
+    for ground in ["api", "tty"] {
+        let own = format!("[package]\nname = \"driver-{ground}\"\n[dependencies]\ndriver-api = \"1\"");
+        assert_eq!(wall("d", &own).len(), 1);
+    }
 }

@@ -18,10 +18,12 @@ use driver_api::{Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
 use tokio::time::Instant;
 use tokio_modbus::Request;
 
-use crate::compile::Compiled;
+use crate::compile::{Compiled, Device};
 use crate::config::Area;
-use crate::frame::{Answer, coils, registers};
+use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
+
 use crate::plan::{Run, Span, split};
+use crate::rtu::unspeakable;
 
 /// Something that carries one request and one believed answer at a time.
 #[async_trait]
@@ -29,19 +31,20 @@ pub(crate) trait Line: Send {
     /// Opens it anew.
     async fn open(&mut self) -> io::Result<()>;
 
-    /// One request, and the answer to exactly this request, within `timeout` of its end.
-    async fn exchange(
-        &mut self,
-        unit: u8,
-        request: &Request<'_>,
-        timeout: Duration,
-    ) -> Result<Reply, ReadError>;
+    /// One request, as a PDU, and the answer to exactly this request, within `timeout` of its end.
+    async fn exchange(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError>;
+
+    /// A request to everybody, which nobody answers; then a rest before anything else is asked.
+    async fn announce(&mut self, pdu: &[u8], rest: Duration) -> Result<(), ReadError>;
 }
 
-/// A believed answer and the arrival of its first byte.
+/// A believed answer.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub answer: Answer,
+    /// When the request's last bit was on its way.
+    pub asked: Instant,
+    /// When the answer's first byte arrived.
     pub at: Instant,
 }
 
@@ -102,7 +105,7 @@ impl<L: Line> ModbusBus<L> {
                 continue;
             }
             let request = read_request(area, part.run.span);
-            let reply = self.line.exchange(device.unit, &request, device.timeout).await?;
+            let reply = exchange(&mut self.line, device, &request).await?;
             match reply.answer {
                 Answer::Data(data) => {
                     let words = if area.bits() {
@@ -203,6 +206,14 @@ impl Part {
     }
 }
 
+/// One exchange with a device.
+async fn exchange<L: Line>(line: &mut L, device: &Device, request: &Request<'_>) -> Result<Reply, ReadError> {
+    let pdu = pdu_of(request).ok_or_else(|| {
+        ReadError::Transient(FrameError::Protocol(format!("{request:?} is too long for a frame")))
+    })?;
+    line.exchange(device.unit, &pdu, device.timeout).await
+}
+
 fn read_request(area: Area, span: Span) -> Request<'static> {
     match area {
         Area::Coil => Request::ReadCoils(span.start, span.len),
@@ -237,11 +248,16 @@ impl<L: Line> Bus for ModbusBus<L> {
             .write_request(point, value)
             .map_err(|why| ReadError::Transient(FrameError::Protocol(why)))?;
         let device = &self.compiled.devices[self.compiled.plan.points[point].device];
-        let reply = self.line.exchange(device.unit, &request, device.timeout).await?;
+        let reply = exchange(&mut self.line, device, &request).await?;
         match reply.answer {
             Answer::Data(_) => Ok(()),
             Answer::Exception(code @ 1..=3) => Err(ReadError::Refused(code)),
             Answer::Exception(code) => Err(ReadError::Transient(FrameError::Exception(code))),
         }
+    }
+    async fn carry(&mut self, unit: u8, request: &[u8], timeout: Duration) -> Result<Vec<u8>, ReadError> {
+        let expect = Expect::answer_to(unit, request).ok_or_else(|| unspeakable(request))?;
+        let reply = self.line.exchange(unit, request, timeout).await?;
+        Ok(expect.pdu_of(&reply.answer))
     }
 }

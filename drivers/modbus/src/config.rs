@@ -5,6 +5,7 @@ use std::fmt;
 use driver_api::Span;
 use driver_api::decode::WordOrder;
 use driver_api::table::nearest;
+use driver_tty::{Parity, Rs485};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,11 +19,15 @@ pub struct RtuKeys {
     #[serde(default = "baud")]
     pub baud: u32,
     /// Parity of each character.
-    #[serde(default)]
+    #[serde(default = "parity")]
     pub parity: Parity,
     /// Stop bits of each character, 1 or 2. The specification wants 2 where there is no parity; most devices take 1.
     #[serde(default = "stop_bits")]
     pub stop_bits: u8,
+    /// Who switches the direction of the line: `auto` leaves it to the adapter (nearly all USB ones do it) or to what
+    /// the device tree has set up, `rts` has the kernel raise RTS while it sends, `off` switches that off.
+    #[serde(default)]
+    pub rs485: Rs485,
 }
 
 /// Keys of a `[[bus]]` with `driver = "modbus-tcp"`.
@@ -92,19 +97,9 @@ pub struct PointKeys {
     pub bits: Option<[i64; 2]>,
 }
 
-/// Parity of a character.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Parity {
-    /// No parity bit.
-    None,
-    /// Even, the specification's default.
-    #[default]
-    Even,
-    /// Odd.
-    Odd,
+fn parity() -> Parity {
+    Parity::Even
 }
-
 fn baud() -> u32 {
     19_200
 }

@@ -21,9 +21,8 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_modbus::Request;
 
-use crate::frame::Expect;
+use crate::pdu::Expect;
 
 /// How long after its request an answer may still come. Slaves answer within a second or not at all;
 /// converters with a queue have been seen to hold a frame for several.
@@ -44,7 +43,7 @@ pub(crate) enum Before {
     /// Nothing: its answer cannot be mistaken.
     Nothing,
     /// This must be answered first; what it says is of no interest.
-    Fence(Request<'static>),
+    Fence(Vec<u8>),
     /// Nothing can be asked that could not be mistaken.
     Wait,
 }
@@ -66,52 +65,44 @@ impl Debts {
         self.owed.iter().any(|(e, _)| e.same_function(expect))
     }
 
-    /// What must happen before `request` goes to `unit`.
-    pub fn before(&mut self, unit: u8, request: &Request<'_>, now: Instant) -> Before {
+    /// What must happen before the request with this PDU goes to `unit`.
+    pub fn before(&mut self, unit: u8, pdu: &[u8], now: Instant) -> Before {
         self.owed.retain(|(_, until)| *until > now);
-        let free = |r: &Request<'_>| {
-            Expect::answer_to(unit, r).is_some_and(|e| self.owed.iter().all(|(owed, _)| *owed != e))
+        let free = |pdu: &[u8]| {
+            Expect::answer_to(unit, pdu).is_some_and(|e| self.owed.iter().all(|(owed, _)| *owed != e))
         };
         if self.owed.iter().filter(|(e, _)| e.unit() == unit).count() >= MAX_DEBTS {
             return Before::Wait;
         }
-        if free(request) {
+        if free(pdu) {
             return Before::Nothing;
         }
-        fences(request).find(free).map_or(Before::Wait, Before::Fence)
+        fences(pdu).find(|fence| free(fence)).map_or(Before::Wait, Before::Fence)
     }
 }
 
-/// Reads near `request`, the most harmless first: parts of it, then the sister table (whose refusal
-/// is an answer as good as any), then a little beyond it.
-fn fences(request: &Request<'_>) -> impl Iterator<Item = Request<'static>> {
-    type Read = fn(u16, u16) -> Request<'static>;
-    let (read, sister, at, len, step): (Read, Read, u16, u16, u16) = match *request {
-        Request::ReadCoils(at, n) => (Request::ReadCoils, Request::ReadDiscreteInputs, at, n, 8),
-        Request::ReadDiscreteInputs(at, n) => (Request::ReadDiscreteInputs, Request::ReadCoils, at, n, 8),
-        Request::ReadInputRegisters(at, n) => {
-            (Request::ReadInputRegisters, Request::ReadHoldingRegisters, at, n, 1)
-        }
-        Request::ReadHoldingRegisters(at, n) => {
-            (Request::ReadHoldingRegisters, Request::ReadInputRegisters, at, n, 1)
-        }
-        Request::WriteSingleCoil(at, _) | Request::WriteMultipleCoils(at, _) => {
-            (Request::ReadCoils, Request::ReadDiscreteInputs, at, 8, 8)
-        }
-        Request::WriteSingleRegister(at, _)
-        | Request::WriteMultipleRegisters(at, _)
-        | Request::MaskWriteRegister(at, ..) => {
-            (Request::ReadHoldingRegisters, Request::ReadInputRegisters, at, 2, 1)
-        }
-        _ => (Request::ReadHoldingRegisters, Request::ReadInputRegisters, 0, 1, 1),
+/// Reads near what the request is about, the most harmless first: parts of it, then the sister table
+/// (whose refusal is an answer as good as any), then a little beyond it.
+fn fences(pdu: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let word = |at: usize| pdu.get(at..at + 2).map(|w| u16::from_be_bytes([w[0], w[1]]));
+    let at = word(1).unwrap_or(0);
+    let (read, sister, len, step) = match pdu.first() {
+        Some(1) => (1, 2, word(3).unwrap_or(1), 8),
+        Some(2) => (2, 1, word(3).unwrap_or(1), 8),
+        Some(5 | 15) => (1, 2, 8, 8),
+        Some(4) => (4, 3, word(3).unwrap_or(1), 1),
+        Some(3) => (3, 4, word(3).unwrap_or(1), 1),
+        Some(6 | 16 | 22 | 23) => (3, 4, 2, 1),
+        _ => (3, 4, 1, 1),
+    };
+    let ask = move |function: u8, count: u16| {
+        let ([a, b], [c, d]) = (at.to_be_bytes(), count.to_be_bytes());
+        vec![function, a, b, c, d]
     };
     let parts = (1..len).step_by(step.into());
     let beyond = (1..=8).map(move |n| len.saturating_add(n * step));
     let beyond = beyond.filter(move |n| *n <= 125 * step && u32::from(at) + u32::from(*n) <= 0x1_0000);
-    parts
-        .map(move |n| read(at, n))
-        .chain(std::iter::once(sister(at, 1)))
-        .chain(beyond.map(move |n| read(at, n)))
+    parts.map(move |n| ask(read, n)).chain([ask(sister, 1)]).chain(beyond.map(move |n| ask(read, n)))
 }
 
 #[cfg(test)]
@@ -120,23 +111,24 @@ mod tests {
 
     use super::*;
 
-    fn look(unit: u8, request: &Request<'_>) -> Expect {
-        Expect::answer_to(unit, request).expect("a request of ours")
+    fn pdu(function: u8, at: u16, count: u16) -> Vec<u8> {
+        [&[function], at.to_be_bytes().as_slice(), count.to_be_bytes().as_slice()].concat()
+    }
+
+    fn look(unit: u8, pdu: &[u8]) -> Expect {
+        Expect::answer_to(unit, pdu).expect("a request")
     }
 
     #[test]
     fn only_what_looks_the_same_is_fenced() {
         let (mut debts, now) = (Debts::default(), Instant::now());
-        let asked = Request::ReadHoldingRegisters(0, 4);
+        let asked = pdu(3, 0, 4);
         debts.owe(look(1, &asked), now);
         assert_eq!(debts.before(2, &asked, now), Before::Nothing, "another unit");
-        assert_eq!(debts.before(1, &Request::ReadHoldingRegisters(9, 5), now), Before::Nothing);
-        assert_eq!(debts.before(1, &Request::ReadInputRegisters(9, 4), now), Before::Nothing);
-        assert!(debts.refusal_is_doubtful(&look(1, &Request::ReadHoldingRegisters(9, 5))));
-        assert_eq!(
-            debts.before(1, &Request::ReadHoldingRegisters(100, 4), now),
-            Before::Fence(Request::ReadHoldingRegisters(100, 1))
-        );
+        assert_eq!(debts.before(1, &pdu(3, 9, 5), now), Before::Nothing);
+        assert_eq!(debts.before(1, &pdu(4, 9, 4), now), Before::Nothing);
+        assert!(debts.refusal_is_doubtful(&look(1, &pdu(3, 9, 5))));
+        assert_eq!(debts.before(1, &pdu(3, 100, 4), now), Before::Fence(pdu(3, 100, 1)));
         assert_eq!(debts.before(1, &asked, now + LAPSE), Before::Nothing, "it lapsed");
         debts.owe(look(1, &asked), now);
         debts.settle(1);
@@ -146,9 +138,9 @@ mod tests {
     #[test]
     fn a_single_register_has_fences_too() {
         let (mut debts, now) = (Debts::default(), Instant::now());
-        let asked = Request::ReadHoldingRegisters(65_535, 1);
+        let asked = pdu(3, 65_535, 1);
         debts.owe(look(1, &asked), now);
-        let fence = Request::ReadInputRegisters(65_535, 1);
+        let fence = pdu(4, 65_535, 1);
         assert_eq!(debts.before(1, &asked, now), Before::Fence(fence.clone()));
         debts.owe(look(1, &fence), now);
         assert_eq!(debts.before(1, &asked, now), Before::Wait);
@@ -159,11 +151,11 @@ mod tests {
     fn a_unit_with_too_many_debts_is_left_alone_and_no_other() {
         let (mut debts, now) = (Debts::default(), Instant::now());
         for n in 1..=16 {
-            let asked = Request::ReadHoldingRegisters(0, n);
+            let asked = pdu(3, 0, n);
             assert_eq!(debts.before(1, &asked, now), Before::Nothing);
             debts.owe(look(1, &asked), now + Duration::from_millis(n.into()));
         }
-        let next = Request::ReadHoldingRegisters(0, 50);
+        let next = pdu(3, 0, 50);
         assert_eq!(debts.before(1, &next, now), Before::Wait);
         assert_eq!(debts.before(2, &next, now), Before::Nothing);
         assert_eq!(debts.before(1, &next, now + LAPSE + Duration::from_millis(1)), Before::Nothing);
@@ -179,11 +171,11 @@ mod tests {
             let mut open: Vec<Expect> = Vec::new();
             for (unit, at, len, what) in asks {
                 let request = match what {
-                    0 => Request::ReadCoils(at, len),
-                    1 => Request::ReadInputRegisters(at, len),
-                    2 => Request::WriteSingleRegister(at, len),
-                    3 => Request::WriteSingleCoil(at, len % 2 == 0),
-                    _ => Request::ReadHoldingRegisters(at, len),
+                    0 => pdu(1, at, len),
+                    1 => pdu(4, at, len),
+                    2 => pdu(6, at, len),
+                    3 => pdu(5, at, if len % 2 == 0 { 0xFF00 } else { 0 }),
+                    _ => pdu(3, at, len),
                 };
                 let asked = match debts.before(unit, &request, now) {
                     Before::Nothing => request,

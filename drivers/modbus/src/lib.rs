@@ -1,7 +1,7 @@
 //! Modbus: RTU on a serial line, TCP, and RTU frames through a TCP serial converter.
 //!
-//! [`plan`] decides which registers are read together, [`frame`] what an answer must look like and
-//! `late` what must not be believed; these are pure. [`rtu`] and `tcp` move the bytes, and `bus` is what
+//! [`plan`] decides which registers are read together, [`pdu`] what an answer must look like, [`frame`] where
+//! it is in what a line said, and `late` what must not be believed; these are pure. [`rtu`] and `tcp` move the bytes, and `bus` is what
 //! they have in common. Registers become values in [`driver_api::decode`].
 
 mod bus;
@@ -9,17 +9,19 @@ mod compile;
 pub mod config;
 pub mod frame;
 mod late;
+pub mod pdu;
 pub mod plan;
 pub mod rtu;
 mod serial;
 mod tcp;
 
 use driver_api::{Bus, BusSpec, Driver, Problem, Schemas};
+use driver_tty::Parity;
 use schemars::schema_for;
 
 use crate::bus::ModbusBus;
 use crate::compile::{Units, compile};
-use crate::config::{DeviceKeys, Parity, PointKeys, RtuKeys, RtuOverTcpKeys, TcpKeys, host_and_port};
+use crate::config::{DeviceKeys, PointKeys, RtuKeys, RtuOverTcpKeys, TcpKeys, host_and_port};
 use crate::plan::Pace;
 use crate::rtu::RtuLine;
 use crate::serial::Tty;

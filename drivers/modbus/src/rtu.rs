@@ -1,7 +1,8 @@
 //! RTU on a line: when to speak, how long to listen, and what to believe.
 //!
-//! - Before each request the line was silent for 3.5 characters (1.75 ms above 19200 baud); after
-//!   anything doubtful it must be quiet for longer, and what arrives meanwhile is thrown away.
+//! - Before each request the line was silent for 3.5 characters (1.75 ms above 19200 baud), measured from
+//!   the last byte that arrived, and to some 0.05 ms where the port is a real one; after anything doubtful it
+//!   must be quiet for longer, and what arrives meanwhile is thrown away.
 //! - The answer is over with its predicted last byte, so nothing waits for a silence behind it.
 //! - Foreign frames are thrown away while the timer runs on. A broken answer ends the exchange as
 //!   soon as the line is quiet.
@@ -15,14 +16,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use driver_api::{Bus, BusSpec, FrameError, Problem, ReadError, Tapped, Wire};
+use driver_tty::Alarm;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, timeout_at};
-use tokio_modbus::Request;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::bus::{Line, ModbusBus, Reply};
 use crate::compile::{Units, compile};
-use crate::frame::{Answer, Expect, Scan, encode, scan, seal};
+use crate::frame::{Scan, scan, seal};
 use crate::late::{Before, Debts};
+use crate::pdu::{Answer, Expect};
 use crate::plan::Pace;
 
 /// Most bytes kept of what arrives during one exchange: one frame of 256 and a glitch before it. When
@@ -48,6 +50,12 @@ pub trait Connect: Send {
     fn renew(&self) -> bool {
         false
     }
+
+    /// Whether silences are kept to some 0.05 ms with a timer of the kernel. `false` where a millisecond
+    /// does not matter, and where time is paused.
+    fn exact(&self) -> bool {
+        false
+    }
 }
 
 /// Compiles a bus that speaks RTU through `connect`, on a line with this pace: the seam for tests and
@@ -66,9 +74,11 @@ pub(crate) struct RtuLine<C: Connect> {
     connect: C,
     wire: Wire,
     port: Option<Tapped<C::Port>>,
+    /// Made when the port is opened, if the port wants it.
+    alarm: Option<Alarm>,
     pace: Pace,
     debts: Debts,
-    /// When the last byte was on the line.
+    /// When the last byte was on the line, or will have been.
     last: Instant,
     /// Something doubtful happened; the line must prove to be quiet.
     doubtful: bool,
@@ -80,11 +90,23 @@ impl<C: Connect> RtuLine<C> {
             connect,
             wire: wire.clone(),
             port: None,
+            alarm: None,
             pace,
             debts: Debts::default(),
             last: Instant::now(),
             doubtful: true,
         }
+    }
+
+    async fn connect(&mut self) -> io::Result<()> {
+        self.port = None;
+        let port = self.connect.connect().await?;
+        if self.connect.exact() && self.alarm.is_none() {
+            self.alarm = Some(Alarm::new()?);
+        }
+        self.port = Some(Tapped::new(port, &self.wire));
+        self.last = Instant::now();
+        Ok(())
     }
 
     /// Waits for silence and throws away what arrives before it; gives up after `patience`.
@@ -94,23 +116,33 @@ impl<C: Connect> RtuLine<C> {
         let mut waste = [0; BUFFER];
         loop {
             if self.port.is_none() {
-                let port = within(give_up, self.connect.connect()).await?;
-                self.port = Some(Tapped::new(port, &self.wire));
-                self.last = Instant::now();
+                match timeout_at(give_up, self.connect()).await {
+                    Ok(result) => result.map_err(ReadError::Bus)?,
+                    Err(_) => return Err(ReadError::Bus(io::ErrorKind::TimedOut.into())),
+                }
             }
             let Some(port) = self.port.as_mut() else { continue };
             // Even if the silence is long over: let the runtime see what has arrived.
             tokio::task::yield_now().await;
-            match timeout_at(self.last + quiet, port.read(&mut waste)).await {
-                Err(_) => break,
-                Ok(Ok(0)) | Ok(Err(_)) if self.connect.renew() && Instant::now() < give_up => {
+            let silent = self.last + quiet;
+            // Dropping a read loses nothing, and dropping the wait neither.
+            let heard = tokio::select! {
+                biased;
+                heard = port.read(&mut waste) => heard,
+                kept = silence(&mut self.alarm, silent) => {
+                    kept.map_err(ReadError::Bus)?;
+                    break;
+                }
+            };
+            match heard {
+                Ok(0) | Err(_) if self.connect.renew() && Instant::now() < give_up => {
                     // The other side hung up while nothing was said; that costs nothing but a new call.
                     self.port = None;
                 }
-                Ok(Ok(0)) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(self.lost(error)),
-                Ok(Ok(_)) => self.last = Instant::now(),
+                Ok(0) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.lost(error)),
+                Ok(_) => self.last = Instant::now(),
             }
             if Instant::now() >= give_up {
                 self.doubtful = true;
@@ -127,27 +159,33 @@ impl<C: Connect> RtuLine<C> {
         ReadError::Bus(error)
     }
 
-    /// One request and its answer, if one can be believed.
-    async fn once(&mut self, unit: u8, request: &Request<'_>, timeout: Duration) -> Result<Reply, ReadError> {
-        let unspeakable = || ReadError::Transient(FrameError::Protocol(format!("cannot ask {request:?}")));
-        let pdu = encode(request).ok_or_else(unspeakable)?;
-        let expect = Expect::answer_to(unit, request).ok_or_else(unspeakable)?;
-        let mut frame = vec![unit];
-        frame.extend_from_slice(&pdu);
+    /// Puts a request onto the silent line. Afterwards `last` is when its last bit will have left.
+    async fn send(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<(), ReadError> {
+        let mut frame = Vec::with_capacity(pdu.len() + 3);
+        frame.push(unit);
+        frame.extend_from_slice(pdu);
         seal(&mut frame);
         self.settle(timeout).await?;
-
         let Some(port) = self.port.as_mut() else {
             return Err(ReadError::Bus(io::ErrorKind::NotConnected.into()));
         };
         let on_the_wire = self.pace.char_time * u32::try_from(frame.len()).unwrap_or(u32::MAX);
-        match timeout_at(Instant::now() + on_the_wire + timeout, port.write_all(&frame)).await {
+        let begun = Instant::now();
+        match timeout_at(begun + on_the_wire + timeout, port.write_all(&frame)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(self.lost(error)),
             Err(_) => return Err(self.lost(io::Error::other("the port takes no bytes"))),
         }
-        self.last = Instant::now() + on_the_wire;
-        let result = self.listen(&expect, self.last + timeout, timeout).await;
+        self.last = begun + on_the_wire;
+        Ok(())
+    }
+
+    /// One request and its answer, if one can be believed.
+    async fn once(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError> {
+        let expect = Expect::answer_to(unit, pdu).ok_or_else(|| unspeakable(pdu))?;
+        self.send(unit, pdu, timeout).await?;
+        let asked = self.last;
+        let result = self.listen(&expect, asked, timeout).await;
         match &result {
             // An exception that an older request may have earned: told, but nothing follows from it.
             Ok(Reply { answer: Answer::Exception(code), .. }) if self.debts.refusal_is_doubtful(&expect) => {
@@ -166,13 +204,14 @@ impl<C: Connect> RtuLine<C> {
         result
     }
 
-    /// Listens until the answer is there, the line is quiet after a broken one, or `deadline`.
+    /// Listens until the answer is there, the line is quiet after a broken one, or `timeout` after `asked`.
     async fn listen(
         &mut self,
         expect: &Expect,
-        deadline: Instant,
+        asked: Instant,
         timeout: Duration,
     ) -> Result<Reply, ReadError> {
+        let deadline = asked + timeout;
         let mut received: Vec<u8> = Vec::with_capacity(BUFFER);
         // When each of them came.
         let mut arrived: Vec<Instant> = Vec::with_capacity(BUFFER);
@@ -209,7 +248,7 @@ impl<C: Connect> RtuLine<C> {
             match scan(&received, expect, quiet) {
                 Scan::Found(answer, from) => {
                     let at = arrived.get(from).copied().unwrap_or(self.last);
-                    return Ok(Reply { answer, at });
+                    return Ok(Reply { answer, asked, at });
                 }
                 Scan::Crc { found, expected } if quiet => return fail(FrameError::Crc { found, expected }),
                 Scan::Foreign(what) if late => return fail(FrameError::Protocol(what)),
@@ -224,31 +263,32 @@ impl<C: Connect> RtuLine<C> {
     }
 }
 
-/// A connection made before `deadline`.
-async fn within<T>(deadline: Instant, connect: impl Future<Output = io::Result<T>>) -> Result<T, ReadError> {
-    match timeout_at(deadline, connect).await {
-        Ok(result) => result.map_err(ReadError::Bus),
-        Err(_) => Err(ReadError::Bus(io::ErrorKind::TimedOut.into())),
+/// Waits for the end of a silence.
+async fn silence(alarm: &mut Option<Alarm>, end: Instant) -> io::Result<()> {
+    match alarm {
+        Some(alarm) => alarm.until(end).await,
+        None => {
+            sleep_until(end).await;
+            Ok(())
+        }
     }
+}
+
+/// What cannot be asked on a Modbus bus.
+pub(crate) fn unspeakable(pdu: &[u8]) -> ReadError {
+    ReadError::Transient(FrameError::Protocol(format!("{pdu:02X?} is no request of Modbus")))
 }
 
 #[async_trait]
 impl<C: Connect> Line for RtuLine<C> {
     async fn open(&mut self) -> io::Result<()> {
-        self.port = None;
-        self.port = Some(Tapped::new(self.connect.connect().await?, &self.wire));
-        self.last = Instant::now();
+        self.connect().await?;
         self.doubtful = true;
         Ok(())
     }
 
-    async fn exchange(
-        &mut self,
-        unit: u8,
-        request: &Request<'_>,
-        timeout: Duration,
-    ) -> Result<Reply, ReadError> {
-        match self.debts.before(unit, request, Instant::now()) {
+    async fn exchange(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError> {
+        match self.debts.before(unit, pdu, Instant::now()) {
             Before::Nothing => {}
             Before::Fence(fence) => {
                 self.once(unit, &fence, timeout).await?;
@@ -256,6 +296,16 @@ impl<C: Connect> Line for RtuLine<C> {
             // It has been silent too often; nothing is asked until what it owes can no longer come.
             Before::Wait => return Err(ReadError::Transient(FrameError::Timeout(timeout))),
         }
-        self.once(unit, request, timeout).await
+        self.once(unit, pdu, timeout).await
+    }
+
+    async fn announce(&mut self, pdu: &[u8], rest: Duration) -> Result<(), ReadError> {
+        const EVERYBODY: u8 = 0;
+        Expect::answer_to(EVERYBODY, pdu).ok_or_else(|| unspeakable(pdu))?;
+        // Nobody answers, so there is no timeout; a line that is not quiet for this long never is.
+        self.send(EVERYBODY, pdu, Duration::from_secs(1)).await?;
+        // What is asked next waits until everybody has done it.
+        self.last += rest;
+        Ok(())
     }
 }

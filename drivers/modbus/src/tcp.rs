@@ -13,11 +13,10 @@ use driver_api::{FrameError, ReadError, Tapped, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_modbus::Request;
 
 use crate::bus::{Line, Reply};
-use crate::frame::{Expect, encode};
-use crate::rtu::Connect;
+use crate::pdu::Expect;
+use crate::rtu::{Connect, unspeakable};
 
 /// Longest wait for a connection when the bus is opened. Inside an exchange its own timeout counts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -111,6 +110,7 @@ impl TcpLine {
         frame.extend_from_slice(pdu);
         let talk = async {
             stream.write_all(&frame).await.map_err(Failed::Connection)?;
+            let asked = Instant::now();
             loop {
                 let mut header = [0; 7];
                 stream.read_exact(&mut header[..1]).await.map_err(Failed::Connection)?;
@@ -131,7 +131,7 @@ impl TcpLine {
                     return wrong(format!("unit {from} answered for unit {unit}"));
                 }
                 return match expect.parse(&body) {
-                    Ok(answer) => Ok(Reply { answer, at }),
+                    Ok(answer) => Ok(Reply { answer, asked, at }),
                     Err(what) => wrong(what),
                 };
             }
@@ -158,23 +158,10 @@ impl Line for TcpLine {
         Ok(())
     }
 
-    async fn exchange(
-        &mut self,
-        unit: u8,
-        request: &Request<'_>,
-        timeout: Duration,
-    ) -> Result<Reply, ReadError> {
-        let unspeakable = || ReadError::Transient(FrameError::Protocol(format!("cannot ask {request:?}")));
-        let pdu = encode(request).ok_or_else(unspeakable)?;
-        let expect = Expect::answer_to(unit, request).ok_or_else(unspeakable)?;
+    async fn exchange(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError> {
+        let expect = Expect::answer_to(unit, pdu).ok_or_else(|| unspeakable(pdu))?;
         let deadline = Instant::now() + timeout;
-        let reads = matches!(
-            request,
-            Request::ReadCoils(..)
-                | Request::ReadDiscreteInputs(..)
-                | Request::ReadInputRegisters(..)
-                | Request::ReadHoldingRegisters(..)
-        );
+        let reads = matches!(pdu.first(), Some(1..=4));
         tokio::task::yield_now().await;
         let mut used = self.alive();
         loop {
@@ -195,7 +182,7 @@ impl Line for TcpLine {
                     }
                 }
             }
-            match self.attempt(unit, &pdu, &expect, deadline, timeout).await {
+            match self.attempt(unit, pdu, &expect, deadline, timeout).await {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => {
                     self.stream = None;
@@ -208,5 +195,9 @@ impl Line for TcpLine {
                 }
             }
         }
+    }
+    async fn announce(&mut self, _pdu: &[u8], _rest: Duration) -> Result<(), ReadError> {
+        let why = "Modbus TCP has no broadcast: every request is answered".to_owned();
+        Err(ReadError::Transient(FrameError::Protocol(why)))
     }
 }

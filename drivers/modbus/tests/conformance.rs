@@ -3,6 +3,8 @@
 //! The transcripts run under paused time through a scripted port; the checksums of the frames are
 //! filled in, so that a reader sees what matters.
 
+#[path = "conformance/carry.rs"]
+mod carry;
 #[path = "conformance/late.rs"]
 mod late;
 #[path = "conformance/script.rs"]

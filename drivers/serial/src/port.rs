@@ -1,16 +1,14 @@
-//! The serial port: its keys in `[[bus]]`, how it is opened, and what to tell a person when it is not.
+//! The serial port: its keys in `[[bus]]`, and how the line is timed.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use driver_api::{Problem, Table};
-use rustix::termios::{self, InputModes, OptionalActions};
+use driver_tty::{Parity, Port, Rs485};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_serial::{DataBits, SerialStream, StopBits};
 
 /// Keys of `[[bus]]` with `driver = "serial"`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -24,7 +22,7 @@ pub struct Settings {
     #[schemars(range(min = 50, max = 4_000_000))]
     pub baud: u32,
     /// Parity bit of each character.
-    #[serde(default)]
+    #[serde(default = "default_parity")]
     pub parity: Parity,
     /// Stop bits of each character: 1 or 2.
     #[serde(default = "default_stop_bits")]
@@ -36,19 +34,9 @@ pub struct Settings {
     pub data_bits: u8,
 }
 
-/// Parity bit of each character.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Parity {
-    /// No parity bit.
-    #[default]
-    None,
-    /// Even parity.
-    Even,
-    /// Odd parity.
-    Odd,
+fn default_parity() -> Parity {
+    Parity::None
 }
-
 fn default_baud() -> u32 {
     9600
 }
@@ -121,68 +109,20 @@ impl Tty {
 
 #[async_trait]
 impl Connect for Tty {
-    type Port = SerialStream;
+    type Port = Port;
 
-    async fn connect(&mut self) -> io::Result<SerialStream> {
-        let s = &self.0;
-        let builder = tokio_serial::new(&s.port, s.baud)
-            .parity(match s.parity {
-                Parity::None => tokio_serial::Parity::None,
-                Parity::Even => tokio_serial::Parity::Even,
-                Parity::Odd => tokio_serial::Parity::Odd,
-            })
-            .stop_bits(if s.stop_bits == 2 { StopBits::Two } else { StopBits::One })
-            .data_bits(match s.data_bits {
-                5 => DataBits::Five,
-                6 => DataBits::Six,
-                7 => DataBits::Seven,
-                _ => DataBits::Eight,
-            })
-            .exclusive(true);
-        // A USB adapter answers several control transfers here, and a broken one none: on a thread
-        // where waiting harms nobody else.
-        let port = tokio::task::spawn_blocking(move || SerialStream::open(&builder))
-            .await
-            .map_err(io::Error::other)?
-            .map_err(|e| in_words(&s.port, &e))?;
-        mark_damage(&port)?;
-        Ok(port)
+    async fn connect(&mut self) -> io::Result<Port> {
+        let Settings { port, baud, parity, stop_bits, data_bits } = self.0.clone();
+        driver_tty::open(&driver_tty::Settings {
+            port,
+            baud,
+            data_bits,
+            parity,
+            stop_bits,
+            rs485: Rs485::Auto,
+        })
+        .await
     }
-}
-
-/// Has the kernel hand on a character with a parity or framing error, and a break, as NUL. Otherwise
-/// it takes damaged characters out without a word: `12?4` would become `124`.
-fn mark_damage(port: &SerialStream) -> io::Result<()> {
-    let mut settings = termios::tcgetattr(descriptor(port))?;
-    settings.input_modes.insert(InputModes::INPCK);
-    settings
-        .input_modes
-        .remove(InputModes::IGNPAR | InputModes::PARMRK | InputModes::IGNBRK | InputModes::BRKINT);
-    Ok(termios::tcsetattr(descriptor(port), OptionalActions::Now, &settings)?)
-}
-
-fn descriptor(port: &SerialStream) -> BorrowedFd<'_> {
-    // SAFETY: `port` owns this open descriptor, and the borrow cannot outlive `port`.
-    unsafe { BorrowedFd::borrow_raw(port.as_raw_fd()) }
-}
-
-/// The failed opening of `port` as a sentence with a cure.
-fn in_words(port: &str, error: &tokio_serial::Error) -> io::Error {
-    use tokio_serial::ErrorKind as K;
-    let (kind, cure) = match error.kind() {
-        K::Io(io::ErrorKind::PermissionDenied) => {
-            (io::ErrorKind::PermissionDenied, "permission denied: add the user to group dialout")
-        }
-        K::Io(io::ErrorKind::NotFound) => {
-            (io::ErrorKind::NotFound, "no such file: is it plugged in? `fieldgate ports` lists what is there")
-        }
-        K::NoDevice => (io::ErrorKind::ResourceBusy, "another program has it open"),
-        K::Io(kind) => return io::Error::new(kind, format!("cannot open {port}: {error}")),
-        K::InvalidInput | K::Unknown => {
-            return io::Error::other(format!("cannot open {port}: {error}"));
-        }
-    };
-    io::Error::new(kind, format!("cannot open {port}: {cure}"))
 }
 
 #[cfg(test)]
@@ -217,21 +157,6 @@ mod tests {
         let text = "port = 'x'\nbaud = 9600\nparity = 'even'\ndata_bits = 7";
         let settings = Settings::compile(&table(text), &mut Vec::new()).expect("valid");
         assert_eq!(settings.time_of(96), Duration::from_millis(100));
-    }
-
-    #[tokio::test]
-    async fn damaged_characters_are_marked_whatever_the_parity() {
-        use tokio_serial::SerialPort as _;
-        for parity in ["none", "even"] {
-            let (_master, slave) = SerialStream::pair().expect("a pseudo-terminal");
-            let text = format!("port = '{}'\nparity = '{parity}'", slave.name().expect("it has a path"));
-            drop(slave);
-            let settings = Settings::compile(&table(&text), &mut Vec::new()).expect("valid");
-            let port = Tty::new(settings).connect().await.expect("it opens");
-            let modes = termios::tcgetattr(descriptor(&port)).expect("a terminal").input_modes;
-            assert!(modes.contains(InputModes::INPCK), "{parity}: {modes:?}");
-            assert!(!modes.intersects(InputModes::IGNPAR | InputModes::PARMRK), "{parity}: {modes:?}");
-        }
     }
 
     #[tokio::test]

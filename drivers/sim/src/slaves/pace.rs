@@ -1,19 +1,10 @@
 //! The pace of a serial line. A pseudo-terminal has no speed, so a simulated device must take its
-//! time: the times are computed here (pure), and [`Pacer`] waits for them to some 0.1 ms, which
-//! tokio's timer of 1 ms cannot.
+//! time: the times are computed here (pure), and [`driver_tty::Alarm`] waits for them.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
-use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::watch::watch;
 use crate::bounds;
 
 /// A serial line with 11 bits to a character: start, eight data, parity or second stop, stop.
@@ -59,40 +50,6 @@ pub(crate) fn later(at: Instant, by: Duration) -> Instant {
     at + by.min(THIRTY_YEARS)
 }
 
-/// Waits for moments.
-#[derive(Debug)]
-pub(crate) struct Pacer(AsyncFd<Arc<OwnedFd>>);
-
-impl Pacer {
-    pub(crate) fn new() -> io::Result<Self> {
-        let timer =
-            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        Ok(Self(watch(Arc::new(timer))?))
-    }
-
-    /// Returns at `at`, or at once if that has passed. Cancel safe.
-    pub(crate) async fn until(&mut self, at: Instant) -> io::Result<()> {
-        loop {
-            let left = at.saturating_duration_since(Instant::now());
-            // Shorter is not worth a wake-up, and zero would disarm the timer.
-            if left < Duration::from_micros(20) {
-                return Ok(());
-            }
-            let value = Timespec {
-                tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-                tv_nsec: left.subsec_nanos().into(),
-            };
-            let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
-            timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
-            let mut ready = self.0.readable().await?;
-            let mut count = [0; 8];
-            if let Ok(read) = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut count)?)) {
-                read?;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -119,16 +76,6 @@ mod tests {
                 done = end;
             }
             prop_assert_eq!(done, length);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_moment_is_never_missed_to_the_early_side() {
-        let mut pacer = Pacer::new().expect("a timer");
-        for us in [0, 10, 300, 2500] {
-            let at = Instant::now() + Duration::from_micros(us);
-            pacer.until(at).await.expect("waits");
-            assert!(Instant::now() + Duration::from_micros(20) >= at);
         }
     }
 }

@@ -15,12 +15,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use driver_tty::Alarm;
 use tokio::time::Instant;
 use tokio_modbus::ExceptionCode;
 
 use super::faults::{Faults, RtuFault};
 use super::ledger::Fate;
-use super::pace::{Line, Pacer, later};
+use super::pace::{Line, later};
 use super::pty::{Closings, Place, Pty};
 use super::registers::{Receipt, Registers};
 use super::task::Task;
@@ -201,7 +202,7 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) -> io::Result<()> {
-        let mut pacer = Pacer::new()?;
+        let mut alarm = Alarm::new()?;
         loop {
             let frame = self.receive().await?;
             let seen = self.seen.checked_sub(self.debt).unwrap_or(self.seen);
@@ -209,10 +210,10 @@ impl Worker {
             self.debt = Duration::ZERO;
             self.note(|stats, line| stats.busy += line.chars(frame.len()));
             let request_end = self.free;
-            pacer.until(request_end).await?;
+            alarm.until(request_end).await?;
             if let Some((unit, pdu)) = wire::open(&frame) {
                 self.note(|stats, _| stats.requests += 1);
-                self.respond(unit, pdu, &mut pacer).await?;
+                self.respond(unit, pdu, &mut alarm).await?;
             } else {
                 self.garbled().await?;
             }
@@ -268,7 +269,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn respond(&mut self, unit: u8, pdu: &[u8], pacer: &mut Pacer) -> io::Result<()> {
+    async fn respond(&mut self, unit: u8, pdu: &[u8], alarm: &mut Alarm) -> io::Result<()> {
         if unit == 0 {
             self.broadcast(pdu);
             return Ok(());
@@ -316,17 +317,17 @@ impl Worker {
             Some(RtuFault::Exception(_) | RtuFault::Silent) | None => Fate::Good,
         };
         let pending = Pending { image: self.image.clone(), receipt: Some(receipt) };
-        let whole = self.send(&frame, begin, pacer).await?;
+        let whole = self.send(&frame, begin, alarm).await?;
         pending.settle(if whole { fate } else { Fate::Spoiled });
         Ok(())
     }
 
     /// Sends at the line's pace from `begin`; tells whether every byte was taken.
-    async fn send(&mut self, frame: &[u8], begin: Instant, pacer: &mut Pacer) -> io::Result<bool> {
+    async fn send(&mut self, frame: &[u8], begin: Instant, alarm: &mut Alarm) -> io::Result<bool> {
         let mut sent = 0;
         let mut lost = 0;
         for (end, after) in self.line.bursts(frame.len()) {
-            pacer.until(begin + after).await?;
+            alarm.until(begin + after).await?;
             lost += end - sent - self.pty.write(&frame[sent..end])?;
             sent = end;
         }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use driver_tty::Alarm;
 use tokio::time::Instant;
 
 use super::ledger::Fate;
-use super::pace::{Line, Pacer, later};
+use super::pace::{Line, later};
 use super::pty::{Look, Place, Pty};
 use super::task::Task;
 use super::telegram::{HEAVIEST, Style, on_the_wire, pieces, telegram};
@@ -216,14 +217,14 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) -> io::Result<()> {
-        let mut pacer = Pacer::new()?;
+        let mut alarm = Alarm::new()?;
         let mut due = self.options.every.map(|every| later(Instant::now(), every));
         loop {
             let mut buffer = [0; REQUEST];
             tokio::select! {
                 count = self.pty.read(&mut buffer) => {
                     let count = count?;
-                    self.hear(&buffer[..count], &mut pacer).await?;
+                    self.hear(&buffer[..count], &mut alarm).await?;
                 }
                 () = sleep_until(due) => {
                     // What could not be said in time is left out, not said in a heap.
@@ -233,10 +234,10 @@ impl Worker {
                     });
                     match self.pty.look(&mut buffer)? {
                         Look::Nobody => self.unheard(),
-                        Look::Quiet => self.say(&mut pacer).await?,
+                        Look::Quiet => self.say(&mut alarm).await?,
                         Look::Bytes(count) => {
-                            self.say(&mut pacer).await?;
-                            self.hear(&buffer[..count], &mut pacer).await?;
+                            self.say(&mut alarm).await?;
+                            self.hear(&buffer[..count], &mut alarm).await?;
                         }
                     }
                 }
@@ -245,9 +246,9 @@ impl Worker {
     }
 
     /// Takes bytes in and answers every request among them.
-    async fn hear(&mut self, bytes: &[u8], pacer: &mut Pacer) -> io::Result<()> {
+    async fn hear(&mut self, bytes: &[u8], alarm: &mut Alarm) -> io::Result<()> {
         let request = self.options.request.clone();
-        pacer.until(Instant::now() + self.line.chars(bytes.len())).await?;
+        alarm.until(Instant::now() + self.line.chars(bytes.len())).await?;
         for byte in bytes {
             if self.received.len() == REQUEST {
                 self.received.remove(0);
@@ -255,7 +256,7 @@ impl Worker {
             self.received.push(*byte);
             if !request.is_empty() && self.received.ends_with(&request) {
                 self.received.clear();
-                self.say(pacer).await?;
+                self.say(alarm).await?;
             }
         }
         Ok(())
@@ -269,7 +270,7 @@ impl Worker {
     }
 
     /// Says one telegram and writes it down.
-    async fn say(&mut self, pacer: &mut Pacer) -> io::Result<()> {
+    async fn say(&mut self, alarm: &mut Alarm) -> io::Result<()> {
         let number = {
             let mut state = locked(&self.state);
             if state.silent {
@@ -298,7 +299,7 @@ impl Worker {
         let mut whole = true;
         for end in pieces(bytes.len(), dice) {
             start += self.line.chars(end - sent);
-            pacer.until(start).await?;
+            alarm.until(start).await?;
             whole &= self.pty.write(&bytes[sent..end])? == end - sent;
             start = later(start, self.options.pause);
             sent = end;
