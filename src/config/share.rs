@@ -111,16 +111,16 @@ impl JsonSchema for Share {
             "additionalProperties": false,
             "required": ["bind"],
             "properties": {
-                "bind": { "type": "string", "description": "Address and port; clients on the network reach only what is not on loopback." },
+                "bind": { "type": "string", "description": "Address and port. On loopback only programs of this machine reach it." },
                 "framing": {
                     "enum": ["auto", "tcp", "rtu"], "default": "auto",
                     "description": "`tcp`: Modbus TCP. `rtu`: RTU frames over TCP. `auto`: by the first frame of each connection."
                 },
                 "writes": {
                     "type": "array", "items": { "type": "string" },
-                    "description": "What clients may write, as unit/register or unit/first..last, both ends included: `[\"1/holding:100..110\", \"2/coil:0\"]`. Everything else is answered with exception 01."
+                    "description": "What may be written, both ends included: `[\"1/holding:100..110\", \"2/coil:0\"]`. The rest: exception 01."
                 },
-                "cache": { "type": "string", "description": "So long is the same read answered from the last answer, without asking the device. At most 60s." }
+                "cache": { "type": "string", "description": "So long is the same read answered from the last answer. Default: always ask the device." }
             }
         })
     }
@@ -233,10 +233,9 @@ mod tests {
         let read = |text: &str| toml::from_str::<Bus>(text).map(|bus| bus.share);
         let plain = read("share = '127.0.0.1:5020'").expect("an address");
         assert_eq!((plain.bind.port(), plain.framing, plain.writes.len()), (5020, Framing::Auto, 0));
-        let full = read(
-            "share = { bind = '[::1]:5020', framing = 'rtu', writes = ['1/coil:0'], cache = '500ms' }",
-        )
-        .expect("a table");
+        let full =
+            read("share = { bind = '[::1]:5020', framing = 'rtu', writes = ['1/coil:0'], cache = '500ms' }")
+                .expect("a table");
         assert_eq!((full.framing, full.writes.len(), full.cache), (Framing::Rtu, 1, Some(Span::ms(500))));
         for (text, why) in [
             ("share = '5020'", "no address and port"),

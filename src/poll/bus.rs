@@ -202,7 +202,7 @@ impl BusTask {
                     served = true;
                 }
                 Wake::Carry(carry) => {
-                    self.carry(carry).await?;
+                    self.carry(carry).await;
                     served = true;
                 }
                 Wake::Said(result) => {
@@ -400,16 +400,17 @@ impl BusTask {
         result
     }
 
-    /// A request that is nobody's point, counted like any exchange. `Err` only when the port is gone.
-    async fn carry(&mut self, (carry, answer): CarryRequest) -> Result<(), ReadError> {
+    /// A request that is nobody's point, counted like any exchange. What it does to the port (there are devices
+    /// that hang up at what they do not know) is for the next poll to find out: no guest may take the bus down.
+    async fn carry(&mut self, (carry, answer): CarryRequest) {
         let started = Instant::now();
         if answer.is_closed() || started > carry.not_after {
             let _ = answer.send(Err(NotCarried::Busy));
-            return Ok(());
+            return;
         }
         if !self.guests.worth_sending(&carry, started, &self.budget) {
             let _ = answer.send(Err(NotCarried::Silent));
-            return Ok(());
+            return;
         }
         let mut result = self.bus.carry(carry.unit, &carry.request, carry.timeout).await;
         let (now, cost) = (Instant::now(), started.elapsed());
@@ -420,20 +421,17 @@ impl BusTask {
         let failure = refused.map(|code| ReadError::Transient(FrameError::Exception(code)));
         self.stats.count(cost, failure.as_ref().or(result.as_ref().err()));
         let silent = Outcome::Silent { cost };
-        let (outcome, told, ended) = match result {
-            Ok(pdu) if refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code)) => {
-                (silent, Ok(pdu), Ok(()))
-            }
-            Ok(pdu) => (Outcome::Answered, Ok(pdu), Ok(())),
-            Err(ReadError::Transient(FrameError::Timeout(_))) => (silent, Err(NotCarried::Silent), Ok(())),
+        let (outcome, told) = match result {
+            Ok(pdu) if refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code)) => (silent, Ok(pdu)),
+            Ok(pdu) => (Outcome::Answered, Ok(pdu)),
+            Err(ReadError::Transient(FrameError::Timeout(_))) => (silent, Err(NotCarried::Silent)),
             Err(error @ (ReadError::Transient(_) | ReadError::Refused(_))) => {
-                (silent, Err(NotCarried::Garbled(error.to_string())), Ok(()))
+                (silent, Err(NotCarried::Garbled(error.to_string())))
             }
-            Err(error @ ReadError::Bus(_)) => (silent, Err(NotCarried::Down(error.to_string())), Err(error)),
+            Err(error @ ReadError::Bus(_)) => (silent, Err(NotCarried::Down(error.to_string()))),
         };
         self.guests.sent(&carry, outcome, cost, now, &mut self.budget);
         let _ = answer.send(told);
-        ended
     }
 
     /// One write, counted like any exchange.

@@ -178,7 +178,10 @@ fn tcp(bytes: &[u8]) -> Found {
     match rest.get(..length) {
         Some([unit, pdu @ ..]) => {
             let transaction = u16::from_be_bytes([t0, t1]);
-            Found::Request(Request { wrap: Wrap::Tcp, transaction, unit: *unit, pdu: pdu.to_vec() }, 6 + length)
+            Found::Request(
+                Request { wrap: Wrap::Tcp, transaction, unit: *unit, pdu: pdu.to_vec() },
+                6 + length,
+            )
         }
         _ => Found::More,
     }
@@ -186,9 +189,10 @@ fn tcp(bytes: &[u8]) -> Found {
 
 fn rtu(bytes: &[u8]) -> Found {
     let request = |length: usize| match bytes.get(..length).filter(|frame| sealed(frame)) {
-        Some([unit, pdu @ .., _, _]) if !pdu.is_empty() => {
-            Found::Request(Request { wrap: Wrap::Rtu, transaction: 0, unit: *unit, pdu: pdu.to_vec() }, length)
-        }
+        Some([unit, pdu @ .., _, _]) if !pdu.is_empty() => Found::Request(
+            Request { wrap: Wrap::Rtu, transaction: 0, unit: *unit, pdu: pdu.to_vec() },
+            length,
+        ),
         _ => Found::Nothing,
     };
     let Some(pdu) = bytes.get(1..) else { return Found::More };
@@ -251,17 +255,25 @@ mod tests {
     #[test]
     fn the_first_frame_tells_what_a_client_speaks() {
         // From the guide, and from Modbus over Serial Line, appendix B.
-        let tcp = one(Framing::Auto, &hex("15 01 00 00 00 06 FF 03 00 04 00 01")).expect("a frame").expect("whole");
-        assert_eq!((tcp.wrap, tcp.transaction, tcp.unit, &tcp.pdu[..]), (Wrap::Tcp, 0x1501, 0xFF, &hex("03 00 04 00 01")[..]));
+        let tcp =
+            one(Framing::Auto, &hex("15 01 00 00 00 06 FF 03 00 04 00 01")).expect("a frame").expect("whole");
+        assert_eq!(
+            (tcp.wrap, tcp.transaction, tcp.unit, &tcp.pdu[..]),
+            (Wrap::Tcp, 0x1501, 0xFF, &hex("03 00 04 00 01")[..])
+        );
         assert_eq!(tcp.answer(&hex("03 02 00 05")), hex("15 01 00 00 00 05 FF 03 02 00 05"));
-        let rtu = one(Framing::Auto, &wrapped(Wrap::Rtu, 0, 1, &hex("03 00 00 00 06"))).expect("a frame").expect("whole");
+        let rtu = one(Framing::Auto, &wrapped(Wrap::Rtu, 0, 1, &hex("03 00 00 00 06")))
+            .expect("a frame")
+            .expect("whole");
         assert_eq!((rtu.wrap, rtu.unit, &rtu.pdu[..]), (Wrap::Rtu, 1, &hex("03 00 00 00 06")[..]));
         assert_eq!(rtu.answer(&hex("83 02")), hex("01 83 02 C0 F1"));
         // Beginnings that could become either.
         for bytes in [&[][..], &[1], &[1, 3, 0, 0, 0, 6], &[0, 0, 0, 0, 0, 6, 1, 3]] {
             assert_eq!(one(Framing::Auto, bytes), Ok(None), "{bytes:02X?}");
         }
-        for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC", b"SSH-2.0-x\r\n"] {
+        for noise in
+            [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xFC", b"SSH-2.0-x\r\n"]
+        {
             assert_eq!(one(Framing::Auto, noise), Err(Malformed), "{noise:02X?}");
         }
     }
@@ -298,8 +310,10 @@ mod tests {
             words(1..=6),
             Just(vec![17]),
             Just(vec![43, 14, 1, 0]),
-            (15u8..=16, any::<[u8; 4]>(), prop::collection::vec(any::<u8>(), 1..246))
-                .prop_map(|(f, head, data)| [&[f][..], &head, &[u8::try_from(data.len()).expect("small")], &data].concat()),
+            (15u8..=16, any::<[u8; 4]>(), prop::collection::vec(any::<u8>(), 1..246)).prop_map(
+                |(f, head, data)| [&[f][..], &head, &[u8::try_from(data.len()).expect("small")], &data]
+                    .concat()
+            ),
         ]
     }
 

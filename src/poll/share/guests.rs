@@ -61,7 +61,14 @@ impl Guests {
     }
 
     /// A request was sent, and this came of it at `now`.
-    pub fn sent(&mut self, carry: &Carry, outcome: Outcome, cost: Duration, now: Instant, budget: &mut DeadBudget) {
+    pub fn sent(
+        &mut self,
+        carry: &Carry,
+        outcome: Outcome,
+        cost: Duration,
+        now: Instant,
+        budget: &mut DeadBudget,
+    ) {
         let share = match carry.guest {
             Guest::Client => CLIENTS_SHARE,
             Guest::Person => PERSONS_SHARE,
@@ -107,7 +114,8 @@ impl Guests {
             Health::Offline { retry_at, .. } => Some(*retry_at),
             Health::Online | Health::Suspect { .. } => None,
         };
-        let soonest = self.requests.iter().min_by_key(|(_, health)| retry(health)).map(|(key, _)| key.clone());
+        let soonest =
+            self.requests.iter().min_by_key(|(_, health)| retry(health)).map(|(key, _)| key.clone());
         if let Some(soonest) = soonest {
             self.requests.remove(&soonest);
         }
@@ -168,7 +176,10 @@ mod tests {
         assert!(guests.worth_sending(&mute, later, &budget));
         guests.sent(&mute, SILENT, COST, later, &mut budget);
         guests.sent(&well, Outcome::Answered, COST, later, &mut budget);
-        assert!(!guests.worth_sending(&mute, later + Duration::from_secs(1), &budget), "this waits for longer");
+        assert!(
+            !guests.worth_sending(&mute, later + Duration::from_secs(1), &budget),
+            "this waits for longer"
+        );
         assert!(guests.worth_sending(&well, later, &budget));
         assert!(guests.worth_sending(&carry(1, 50, Guest::Person), later, &budget), "a person wants to know");
         // Three different questions in vain: it is the unit.

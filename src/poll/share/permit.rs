@@ -182,7 +182,10 @@ mod tests {
             assert_eq!(judge(unit, &hex(pdu), &writes()), verdict, "{unit}: {pdu}");
         }
         assert_eq!(exception(&hex("03 00 00 00 01"), BUSY), hex("83 06"));
-        assert_eq!((refusal(&hex("83 06")), refusal(&hex("03 02 00 01")), refusal(&[])), (Some(6), None, None));
+        assert_eq!(
+            (refusal(&hex("83 06")), refusal(&hex("03 02 00 01")), refusal(&[])),
+            (Some(6), None, None)
+        );
     }
 
     proptest! {

@@ -50,31 +50,18 @@ fn greedy(server: &Arc<Server>, clients: usize, stop: &CancellationToken) -> Vec
     (0..clients).map(one).collect()
 }
 
-/// How late each poll began, against the grid of its own period.
-fn lateness(bench: &Bench, period: Duration) -> Vec<Duration> {
-    let line = bench.line.lock().expect("test");
-    let mut grids: BTreeMap<usize, Instant> = BTreeMap::new();
-    for (at, device) in &line.reads {
-        grids.entry(*device).or_insert(*at);
-    }
-    // The earliest phase that any poll of the device ever had is the grid.
-    let phase = |at: Instant, first: Instant| {
-        let ns = (at - first).as_nanos() % period.as_nanos();
-        Duration::from_nanos(u64::try_from(ns).expect("less than a period"))
+/// When each device was polled in an undisturbed second: the grid of its polls.
+fn grid(bench: &Bench) -> BTreeMap<usize, Instant> {
+    bench.line.lock().expect("test").reads.iter().map(|(at, device)| (*device, *at)).collect()
+}
+
+/// How late each poll began, against the grid.
+fn lateness(bench: &Bench, grid: &BTreeMap<usize, Instant>, period: Duration) -> Vec<Duration> {
+    let late = |(at, device): &(Instant, usize)| {
+        let since = (*at - grid[device]).as_nanos() % period.as_nanos();
+        Duration::from_nanos(u64::try_from(since).expect("less than a period"))
     };
-    let mut late: BTreeMap<usize, Vec<Duration>> = BTreeMap::new();
-    for (at, device) in &line.reads {
-        late.entry(*device).or_default().push(phase(*at, grids[device]));
-    }
-    let half = period / 2;
-    late.into_values()
-        .flat_map(|phases| {
-            // What is just before the grid of a first poll that was late itself wraps round.
-            let signed = |p: &Duration| if *p > half { p.as_secs_f64() - period.as_secs_f64() } else { p.as_secs_f64() };
-            let least = phases.iter().map(signed).fold(f64::MAX, f64::min);
-            phases.iter().map(|p| Duration::from_secs_f64(signed(p) - least)).collect::<Vec<_>>()
-        })
-        .collect()
+    bench.line.lock().expect("test").reads.iter().map(late).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -83,17 +70,17 @@ async fn at_80_percent_load_greedy_clients_get_what_the_polls_leave_and_no_poll_
     let period = Duration::from_millis(100);
     let mut bench = bench_of(&(0..8).map(|device| (device, 100)).collect::<Vec<_>>());
     bench.line.lock().expect("test").carries.insert(1, EXCHANGE);
-    let alone = {
-        bench.reads_in(Duration::from_secs(60)).await;
-        lateness(&bench, period).into_iter().max().expect("polls")
-    };
+    bench.reads_in(Duration::from_secs(2)).await;
+    let grid = grid(&bench);
+    bench.reads_in(Duration::from_secs(60)).await;
+    let alone = lateness(&bench, &grid, period).into_iter().max().expect("polls");
     let (server, stop) = (Arc::new(server(&bench, share())), CancellationToken::new());
     let clients = greedy(&server, 6, &stop);
     bench.reads_in(Duration::from_secs(5)).await;
     let (overruns, carried) =
         (bench.stats.overruns.load(Relaxed), bench.line.lock().expect("test").carried.len());
     let counts = bench.reads_in(Duration::from_secs(60)).await;
-    let shared = lateness(&bench, period);
+    let shared = lateness(&bench, &grid, period);
     let skipped = bench.stats.overruns.load(Relaxed) - overruns;
     let answered = bench.line.lock().expect("test").carried.len() - carried;
     stop.cancel();
@@ -155,7 +142,10 @@ async fn a_silent_unit_costs_the_bus_a_twentieth_whatever_its_clients_do() {
     let asked = bench.line.lock().expect("test").carried.len() - before;
     stop.cancel();
     let part = asked as f64 * TIMEOUT.as_secs_f64() / 600.0;
-    println!("three silent units, three clients: {asked} timeouts in 600 s, {:.1} % of the bus", part * 100.0);
+    println!(
+        "three silent units, three clients: {asked} timeouts in 600 s, {:.1} % of the bus",
+        part * 100.0
+    );
     assert!(part > 0.01 && part <= 0.05, "{part}");
     assert_eq!(counts[&0], 600, "and no poll was missed");
 }
@@ -197,16 +187,20 @@ async fn every_failure_has_its_exception_and_refusals_never_reach_the_bus() {
     assert_eq!(server.answer(1, &READ).await, [3, 2, 0, 1]);
     assert_eq!(server.answer(1, &[6, 0, 9, 0, 1]).await, [6, 2, 0, 1], "may be written");
     let carried = bench.line.lock().expect("test").carried.len();
-    for (unit, pdu, code) in
-        [(1, [6, 0, 10, 0, 1], 1), (2, [6, 0, 9, 0, 1], 1), (1, [8, 0, 0, 1, 2], 1), (0, READ, 0x0A), (248, READ, 0x0A)]
-    {
+    for (unit, pdu, code) in [
+        (1, [6, 0, 10, 0, 1], 1),
+        (2, [6, 0, 9, 0, 1], 1),
+        (1, [8, 0, 0, 1, 2], 1),
+        (0, READ, 0x0A),
+        (248, READ, 0x0A),
+    ] {
         assert_eq!(server.answer(unit, &pdu).await, [pdu[0] | 0x80, code], "{unit}: {pdu:?}");
     }
     assert_eq!(bench.line.lock().expect("test").carried.len(), carried);
     assert_eq!(server.answer(9, &READ).await, [0x83, 0x0B]);
     let asked = Instant::now();
     assert_eq!(server.answer(9, &READ).await, [0x83, 0x0B]);
-    assert!(asked.elapsed() < EXCHANGE * 2, "known to be silent: {:?}", asked.elapsed());
+    assert!(asked.elapsed() < EXCHANGE * 3, "known to be silent: {:?}", asked.elapsed());
     // More than may wait: the rest is told at once.
     bench.line.lock().expect("test").carries.insert(1, TIMEOUT);
     let server = Arc::new(server);
@@ -219,7 +213,10 @@ async fn every_failure_has_its_exception_and_refusals_never_reach_the_bus() {
         answers.push(one.await.expect("no panic"));
     }
     let busy = answers.iter().filter(|answer| **answer == [0x83, 6]).count();
-    assert!((10..=12).contains(&busy) && answers.iter().all(|a| *a == [3, 2, 0, 1] || *a == [0x83, 6]), "{answers:?}");
+    assert!(
+        (10..=12).contains(&busy) && answers.iter().all(|a| *a == [3, 2, 0, 1] || *a == [0x83, 6]),
+        "{answers:?}"
+    );
     bench.line.lock().expect("test").gone = true;
     bench.reads_in(Duration::from_secs(1)).await;
     assert_eq!(server.answer(1, &READ).await, [0x83, 0x0A]);
@@ -296,11 +293,7 @@ async fn over_tcp_both_framings_are_spoken_noise_is_cut_off_and_a_taken_port_is_
         client
     };
     let tcp = ask(&[0, 7, 0, 0, 0, 6, 1, 3, 0, 0, 0, 1], &[0, 7, 0, 0, 0, 5, 1, 3, 2, 0, 1]).await;
-    let rtu = ask(
-        &[1, 3, 0, 0, 0, 1, 0x84, 0x0A],
-        &[1, 3, 2, 0, 1, 0x79, 0x84],
-    )
-    .await;
+    let rtu = ask(&[1, 3, 0, 0, 0, 1, 0x84, 0x0A], &[1, 3, 2, 0, 1, 0x79, 0x84]).await;
     assert_eq!(bench.stats.share.clients.load(Relaxed), 2);
     let mut noise = TcpStream::connect(bind).await.expect("it listens");
     noise.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
