@@ -190,7 +190,8 @@ fn bus_as_json(bus: &CompiledBus) -> Value {
     })
 }
 
-fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
+/// Problems with their places, as JSON.
+pub(super) fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
     let one = |p: &Problem| {
         let at = report.spot(&p.place);
         json!({ "file": at.file, "line": at.line, "column": at.column, "message": p.message, "hint": p.hint })

@@ -85,6 +85,15 @@ pub enum Guest {
     Person,
 }
 
+/// An answer to a [`Carry`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// The answer's PDU; a refusal of the device is one like any other.
+    pub answer: Vec<u8>,
+    /// How long the exchange took, the silence before it included.
+    pub took: Duration,
+}
+
 /// Why a [`Carry`] has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotCarried {
@@ -108,7 +117,7 @@ const STOPPED: &str = "the bus is being stopped or reloaded";
 pub(super) type Request = (Ask, oneshot::Sender<Result<Exchange, Failed>>);
 
 /// A request to be carried and where its answer goes.
-pub(super) type CarryRequest = (Carry, oneshot::Sender<Result<Vec<u8>, NotCarried>>);
+pub(super) type CarryRequest = (Carry, oneshot::Sender<Result<Carried, NotCarried>>);
 
 /// The way to a running bus task.
 #[derive(Debug, Clone)]
@@ -125,11 +134,17 @@ impl BusHandle {
         (Self { requests, carries }, inbox, waiting)
     }
 
+    /// A way to a task that has ended.
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> Self {
+        Self::new().0
+    }
+
     /// Has a request carried, and waits for the answer.
     ///
     /// # Errors
     /// See [`NotCarried`].
-    pub async fn carry(&self, carry: Carry) -> Result<Vec<u8>, NotCarried> {
+    pub async fn carry(&self, carry: Carry) -> Result<Carried, NotCarried> {
         let (answer, wait) = oneshot::channel();
         self.carries.try_send((carry, answer)).map_err(|refused| match refused {
             TrySendError::Full(_) => NotCarried::Busy,

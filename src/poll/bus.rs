@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ask::{Ask, BusHandle, CarryRequest, Exchange, Failed, NotCarried, Request};
+use super::ask::{Ask, BusHandle, Carried, CarryRequest, Exchange, Failed, NotCarried, Request};
 use super::health::{self, DeadBudget, Health, MISSES_BEFORE_OFFLINE, Outcome};
 use super::schedule::{Next, Schedule};
 use super::share::guests::Guests;
@@ -422,8 +422,10 @@ impl BusTask {
         self.stats.count(cost, failure.as_ref().or(result.as_ref().err()));
         let silent = Outcome::Silent { cost };
         let (outcome, told) = match result {
-            Ok(pdu) if refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code)) => (silent, Ok(pdu)),
-            Ok(pdu) => (Outcome::Answered, Ok(pdu)),
+            Ok(pdu) if refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code)) => {
+                (silent, Ok(Carried { answer: pdu, took: cost }))
+            }
+            Ok(pdu) => (Outcome::Answered, Ok(Carried { answer: pdu, took: cost })),
             Err(ReadError::Transient(FrameError::Timeout(_))) => (silent, Err(NotCarried::Silent)),
             Err(error @ (ReadError::Transient(_) | ReadError::Refused(_))) => {
                 (silent, Err(NotCarried::Garbled(error.to_string())))

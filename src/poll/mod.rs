@@ -17,5 +17,5 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Ask, BusHandle, Carry, Exchange, Failed, Guest, NotCarried, Pending};
+pub use ask::{Ask, BusHandle, Carried, Carry, Exchange, Failed, Guest, NotCarried, Pending};
 pub use bus::BusTask;

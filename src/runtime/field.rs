@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use driver_api::{Plan, PointInfo, Span, Wire};
+use driver_api::{Plan, PointInfo, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::lines::BusLine;
 use crate::bounds;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{CompiledBus, DeviceSettings, PointSettings, model};
@@ -42,20 +43,6 @@ pub struct RunningBus {
     /// The server onto it; ended with this value, whoever drops it.
     share: Option<(JoinHandle<()>, DropGuard)>,
 }
-
-/// A bus as people reach it from outside its points: for a scan, a look at registers, a trace.
-#[derive(Debug, Clone)]
-pub struct BusLine {
-    /// Its driver.
-    pub driver: &'static str,
-    /// The way to its task.
-    pub handle: BusHandle,
-    /// What goes over it.
-    pub wire: Wire,
-}
-
-/// All running buses by name.
-pub type BusLines = BTreeMap<String, BusLine>;
 
 impl RunningBus {
     /// Starts the task of a compiled bus.

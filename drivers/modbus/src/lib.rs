@@ -7,6 +7,7 @@
 mod bus;
 mod compile;
 pub mod config;
+pub mod explain;
 pub mod frame;
 mod late;
 pub mod pdu;

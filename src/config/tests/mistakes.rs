@@ -228,7 +228,7 @@ fn a_share_is_an_address_of_its_own_on_a_modbus_bus_and_says_what_may_be_written
         ("5020", "f.toml:5:9: `share`: invalid type: integer `5020`, expected an address such as"),
         (
             "{ bind = '127.0.0.1:5020', framing = 'rtv' }",
-            "f.toml:5:48: `share` cannot be `rtv` | did you mean `rtu`?",
+            "f.toml:5:46: `framing` cannot be `rtv` | did you mean `rtu`?",
         ),
         (
             "{ bind = '127.0.0.1:5020', writes = ['1/input:1'] }",

@@ -190,7 +190,7 @@ impl Server {
             guest: Guest::Client,
             not_after: Instant::now() + TURN,
         };
-        let answer = self.bus.carry(carry).await;
+        let answer = self.bus.carry(carry).await.map(|carried| carried.answer);
         if let Some(cache) = &self.cache {
             match (does, &answer, asked) {
                 (Permitted::Read, Ok(answer), Some(asked)) if permit::refusal(answer).is_none() => {
