@@ -34,8 +34,25 @@ pub(crate) trait Line: Send {
     /// One request, as a PDU, and the answer to exactly this request, within `timeout` of its end.
     async fn exchange(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError>;
 
+    /// Several requests, and the answer or the error of each. A line that can has them under way at once.
+    async fn exchange_all(&mut self, asks: &[Ask<'_>]) -> Vec<Result<Reply, ReadError>> {
+        let mut replies = Vec::with_capacity(asks.len());
+        for ask in asks {
+            replies.push(self.exchange(ask.unit, ask.pdu, ask.timeout).await);
+        }
+        replies
+    }
+
     /// A request to everybody, which nobody answers; then a rest before anything else is asked.
     async fn announce(&mut self, pdu: &[u8], rest: Duration) -> Result<(), ReadError>;
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    pub unit: u8,
+    pub pdu: &'a [u8],
+    pub timeout: Duration,
 }
 
 /// A believed answer.

@@ -1,4 +1,5 @@
-//! Modbus TCP: one connection, one request at a time, every answer checked against its transaction.
+//! Modbus TCP: one connection, every answer checked against its transaction. Several requests may be on
+//! their way at once, for devices that take them; their answers may come in any order.
 //!
 //! The source is the *Modbus Messaging on TCP/IP Implementation Guide V1.0b*. After a timeout or a
 //! broken frame the connection is dropped, so that nothing late can be read from it; the next exchange
@@ -14,12 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use crate::bus::{Line, Reply};
-use crate::pdu::Expect;
+use crate::bus::{Ask, Line, Reply};
+use crate::pdu::{Expect, MAX_PDU};
 use crate::rtu::{Connect, unspeakable};
 
 /// Longest wait for a connection when the bus is opened. Inside an exchange its own timeout counts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most bytes taken from the socket at once: one frame.
+const CHUNK: usize = MAX_PDU + 7;
 
 /// Where a Modbus TCP device or a serial converter listens.
 #[derive(Debug, Clone)]
@@ -72,81 +76,132 @@ pub(crate) struct TcpLine {
     wire: Wire,
     stream: Option<Tapped<TcpStream>>,
     transaction: u16,
+    /// What was received and not yet understood, and when its first byte came.
+    received: Vec<u8>,
+    head_at: Instant,
 }
 
-/// Why an attempt failed, and whether a fresh connection could do better.
-enum Failed {
-    /// The connection was dead before anything was answered.
+/// A request on its way.
+struct Open<'a> {
+    ask: &'a Ask<'a>,
+    expect: Expect,
+    transaction: u16,
+    reply: Option<Result<Reply, ReadError>>,
+}
+
+/// Why a connection is given up.
+enum Lost {
+    /// It was dead, or died.
     Connection(io::Error),
-    /// The device was reached.
-    Answer(FrameError),
+    /// The device says what is no Modbus TCP, or another thing than was asked.
+    Nonsense(String),
+    /// Not everything was answered in time.
+    Silence,
+}
+
+/// Unit, PDU and transaction of the first frame in `bytes`, and its length; `None` while it is not whole.
+fn first_frame(bytes: &[u8]) -> Result<Option<(u16, u8, &[u8], usize)>, String> {
+    let Some((header, rest)) = bytes.split_first_chunk::<7>() else { return Ok(None) };
+    let [t0, t1, p0, p1, l0, l1, unit] = *header;
+    // The length counts the unit and the PDU.
+    let length = usize::from(u16::from_be_bytes([l0, l1]));
+    if [p0, p1] != [0, 0] || !(2..=MAX_PDU + 1).contains(&length) {
+        return Err(format!("no Modbus TCP header: {header:02X?}"));
+    }
+    let frame = rest.get(..length - 1).map(|pdu| (u16::from_be_bytes([t0, t1]), unit, pdu, length + 6));
+    Ok(frame)
 }
 
 impl TcpLine {
     pub fn new(endpoint: Endpoint, wire: &Wire) -> Self {
-        Self { endpoint, wire: wire.clone(), stream: None, transaction: 0 }
+        Self {
+            endpoint,
+            wire: wire.clone(),
+            stream: None,
+            transaction: 0,
+            received: Vec::new(),
+            head_at: Instant::now(),
+        }
     }
 
-    async fn attempt(
-        &mut self,
-        unit: u8,
-        pdu: &[u8],
-        expect: &Expect,
-        deadline: Instant,
-        timeout: Duration,
-    ) -> Result<Reply, Failed> {
-        let Some(stream) = self.stream.as_mut() else {
-            return Err(Failed::Connection(io::ErrorKind::NotConnected.into()));
-        };
-        self.transaction = self.transaction.wrapping_add(1);
-        let transaction = self.transaction;
-        let length = u16::try_from(pdu.len() + 1)
-            .map_err(|_| Failed::Answer(FrameError::Protocol("the request is too long".to_owned())))?;
-        let mut frame = Vec::with_capacity(7 + pdu.len());
-        frame.extend_from_slice(&transaction.to_be_bytes());
-        frame.extend_from_slice(&[0, 0]);
-        frame.extend_from_slice(&length.to_be_bytes());
-        frame.push(unit);
-        frame.extend_from_slice(pdu);
-        let talk = async {
-            stream.write_all(&frame).await.map_err(Failed::Connection)?;
-            let asked = Instant::now();
-            loop {
-                let mut header = [0; 7];
-                stream.read_exact(&mut header[..1]).await.map_err(Failed::Connection)?;
-                let at = Instant::now();
-                stream.read_exact(&mut header[1..]).await.map_err(Failed::Connection)?;
-                let [t0, t1, p0, p1, l0, l1, from] = header;
-                let length = usize::from(u16::from_be_bytes([l0, l1]));
-                let wrong = |what: String| Err(Failed::Answer(FrameError::Protocol(what)));
-                if [p0, p1] != [0, 0] || !(2..=254).contains(&length) {
-                    return wrong(format!("no Modbus TCP header: {header:02X?}"));
-                }
-                let mut body = vec![0; length - 1];
-                stream.read_exact(&mut body).await.map_err(Failed::Connection)?;
-                if u16::from_be_bytes([t0, t1]) != transaction {
-                    continue;
-                }
-                if from != unit {
-                    return wrong(format!("unit {from} answered for unit {unit}"));
-                }
-                return match expect.parse(&body) {
-                    Ok(answer) => Ok(Reply { answer, asked, at }),
-                    Err(what) => wrong(what),
-                };
+    async fn connect(&mut self, deadline: Instant) -> io::Result<()> {
+        self.stream = None;
+        self.received.clear();
+        let stream = match timeout_at(deadline, self.endpoint.dial()).await {
+            Ok(stream) => stream?,
+            Err(_) => {
+                let Endpoint { host, port } = &self.endpoint;
+                let why = format!("cannot connect to {host}:{port} in time");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
         };
-        match timeout_at(deadline, talk).await {
-            Ok(result) => result,
-            Err(_) => Err(Failed::Answer(FrameError::Timeout(timeout))),
-        }
+        self.stream = Some(Tapped::new(stream, &self.wire));
+        Ok(())
     }
 
     /// Whether there is a connection that the other side has not closed.
     fn alive(&self) -> bool {
         let Some(stream) = &self.stream else { return false };
         // Nothing was asked, so nothing may be there: bytes are as bad as an end.
-        matches!(stream.port().try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+        self.received.is_empty()
+            && matches!(stream.port().try_read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Asks everything that is open at once, and takes the answers in whatever order they come.
+    async fn talk(&mut self, open: &mut [Open<'_>], deadline: Instant) -> Result<(), Lost> {
+        let mut frames = Vec::new();
+        for open in open.iter_mut().filter(|o| o.reply.is_none()) {
+            self.transaction = self.transaction.wrapping_add(1);
+            open.transaction = self.transaction;
+            let length = u16::try_from(open.ask.pdu.len() + 1).unwrap_or(u16::MAX);
+            frames.extend_from_slice(&open.transaction.to_be_bytes());
+            frames.extend_from_slice(&[0, 0]);
+            frames.extend_from_slice(&length.to_be_bytes());
+            frames.push(open.ask.unit);
+            frames.extend_from_slice(open.ask.pdu);
+        }
+        let Some(stream) = self.stream.as_mut() else {
+            return Err(Lost::Connection(io::ErrorKind::NotConnected.into()));
+        };
+        match timeout_at(deadline, stream.write_all(&frames)).await {
+            Ok(written) => written.map_err(Lost::Connection)?,
+            Err(_) => return Err(Lost::Silence),
+        }
+        let asked = Instant::now();
+        while open.iter().any(|o| o.reply.is_none()) {
+            while let Some((transaction, unit, pdu, length)) =
+                first_frame(&self.received).map_err(Lost::Nonsense)?
+            {
+                // Any other is the late answer to something that was given up.
+                let mine = open.iter_mut().find(|o| o.transaction == transaction && o.reply.is_none());
+                if let Some(mine) = mine {
+                    if unit != mine.ask.unit {
+                        return Err(Lost::Nonsense(format!(
+                            "unit {unit} answered for unit {}",
+                            mine.ask.unit
+                        )));
+                    }
+                    let answer = mine.expect.parse(pdu).map_err(Lost::Nonsense)?;
+                    mine.reply = Some(Ok(Reply { answer, asked, at: self.head_at }));
+                }
+                self.received.drain(..length);
+            }
+            if open.iter().all(|o| o.reply.is_some()) {
+                break;
+            }
+            let mut chunk = [0; CHUNK];
+            let count = match timeout_at(deadline, stream.read(&mut chunk)).await {
+                Ok(Ok(0)) => return Err(Lost::Connection(io::ErrorKind::UnexpectedEof.into())),
+                Ok(read) => read.map_err(Lost::Connection)?,
+                Err(_) => return Err(Lost::Silence),
+            };
+            // A frame that begins in this piece came now; one that is going on came when its head did.
+            if self.received.is_empty() {
+                self.head_at = Instant::now();
+            }
+            self.received.extend_from_slice(&chunk[..count]);
+        }
+        Ok(())
     }
 }
 
@@ -154,50 +209,70 @@ impl TcpLine {
 impl Line for TcpLine {
     async fn open(&mut self) -> io::Result<()> {
         self.stream = None;
+        self.received.clear();
         self.stream = Some(Tapped::new(self.endpoint.dial().await?, &self.wire));
         Ok(())
     }
 
     async fn exchange(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError> {
-        let expect = Expect::answer_to(unit, pdu).ok_or_else(|| unspeakable(pdu))?;
-        let deadline = Instant::now() + timeout;
-        let reads = matches!(pdu.first(), Some(1..=4));
-        tokio::task::yield_now().await;
-        let mut used = self.alive();
-        loop {
-            if !used {
-                self.stream = None;
-                match timeout_at(deadline, self.endpoint.dial()).await {
-                    Ok(stream) => {
-                        self.stream = Some(Tapped::new(stream.map_err(ReadError::Bus)?, &self.wire));
-                    }
-                    Err(_) => {
-                        return Err(ReadError::Bus(io::Error::new(
-                            io::ErrorKind::TimedOut,
-                            format!(
-                                "cannot connect to {}:{} in time",
-                                self.endpoint.host, self.endpoint.port
-                            ),
-                        )));
-                    }
-                }
-            }
-            match self.attempt(unit, pdu, &expect, deadline, timeout).await {
-                Ok(reply) => return Ok(reply),
-                Err(failed) => {
-                    self.stream = None;
-                    match failed {
-                        // It had been closed behind our back. A read can be asked again; a write may have been done.
-                        Failed::Connection(_) if used && reads => used = false,
-                        Failed::Connection(error) => return Err(ReadError::Bus(error)),
-                        Failed::Answer(error) => return Err(ReadError::Transient(error)),
-                    }
-                }
+        let mut replies = self.exchange_all(&[Ask { unit, pdu, timeout }]).await;
+        replies.pop().unwrap_or_else(|| Err(unspeakable(pdu)))
+    }
+
+    async fn exchange_all(&mut self, asks: &[Ask<'_>]) -> Vec<Result<Reply, ReadError>> {
+        let mut open: Vec<Open<'_>> = Vec::with_capacity(asks.len());
+        for ask in asks {
+            match Expect::answer_to(ask.unit, ask.pdu) {
+                Some(expect) => open.push(Open { ask, expect, transaction: 0, reply: None }),
+                None => return asks.iter().map(|ask| Err(unspeakable(ask.pdu))).collect(),
             }
         }
+        let longest = asks.iter().map(|ask| ask.timeout).max().unwrap_or_default();
+        let deadline = Instant::now() + longest;
+        let reads = asks.iter().all(|ask| matches!(ask.pdu.first(), Some(1..=4)));
+        tokio::task::yield_now().await;
+        let mut used = self.alive();
+        let lost = loop {
+            if !used && let Err(error) = self.connect(deadline).await {
+                break Lost::Connection(error);
+            }
+            match self.talk(&mut open, deadline).await {
+                Ok(()) => return open.into_iter().filter_map(|o| o.reply).collect(),
+                // It had been closed behind our back. A read can be asked again; a write may have been done.
+                Err(Lost::Connection(_)) if used && reads => used = false,
+                Err(lost) => break lost,
+            }
+        };
+        // Nothing late can be read from a connection that is gone.
+        self.stream = None;
+        self.received.clear();
+        let reason = |timeout| match &lost {
+            Lost::Connection(error) => ReadError::Bus(io::Error::new(error.kind(), error.to_string())),
+            Lost::Nonsense(what) => ReadError::Transient(FrameError::Protocol(what.clone())),
+            Lost::Silence => ReadError::Transient(FrameError::Timeout(timeout)),
+        };
+        open.into_iter().map(|o| o.reply.unwrap_or_else(|| Err(reason(o.ask.timeout)))).collect()
     }
+
     async fn announce(&mut self, _pdu: &[u8], _rest: Duration) -> Result<(), ReadError> {
         let why = "Modbus TCP has no broadcast: every request is answered".to_owned();
         Err(ReadError::Transient(FrameError::Protocol(why)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_cut_off_where_it_ends_and_waited_for_until_then() {
+        let bytes = [0, 7, 0, 0, 0, 5, 1, 3, 2, 0, 9, 0xFF];
+        assert_eq!(first_frame(&bytes), Ok(Some((7, 1, &[3, 2, 0, 9][..], 11))));
+        for end in 0..11 {
+            assert_eq!(first_frame(&bytes[..end]), Ok(None), "{end} bytes");
+        }
+        for nonsense in [[0, 7, 0, 1, 0, 5, 1], [0, 7, 0, 0, 0, 1, 1], [0, 7, 0, 0, 0, 255, 1]] {
+            assert!(first_frame(&nonsense).is_err(), "{nonsense:?}");
+        }
     }
 }

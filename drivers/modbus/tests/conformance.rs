@@ -9,6 +9,8 @@ mod carry;
 mod late;
 #[path = "conformance/script.rs"]
 mod script;
+#[path = "conformance/storm.rs"]
+mod storm;
 mod support;
 
 use std::io::ErrorKind;

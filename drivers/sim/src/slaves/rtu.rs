@@ -194,7 +194,8 @@ struct Worker {
     seen: Instant,
     /// When the last character, of either side, has passed.
     free: Instant,
-    /// When the last byte of an answer really left.
+    /// When the last byte of an answer really left, at the earliest: a machine that is busy may stop this
+    /// thread between the write and a look at the clock, and the master would seem to hurry.
     ended: Option<Instant>,
     /// How late the last answer ended, to be made good by the next.
     debt: Duration,
@@ -328,13 +329,13 @@ impl Worker {
         let mut lost = 0;
         for (end, after) in self.line.bursts(frame.len()) {
             alarm.until(begin + after).await?;
+            self.ended = Some(Instant::now());
             lost += end - sent - self.pty.write(&frame[sent..end])?;
             sent = end;
         }
         let now = Instant::now();
         self.free = begin + self.line.chars(frame.len());
         self.debt = now.saturating_duration_since(self.free).min(bounds::DEBT);
-        self.ended = Some(now);
         self.note(|stats, line| {
             stats.answers += u64::from(lost == 0);
             stats.lost_bytes += lost as u64;
