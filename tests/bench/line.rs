@@ -34,6 +34,12 @@ struct Load {
     turnaround: Duration,
 }
 
+/// What a master got out of the line, from an answer's end to an answer's end.
+struct Used {
+    answers: u64,
+    time: Duration,
+}
+
 fn main() {
     let seconds = std::env::args().filter_map(|a| a.parse().ok()).next().unwrap_or(10);
     let length = Duration::from_secs(seconds);
@@ -57,13 +63,13 @@ fn main() {
                 + line.gap()
                 + line.gap().max(load.turnaround);
             let paper = f64::from(load.registers) / exchange.as_secs_f64();
-            let shown = |(stats, took): (LineStats, Duration)| {
-                let share = stats.answers as f64 * exchange.as_secs_f64() / took.as_secs_f64();
+            let shown = |(stats, used): (LineStats, Used)| {
+                let share = used.answers as f64 * exchange.as_secs_f64() / used.time.as_secs_f64();
                 format!("{share:.4} ({}/{})", stats.short_gaps, stats.answers)
             };
-            let driver = shown(on_a_line(baud, load, |path| bare(path, baud, load, length)));
-            let task = shown(on_a_line(baud, load, |path| tasked(path, baud, load, length)));
-            let other = shown(on_a_line(baud, load, |path| tokio_modbus(path, baud, load, length)));
+            let driver = shown(on_a_line(baud, load, |path, _| bare(path, baud, load, length)));
+            let task = shown(on_a_line(baud, load, |path, said| tasked(path, baud, load, length, said)));
+            let other = shown(on_a_line(baud, load, |path, _| tokio_modbus(path, baud, load, length)));
             println!("{baud:>8} {paper:>12.0} {driver:>18} {task:>18} {other:>18}");
         }
         println!();
@@ -71,8 +77,12 @@ fn main() {
 }
 
 /// Starts the devices on a thread of their own, has `master` talk to them, and gives what passed over the
-/// line and how long it took.
-fn on_a_line(baud: u32, load: Load, master: impl FnOnce(&Path) -> Duration) -> (LineStats, Duration) {
+/// line and what the master got out of it; `master` can ask how many answers were said.
+fn on_a_line(
+    baud: u32,
+    load: Load,
+    master: impl FnOnce(&Path, &dyn Fn() -> u64) -> Used,
+) -> (LineStats, Used) {
     let runtime = runtime();
     let mut layout = Layout::new(1, 0);
     for unit in 1..=load.devices {
@@ -91,11 +101,11 @@ fn on_a_line(baud: u32, load: Load, master: impl FnOnce(&Path) -> Duration) -> (
         move || runtime.block_on(stop.cancelled())
     });
     let path = slave.path().expect("plugged in").to_owned();
-    let took = master(&path);
+    let used = master(&path, &|| slave.stats().answers);
     let stats = slave.stats();
     stop.cancel();
     thread.join().expect("it only waits");
-    (stats, took)
+    (stats, used)
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -136,25 +146,28 @@ fn compile(path: &Path, baud: u32, load: Load) -> Box<dyn Bus> {
 }
 
 /// The driver, block after block.
-fn bare(path: &Path, baud: u32, load: Load, length: Duration) -> Duration {
+fn bare(path: &Path, baud: u32, load: Load, length: Duration) -> Used {
     runtime().block_on(async {
         let mut bus = compile(path, baud, load);
         bus.open().await.expect("it opens");
         let blocks = bus.plan().blocks.len();
         let mut samples = Vec::new();
-        let start = Instant::now();
+        // The first exchange waits for the line to be quiet for longer.
+        bus.read(0, &mut samples).await.expect("an answer");
+        let (start, mut answers) = (Instant::now(), 0);
         while start.elapsed() < length {
             for block in 0..blocks {
                 samples.clear();
                 bus.read(block, &mut samples).await.expect("an answer");
+                answers += 1;
             }
         }
-        start.elapsed()
+        Used { answers, time: start.elapsed() }
     })
 }
 
 /// The bus task, with everything that a gateway does between two exchanges, on the runtime of a gateway.
-fn tasked(path: &Path, baud: u32, load: Load, length: Duration) -> Duration {
+fn tasked(path: &Path, baud: u32, load: Load, length: Duration, said: &dyn Fn() -> u64) -> Used {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let bus = compile(path, baud, load);
@@ -169,30 +182,39 @@ fn tasked(path: &Path, baud: u32, load: Load, length: Duration) -> Duration {
         let (task, _handle, _stats) =
             BusTask::new("line", bus, reporter, Arc::new(SystemClock::new(true)), out, stop.clone());
         let taker = tokio::spawn(async move { while readings.recv().await.is_some() {} });
-        let start = Instant::now();
         let task = tokio::spawn(task.run());
+        let next = async || {
+            let before = said();
+            while said() == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            (said(), Instant::now())
+        };
+        next().await;
+        let (first, start) = next().await;
         tokio::time::sleep(length).await;
+        let (last, end) = next().await;
         stop.cancel();
         task.await.expect("it ends");
-        let took = start.elapsed();
         taker.await.expect("it ends");
-        took
+        Used { answers: last - first, time: end - start }
     })
 }
 
 /// The client of tokio-modbus, block after block.
-fn tokio_modbus(path: &Path, baud: u32, load: Load, length: Duration) -> Duration {
+fn tokio_modbus(path: &Path, baud: u32, load: Load, length: Duration) -> Used {
     runtime().block_on(async {
         let port = SerialStream::open(&tokio_serial::new(path.to_string_lossy(), baud)).expect("it opens");
         let mut client = rtu::attach(port);
-        let start = Instant::now();
+        let (start, mut answers) = (Instant::now(), 0);
         while start.elapsed() < length {
             for unit in 1..=load.devices {
                 client.set_slave(Slave(unit));
                 let words = client.read_holding_registers(0, load.registers).await;
                 words.expect("a line").expect("an answer");
+                answers += 1;
             }
         }
-        start.elapsed()
+        Used { answers, time: start.elapsed() }
     })
 }
