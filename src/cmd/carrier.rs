@@ -80,8 +80,24 @@ struct Daemon {
     bus: String,
 }
 
+/// How often and after which pause a request is repeated for which the bus's queue had no place: clients of a
+/// share come and go within a second or two.
+const BUSY: (u32, Duration) = (20, Duration::from_millis(150));
+
 impl Carrier for Daemon {
     fn carry(&mut self, unit: u8, request: &[u8], wait: Duration) -> Result<Carried, NotCarried> {
+        for _ in 0..BUSY.0 {
+            match self.ask(unit, request, wait) {
+                Err(NotCarried::Busy) => std::thread::sleep(BUSY.1),
+                told => return told,
+            }
+        }
+        Err(NotCarried::Busy)
+    }
+}
+
+impl Daemon {
+    fn ask(&self, unit: u8, request: &[u8], wait: Duration) -> Result<Carried, NotCarried> {
         let request = Request::Carry {
             bus: self.bus.clone(),
             unit,

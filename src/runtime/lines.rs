@@ -15,6 +15,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
+use crate::poll::share::permit;
 use crate::poll::{BusHandle, Carry, Guest, NotCarried};
 
 /// One running bus.
@@ -44,6 +45,9 @@ pub async fn carry(lines: &BusLines, bus: &str, unit: u8, request: &str, wait: D
     let Some(request) = from_hex(request) else {
         return json!({ "error": "the request is not written in hex" });
     };
+    if !only_reads(line.driver, unit, &request) {
+        return json!({ "error": "only reads are carried; `fieldgate write` checks what it writes" });
+    }
     let carry = Carry {
         unit,
         request,
@@ -62,6 +66,16 @@ pub async fn carry(lines: &BusLines, bus: &str, unit: u8, request: &str, wait: D
             };
             json!({ "failed": kind, "why": failed.to_string() })
         }
+    }
+}
+
+/// Whether a request changes nothing, as far as its protocol says: what is written goes through a point's limits.
+fn only_reads(driver: &str, unit: u8, request: &[u8]) -> bool {
+    match driver {
+        "i2c" => request.len() == 1,
+        modbus if modbus.starts_with("modbus-") => permit::judge(unit, request, &[]).is_ok(),
+        // It carries nothing anyway, and says so in its own words.
+        _ => true,
     }
 }
 
@@ -147,6 +161,22 @@ mod tests {
 
     use super::*;
     use crate::clock::SystemClock;
+
+    #[test]
+    fn whoever_reaches_the_socket_can_read_but_not_write_past_the_points() {
+        for (driver, request, allowed) in [
+            ("modbus-rtu", "0300000001", true),
+            ("modbus-tcp", "2B0E0100", true),
+            ("modbus-rtu", "0600000001", false),
+            ("modbus-tcp", "0500000000", false),
+            ("modbus-rtu", "0800000000", false),
+            ("i2c", "01", true),
+            ("i2c", "01D0", false),
+        ] {
+            let request_bytes = from_hex(request).expect("hex");
+            assert_eq!(only_reads(driver, 1, &request_bytes), allowed, "{driver}: {request}");
+        }
+    }
 
     #[test]
     fn hex_there_and_back() {

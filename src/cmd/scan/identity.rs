@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn device_identification_as_in_the_specification() {
         let answer =
-            b"\x2B\x0E\x01\x01\x00\x00\x03\x00\x16Company identification\x01\x0DProduct codeXX\x02\x05V2.11"
+            b"\x2B\x0E\x01\x01\x00\x00\x03\x00\x16Company identification\x01\x0EProduct codeXX\x02\x05V2.11"
                 .to_vec();
         let mut known = device(&[(vec![43, 14, 1, 0], answer)], true);
         assert_eq!(of(&mut known).line(), "Company identification Product codeXX V2.11");

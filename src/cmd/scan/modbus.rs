@@ -222,8 +222,8 @@ mod tests {
         let (result, text) = scan(false, true);
         assert!(result.is_ok());
         let mut lines = text.lines();
-        assert_eq!(lines.next(), Some("unit   5  19200 8E1       12.0 ms  holding:0 = 42"));
-        assert_eq!(lines.next(), Some("unit   9  19200 8E1       12.0 ms  exception 02"));
+        assert_eq!(lines.next(), Some("unit   5  19200 8E1        12.0 ms  holding:0 = 42"));
+        assert_eq!(lines.next(), Some("unit   9  19200 8E1        12.0 ms  exception 02"));
         assert!(
             lines.next().is_some_and(|l| l.contains("not in good frames: unit 7 at 19200 8E1")),
             "{text}"

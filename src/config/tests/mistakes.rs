@@ -232,15 +232,15 @@ fn a_share_is_an_address_of_its_own_on_a_modbus_bus_and_says_what_may_be_written
         ),
         (
             "{ bind = '127.0.0.1:5020', writes = ['1/input:1'] }",
-            "f.toml:5:48: `share`: `1/input:1`: input registers cannot be written",
+            "f.toml:5:45: `writes`: `1/input:1`: input registers cannot be written",
         ),
         (
             "{ bind = '127.0.0.1:5020', writes = ['250/coil:1'] }",
-            "f.toml:5:48: no unit on a line has the id 250 | unit ids go from 1 to 247",
+            "f.toml:5:46: no unit on a line has the id 250 | unit ids go from 1 to 247",
         ),
         (
             "{ bind = '127.0.0.1:5020', cache = '2m' }",
-            "f.toml:5:46: `cache` cannot be 2m | it is more than 0 and at most 60s",
+            "f.toml:5:44: `cache` cannot be 2m | it is more than 0 and at most 1m",
         ),
         ("'127.0.0.1:1883'", "f.toml:5:9: `127.0.0.1:1883` is taken by a listener of the broker"),
     ] {

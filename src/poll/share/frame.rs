@@ -94,7 +94,7 @@ impl Inbox {
         Self { wrap, bytes: [0; LONGEST], filled: 0 }
     }
 
-    /// Where the next bytes go. Never empty after [`Self::next`] had nothing.
+    /// Where the next bytes go. Never empty after [`Self::request`] had nothing.
     pub fn room(&mut self) -> &mut [u8] {
         self.bytes.get_mut(self.filled..).unwrap_or_default()
     }
@@ -114,7 +114,7 @@ impl Inbox {
     ///
     /// # Errors
     /// The bytes are no frame.
-    pub fn next(&mut self) -> Result<Option<Request>, Malformed> {
+    pub fn request(&mut self) -> Result<Option<Request>, Malformed> {
         let bytes = self.bytes.get(..self.filled).unwrap_or_default();
         let found = match self.wrap {
             Some(Wrap::Tcp) => tcp(bytes),
@@ -244,7 +244,7 @@ mod tests {
     }
 
     fn one(framing: Framing, bytes: &[u8]) -> Result<Option<Request>, Malformed> {
-        inbox_of(framing, bytes).next()
+        inbox_of(framing, bytes).request()
     }
 
     fn wrapped(wrap: Wrap, transaction: u16, unit: u8, pdu: &[u8]) -> Vec<u8> {
@@ -283,8 +283,8 @@ mod tests {
         let rtu = wrapped(Wrap::Rtu, 0, 1, &hex("03 00 10 00 06"));
         let tcp = wrapped(Wrap::Tcp, 7, 1, &hex("03 00 10 00 06"));
         let mut inbox = inbox_of(Framing::Auto, &[tcp.clone(), rtu.clone()].concat());
-        assert!(matches!(inbox.next(), Ok(Some(_))));
-        assert_eq!(inbox.next(), Err(Malformed));
+        assert!(matches!(inbox.request(), Ok(Some(_))));
+        assert_eq!(inbox.request(), Err(Malformed));
         assert_eq!(one(Framing::Tcp, &rtu), Err(Malformed));
         assert_eq!(one(Framing::Rtu, &tcp), Err(Malformed), "its checksum is none");
         let mut wrong = rtu;
@@ -329,7 +329,7 @@ mod tests {
             for framing in [Framing::Auto, if rtu { Framing::Rtu } else { Framing::Tcp }] {
                 let (mut inbox, mut rest, mut heard) = (Inbox::new(framing), &bytes[..], Vec::new());
                 for cut in cuts.iter().cycle() {
-                    while let Some(request) = inbox.next().expect("good frames") {
+                    while let Some(request) = inbox.request().expect("good frames") {
                         heard.push((request.pdu, request.unit));
                     }
                     if rest.is_empty() {
@@ -363,7 +363,7 @@ mod tests {
                 rest = &bytes_like_a_header;
             }
             loop {
-                match inbox.next() {
+                match inbox.request() {
                     Err(Malformed) => break,
                     Ok(Some(request)) => {
                         prop_assert!(!request.pdu.is_empty() && request.answer(&request.pdu).len() <= LONGEST);

@@ -138,7 +138,7 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let mut inbox = Inbox::new(self.share.framing);
         loop {
-            match inbox.next() {
+            match inbox.request() {
                 Ok(Some(request)) => {
                     let answer = request.answer(&self.answer(request.unit, &request.pdu).await);
                     if !matches!(timeout(PATIENCE, stream.write_all(&answer)).await, Ok(Ok(()))) {
