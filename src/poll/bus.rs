@@ -408,7 +408,7 @@ impl BusTask {
             let _ = answer.send(Err(NotCarried::Busy));
             return;
         }
-        if !self.guests.worth_sending(&carry, started, &self.budget) {
+        if !self.guests.worth_sending(&carry, started, self.budget.not_before()) {
             let _ = answer.send(Err(NotCarried::Silent));
             return;
         }
@@ -420,19 +420,20 @@ impl BusTask {
         let refused = result.as_ref().ok().and_then(|pdu| permit::refusal(pdu));
         let failure = refused.map(|code| ReadError::Transient(FrameError::Exception(code)));
         self.stats.count(cost, failure.as_ref().or(result.as_ref().err()));
-        let silent = Outcome::Silent { cost };
-        let (outcome, told) = match result {
-            Ok(pdu) if refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code)) => {
-                (silent, Ok(Carried { answer: pdu, took: cost }))
+        let (answered, told) = match result {
+            Ok(answer) => {
+                let silent = refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code));
+                (!silent, Ok(Carried { answer, took: cost }))
             }
-            Ok(pdu) => (Outcome::Answered, Ok(Carried { answer: pdu, took: cost })),
-            Err(ReadError::Transient(FrameError::Timeout(_))) => (silent, Err(NotCarried::Silent)),
+            Err(ReadError::Transient(FrameError::Timeout(_))) => (false, Err(NotCarried::Silent)),
             Err(error @ (ReadError::Transient(_) | ReadError::Refused(_))) => {
-                (silent, Err(NotCarried::Garbled(error.to_string())))
+                (false, Err(NotCarried::Garbled(error.to_string())))
             }
-            Err(error @ ReadError::Bus(_)) => (silent, Err(NotCarried::Down(error.to_string()))),
+            Err(error @ ReadError::Bus(_)) => (false, Err(NotCarried::Down(error.to_string()))),
         };
-        self.guests.sent(&carry, outcome, cost, now, &mut self.budget);
+        if self.guests.sent(&carry, answered, cost, now) {
+            self.budget.spend(cost, now);
+        }
         let _ = answer.send(told);
     }
 

@@ -15,13 +15,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::ask::{Carry, Guest};
-use super::super::health::{DeadBudget, Health, Outcome};
+use super::super::health::{RETRY_FIRST, RETRY_LONGEST};
 use crate::bounds;
 
 /// Clients together may hold up polls that are due for one part in so many of the time.
 const CLIENTS_SHARE: u32 = 10;
 /// A person may for one part in so many: a scan is wanted now, and is over soon.
 const PERSONS_SHARE: u32 = 2;
+/// A unit that has answered before is silent as a whole after so many misses in a row.
+const MISSES: u8 = 3;
 
 /// What guests took of one bus, and what they ask in vain.
 #[derive(Debug)]
@@ -29,9 +31,37 @@ pub struct Guests {
     /// Before this a poll that is due goes first.
     polls_first_until: Instant,
     /// Units that were asked.
-    units: HashMap<u8, Health>,
+    units: HashMap<u8, Unit>,
     /// Requests that got no answer.
-    requests: HashMap<(u8, Vec<u8>), Health>,
+    requests: HashMap<(u8, Vec<u8>), Silence>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    /// It has answered, and missed so many since.
+    Lives {
+        misses: u8,
+    },
+    Silent(Silence),
+}
+
+/// Something that is asked ever more rarely.
+#[derive(Debug, Clone, Copy)]
+struct Silence {
+    retry_at: Instant,
+    /// How often it was asked again in vain.
+    attempts: u32,
+}
+
+impl Silence {
+    fn begins(now: Instant) -> Self {
+        Self { retry_at: now + RETRY_FIRST, attempts: 0 }
+    }
+
+    fn goes_on(self, now: Instant) -> Self {
+        let wait = RETRY_FIRST.saturating_mul(2 << self.attempts.min(10)).min(RETRY_LONGEST);
+        Self { retry_at: now + wait, attempts: self.attempts.saturating_add(1) }
+    }
 }
 
 impl Guests {
@@ -47,57 +77,55 @@ impl Guests {
         now >= self.polls_first_until
     }
 
-    /// Whether a request is worth sending. `budget` is that of all silent devices of the bus.
+    /// Whether a request is worth sending. What is known to be silent is asked only when the bus can afford it:
+    /// from `affordable` on, by the budget that all silent devices of the bus share.
     #[must_use]
-    pub fn worth_sending(&self, carry: &Carry, now: Instant, budget: &DeadBudget) -> bool {
-        if carry.guest == Guest::Person {
-            return true;
-        }
-        let known = [self.units.get(&carry.unit), self.requests.get(&key(carry))];
-        known.into_iter().flatten().all(|health| match health {
-            Health::Offline { retry_at, .. } => now >= *retry_at && now >= budget.not_before(),
-            Health::Online | Health::Suspect { .. } => true,
-        })
+    pub fn worth_sending(&self, carry: &Carry, now: Instant, affordable: Instant) -> bool {
+        let unit = match self.units.get(&carry.unit) {
+            Some(Unit::Silent(silence)) => Some(silence),
+            Some(Unit::Lives { .. }) | None => None,
+        };
+        let known = [unit, self.requests.get(&key(carry))];
+        carry.guest == Guest::Person
+            || known.into_iter().flatten().all(|silence| now >= silence.retry_at.max(affordable))
     }
 
-    /// A request was sent, and this came of it at `now`.
-    pub fn sent(
-        &mut self,
-        carry: &Carry,
-        outcome: Outcome,
-        cost: Duration,
-        now: Instant,
-        budget: &mut DeadBudget,
-    ) {
+    /// A request was sent, and its exchange ended at `now`. Returns whether it cost the bus silence that was to
+    /// be foreseen, and so is to be taken out of the budget.
+    pub fn sent(&mut self, carry: &Carry, answered: bool, cost: Duration, now: Instant) -> bool {
         let share = match carry.guest {
             Guest::Client => CLIENTS_SHARE,
             Guest::Person => PERSONS_SHARE,
         };
         self.polls_first_until = now + cost * (share - 1);
-        match (outcome, carry.guest) {
-            (Outcome::Answered, _) => {
-                let before = self.units.insert(carry.unit, Health::Online);
-                if before.is_some_and(Health::is_offline) {
+        match (answered, carry.guest) {
+            (true, _) => {
+                if let Some(Unit::Silent(_)) = self.units.insert(carry.unit, Unit::Lives { misses: 0 }) {
                     // It was gone as a whole and is back as a whole.
                     self.requests.retain(|(unit, _), _| *unit != carry.unit);
                 }
                 self.requests.remove(&key(carry));
+                false
             }
-            (Outcome::Silent { .. }, Guest::Person) => {}
-            (Outcome::Silent { .. }, Guest::Client) => {
-                let before = [self.units.get(&carry.unit), self.requests.get(&key(carry))];
-                if before.into_iter().flatten().any(|health| health.is_offline()) {
-                    budget.spend(cost, now);
-                }
-                let unit = self.units.get(&carry.unit).copied();
-                let lived = unit.is_some_and(|health| !health.is_offline());
-                let after = unit.unwrap_or(Health::Online).after(outcome, now, !lived);
-                self.units.insert(carry.unit, after);
-                let request = self.requests.entry(key(carry)).or_insert(Health::Online);
-                *request = request.after(outcome, now, true);
-                self.make_room();
-            }
+            // Nobody scans for ever.
+            (false, Guest::Person) => false,
+            (false, Guest::Client) => self.silent(carry, now),
         }
+    }
+
+    fn silent(&mut self, carry: &Carry, now: Instant) -> bool {
+        let (unit, unit_known) = match self.units.get(&carry.unit) {
+            Some(Unit::Silent(silence)) => (Unit::Silent(silence.goes_on(now)), true),
+            Some(Unit::Lives { misses }) if misses + 1 < MISSES => {
+                (Unit::Lives { misses: misses + 1 }, false)
+            }
+            Some(Unit::Lives { .. }) | None => (Unit::Silent(Silence::begins(now)), false),
+        };
+        self.units.insert(carry.unit, unit);
+        let known = self.requests.get(&key(carry)).copied();
+        self.requests.insert(key(carry), known.map_or(Silence::begins(now), |silence| silence.goes_on(now)));
+        self.make_room();
+        unit_known || known.is_some()
     }
 
     /// The bus was opened anew: a new chance for everybody.
@@ -107,17 +135,11 @@ impl Guests {
     }
 
     fn make_room(&mut self) {
-        if self.requests.len() <= bounds::SHARE_SILENT {
-            return;
-        }
-        let retry = |health: &Health| match health {
-            Health::Offline { retry_at, .. } => Some(*retry_at),
-            Health::Online | Health::Suspect { .. } => None,
-        };
-        let soonest =
-            self.requests.iter().min_by_key(|(_, health)| retry(health)).map(|(key, _)| key.clone());
-        if let Some(soonest) = soonest {
-            self.requests.remove(&soonest);
+        if self.requests.len() > bounds::SHARE_SILENT {
+            let soonest = self.requests.iter().min_by_key(|(_, silence)| silence.retry_at);
+            if let Some(soonest) = soonest.map(|(key, _)| key.clone()) {
+                self.requests.remove(&soonest);
+            }
         }
     }
 }
@@ -129,10 +151,10 @@ fn key(carry: &Carry) -> (u8, Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::health::DeadBudget;
     use super::*;
 
     const COST: Duration = Duration::from_millis(500);
-    const SILENT: Outcome = Outcome::Silent { cost: COST };
 
     fn carry(unit: u8, at: u8, guest: Guest) -> Carry {
         Carry { unit, request: vec![3, 0, at, 0, 1], timeout: COST, guest, not_after: Instant::now() }
@@ -146,10 +168,12 @@ mod tests {
         while now < start + Duration::from_secs(1200) {
             // Ten clients that never give up, each with a question of its own.
             let ask = carry(9, u8::try_from(asked.len() % 10).expect("small"), Guest::Client);
-            if guests.worth_sending(&ask, now, &budget) {
+            if guests.worth_sending(&ask, now, budget.not_before()) {
                 asked.push(now);
                 now += COST;
-                guests.sent(&ask, SILENT, COST, now, &mut budget);
+                if guests.sent(&ask, false, COST, now) {
+                    budget.spend(COST, now);
+                }
             }
             now += Duration::from_millis(10);
         }
@@ -159,51 +183,48 @@ mod tests {
         let share = asked.len() as f64 * COST.as_secs_f64() / 1200.0;
         assert!(share <= 0.05, "{share} of the bus for a unit that is not there");
         // And at its first answer everything is as if nothing had been.
-        guests.sent(&carry(9, 200, Guest::Client), Outcome::Answered, COST, now, &mut budget);
-        assert!(guests.worth_sending(&carry(9, 201, Guest::Client), now, &budget));
+        guests.sent(&carry(9, 200, Guest::Client), true, COST, now);
+        assert!(guests.worth_sending(&carry(9, 201, Guest::Client), now, budget.not_before()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_mute_range_of_a_living_unit_is_left_alone_and_the_rest_is_asked() {
         let now = Instant::now();
-        let (mut guests, mut budget) = (Guests::new(now), DeadBudget::new(now));
+        let mut guests = Guests::new(now);
         let (mute, well) = (carry(1, 50, Guest::Client), carry(1, 0, Guest::Client));
-        guests.sent(&well, Outcome::Answered, COST, now, &mut budget);
-        guests.sent(&mute, SILENT, COST, now, &mut budget);
-        assert!(!guests.worth_sending(&mute, now, &budget));
-        assert!(guests.worth_sending(&well, now, &budget), "one silence is not the end of a unit");
+        guests.sent(&well, true, COST, now);
+        guests.sent(&mute, false, COST, now);
+        assert!(!guests.worth_sending(&mute, now, now));
+        assert!(guests.worth_sending(&well, now, now), "one silence is not the end of a unit");
         let later = now + Duration::from_secs(1);
-        assert!(guests.worth_sending(&mute, later, &budget));
-        guests.sent(&mute, SILENT, COST, later, &mut budget);
-        guests.sent(&well, Outcome::Answered, COST, later, &mut budget);
-        assert!(
-            !guests.worth_sending(&mute, later + Duration::from_secs(1), &budget),
-            "this waits for longer"
-        );
-        assert!(guests.worth_sending(&well, later, &budget));
-        assert!(guests.worth_sending(&carry(1, 50, Guest::Person), later, &budget), "a person wants to know");
+        assert!(guests.worth_sending(&mute, later, now));
+        guests.sent(&mute, false, COST, later);
+        guests.sent(&well, true, COST, later);
+        assert!(!guests.worth_sending(&mute, later + Duration::from_secs(1), now), "this waits for longer");
+        assert!(guests.worth_sending(&well, later, now));
+        assert!(guests.worth_sending(&carry(1, 50, Guest::Person), later, now), "a person wants to know");
         // Three different questions in vain: it is the unit.
         for at in 60..63 {
-            assert!(guests.worth_sending(&carry(1, at, Guest::Client), later, &budget));
-            guests.sent(&carry(1, at, Guest::Client), SILENT, COST, later, &mut budget);
+            assert!(guests.worth_sending(&carry(1, at, Guest::Client), later, now));
+            guests.sent(&carry(1, at, Guest::Client), false, COST, later);
         }
-        assert!(!guests.worth_sending(&well, later, &budget));
+        assert!(!guests.worth_sending(&well, later, now));
         // And back as a whole.
-        guests.sent(&well, Outcome::Answered, COST, later, &mut budget);
-        assert!(guests.worth_sending(&mute, later, &budget));
+        guests.sent(&well, true, COST, later);
+        assert!(guests.worth_sending(&mute, later, now));
     }
 
     #[tokio::test(start_paused = true)]
     async fn guests_hold_up_polls_that_are_due_for_their_share_of_the_time_only() {
         let start = Instant::now();
         for (guest, most) in [(Guest::Client, 0.1), (Guest::Person, 0.5)] {
-            let (mut guests, mut budget) = (Guests::new(start), DeadBudget::new(start));
+            let mut guests = Guests::new(start);
             let (mut now, mut taken) = (start, Duration::ZERO);
             while now < start + Duration::from_secs(60) {
                 if guests.may_go_first(now) {
                     taken += COST / 10;
                     now += COST / 10;
-                    guests.sent(&carry(1, 0, guest), Outcome::Answered, COST / 10, now, &mut budget);
+                    guests.sent(&carry(1, 0, guest), true, COST / 10, now);
                 } else {
                     now += Duration::from_millis(10);
                 }
@@ -216,10 +237,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_known_of_silent_requests_is_bounded() {
         let now = Instant::now();
-        let (mut guests, mut budget) = (Guests::new(now), DeadBudget::new(now));
+        let mut guests = Guests::new(now);
         for unit in 0..=255 {
             for at in 0..8 {
-                guests.sent(&carry(unit, at, Guest::Client), SILENT, COST, now, &mut budget);
+                guests.sent(&carry(unit, at, Guest::Client), false, COST, now);
             }
         }
         assert_eq!(guests.requests.len(), bounds::SHARE_SILENT);
