@@ -20,6 +20,29 @@ pub const COMMANDS: usize = 256;
 /// Full: the asker is told that the bus is busy.
 pub const BUS_REQUESTS: usize = 32;
 
+/// Requests waiting to be carried over one bus for others: clients of its share, a scan.
+///
+/// Each takes at most one timeout (500 ms by default), and the polls go first; 8 are four seconds and more, which
+/// is when Modbus masters give up. Full: the client is told that the gateway is busy (exception 06).
+pub const BUS_CARRIES: usize = 8;
+
+/// Clients of one share at once.
+///
+/// A SCADA system, a service laptop and what they forgot to close; each costs a task and about 1 KiB.
+/// Full: the connection is closed at once, counted.
+pub const SHARE_CLIENTS: usize = 16;
+
+/// Answers that one share keeps to be given again within `cache`.
+///
+/// A SCADA system asks a few dozen different questions; 256 × at most 600 B = 150 KiB.
+/// Full: the oldest goes.
+pub const SHARE_CACHE: usize = 256;
+
+/// Requests of clients of one bus that are known to get no answer.
+///
+/// 247 units and a few mute ranges; 512 × about 40 B = 20 KiB. Full: the one that is asked again soonest is forgotten.
+pub const SHARE_SILENT: usize = 512;
+
 /// Commands being carried out at once.
 ///
 /// One per bus is on the wire; 64 lets every bus of a large gateway have a few waiting.

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
-use crate::cmd::{check, demo, exchange, papers, ports, queue, run, schema, status, watch};
+use crate::cmd::{check, demo, exchange, papers, ports, profile, queue, run, scan, schema, status, watch};
 use crate::registry::DRIVERS;
 
 /// The edge gateway that field engineers trust.
@@ -30,6 +30,8 @@ enum Command {
     Read(exchange::ReadArgs),
     Write(exchange::WriteArgs),
     Ports(ports::Args),
+    Scan(scan::Args),
+    Profile(profile::Args),
     Schema(schema::Args),
     Completions(papers::CompletionsArgs),
     /// Print the manual page.
@@ -52,6 +54,8 @@ impl Cli {
             Command::Read(args) => exchange::read(&args, out),
             Command::Write(args) => exchange::write(&args, out),
             Command::Ports(args) => ports::run(&args, out),
+            Command::Scan(args) => scan::run(&args, out),
+            Command::Profile(args) => profile::run(&args, DRIVERS, out),
             Command::Schema(args) => schema::run(&args, DRIVERS, out),
             Command::Completions(args) => {
                 papers::completions(&args, Self::command(), out);

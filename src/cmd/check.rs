@@ -80,6 +80,15 @@ fn bus_as_text(bus: &CompiledBus, out: &mut dyn Write) -> std::io::Result<()> {
     let load = plan.predicted_load() * 100.0;
     let requests = counted(plan.blocks.len(), "request", "s");
     writeln!(out, "\nbus {} ({}): {requests}, predicted load {load:.1} %", bus.name, bus.driver)?;
+    if let Some(share) = &bus.share {
+        let writes: Vec<String> = share.writes.iter().map(ToString::to_string).collect();
+        let may = if writes.is_empty() {
+            "read only".to_owned()
+        } else {
+            format!("may write {}", writes.join(", "))
+        };
+        writeln!(out, "  shared on {} (framing {}; {may})", share.bind, word(&share.framing))?;
+    }
     for (index, device) in plan.devices.iter().enumerate() {
         writeln!(out, "  device {} (address {})", device.name, device.address)?;
         let rows: Vec<[String; 6]> = plan
@@ -189,12 +198,14 @@ fn bus_as_json(bus: &CompiledBus) -> Value {
     });
     json!({
         "name": bus.name, "driver": bus.driver, "predicted_load": plan.predicted_load(), "fingerprint": bus.fingerprint,
+        "share": bus.share,
         "devices": plan.devices.iter().map(|d| json!({ "name": d.name, "address": d.address })).collect::<Vec<_>>(),
         "points": points.collect::<Vec<_>>(), "requests": requests.collect::<Vec<_>>(),
     })
 }
 
-fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
+/// Problems with their places, as JSON.
+pub(super) fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
     let one = |p: &Problem| {
         let at = report.spot(&p.place);
         json!({ "file": at.file, "line": at.line, "column": at.column, "message": p.message, "hint": p.hint })

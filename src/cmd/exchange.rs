@@ -7,24 +7,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
+use driver_api::Span;
 use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 
 use super::client;
 use super::exit::Exit;
+use crate::clock::{Clock, SystemClock};
 use crate::runtime::control::{self, Access, Request};
 
 /// Reads a device once.
 #[derive(Debug, ClapArgs)]
 pub struct ReadArgs {
-    /// DEVICE or DEVICE/POINT.
-    what: String,
+    /// DEVICE or DEVICE/POINT; with --register, a BUS.
+    pub(super) what: String,
+    /// Shows the Modbus registers themselves, and everything they could mean.
+    #[arg(long)]
+    pub(super) raw: bool,
+    /// With a BUS: the unit id to ask.
+    #[arg(long)]
+    pub(super) unit: Option<u8>,
+    /// With a BUS: the first register, such as holding:100.
+    #[arg(long)]
+    pub(super) register: Option<String>,
+    /// How many registers; as many as the point has, or 1.
+    #[arg(long)]
+    pub(super) count: Option<u16>,
+    /// With --raw: how long to wait for the answer.
+    #[arg(long, default_value = "1s")]
+    pub(super) timeout: Span,
     /// Configuration file.
     #[arg(long, default_value = super::DEFAULT_CONFIG)]
-    config: PathBuf,
+    pub(super) config: PathBuf,
     /// Prints JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Writes a point once and reads it back.
@@ -48,6 +65,9 @@ pub struct WriteArgs {
 /// # Errors
 /// Unknown names, or a point that gave no value.
 pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
+    if args.raw || args.unit.is_some() || args.register.is_some() {
+        return super::raw::run(args, out);
+    }
     let (device, point) = match args.what.split_once('/') {
         Some((device, point)) => (device, Some(point.to_owned())),
         None => (args.what.as_str(), None),
@@ -131,7 +151,9 @@ fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
         let lone = crate::runtime::lone_bus(bus);
         let (_, targets) = watch::channel(Arc::new(lone.targets));
         let nothing: Arc<dyn Fn() -> Json + Send + Sync> = Arc::new(|| Json::Null);
-        let access = Access { snapshot: nothing, values: None, targets };
+        let (_, lines) = watch::channel(Arc::default());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(true));
+        let access = Access { snapshot: nothing, values: None, targets, lines, clock };
         let answer = control::respond(request, &access).await;
         lone.stop.cancel();
         answer

@@ -1,17 +1,24 @@
 //! The commands, one file each: `pub struct Args` and `pub fn run(&Args, …, out) -> Result<(), Exit>`.
 
+pub mod carrier;
 pub mod check;
 pub mod client;
+pub mod decodings;
 pub mod demo;
 pub mod exchange;
 pub mod exit;
 pub mod format;
 pub mod papers;
 pub mod ports;
+pub mod profile;
+pub mod progress;
 pub mod queue;
+pub mod raw;
 pub mod run;
+pub mod scan;
 pub mod schema;
 pub mod status;
+pub mod trace;
 pub mod watch;
 
 use std::path::{Path, PathBuf};

@@ -78,6 +78,16 @@ pub fn render(snapshot: &Json) -> String {
             count(number(&bus["overruns"])),
             number(&bus["lateness_ms_max"]),
         ));
+        if let Some(share) = bus["share"].as_str() {
+            lines.push(format!(
+                "  share  {name:<12} {share}, {}{}, {} clients, {} requests, {} refused",
+                bus["share_address"].as_str().unwrap_or_default(),
+                bus["share_error"].as_str().unwrap_or_default(),
+                count(number(&bus["share_clients"])),
+                count(number(&bus["share_requests"])),
+                count(number(&bus["share_refused"])),
+            ));
+        }
     }
     for (name, device) in rows(&snapshot["device"]) {
         let last =

@@ -1,4 +1,4 @@
-//! `fieldgate watch`: the live table of values.
+//! `fieldgate watch`: the live table of values, or what goes over a bus.
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -27,7 +27,10 @@ pub struct Args {
     /// Prints one table and ends.
     #[arg(long)]
     once: bool,
-    /// Prints JSON, once.
+    /// Shows what goes over this bus instead, frame by frame, until Ctrl-C.
+    #[arg(long, value_name = "BUS", conflicts_with_all = ["only", "once", "every"])]
+    wire: Option<String>,
+    /// Prints JSON, once; with --wire a line for each frame.
     #[arg(long)]
     json: bool,
 }
@@ -38,6 +41,9 @@ pub struct Args {
 /// No daemon runs, or it went away.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let store = super::store_path(&args.config)?;
+    if let Some(bus) = &args.wire {
+        return super::trace::run(&store, bus, args.json, out);
+    }
     let live = !args.once && !args.json && std::io::stdout().is_terminal();
     loop {
         let Some(values) = client::ask(&store, &Request::Values {})? else {

@@ -8,12 +8,13 @@ use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, Wire};
 use super::model::{BusCommon, Deadband, DeviceCommon, PointCommon, defaults};
 use super::profile::Found;
 use super::raw::{Everything, Raw};
+use super::share::Share;
 use super::source::Sources;
 use super::values::Values;
 use super::{Findings, canon};
 
 /// Keys of `[[bus]]` that are not its driver's.
-pub(super) const BUS_KEYS: &[&str] = &["name", "driver"];
+pub(super) const BUS_KEYS: &[&str] = &["name", "driver", "share"];
 /// Keys of `[[device]]` that are not its driver's.
 pub(super) const DEVICE_KEYS: &[&str] = &["name", "bus", "interval", "timeout", "profile", "point"];
 /// Keys of `[[device.point]]` that are not its driver's.
@@ -43,6 +44,10 @@ pub struct CompiledBus {
     pub driver: &'static str,
     /// The bus itself; its plan is fixed.
     pub bus: Box<dyn Bus>,
+    /// What it opens, as the configuration names it: a port, an address, a path. Empty where it opens nothing.
+    pub endpoint: String,
+    /// The server onto it for other masters.
+    pub share: Option<Share>,
     /// What goes over it.
     pub wire: Wire,
     /// Parallel to `bus.plan().devices`.
@@ -188,6 +193,7 @@ fn draft_bus<'i>(raw: Raw<'i>, drivers: &[&'static dyn Driver], problems: &mut V
     let common = raw.table().split(BUS_KEYS).parse_rest(problems).unwrap_or_else(|| BusCommon {
         name: raw.text("name").unwrap_or_default().to_owned(),
         driver: raw.text("driver").unwrap_or_default().to_owned(),
+        share: None,
     });
     let driver = match crate::registry::find(drivers, &common.driver) {
         Ok(driver) => Some(driver),
@@ -283,6 +289,12 @@ pub(super) fn compile(draft: &BusDraft<'_>, findings: &mut Findings) -> Option<C
         name: draft.common.name.clone(),
         driver: driver.name(),
         bus,
+        endpoint: ["port", "address", "path"]
+            .iter()
+            .find_map(|key| draft.raw.text(key))
+            .unwrap_or_default()
+            .to_owned(),
+        share: draft.common.share.clone(),
         wire,
         devices,
         points,

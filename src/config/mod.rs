@@ -6,6 +6,7 @@
 
 pub mod buses;
 mod canon;
+pub mod catalogue;
 mod deadband;
 pub mod model;
 pub mod problems;
@@ -15,6 +16,7 @@ pub mod reference;
 mod rules;
 pub mod schema;
 mod sections;
+pub mod share;
 pub mod source;
 pub mod url;
 pub mod values;
@@ -52,6 +54,8 @@ pub struct Loaded {
     pub uplinks: Vec<Uplink>,
     /// The buses that have devices, in file order.
     pub buses: Vec<CompiledBus>,
+    /// The buses without devices: nothing opens them, but a person may look for devices there.
+    pub idle: Vec<CompiledBus>,
     /// Every file that was read, profiles included.
     pub files: Vec<PathBuf>,
     /// Sixteen hex digits that change exactly when something effective does (not comments, not order
@@ -107,9 +111,10 @@ pub fn load_with(
         return Err(report);
     }
     let (gateway, broker, store, uplinks, buses) = understood;
+    let (buses, idle): (Vec<_>, Vec<_>) = buses.into_iter().partition(|bus| !bus.devices.is_empty());
     let hash = effective_hash(&gateway, &broker, &store, &uplinks, &buses);
     let files = report.sources.iter().map(|(_, s)| s.path.clone()).collect();
-    Ok(Loaded { gateway, broker, store, uplinks, buses, files, hash, warnings: report })
+    Ok(Loaded { gateway, broker, store, uplinks, buses, idle, files, hash, warnings: report })
 }
 
 type Understood = (Gateway, Broker, Store, Vec<Uplink>, Vec<CompiledBus>);
@@ -129,8 +134,8 @@ fn understand(
         let Some(bus) = buses::compile(draft, findings) else { continue };
         if !draft.devices.is_empty() {
             rules::after_compiling(draft, &bus, findings);
-            compiled.push(bus);
         }
+        compiled.push(bus);
     }
     let sections::Sections { gateway, broker, store, uplinks, .. } = sections;
     (gateway, broker, store, uplinks.into_iter().map(|(uplink, _)| uplink).collect(), compiled)
@@ -166,7 +171,7 @@ fn improve(problem: &mut Problem) {
         }
         "user" | "user_name" => "it is called `username`".to_owned(),
         "host" | "hostname" | "server" | "broker" => "an uplink's address is its `url`".to_owned(),
-        "max_rate" | "forward" | "subscribe" | "share" => {
+        "max_rate" | "forward" | "subscribe" => {
             format!("this version has no `{key}`; leave it out")
         }
         _ => return,

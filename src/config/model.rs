@@ -10,6 +10,7 @@ use driver_api::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::share::Share;
 use super::values::Values;
 
 /// The gateway itself.
@@ -271,6 +272,12 @@ pub struct BusCommon {
     /// The driver that speaks on it. It brings the bus's other keys.
     #[schemars(example = &"modbus-rtu")]
     pub driver: String,
+    /// With a Modbus driver: a TCP server onto this bus, for other masters that speak Modbus TCP or RTU over TCP.
+    /// Their requests go between the polls and never starve them. Read-only, unless `writes` says what may be
+    /// written. Modbus knows no login: bind it to loopback or behind a firewall.
+    #[serde(default)]
+    #[schemars(example = &"127.0.0.1:5020")]
+    pub share: Option<Share>,
 }
 
 /// The keys that every `[[device]]` shares.

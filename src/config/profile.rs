@@ -91,6 +91,11 @@ pub fn known(directories: &[PathBuf]) -> Vec<String> {
 }
 
 impl Found {
+    /// The one profile with this name, read already.
+    pub fn one(name: String, source: SourceId) -> Self {
+        Self { files: BTreeMap::from([(name.clone(), source)]), known: vec![name] }
+    }
+
     /// The tables of the profile that `device` names; what is wrong with the name is noted.
     pub fn profile_of<'i>(
         &self,

@@ -93,6 +93,12 @@ impl Sources {
                 String::new()
             }
         };
+        self.add_text(path, text, problems)
+    }
+
+    /// As [`Self::add`], for a text that is in no file; `path` is what it is called.
+    pub fn add_text(&mut self, path: PathBuf, text: String, problems: &mut Vec<Problem>) -> Option<SourceId> {
+        let id = SourceId::try_from(self.files.len()).ok()?;
         let (clean, blanked, found) = without_mistakes(id, &text);
         problems.extend(found);
         self.files.push(Source { path, text, clean, blanked });

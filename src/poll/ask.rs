@@ -1,4 +1,9 @@
 //! What may be asked of a bus besides its polls, and the way to its task.
+//!
+//! There are two queues: what fieldgate itself asks (commands, one-shot reads) goes first; what is carried
+//! for others (clients of a share, a scan) waits for it, and for the polls (`share::guests`).
+
+use std::time::Duration;
 
 use driver_api::{Sample, Value};
 use tokio::sync::mpsc::error::TrySendError;
@@ -56,22 +61,96 @@ pub enum Failed {
     Busy,
 }
 
+/// A request that is nobody's point, in the bus's own protocol (see [`driver_api::Bus::carry`]).
+#[derive(Debug)]
+pub struct Carry {
+    /// The unit on the bus.
+    pub unit: u8,
+    /// The request's PDU.
+    pub request: Vec<u8>,
+    /// Longest wait for the answer.
+    pub timeout: Duration,
+    /// Who wants it.
+    pub guest: Guest,
+    /// Not to be begun after this.
+    pub not_after: Instant,
+}
+
+/// Who wants something carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// A client of the share: a machine that asks for ever, whatever it gets.
+    Client,
+    /// A person, who asks a few hundred times at most and wants to know who is silent.
+    Person,
+}
+
+/// An answer to a [`Carry`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Carried {
+    /// The answer's PDU; a refusal of the device is one like any other.
+    pub answer: Vec<u8>,
+    /// How long the exchange took, the silence before it included.
+    pub took: Duration,
+}
+
+/// Why a [`Carry`] has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotCarried {
+    /// Too much is waiting, or its turn did not come in time. Nothing was sent.
+    #[error("the bus has too much to do; try again")]
+    Busy,
+    /// Nothing came in time; or nothing was sent, because this unit has been silent.
+    #[error("no answer")]
+    Silent,
+    /// What came is no answer that can be believed; in words.
+    #[error("{0}")]
+    Garbled(String),
+    /// The bus is down; in words.
+    #[error("{0}")]
+    Down(String),
+}
+
 const STOPPED: &str = "the bus is being stopped or reloaded";
 
 /// An ask and where its answer goes.
 pub(super) type Request = (Ask, oneshot::Sender<Result<Exchange, Failed>>);
 
+/// A request to be carried and where its answer goes.
+pub(super) type CarryRequest = (Carry, oneshot::Sender<Result<Carried, NotCarried>>);
+
 /// The way to a running bus task.
 #[derive(Debug, Clone)]
 pub struct BusHandle {
     requests: mpsc::Sender<Request>,
+    carries: mpsc::Sender<CarryRequest>,
 }
 
 impl BusHandle {
     /// A way to a task, and the task's end of it.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Request>, mpsc::Receiver<CarryRequest>) {
         let (requests, inbox) = mpsc::channel(bounds::BUS_REQUESTS);
-        (Self { requests }, inbox)
+        let (carries, waiting) = mpsc::channel(bounds::BUS_CARRIES);
+        (Self { requests, carries }, inbox, waiting)
+    }
+
+    /// A way to a task that has ended.
+    #[cfg(test)]
+    pub(crate) fn unconnected() -> Self {
+        Self::new().0
+    }
+
+    /// Has a request carried, and waits for the answer.
+    ///
+    /// # Errors
+    /// See [`NotCarried`].
+    pub async fn carry(&self, carry: Carry) -> Result<Carried, NotCarried> {
+        let (answer, wait) = oneshot::channel();
+        self.carries.try_send((carry, answer)).map_err(|refused| match refused {
+            TrySendError::Full(_) => NotCarried::Busy,
+            TrySendError::Closed(_) => NotCarried::Down(STOPPED.to_owned()),
+        })?;
+        wait.await.unwrap_or_else(|_| Err(NotCarried::Down(STOPPED.to_owned())))
     }
 
     /// Asks, and waits for the answer. Every exchange on a bus ends by itself, so this does too.

@@ -10,12 +10,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ask::{Ask, BusHandle, Exchange, Failed, Request};
-use super::budget::Budget;
+use super::ask::{Ask, BusHandle, Carried, CarryRequest, Exchange, Failed, NotCarried, Request};
+use super::budget::{Budget, Purpose};
 use super::cadence::Cadence;
 use super::health::{Health, Outcome};
 use super::lateness::Lateness;
 use super::schedule::{Next, Schedule};
+use super::share::guests::Guests;
+use super::share::permit;
 use super::stats::BusStats;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -40,6 +42,9 @@ pub struct BusTask {
     clock: Arc<dyn Clock>,
     out: mpsc::Sender<Vec<Reading>>,
     requests: mpsc::Receiver<Request>,
+    /// What is carried for others, and what they may take of the bus.
+    carries: mpsc::Receiver<CarryRequest>,
+    guests: Guests,
     stop: CancellationToken,
 }
 
@@ -56,6 +61,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 enum Wake {
     Stop,
     Request(Request),
+    Carry(CarryRequest),
     Due,
     Said(Result<(), ReadError>),
 }
@@ -74,7 +80,7 @@ impl BusTask {
     ) -> (Self, BusHandle, Arc<BusStats>) {
         let plan = bus.plan();
         let stats = Arc::new(BusStats::new(name, plan.devices.iter().map(|d| d.name.clone())));
-        let (handle, requests) = BusHandle::new();
+        let (handle, requests, carries) = BusHandle::new();
         let now = Instant::now();
         let task = Self {
             schedule: Schedule::new(&plan.blocks, now),
@@ -90,6 +96,8 @@ impl BusTask {
             clock,
             out,
             requests,
+            carries,
+            guests: Guests::new(now),
             stop,
         };
         (task, handle, stats)
@@ -136,6 +144,7 @@ impl BusTask {
                 self.schedule.reopen(now);
                 self.health.reopen();
                 self.cadence.hasten_all();
+                self.guests.reopen();
                 true
             }
             Err(error) => {
@@ -163,6 +172,9 @@ impl BusTask {
                     }
                     None => return,
                 },
+                Some((_, answer)) = self.carries.recv() => {
+                    let _ = answer.send(Err(NotCarried::Down("the bus is down".to_owned())));
+                }
                 () = tokio::time::sleep_until(until) => return,
             }
         }
@@ -182,13 +194,16 @@ impl BusTask {
                 Next::Idle => Instant::now() + HEARTBEAT,
             };
             // After a request the poll that is due goes first: writes must not starve the readings.
-            let poll_first = served && matches!(next, Next::Read(_));
+            let due = matches!(next, Next::Read(_));
+            let poll_first = served && due;
+            let guest_may = !due || (!served && self.guests.may_go_first(Instant::now()));
             served = false;
             // No exchange runs inside this select: `idle` only listens and may be dropped.
             let wake = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => Wake::Stop,
                 Some(request) = self.requests.recv(), if !poll_first => Wake::Request(request),
+                Some(carry) = self.carries.recv(), if guest_may => Wake::Carry(carry),
                 () = tokio::time::sleep_until(until) => Wake::Due,
                 heard = self.bus.idle(&mut said) => Wake::Said(heard),
             };
@@ -196,6 +211,10 @@ impl BusTask {
                 Wake::Stop => return Ok(()),
                 Wake::Request(request) => {
                     self.serve(request).await?;
+                    served = true;
+                }
+                Wake::Carry(carry) => {
+                    self.carry(carry).await;
                     served = true;
                 }
                 Wake::Said(result) => {
@@ -361,6 +380,43 @@ impl BusTask {
         let _ = answer.send(Ok(Exchange { read }));
         self.report(&samples).await;
         result
+    }
+
+    /// A request that is nobody's point, counted like any exchange. What it does to the port (there are devices
+    /// that hang up at what they do not know) is for the next poll to find out: no guest may take the bus down.
+    async fn carry(&mut self, (carry, answer): CarryRequest) {
+        let started = Instant::now();
+        if answer.is_closed() || started > carry.not_after {
+            let _ = answer.send(Err(NotCarried::Busy));
+            return;
+        }
+        if !self.guests.worth_sending(&carry, started, self.budget.ready(Purpose::Probe)) {
+            let _ = answer.send(Err(NotCarried::Silent));
+            return;
+        }
+        let mut result = self.bus.carry(carry.unit, &carry.request, carry.timeout).await;
+        let (now, cost) = (Instant::now(), started.elapsed());
+        if let Err(ReadError::Refused(code) | ReadError::Transient(FrameError::Exception(code))) = result {
+            result = Ok(permit::exception(&carry.request, code));
+        }
+        let refused = result.as_ref().ok().and_then(|pdu| permit::refusal(pdu));
+        let failure = refused.map(|code| ReadError::Transient(FrameError::Exception(code)));
+        self.stats.count(cost, failure.as_ref().or(result.as_ref().err()));
+        let (answered, told) = match result {
+            Ok(answer) => {
+                let silent = refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code));
+                (!silent, Ok(Carried { answer, took: cost }))
+            }
+            Err(ReadError::Transient(FrameError::Timeout(_))) => (false, Err(NotCarried::Silent)),
+            Err(error @ (ReadError::Transient(_) | ReadError::Refused(_))) => {
+                (false, Err(NotCarried::Garbled(error.to_string())))
+            }
+            Err(error @ ReadError::Bus(_)) => (false, Err(NotCarried::Down(error.to_string()))),
+        };
+        if self.guests.sent(&carry, answered, cost, now) {
+            self.budget.spend(cost, true, now);
+        }
+        let _ = answer.send(told);
     }
 
     /// One write, counted like any exchange.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use driver_api::{FrameError, Learned, ReadError};
 
 use super::lateness::Lateness;
+use super::share::ShareStats;
 use crate::message::BootMs;
 
 /// Every exchange ends within its device's timeout, and those are seconds.
@@ -42,6 +43,8 @@ pub struct BusStats {
     pub alive_boot_ms: AtomicU64,
     /// One per device, in the plan's order.
     pub devices: Vec<DeviceStats>,
+    /// The server onto it for other masters.
+    pub share: ShareStats,
 }
 
 /// Counters of one device.
@@ -115,6 +118,7 @@ impl BusStats {
             lateness_us_p99: AtomicU64::new(0),
             alive_boot_ms: AtomicU64::new(0),
             devices: devices.map(DeviceStats::new).collect(),
+            share: ShareStats::default(),
         }
     }
 

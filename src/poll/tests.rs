@@ -25,18 +25,22 @@ mod riders;
 
 /// What the fake line does; shared with the test.
 #[derive(Default)]
-struct Line {
+pub(super) struct Line {
     /// Devices that do not answer.
     dead: Vec<usize>,
     /// Blocks that are never answered, on devices that live.
     mute: Vec<usize>,
     /// Devices for which a Modbus gateway says that they are silent.
     behind: Vec<usize>,
-    gone: bool,
+    pub(super) gone: bool,
     stuck_value: bool,
     held: HashMap<usize, Value>,
-    reads: Vec<(Instant, usize)>,
+    pub(super) reads: Vec<(Instant, usize)>,
     opened: u32,
+    /// Units that answer what is carried to them, and how long their exchange takes.
+    pub(super) carries: HashMap<u8, Duration>,
+    /// What was carried, and when it began.
+    pub(super) carried: Vec<(Instant, u8, Vec<u8>)>,
 }
 
 struct FakeBus {
@@ -44,8 +48,8 @@ struct FakeBus {
     line: Arc<Mutex<Line>>,
 }
 
-const EXCHANGE: Duration = Duration::from_millis(10);
-const TIMEOUT: Duration = Duration::from_millis(500);
+pub(super) const EXCHANGE: Duration = Duration::from_millis(10);
+pub(super) const TIMEOUT: Duration = Duration::from_millis(500);
 
 #[async_trait]
 impl Bus for FakeBus {
@@ -95,12 +99,27 @@ impl Bus for FakeBus {
         }
         Ok(())
     }
+    async fn carry(&mut self, unit: u8, request: &[u8], timeout: Duration) -> Result<Vec<u8>, ReadError> {
+        let (gone, takes) = {
+            let mut line = self.line.lock().expect("test");
+            line.carried.push((Instant::now(), unit, request.to_vec()));
+            (line.gone, line.carries.get(&unit).copied())
+        };
+        if gone {
+            return Err(ReadError::Bus(io::ErrorKind::BrokenPipe.into()));
+        }
+        tokio::time::sleep(takes.unwrap_or(timeout)).await;
+        match takes {
+            Some(_) => Ok([&request[..1], &[2, 0, unit]].concat()),
+            None => Err(ReadError::Transient(FrameError::Timeout(timeout))),
+        }
+    }
 }
 
-struct Bench {
-    line: Arc<Mutex<Line>>,
-    handle: BusHandle,
-    stats: Arc<BusStats>,
+pub(super) struct Bench {
+    pub(super) line: Arc<Mutex<Line>>,
+    pub(super) handle: BusHandle,
+    pub(super) stats: Arc<BusStats>,
     readings: mpsc::Receiver<Vec<Reading>>,
     rules: Vec<Rule>,
     stop: CancellationToken,
@@ -113,7 +132,7 @@ fn bench(devices: usize) -> Bench {
 }
 
 /// A bus with these blocks of one point each: device and period in ms.
-fn bench_of(blocks: &[(usize, u64)]) -> Bench {
+pub(super) fn bench_of(blocks: &[(usize, u64)]) -> Bench {
     start(blocks, |bus| Box::new(bus))
 }
 
@@ -170,7 +189,7 @@ fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) ->
 
 impl Bench {
     /// Reads of each device over this long.
-    async fn reads_in(&mut self, length: Duration) -> HashMap<usize, usize> {
+    pub(super) async fn reads_in(&mut self, length: Duration) -> HashMap<usize, usize> {
         self.line.lock().expect("test").reads.clear();
         let end = Instant::now() + length;
         while let Ok(Some(_)) = tokio::time::timeout_at(end, self.readings.recv()).await {}

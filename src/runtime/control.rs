@@ -1,7 +1,8 @@
-//! The control socket: how `fieldgate status`, `watch`, `read` and `write` talk to the running
+//! The control socket: how `fieldgate status`, `watch`, `read`, `write` and `scan` talk to the running
 //! daemon. One JSON object a line, in both directions, on a Unix socket in the data directory.
 //!
-//! Who may open the directory may use it; there is no other key. Each connection serves one request.
+//! Who may open the directory may use it; there is no other key. Each connection serves one request; all have
+//! one answer but `wire`, which is answered until the connection is closed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::lines::{self, BusLines};
 use crate::bounds;
 use crate::broker::Broker;
+use crate::clock::Clock;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{self, Target, Targets};
 use crate::poll::{Ask, Exchange, Failed};
@@ -47,6 +50,22 @@ pub enum Request {
         /// What people mean: scaled, with limits.
         value: Json,
     },
+    /// One exchange of the bus's own protocol with any unit.
+    Carry {
+        /// Bus name.
+        bus: String,
+        /// The unit, or I²C address.
+        unit: u8,
+        /// What to send, in hex (see `Bus::carry` of the drivers).
+        request: String,
+        /// Longest wait for the answer.
+        timeout_ms: u64,
+    },
+    /// What goes over a bus from now on.
+    Wire {
+        /// Bus name.
+        bus: String,
+    },
 }
 
 /// The socket's place in the data directory.
@@ -64,6 +83,10 @@ pub struct Access {
     pub values: Option<Values>,
     /// Every point.
     pub targets: watch::Receiver<Arc<Targets>>,
+    /// Every bus.
+    pub lines: watch::Receiver<Arc<BusLines>>,
+    /// Time, for traces.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// The latest readings, as the local broker retains them.
@@ -173,6 +196,10 @@ async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
     timeout(PATIENCE, limited.read_line(&mut line)).await??;
     let answer = match serde_json::from_str(&line) {
         Err(error) => json!({ "error": format!("not a request: {error}") }),
+        Ok(Request::Wire { bus }) => {
+            let lines = access.lines.borrow().clone();
+            return lines::trace(&lines, &bus, &*access.clock, limited, write).await;
+        }
         Ok(request) => respond(&request, access).await,
     };
     let mut bytes = answer.to_string().into_bytes();
@@ -190,6 +217,11 @@ pub async fn respond(request: &Request, access: &Access) -> Json {
         },
         Request::Read { device, point } => read_points(access, device, point.as_deref()).await,
         Request::Write { device, point, value } => write_point(access, device, point, value).await,
+        Request::Carry { bus, unit, request, timeout_ms } => {
+            let lines = access.lines.borrow().clone();
+            lines::carry(&lines, bus, *unit, request, Duration::from_millis(*timeout_ms)).await
+        }
+        Request::Wire { .. } => json!({ "error": "a trace needs a connection of its own" }),
     }
 }
 
@@ -300,7 +332,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("directory");
         let path = dir.path().join("late").join("control.sock");
         let (_targets, targets) = watch::channel(Arc::default());
-        let access = Access { snapshot: Arc::new(|| Json::Null), values: None, targets };
+        let (_lines, lines) = watch::channel(Arc::default());
+        let clock = Arc::new(crate::clock::SystemClock::new(true));
+        let access = Access { snapshot: Arc::new(|| Json::Null), values: None, targets, lines, clock };
         let stop = CancellationToken::new();
         let served = tokio::spawn({
             let (path, stop) = (path.clone(), stop.clone());

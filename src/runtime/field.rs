@@ -1,24 +1,26 @@
 //! The field side of the task tree: a task for every bus, the table of everything that can be
 //! written, and the retained description of every point.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use driver_api::{Plan, PointInfo, Span};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::lines::BusLine;
 use crate::bounds;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{CompiledBus, PointSettings};
+use crate::config::{CompiledBus, DeviceSettings, PointSettings, model};
 use crate::message::{Message, PointKey, Reading};
 use crate::pipeline::meta::Meta;
 use crate::pipeline::report::Reporter;
 use crate::pipeline::rule::Rule;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{Target, Targets};
+use crate::poll::share::Server;
 use crate::poll::stats::BusStats;
 use crate::poll::{BusHandle, BusTask};
 
@@ -33,23 +35,40 @@ pub struct RunningBus {
     rules: Vec<Rule>,
     names: Vec<(String, String)>,
     metas: Vec<(String, String, Meta)>,
+    /// How the control socket reaches it.
+    line: BusLine,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    /// The server onto it; ended with this value, whoever drops it.
+    share: Option<(JoinHandle<()>, DropGuard)>,
 }
 
 impl RunningBus {
     /// Starts the task of a compiled bus.
     #[must_use]
     pub fn start(compiled: CompiledBus, clock: Arc<dyn Clock>, out: mpsc::Sender<Vec<Reading>>) -> Self {
-        let CompiledBus { name, bus, points, fingerprint, .. } = compiled;
+        let CompiledBus { name, driver, bus, points, devices, fingerprint, share, wire, .. } = compiled;
         let rules = rules(bus.plan(), &points);
         let metas = metas(&name, bus.plan(), &points, &rules);
         let names = rules.iter().map(|r| (r.key.device.clone(), r.key.point.clone())).collect();
+        let timeouts = timeouts(bus.plan(), &devices);
         let stop = CancellationToken::new();
         let (task, handle, stats) =
             BusTask::new(&name, bus, Reporter::new(rules.clone()), clock, out, stop.clone());
         let task = tokio::spawn(task.run());
-        Self { fingerprint, stats, handle, rules, names, metas, stop, task }
+        let share = share.map(|share| {
+            let stop = stop.child_token();
+            let server = Server::new(share, handle.clone(), stats.clone(), timeouts, driver != "modbus-tcp");
+            (tokio::spawn(server.run(stop.clone())), stop.drop_guard())
+        });
+        let line = BusLine { driver, handle: handle.clone(), wire };
+        Self { fingerprint, stats, handle, rules, names, metas, line, stop, task, share }
+    }
+
+    /// How the control socket reaches it.
+    #[must_use]
+    pub fn line(&self) -> BusLine {
+        self.line.clone()
     }
 
     /// Tells the task to stop after the exchange on the wire.
@@ -59,6 +78,10 @@ impl RunningBus {
 
     /// Waits for the end of the task. `false`: still not over at `deadline`, and cut off.
     pub async fn ended(mut self, deadline: tokio::time::Instant) -> bool {
+        if let Some((share, _stopped)) = self.share.take() {
+            // Its port must be free for whoever comes next; it waits for nothing.
+            let _ = tokio::time::timeout_at(deadline, share).await;
+        }
         match tokio::time::timeout_at(deadline, &mut self.task).await {
             Ok(_) => true,
             Err(_) => {
@@ -142,6 +165,13 @@ pub fn lone_bus(compiled: CompiledBus) -> LoneBus {
         })
         .collect();
     LoneBus { targets, stop }
+}
+
+/// The configured devices' own timeouts by unit id, and the one that every other unit gets.
+fn timeouts(plan: &Plan, devices: &[DeviceSettings]) -> (BTreeMap<u8, Duration>, Duration) {
+    let known = plan.devices.iter().zip(devices);
+    let units = known.filter_map(|(info, own)| Some((info.address.parse().ok()?, own.timeout)));
+    (units.collect(), model::defaults::timeout().0)
 }
 
 /// The identity of every point of a bus, in the plan's order.

@@ -21,6 +21,7 @@ use super::control::{self, Access, Values};
 use super::ending::GRACE;
 use super::field::{self, RunningBus};
 use super::flow::Flow;
+use super::lines::BusLines;
 use super::observe;
 use super::watchdog::Progress;
 use crate::bounds;
@@ -50,6 +51,7 @@ pub struct Gateway {
     pub(super) readings: Option<mpsc::Sender<Vec<Reading>>>,
     pub(super) commands: mpsc::Sender<CommandRequest>,
     pub(super) targets: watch::Sender<Arc<Targets>>,
+    pub(super) lines: watch::Sender<Arc<BusLines>>,
     pub(super) sources: watch::Sender<Sources>,
     pub(super) flow_stats: Arc<FlowStats>,
     pub(super) flow: Option<JoinHandle<()>>,
@@ -123,6 +125,7 @@ impl Gateway {
             stats: flow_stats.clone(),
         };
         let (targets, targets_rx) = watch::channel(Arc::new(Targets::new()));
+        let (lines, lines_rx) = watch::channel(Arc::default());
         let memory = Arc::new(Kept(store.clone()));
         let commander = Commander::new(&id, targets_rx.clone(), memory, clock.clone(), publish.clone());
         let (commands, inbox) = mpsc::channel(bounds::COMMANDS);
@@ -165,6 +168,7 @@ impl Gateway {
             readings: Some(readings),
             commands,
             targets,
+            lines,
             sources,
             flow_stats,
             stop_observer,
@@ -172,7 +176,7 @@ impl Gateway {
         };
         let configured: HashSet<PointKey> = loaded.buses.iter().flat_map(field::keys).collect();
         gateway.republish_last_values(&configured);
-        gateway.start_helpers(control, sources_rx, targets_rx).await;
+        gateway.start_helpers(control, sources_rx, targets_rx, lines_rx).await;
         for bus in loaded.buses {
             gateway.start_bus(bus);
         }
@@ -189,6 +193,7 @@ impl Gateway {
         control: std::path::PathBuf,
         sources: watch::Receiver<Sources>,
         targets: watch::Receiver<Arc<Targets>>,
+        lines: watch::Receiver<Arc<BusLines>>,
     ) {
         let filter = self.topics.commands();
         let mut local = self.broker.subscribe("commands", &[&filter]).await;
@@ -247,6 +252,8 @@ impl Gateway {
             }),
             values: Some(Values::new(self.broker.clone(), &self.topics)),
             targets,
+            lines,
+            clock: self.clock.clone(),
         };
         let stop = self.stop_helpers.clone();
         self.helpers.push(tokio::spawn(async move {
@@ -300,6 +307,8 @@ impl Gateway {
     pub(super) fn targets_changed(&self) {
         let targets: HashMap<_, _> = self.buses.values().flat_map(RunningBus::targets).collect();
         self.targets.send_replace(Arc::new(targets));
+        let lines = self.buses.iter().map(|(name, bus)| (name.clone(), bus.line())).collect();
+        self.lines.send_replace(Arc::new(lines));
     }
 
     /// Tells everybody who looks things up by name that buses or uplinks changed.

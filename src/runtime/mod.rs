@@ -6,6 +6,7 @@ mod ending;
 mod field;
 mod flow;
 mod gateway;
+pub mod lines;
 mod observe;
 mod reload;
 pub mod service;

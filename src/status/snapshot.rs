@@ -16,6 +16,7 @@ use crate::broker::{Broker, BrokerStats};
 use crate::clock::Clock;
 use crate::counters::FlowStats;
 use crate::message::{BootMs, WallMs};
+use crate::poll::share::{Door, ShareStats};
 use crate::poll::stats::BusStats;
 use crate::store::{Drain, Store, StoreStatus};
 use crate::uplink::UplinkCounters;
@@ -98,6 +99,26 @@ pub struct BusStatus {
     pub lateness_ms_max: f64,
     /// What 99 of 100 polls did not exceed.
     pub lateness_ms_p99: f64,
+    /// The server onto it for other masters, where it is shared.
+    #[serde(flatten)]
+    pub share: Option<ShareStatus>,
+}
+
+/// The server onto a shared bus; its keys stand among those of the bus.
+#[derive(Debug, Clone, Serialize)]
+pub struct ShareStatus {
+    /// `up`, or `down` while its port cannot be had.
+    pub share: &'static str,
+    /// Where clients connect; `""` while it is down.
+    pub share_address: String,
+    /// Why it is down; `""` while it is up.
+    pub share_error: String,
+    /// Clients connected now.
+    pub share_clients: u64,
+    /// Their requests since the start.
+    pub share_requests: u64,
+    /// Those that the gateway answered with an exception of its own, and clients that were not let in.
+    pub share_refused: u64,
 }
 
 /// One device.
@@ -338,6 +359,7 @@ fn bus_status(bus: &BusStats, now: BootMs, rates: &Rates) -> BusStatus {
         overruns: bus.overruns.load(Relaxed),
         lateness_ms_max: ms(bus.lateness_us_max.load(Relaxed)),
         lateness_ms_p99: ms(bus.lateness_us_p99.load(Relaxed)),
+        share: share_status(&bus.share),
     }
 }
 
@@ -345,6 +367,22 @@ fn bus_status(bus: &BusStats, now: BootMs, rates: &Rates) -> BusStatus {
 #[expect(clippy::cast_precision_loss, reason = "a time for people")]
 fn ms(us: u64) -> f64 {
     (us as f64 / 10.0).round() / 100.0
+}
+
+fn share_status(share: &ShareStats) -> Option<ShareStatus> {
+    let (state, address, error) = match share.door() {
+        Door::None => return None,
+        Door::Open(at) => ("up", at.to_string(), String::new()),
+        Door::Shut(why) => ("down", String::new(), why),
+    };
+    Some(ShareStatus {
+        share: state,
+        share_address: address,
+        share_error: error,
+        share_clients: share.clients.load(Relaxed),
+        share_requests: share.requests.load(Relaxed),
+        share_refused: share.refused.load(Relaxed),
+    })
 }
 
 fn devices(bus: &BusStats) -> impl Iterator<Item = (String, DeviceStatus)> {
@@ -392,6 +430,11 @@ fn reasons(snapshot: &Snapshot) -> Vec<String> {
     let mut reasons = Vec::new();
     for (name, bus) in snapshot.bus.iter().filter(|(_, b)| matches!(b.state, "down" | "stuck")) {
         reasons.push(down("bus", name, bus.state));
+    }
+    for (name, bus) in &snapshot.bus {
+        if let Some(share) = bus.share.as_ref().filter(|share| share.share == "down") {
+            reasons.push(format!("share of bus {name} is down: {}", share.share_error));
+        }
     }
     for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {
         reasons.push(down("device", name, device.state));

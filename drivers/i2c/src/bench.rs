@@ -37,6 +37,19 @@ impl Bench {
         Self { port, slots: slots.iter().map(|slot| (*slot, None)).collect() }
     }
 
+    /// Writes these bytes to any address (none: nothing), and reads so many.
+    ///
+    /// # Errors
+    /// As [`Self::measure`].
+    pub fn look(&mut self, address: u8, written: &[u8], count: usize) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = vec![0; count];
+        let done = match written {
+            [] => self.port.read(address, &mut bytes),
+            written => self.port.write_read(address, written, &mut bytes),
+        };
+        done.map(|()| bytes).map_err(|error| sort(address, error))
+    }
+
     /// Measures with one device, after setting its part up if that is not done or was lost. Any error
     /// means that it is set up anew next time.
     ///

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::I2cPort;
 use crate::bench::{Bench, Slot};
+use crate::tables::ADDRESSES;
 
 /// Opens the bus; may block.
 pub type Opener = Arc<dyn Fn() -> io::Result<Box<dyn I2cPort>> + Send + Sync>;
@@ -18,6 +19,9 @@ pub type Opener = Arc<dyn Fn() -> io::Result<Box<dyn I2cPort>> + Send + Sync>;
 /// How long `open` waits for an exchange of the former port that is still under way. The kernel
 /// gives up a transfer after a second (`adapter.timeout`).
 const LAST_EXCHANGE: Duration = Duration::from_secs(2);
+
+/// Most bytes that are carried each way: what SMBus takes in one block.
+const MOST_BYTES: u8 = 32;
 
 /// The I²C bus.
 pub struct I2cBus {
@@ -39,8 +43,16 @@ enum Line {
 /// A finished exchange.
 struct Done {
     bench: Bench,
-    values: Result<Vec<Result<f64, Reason>>, ReadError>,
+    brought: Result<Brought, ReadError>,
     at: Instant,
+}
+
+/// What an exchange was for.
+enum Brought {
+    /// The measured channels of a chip.
+    Values(Vec<Result<f64, Reason>>),
+    /// Bytes, as they came.
+    Bytes(Vec<u8>),
 }
 
 impl I2cBus {
@@ -57,7 +69,7 @@ impl I2cBus {
         match joined {
             Ok(done) => {
                 self.line = Line::Idle(done.bench);
-                Finished::Done(done.values, done.at)
+                Finished::Done(done.brought, done.at)
             }
             Err(error) => {
                 self.line = Line::Closed;
@@ -67,10 +79,45 @@ impl I2cBus {
     }
 }
 
+impl I2cBus {
+    /// One exchange on a thread of its own, within `limit`.
+    async fn exchange(
+        &mut self,
+        limit: Duration,
+        job: impl FnOnce(&mut Bench) -> Result<Brought, ReadError> + Send + 'static,
+    ) -> Result<(Brought, Instant), ReadError> {
+        let deadline = Instant::now() + limit;
+        let too_late = || ReadError::Transient(FrameError::Timeout(limit));
+
+        // An exchange that outlived its own timeout. What it brings is late, so it is nothing.
+        match self.finish(deadline).await {
+            Finished::StillBusy => return Err(too_late()),
+            Finished::Broken(error) => return Err(ReadError::Bus(error)),
+            Finished::NothingToWaitFor | Finished::Done(..) => {}
+        }
+        let Line::Idle(mut bench) = std::mem::replace(&mut self.line, Line::Closed) else {
+            return Err(ReadError::Bus(io::Error::new(io::ErrorKind::NotConnected, "the bus is not open")));
+        };
+        self.line = Line::Busy(spawn_blocking(move || {
+            let brought = job(&mut bench);
+            Done { bench, brought, at: Instant::now() }
+        }));
+        let (brought, at) = match self.finish(deadline).await {
+            Finished::Done(brought, at) => (brought, at),
+            Finished::Broken(error) => return Err(ReadError::Bus(error)),
+            Finished::StillBusy | Finished::NothingToWaitFor => return Err(too_late()),
+        };
+        if matches!(brought, Err(ReadError::Bus(_))) {
+            self.line = Line::Closed;
+        }
+        Ok((brought?, at))
+    }
+}
+
 enum Finished {
     NothingToWaitFor,
     StillBusy,
-    Done(Result<Vec<Result<f64, Reason>>, ReadError>, Instant),
+    Done(Result<Brought, ReadError>, Instant),
     Broken(io::Error),
 }
 
@@ -99,42 +146,33 @@ impl Bus for I2cBus {
         let Some(block) = self.plan.blocks.get(block) else { return Ok(()) };
         let (device, points) = (block.device, block.points.clone());
         let limit = self.timeouts.get(device).copied().unwrap_or_default();
-        let deadline = Instant::now() + limit;
-        let too_late = || ReadError::Transient(FrameError::Timeout(limit));
-
-        // An exchange that outlived its own timeout. What it brings is late, so it is nothing.
-        match self.finish(deadline).await {
-            Finished::StillBusy => return Err(too_late()),
-            Finished::Broken(error) => return Err(ReadError::Bus(error)),
-            Finished::NothingToWaitFor | Finished::Done(..) => {}
+        let (brought, at) =
+            self.exchange(limit, move |bench| bench.measure(device).map(Brought::Values)).await?;
+        if let Brought::Values(values) = brought {
+            out.extend(points.into_iter().zip(values).map(|(point, value)| Sample {
+                point,
+                value: value.map(Value::Float),
+                at,
+            }));
         }
-        let Line::Idle(mut bench) = std::mem::replace(&mut self.line, Line::Closed) else {
-            return Err(ReadError::Bus(io::Error::new(io::ErrorKind::NotConnected, "the bus is not open")));
-        };
-        self.line = Line::Busy(spawn_blocking(move || {
-            let values = bench.measure(device);
-            Done { bench, values, at: Instant::now() }
-        }));
-        let (values, at) = match self.finish(deadline).await {
-            Finished::Done(values, at) => (values, at),
-            Finished::Broken(error) => return Err(ReadError::Bus(error)),
-            Finished::StillBusy | Finished::NothingToWaitFor => return Err(too_late()),
-        };
-        match values {
-            Ok(values) => {
-                out.extend(points.into_iter().zip(values).map(|(point, value)| Sample {
-                    point,
-                    value: value.map(Value::Float),
-                    at,
-                }));
-                Ok(())
-            }
-            Err(error) => {
-                if matches!(error, ReadError::Bus(_)) {
-                    self.line = Line::Closed;
-                }
-                Err(error)
-            }
+        Ok(())
+    }
+
+    /// `request` is how many bytes to read, and the bytes to write before that: a register's address, or nothing.
+    async fn carry(&mut self, unit: u8, request: &[u8], timeout: Duration) -> Result<Vec<u8>, ReadError> {
+        let wrong = |why: &str| ReadError::Transient(FrameError::Protocol(why.to_owned()));
+        let (count, written) = request.split_first().ok_or_else(|| wrong("nothing was asked for"))?;
+        if !(1..=MOST_BYTES).contains(count) || written.len() > usize::from(MOST_BYTES) {
+            return Err(wrong("1 to 32 bytes can be read, behind at most 32 that are written"));
+        }
+        if !ADDRESSES.contains(&unit) {
+            return Err(wrong("no chip has this address: 0x03 to 0x77"));
+        }
+        let (count, written) = (usize::from(*count), written.to_vec());
+        let look = move |bench: &mut Bench| bench.look(unit, &written, count).map(Brought::Bytes);
+        match self.exchange(timeout, look).await? {
+            (Brought::Bytes(bytes), _) => Ok(bytes),
+            (Brought::Values(_), _) => Err(wrong("another exchange was answered")),
         }
     }
 

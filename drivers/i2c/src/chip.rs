@@ -14,6 +14,11 @@ pub trait Chip: Sync {
     /// The word in `chip = "…"`.
     fn name(&self) -> &'static str;
 
+    /// The addresses that its pins can give it, for a person who looks what may sit at one.
+    fn addresses(&self) -> &'static [u8] {
+        &[]
+    }
+
     /// What it measures, in the order [`Part::measure`] gives it.
     fn channels(&self) -> &'static [Channel];
 

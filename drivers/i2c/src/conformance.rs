@@ -134,6 +134,26 @@ async fn a_part_that_lost_its_settings_is_set_up_within_the_same_read() {
 }
 
 #[tokio::test]
+async fn any_address_can_be_looked_at_and_nothing_is_written_but_a_registers_address() {
+    let port = ScriptedI2c::new()
+        .write_read(0x20, "", "5A")
+        .write_read(0x76, "D0", "60 00")
+        .write_read(0x21, "", "00")
+        .fails(libc::ENXIO);
+    let left = port.left();
+    let mut bus = bus_over(vec![], vec![port]);
+    bus.open().await.expect("the scripted port");
+    assert_eq!(bus.carry(0x20, &[1], ms(400)).await.expect("a byte"), [0x5A]);
+    assert_eq!(bus.carry(0x76, &[2, 0xD0], ms(400)).await.expect("two bytes"), [0x60, 0]);
+    let nobody = bus.carry(0x21, &[1], ms(400)).await.expect_err("nobody");
+    assert!(nobody.to_string().contains("no acknowledge from 0x21"), "{nobody}");
+    for (unit, request) in [(0x20, &[][..]), (0x20, &[0]), (0x20, &[33]), (0x02, &[1]), (0x78, &[1])] {
+        assert!(bus.carry(unit, request, ms(400)).await.is_err(), "{unit:#04x} {request:?}");
+    }
+    assert_eq!(left.get(), 0);
+}
+
+#[tokio::test]
 async fn a_bus_that_is_gone_is_closed_and_opened_again() {
     let gone = ScriptedI2c::new().write_read(0x48, "01", "00 00").fails(libc::ENODEV);
     let mut bus = bus_over(vec![device("room", TMP)], vec![gone, tmp102(ScriptedI2c::new(), "19 00")]);

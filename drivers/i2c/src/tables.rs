@@ -42,7 +42,7 @@ pub struct DeviceKeys {
 pub struct PointKeys {}
 
 /// Addresses a chip can have; those outside mean other things (UM10204, table 4).
-const ADDRESSES: RangeInclusive<u8> = 0x03..=0x77;
+pub(crate) const ADDRESSES: RangeInclusive<u8> = 0x03..=0x77;
 
 /// A bus that was understood.
 pub struct Compiled {

@@ -10,6 +10,7 @@ mod compile;
 pub mod config;
 pub mod cover;
 mod device;
+pub mod explain;
 pub mod frame;
 pub mod given;
 mod late;

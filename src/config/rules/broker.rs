@@ -56,7 +56,7 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
 }
 
 /// Whether two sockets cannot be bound at once. Port 0 is any free port.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |x: SocketAddr, y: SocketAddr| x.ip() == y.ip() || x.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (covers(a, b) || covers(b, a))
 }

@@ -4,6 +4,7 @@
 
 mod broker;
 mod field;
+mod share;
 mod store;
 mod uplink;
 
@@ -40,6 +41,7 @@ pub(super) fn before_compiling(
     store::check(&sections.store, all, findings);
     uplink::check(sections, sources, findings);
     field::check(buses, sources, findings);
+    share::check(sections, buses, findings);
 }
 
 fn is_name(name: &str) -> bool {

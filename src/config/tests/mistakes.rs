@@ -220,7 +220,6 @@ fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
         (format!("{uplink}[[uplink.subscribe]]\nfilter = 'a'\n"), "this version has no `subscribe`"),
         (format!("{uplink}format = 'compact'\n"), "this version has `json` and `json-batch`"),
         (format!("{uplink}format = 'sparkplug-b'\n"), "this version has `json` and `json-batch`"),
-        (format!("{BUS}share = '127.0.0.1:5020'\n{DEVICE}{POINT}"), "this version has no `share`"),
         (format!("{BUS}rs485 = 'auto'\n{DEVICE}{POINT}"), "this version has no `rs485`"),
         ("[[bus]]\nname = 's'\ndriver = 'sysfs'\n".to_owned(), "this version has no driver `sysfs`"),
     ];
@@ -228,4 +227,42 @@ fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
         let found = wrong(&text);
         assert!(found.len() == 1 && found[0].contains(hint), "{text}: {found:#?}");
     }
+}
+
+#[test]
+fn a_share_is_an_address_of_its_own_on_a_modbus_bus_and_says_what_may_be_written() {
+    let with = |share: &str| wrong(&format!("{BUS}share = {share}\n{DEVICE}{POINT}"));
+    assert!(with("'127.0.0.1:5020'").is_empty());
+    assert!(with("{ bind = '127.0.0.1:0', writes = ['1/holding:100..110'], cache = '500ms' }").is_empty());
+    for (share, told) in [
+        (
+            "'5020'",
+            "f.toml:5:9: `share`: `5020` is no address and port to listen on | for example \"127.0.0.1:5020\"",
+        ),
+        ("5020", "f.toml:5:9: `share`: invalid type: integer `5020`, expected an address such as"),
+        (
+            "{ bind = '127.0.0.1:5020', framing = 'rtv' }",
+            "f.toml:5:46: `framing` cannot be `rtv` | did you mean `rtu`?",
+        ),
+        (
+            "{ bind = '127.0.0.1:5020', writes = ['1/input:1'] }",
+            "f.toml:5:45: `writes`: `1/input:1`: input registers cannot be written",
+        ),
+        (
+            "{ bind = '127.0.0.1:5020', writes = ['250/coil:1'] }",
+            "f.toml:5:46: no unit on a line has the id 250 | unit ids go from 1 to 247",
+        ),
+        (
+            "{ bind = '127.0.0.1:5020', cache = '2m' }",
+            "f.toml:5:44: `cache` cannot be 2m | it is more than 0 and at most 1m",
+        ),
+        ("'127.0.0.1:1883'", "f.toml:5:9: `127.0.0.1:1883` is taken by a listener of the broker"),
+    ] {
+        let found = with(share);
+        assert!(found.len() == 1 && found[0].starts_with(told), "{share}: {found:#?}");
+    }
+    let open = format!("{BUS}share = '0.0.0.0:5020'\n{DEVICE}{POINT}");
+    let warned = good(&[("f.toml", &open)]).warnings;
+    let warned = told(&warned, &warned.warnings);
+    assert!(warned.len() == 1 && warned[0].contains("Modbus knows no login"), "{warned:#?}");
 }

@@ -57,6 +57,10 @@ impl Chip for Bme280 {
         "bme280"
     }
 
+    fn addresses(&self) -> &'static [u8] {
+        &[0x76, 0x77]
+    }
+
     fn channels(&self) -> &'static [Channel] {
         &CHANNELS
     }

@@ -28,6 +28,8 @@ pub struct Family {
     channels: &'static [Channel],
     /// Bits of the temperature register that are the measurement; below them are zeros.
     bits: u32,
+    /// What its address pins can give it.
+    addresses: &'static [u8],
     /// Whether the bits below are promised to be zero, so that a one is a garbled answer.
     zeros_below: bool,
     config: Config,
@@ -46,6 +48,10 @@ struct Config {
     fixed: u16,
 }
 
+/// Addresses of parts with three address pins, and with one that knows four levels.
+const EIGHT: &[u8] = &[0x48, 0x49, 0x4A, 0x4B, 0x4C, 0x4D, 0x4E, 0x4F];
+const FOUR: &[u8] = &[0x48, 0x49, 0x4A, 0x4B];
+
 /// Shutdown is bit 0: a part that sleeps shows its last temperature for ever.
 const SHUTDOWN: u16 = 0x01;
 
@@ -53,6 +59,7 @@ const SHUTDOWN: u16 = 0x01;
 pub static LM75: Family = Family {
     name: "lm75",
     channels: &[Channel { name: "temperature", unit: "°C", min: -55.0, max: 125.0 }],
+    addresses: EIGHT,
     bits: 9,
     zeros_below: false,
     config: Config { bytes: 1, mask: SHUTDOWN, wanted: 0, fixed_mask: 0, fixed: 0 },
@@ -63,6 +70,7 @@ pub static LM75: Family = Family {
 pub static TMP102: Family = Family {
     name: "tmp102",
     channels: &[Channel { name: "temperature", unit: "°C", min: -55.0, max: 128.0 }],
+    addresses: FOUR,
     bits: 12,
     zeros_below: true,
     config: Config { bytes: 2, mask: 0x01D0, wanted: 0x00C0, fixed_mask: 0x600F, fixed: 0x6000 },
@@ -73,6 +81,7 @@ pub static TMP102: Family = Family {
 pub static TMP105: Family = Family {
     name: "tmp105",
     channels: &[Channel { name: "temperature", unit: "°C", min: -55.0, max: 128.0 }],
+    addresses: EIGHT,
     bits: 12,
     zeros_below: true,
     config: Config { bytes: 1, mask: 0x60 | SHUTDOWN, wanted: 0x60, fixed_mask: 0, fixed: 0 },
@@ -107,6 +116,10 @@ impl Family {
 impl Chip for Family {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn addresses(&self) -> &'static [u8] {
+        self.addresses
     }
 
     fn channels(&self) -> &'static [Channel] {
