@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use driver_api::exception::{Exception, Reaction};
 use driver_api::{Bus, FrameError, ReadError, Reason, Sample, Value};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -50,9 +51,6 @@ pub struct BusTask {
 
 /// First and longest wait before a port is opened again; a replugged adapter is back within 5 s.
 const REOPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
-/// Exceptions with which a Modbus gateway says that the device behind it is silent (Application
-/// Protocol V1.1b3, section 7: gateway path unavailable, target failed to respond).
-const GATEWAY_SAYS_SILENT: [u8; 2] = [0x0A, 0x0B];
 /// How often the driver may plan anew; a plan that changed more often would only unsettle the schedule.
 const REPLAN: Duration = Duration::from_secs(60);
 /// How often an idle task shows that it lives.
@@ -288,7 +286,7 @@ impl BusTask {
         self.stats.count(spent, result.as_ref().err());
         let outcome = match &result {
             Ok(()) | Err(ReadError::Refused(_)) => Outcome::Answered,
-            Err(ReadError::Transient(FrameError::Exception(code))) if !GATEWAY_SAYS_SILENT.contains(code) => {
+            Err(ReadError::Transient(FrameError::Exception(code))) if !says_silent(*code) => {
                 Outcome::Answered
             }
             Err(ReadError::Transient(_) | ReadError::Bus(_)) => Outcome::Silent { cost: spent },
@@ -404,7 +402,7 @@ impl BusTask {
         self.stats.count(cost, failure.as_ref().or(result.as_ref().err()));
         let (answered, told) = match result {
             Ok(answer) => {
-                let silent = refused.is_some_and(|code| GATEWAY_SAYS_SILENT.contains(&code));
+                let silent = refused.is_some_and(says_silent);
                 (!silent, Ok(Carried { answer, took: cost }))
             }
             Err(ReadError::Transient(FrameError::Timeout(_))) => (false, Err(NotCarried::Silent)),
@@ -437,4 +435,9 @@ impl BusTask {
     fn sign_of_life(&self) {
         self.stats.alive_boot_ms.store(self.clock.boot().0, Relaxed);
     }
+}
+
+/// Whether a gateway says with this exception that the device behind it is silent.
+fn says_silent(code: u8) -> bool {
+    Exception::of(code).read == Reaction::Silent
 }

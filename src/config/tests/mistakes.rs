@@ -220,7 +220,6 @@ fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
         (format!("{uplink}[[uplink.subscribe]]\nfilter = 'a'\n"), "this version has no `subscribe`"),
         (format!("{uplink}format = 'compact'\n"), "this version has `json` and `json-batch`"),
         (format!("{uplink}format = 'sparkplug-b'\n"), "this version has `json` and `json-batch`"),
-        (format!("{BUS}rs485 = 'auto'\n{DEVICE}{POINT}"), "this version has no `rs485`"),
         ("[[bus]]\nname = 's'\ndriver = 'sysfs'\n".to_owned(), "this version has no driver `sysfs`"),
     ];
     for (text, hint) in cases {
