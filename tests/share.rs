@@ -161,6 +161,25 @@ fn foreign_masters_get_right_answers_while_polling_keeps_its_pace() {
     assert!(shared.0 > alone.0 * 0.85, "the polls keep their pace: {shared:?}, alone {alone:?}");
     assert!(shared.1 < 600, "no poll waits long: {shared:?}");
 
+    // What others ask is on the tap like what we ask.
+    let mut watch = Command::new(BINARY)
+        .args(["watch", "--wire", "rs485", "--config"])
+        .arg(gate.config())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary can be started");
+    let output = std::io::BufReader::new(watch.stdout.take().expect("piped"));
+    let asking = std::thread::spawn(move || {
+        (0..5).all(|_| mbpoll(port, 4, &["-r", "0", "-c", "4", "-t", "4", "127.0.0.1"]).status.success())
+    });
+    let seen = std::io::BufRead::lines(output)
+        .take(400)
+        .map_while(Result::ok)
+        .any(|line| line.contains("unit 4 read holding 0..3  CRC ok"));
+    watch.kill().expect("it runs until then");
+    watch.wait().expect("it ended");
+    assert!(seen && asking.join().expect("no panic"));
+
     // What may be written is written, everything else is refused before it gets onto the line.
     let wrote = mbpoll(port, 4, &["-r", "100", "-t", "4", "127.0.0.1", "77", "78"]);
     assert!(wrote.status.success(), "{}", said(&wrote));
@@ -198,6 +217,12 @@ fn a_share_outlives_a_reload_that_does_not_touch_it_and_a_taken_port_stops_nothi
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = taken.local_addr().expect("bound").port();
     let gate = Gate::new(BINARY, home.path(), "box", "");
+    gate.configure(&format!(
+        "{}[[bus]]\nname = \"sim\"\ndriver = \"sim\"\nshare = \"127.0.0.1:5020\"\n",
+        gate.head("box", "")
+    ));
+    let other = gate.cli(&["check"]);
+    assert!(other.code == 78 && other.err.contains("`share` is for Modbus buses"), "{other:?}");
     let base =
         format!("{}{}{}", gate.head("box", ""), bus(&link, &format!("\"127.0.0.1:{port}\"")), meter(1));
     gate.configure(&base);

@@ -314,3 +314,26 @@ async fn over_tcp_both_framings_are_spoken_noise_is_cut_off_and_a_taken_port_is_
     assert_eq!(door(), Door::None);
     std::net::TcpListener::bind(bind).expect("its port is free at once");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_gone_without_a_word_or_stops_in_a_frame_does_not_keep_its_place() {
+    let bench = bench_of(&[(0, 1000)]);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(server(&bench, share()).run(stop.clone()));
+    let bind = loop {
+        if let Door::Open(at) = bench.stats.share.door() {
+            break at;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    for (said, within) in [(&[0, 7, 0][..], 200), (&[], 200)] {
+        let mut client = TcpStream::connect(bind).await.expect("it listens");
+        client.write_all(said).await.expect("sent");
+        let began = Instant::now();
+        assert_eq!(client.read(&mut [0; 9]).await.unwrap_or(0), 0, "closed");
+        let after = began.elapsed().as_secs();
+        assert!((4..within).contains(&after), "{said:?}: after {after} s");
+    }
+    stop.cancel();
+    running.await.expect("no panic");
+}
