@@ -34,6 +34,11 @@ const BUFFER: usize = 260;
 /// A line is quiet after so long without a byte. USB adapters hand bytes over every 16 ms.
 const QUIET: Duration = Duration::from_millis(20);
 
+/// Around the moment at which an answer must be over the port is looked at without sleeping: so long before it and
+/// so long after it. Waking up would cost as much, and the line would be idle meanwhile. At 150 exchanges a
+/// second it is 4.5 % of a core at worst.
+const EAGER: Duration = Duration::from_micros(150);
+
 /// Opens what an [`RtuLine`] talks through: a serial port, a socket, a script.
 #[async_trait]
 pub trait Connect: Send {
@@ -225,7 +230,23 @@ impl<C: Connect> RtuLine<C> {
             let quiet_at = self.last + self.pace.silence.max(QUIET);
             let wake = if judged { deadline } else { quiet_at.min(deadline) };
             let mut chunk = [0; BUFFER];
-            let quiet = match timeout_at(wake, port.read(&mut chunk)).await {
+            // The rest of an answer that has begun comes at the pace of the line.
+            let rest = expect.rtu_len().saturating_sub(received.len());
+            let over = match u32::try_from(rest) {
+                Ok(rest) if rest > 0 && !received.is_empty() && !judged => {
+                    Some(self.last + self.pace.char_time * rest)
+                }
+                _ => None,
+            };
+            let read = match (over, &mut self.alarm) {
+                (Some(over), Some(alarm)) if over < wake => ending(port, &mut chunk, alarm, over).await,
+                _ => None,
+            };
+            let read = match read {
+                Some(read) => Ok(read),
+                None => timeout_at(wake, port.read(&mut chunk)).await,
+            };
+            let quiet = match read {
                 Ok(Ok(0)) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Ok(Err(error)) => return Err(self.lost(error)),
@@ -261,6 +282,34 @@ impl<C: Connect> RtuLine<C> {
             }
         }
     }
+}
+
+/// Reads what comes around the moment at which an answer must be `over`; `None` if nothing does.
+async fn ending<P: AsyncRead + Unpin>(
+    port: &mut P,
+    chunk: &mut [u8],
+    alarm: &mut Alarm,
+    over: Instant,
+) -> Option<io::Result<usize>> {
+    // Dropping a read loses nothing.
+    tokio::select! {
+        biased;
+        read = port.read(chunk) => return Some(read),
+        waited = alarm.until(over.checked_sub(EAGER).unwrap_or(over)) => {
+            if let Err(error) = waited {
+                return Some(Err(error));
+            }
+        }
+    }
+    while Instant::now() < over + EAGER {
+        tokio::select! {
+            biased;
+            read = port.read(chunk) => return Some(read),
+            // The runtime looks at its descriptors before it comes back.
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    None
 }
 
 /// Waits for the end of a silence.
