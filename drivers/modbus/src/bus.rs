@@ -144,6 +144,15 @@ impl<L: Line> ModbusBus<L> {
         result
     }
 
+    /// How fast a device answered a read, or that it did not.
+    pub(crate) fn learn(&mut self, device: usize, reply: &Result<Reply, ReadError>) {
+        match reply {
+            Ok(reply) => self.lessons.answered(device, reply.at.saturating_duration_since(reply.asked)),
+            Err(ReadError::Transient(FrameError::Timeout(_))) => self.lessons.silent(device, Instant::now()),
+            Err(_) => {}
+        }
+    }
+
     /// Whether a device answered is always known.
     pub(crate) fn note(&mut self, device: usize, result: &Result<Reply, ReadError>) {
         let silent = |code: u8| Exception::of(code).read == Reaction::Silent;
@@ -167,11 +176,7 @@ impl<L: Line> ModbusBus<L> {
             (self.compiled.devices[device].timeout, self.compiled.answer_time(area, span));
         let patience = self.lessons.patience(device, timeout, length, Instant::now());
         let reply = self.ask(device, &read_request(area, span), patience).await;
-        match &reply {
-            Ok(reply) => self.lessons.answered(device, reply.at.saturating_duration_since(reply.asked)),
-            Err(ReadError::Transient(FrameError::Timeout(_))) => self.lessons.silent(device, Instant::now()),
-            Err(_) => {}
-        }
+        self.learn(device, &reply);
         let reply = reply?;
         Ok(match reply.answer {
             Answer::Data(data) => Ok((words(area, span, &data), reply.at)),

@@ -196,6 +196,13 @@ impl Compiled {
         }
     }
 
+    /// How long a line is listened to before the first request: as long as its slowest device may take, but never
+    /// so long that a start seems to hang.
+    pub fn listens_first(&self) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(2);
+        self.devices.iter().map(|device| device.timeout).max().unwrap_or_default().min(LONGEST)
+    }
+
     /// How long the answer of such a read takes on the wire.
     pub fn answer_time(&self, area: Area, span: Span) -> Duration {
         self.pace.char_time * (5 + data_len(span.len, area.bits()))

@@ -55,6 +55,11 @@ impl Debts {
         self.owed.push_back((expect, now + LAPSE));
     }
 
+    /// Whether an answer of this unit may still come.
+    pub fn owed_by(&self, unit: u8) -> bool {
+        self.owed.iter().any(|(e, _)| e.unit() == unit)
+    }
+
     /// The unit has answered a later request: nothing older can come.
     pub fn settle(&mut self, unit: u8) {
         self.owed.retain(|(e, _)| e.unit() != unit);
@@ -81,8 +86,8 @@ impl Debts {
     }
 }
 
-/// Reads near what the request is about, the most harmless first: parts of it, then the sister table
-/// (whose refusal is an answer as good as any), then a little beyond it.
+/// Reads near what the request is about, the most harmless first: a part of it, the sister table (whose
+/// refusal is an answer as good as any), other parts, then a little beyond it.
 fn fences(pdu: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let word = |at: usize| pdu.get(at..at + 2).map(|w| u16::from_be_bytes([w[0], w[1]]));
     let at = word(1).unwrap_or(0);
@@ -102,7 +107,9 @@ fn fences(pdu: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let parts = (1..len).step_by(step.into());
     let beyond = (1..=8).map(move |n| len.saturating_add(n * step));
     let beyond = beyond.filter(move |n| *n <= 125 * step && u32::from(at) + u32::from(*n) <= 0x1_0000);
-    parts.map(move |n| ask(read, n)).chain([ask(sister, 1)]).chain(beyond.map(move |n| ask(read, n)))
+    // A device that gives no part gives none of them: the sister table is the second.
+    let mut parts = parts.map(move |n| ask(read, n));
+    parts.next().into_iter().chain([ask(sister, 1)]).chain(parts).chain(beyond.map(move |n| ask(read, n)))
 }
 
 #[cfg(test)]

@@ -95,8 +95,10 @@ impl Driver for Rtu {
         }
         let compiled = compile(&bus, pace, Units::Line, problems);
         let (keys, compiled) = (keys?, compiled?);
+        let first = compiled.listens_first();
         (problems.len() == before).then(|| {
-            Box::new(ModbusBus::new(compiled, RtuLine::new(Tty::new(keys), pace, &bus.wire))) as Box<dyn Bus>
+            Box::new(ModbusBus::new(compiled, RtuLine::new(Tty::new(keys), pace, &bus.wire, first)))
+                as Box<dyn Bus>
         })
     }
 }
@@ -162,7 +164,8 @@ impl Driver for RtuOverTcp {
         pace.round_trip = Pace::network().round_trip;
         let compiled = compile(&bus, pace, Units::Line, problems);
         let (endpoint, compiled) = (known?, compiled?);
-        Some(Box::new(ModbusBus::new(compiled, RtuLine::new(endpoint, pace, &bus.wire))))
+        let first = compiled.listens_first();
+        Some(Box::new(ModbusBus::new(compiled, RtuLine::new(endpoint, pace, &bus.wire, first))))
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::io;
 
-use driver_api::{ReadError, Sample};
+use driver_api::exception::{Exception, Reaction};
+use driver_api::{FrameError, ReadError, Sample};
 use tokio::time::Instant;
 
 use crate::bus::{Ask, Got, Line, ModbusBus, Reply, read_request, words};
@@ -84,6 +85,7 @@ impl<L: Line> ModbusBus<L> {
         reply: Result<Reply, ReadError>,
     ) -> Option<Result<Vec<Sample>, ReadError>> {
         self.note(plain.device, &reply);
+        self.learn(plain.device, &reply);
         match reply {
             Ok(Reply { answer: Answer::Data(data), at, .. }) => {
                 let words = Ok(words(plain.area, plain.run.span, &data));
@@ -91,7 +93,12 @@ impl<L: Line> ModbusBus<L> {
                 self.hand_up(vec![Got { run: plain.run, words, at }], &mut samples);
                 Some(Ok(samples))
             }
-            Ok(Reply { answer: Answer::Exception(_), .. }) => None,
+            Ok(Reply { answer: Answer::Exception(code), .. }) => match Exception::of(code).read {
+                Reaction::RefusedHere | Reaction::Refused => None,
+                Reaction::NextTurn | Reaction::SoonAgain | Reaction::Working | Reaction::Silent => {
+                    Some(Err(ReadError::Transient(FrameError::Exception(code))))
+                }
+            },
             Err(error) => Some(Err(error)),
         }
     }

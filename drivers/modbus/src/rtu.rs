@@ -9,7 +9,9 @@
 //! - The timer starts when the request's last bit is on the wire, as computed from the baud: nobody
 //!   calls `tcdrain`, which would block the thread.
 //! - Late answers are never believed: see the module `late`. The fence that it may ask for first is an
-//!   exchange of its own, with a timeout of its own.
+//!   exchange of its own, with a timeout of its own. A line that was just taken over is listened to first, for
+//!   what somebody before us may have asked.
+//! - A line that gives back what is sent is noticed by its reads, and its echo is no answer to a write.
 
 use std::io;
 use std::time::Duration;
@@ -72,7 +74,8 @@ pub fn compile_on<C: Connect + 'static>(
     problems: &mut Vec<Problem>,
 ) -> Option<Box<dyn Bus>> {
     let compiled = compile(bus, pace, Units::Line, problems)?;
-    Some(Box::new(ModbusBus::new(compiled, RtuLine::new(connect, pace, &bus.wire))))
+    let first = compiled.listens_first();
+    Some(Box::new(ModbusBus::new(compiled, RtuLine::new(connect, pace, &bus.wire, first))))
 }
 
 pub(crate) struct RtuLine<C: Connect> {
@@ -87,10 +90,16 @@ pub(crate) struct RtuLine<C: Connect> {
     last: Instant,
     /// Something doubtful happened; the line must prove to be quiet.
     doubtful: bool,
+    /// What we say comes back to us: known from reads, which no device answers with the request itself.
+    echoes: bool,
+    /// How long a line that was never listened to must be quiet before anything is asked: somebody before us may
+    /// have asked what is answered now.
+    first: Duration,
 }
 
 impl<C: Connect> RtuLine<C> {
-    pub fn new(connect: C, pace: Pace, wire: &Wire) -> Self {
+    /// `first`: how long to listen before the first request.
+    pub fn new(connect: C, pace: Pace, wire: &Wire, first: Duration) -> Self {
         Self {
             connect,
             wire: wire.clone(),
@@ -100,6 +109,8 @@ impl<C: Connect> RtuLine<C> {
             debts: Debts::default(),
             last: Instant::now(),
             doubtful: true,
+            echoes: false,
+            first,
         }
     }
 
@@ -116,7 +127,8 @@ impl<C: Connect> RtuLine<C> {
 
     /// Waits for silence and throws away what arrives before it; gives up after `patience`.
     async fn settle(&mut self, patience: Duration) -> Result<(), ReadError> {
-        let quiet = if self.doubtful { self.pace.silence.max(QUIET) } else { self.pace.silence };
+        let quiet =
+            if self.doubtful { self.pace.silence.max(QUIET).max(self.first) } else { self.pace.silence };
         let give_up = Instant::now() + patience;
         let mut waste = [0; BUFFER];
         loop {
@@ -155,6 +167,7 @@ impl<C: Connect> RtuLine<C> {
             }
         }
         self.doubtful = false;
+        self.first = Duration::ZERO;
         Ok(())
     }
 
@@ -164,8 +177,9 @@ impl<C: Connect> RtuLine<C> {
         ReadError::Bus(error)
     }
 
-    /// Puts a request onto the silent line. Afterwards `last` is when its last bit will have left.
-    async fn send(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<(), ReadError> {
+    /// Puts a request onto the silent line, and gives the frame. Afterwards `last` is when its last bit will have
+    /// left.
+    async fn send(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Vec<u8>, ReadError> {
         let mut frame = Vec::with_capacity(pdu.len() + 3);
         frame.push(unit);
         frame.extend_from_slice(pdu);
@@ -182,15 +196,32 @@ impl<C: Connect> RtuLine<C> {
             Err(_) => return Err(self.lost(io::Error::other("the port takes no bytes"))),
         }
         self.last = begun + on_the_wire;
-        Ok(())
+        Ok(frame)
+    }
+
+    /// Takes our own words off the beginning of what was received, on a line that gives them back (two wires and
+    /// an adapter whose receiver stays on). The answer to a write of one register is the request itself: without
+    /// this a dead device would seem to confirm it.
+    fn take_echo(&mut self, sent: &[u8], received: &mut Vec<u8>, arrived: &mut Vec<Instant>) {
+        if !received.starts_with(sent) {
+            return;
+        }
+        let reads = matches!(sent.get(1), Some(1..=4));
+        if reads && !std::mem::replace(&mut self.echoes, true) {
+            tracing::warn!("the line gives back what is sent; switch the local echo of the adapter off");
+        }
+        if self.echoes {
+            received.drain(..sent.len());
+            arrived.drain(..sent.len());
+        }
     }
 
     /// One request and its answer, if one can be believed.
     async fn once(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError> {
         let expect = Expect::answer_to(unit, pdu).ok_or_else(|| unspeakable(pdu))?;
-        self.send(unit, pdu, timeout).await?;
+        let sent = self.send(unit, pdu, timeout).await?;
         let asked = self.last;
-        let result = self.listen(&expect, asked, timeout).await;
+        let result = self.listen(&sent, &expect, asked, timeout).await;
         match &result {
             // An exception that an older request may have earned: told, but nothing follows from it.
             Ok(Reply { answer: Answer::Exception(code), .. }) if self.debts.refusal_is_doubtful(&expect) => {
@@ -198,9 +229,13 @@ impl<C: Connect> RtuLine<C> {
                 return Err(ReadError::Transient(FrameError::Exception(*code)));
             }
             Ok(_) => self.debts.settle(unit),
-            Err(_) => {
+            Err(error) => {
                 self.doubtful = true;
-                self.debts.owe(expect, Instant::now());
+                // A whole answer with a wrong checksum was this one's, unless an older one was still to come.
+                let answered = matches!(error, ReadError::Transient(FrameError::Crc { .. }));
+                if !answered || self.debts.owed_by(unit) {
+                    self.debts.owe(expect, Instant::now());
+                }
                 if self.connect.renew() {
                     self.port = None;
                 }
@@ -212,6 +247,7 @@ impl<C: Connect> RtuLine<C> {
     /// Listens until the answer is there, the line is quiet after a broken one, or `timeout` after `asked`.
     async fn listen(
         &mut self,
+        sent: &[u8],
         expect: &Expect,
         asked: Instant,
         timeout: Duration,
@@ -221,6 +257,7 @@ impl<C: Connect> RtuLine<C> {
         // When each of them came.
         let mut arrived: Vec<Instant> = Vec::with_capacity(BUFFER);
         let mut judged = true;
+        let mut echo = true;
         let fail = |error| Err(ReadError::Transient(error));
         loop {
             let Some(port) = self.port.as_mut() else {
@@ -257,6 +294,10 @@ impl<C: Connect> RtuLine<C> {
                     let excess = received.len().saturating_sub(BUFFER);
                     received.drain(..excess);
                     arrived.drain(..excess);
+                    if echo && received.len() >= sent.len() {
+                        self.take_echo(sent, &mut received, &mut arrived);
+                        echo = false;
+                    }
                     judged = false;
                     false
                 }
@@ -337,13 +378,18 @@ impl<C: Connect> Line for RtuLine<C> {
     }
 
     async fn exchange(&mut self, unit: u8, pdu: &[u8], timeout: Duration) -> Result<Reply, ReadError> {
-        match self.debts.before(unit, pdu, Instant::now()) {
-            Before::Nothing => {}
-            Before::Fence(fence) => {
-                self.once(unit, &fence, timeout).await?;
+        // A fence that is refused with an exception which an older request may have earned fences nothing off; the
+        // next one is in the sister table, whose refusal is nobody else's.
+        for _ in 0..2 {
+            let Before::Fence(fence) = self.debts.before(unit, pdu, Instant::now()) else { break };
+            match self.once(unit, &fence, timeout).await {
+                Ok(_) | Err(ReadError::Transient(FrameError::Exception(_))) => {}
+                Err(error) => return Err(error),
             }
-            // It has been silent too often; nothing is asked until what it owes can no longer come.
-            Before::Wait => return Err(ReadError::Transient(FrameError::Timeout(timeout))),
+        }
+        // It has been silent too often; nothing is asked until what it owes can no longer come.
+        if self.debts.before(unit, pdu, Instant::now()) != Before::Nothing {
+            return Err(ReadError::Transient(FrameError::Timeout(timeout)));
         }
         self.once(unit, pdu, timeout).await
     }

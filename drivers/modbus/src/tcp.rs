@@ -86,6 +86,7 @@ struct Open<'a> {
     ask: &'a Ask<'a>,
     expect: Expect,
     transaction: u16,
+    deadline: Instant,
     reply: Option<Result<Reply, ReadError>>,
 }
 
@@ -178,40 +179,58 @@ impl TcpLine {
             Err(_) => return Err(Lost::Silence),
         }
         let asked = Instant::now();
-        while open.iter().any(|o| o.reply.is_none()) {
+        let several = open.len() > 1;
+        let (mut chunk_at, mut doubtful) = (asked, false);
+        loop {
             while let Some(Frame { transaction, unit, pdu, length }) =
                 first_frame(&self.received).map_err(Lost::Nonsense)?
             {
                 // Any other is the late answer to something that was given up.
                 let mine = open.iter_mut().find(|o| o.transaction == transaction && o.reply.is_none());
                 if let Some(mine) = mine {
-                    if unit != mine.ask.unit {
-                        return Err(Lost::Nonsense(format!(
-                            "unit {unit} answered for unit {}",
-                            mine.ask.unit
-                        )));
-                    }
-                    let answer = mine.expect.parse(pdu).map_err(Lost::Nonsense)?;
-                    mine.reply = Some(Ok(Reply { answer, asked, at: self.head_at }));
+                    let parsed = match mine.ask.unit == unit {
+                        true => mine.expect.parse(pdu),
+                        false => Err(format!("unit {unit} answered for unit {}", mine.ask.unit)),
+                    };
+                    doubtful |= parsed.is_err();
+                    mine.reply = Some(match parsed {
+                        Ok(answer) => Ok(Reply { answer, asked, at: self.head_at }),
+                        Err(what) => Err(ReadError::Transient(FrameError::Protocol(what))),
+                    });
                 }
                 self.received.drain(..length);
+                // What is left began in the last piece.
+                self.head_at = chunk_at;
             }
-            if open.iter().all(|o| o.reply.is_some()) {
-                break;
-            }
+            let Some(deadline) = open.iter().filter(|o| o.reply.is_none()).map(|o| o.deadline).min() else {
+                // Nothing late or wrong can be read from a connection that is gone.
+                return if doubtful { Err(Lost::Silence) } else { Ok(()) };
+            };
             let mut chunk = [0; CHUNK];
             let count = match timeout_at(deadline, stream.read(&mut chunk)).await {
                 Ok(Ok(0)) => return Err(Lost::Connection(io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => read.map_err(Lost::Connection)?,
-                Err(_) => return Err(Lost::Silence),
+                Err(_) => {
+                    for late in open.iter_mut().filter(|o| o.reply.is_none() && o.deadline <= deadline) {
+                        let silence = FrameError::Timeout(late.ask.timeout);
+                        late.reply = Some(Err(ReadError::Transient(silence)));
+                        doubtful = true;
+                    }
+                    continue;
+                }
             };
+            if several {
+                // A device that waits for our acknowledgement before it sends its next answer (Nagle's algorithm)
+                // would wait for 40 ms each time. Not every system can be asked this; then it is only slower.
+                let _ = rustix::net::sockopt::set_tcp_quickack(stream.port(), true);
+            }
+            chunk_at = Instant::now();
             // A frame that begins in this piece came now; one that is going on came when its head did.
             if self.received.is_empty() {
-                self.head_at = Instant::now();
+                self.head_at = chunk_at;
             }
             self.received.extend_from_slice(&chunk[..count]);
         }
-        Ok(())
     }
 }
 
@@ -231,14 +250,17 @@ impl Line for TcpLine {
 
     async fn exchange_all(&mut self, asks: &[Ask<'_>]) -> Vec<Result<Reply, ReadError>> {
         let mut open: Vec<Open<'_>> = Vec::with_capacity(asks.len());
+        let now = Instant::now();
         for ask in asks {
             match Expect::answer_to(ask.unit, ask.pdu) {
-                Some(expect) => open.push(Open { ask, expect, transaction: 0, reply: None }),
+                Some(expect) => {
+                    let deadline = now + ask.timeout;
+                    open.push(Open { ask, expect, transaction: 0, deadline, reply: None });
+                }
                 None => return asks.iter().map(|ask| Err(unspeakable(ask.pdu))).collect(),
             }
         }
-        let longest = asks.iter().map(|ask| ask.timeout).max().unwrap_or_default();
-        let deadline = Instant::now() + longest;
+        let Some(deadline) = open.iter().map(|open| open.deadline).max() else { return Vec::new() };
         let reads = asks.iter().all(|ask| matches!(ask.pdu.first(), Some(1..=4)));
         tokio::task::yield_now().await;
         let mut used = self.alive();

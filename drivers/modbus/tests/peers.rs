@@ -366,5 +366,6 @@ async fn of_several_requests_each_ends_in_its_own_way() {
         panic!("{results:?}")
     };
     assert_eq!(samples[0].value, Ok(Value::Int(7)), "the silence of one takes nothing from the other");
+    assert!(bus.read_together(&[]).await.is_empty());
     server.abort();
 }

@@ -165,3 +165,64 @@ async fn a_babbling_line_is_not_spoken_into() {
     assert!(error.to_string().contains("never quiet"), "{error}");
     assert!(rig.now() - before <= 511 * MS);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_before_us_asked_for_is_not_our_answer() {
+    // The daemon was started anew; the device still answers what it was asked before, in the very shape.
+    let script = rtu().expect("01 03 00 00 00 02", "01 03 04 00 00 00 05");
+    let mut rig = Rig::new("address = 1", "a: register = 'holding:0', type = 'u32'", script).await;
+    rig.says(300 * MS, "01 03 04 00 00 03 E7");
+    let opened = rig.now();
+    assert_eq!(rig.read(0).await.expect("its own answer"), [good(0, Value::Int(5))]);
+    assert!(
+        rig.asked(0) - opened >= 800 * MS,
+        "as long as an answer may take, and once more after the last byte"
+    );
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_gives_no_part_of_a_block_is_read_again_after_one_silence() {
+    let mut rig = Rig::new(
+        "address = 1",
+        "a: register = 'holding:0', type = 'u32'",
+        rtu()
+            .expect("01 03 00 00 00 02", "")
+            .expect("01 03 00 00 00 01", "01 83 02")
+            .expect("01 04 00 00 00 01", "01 84 01")
+            .expect("01 03 00 00 00 02", "01 03 04 00 00 00 05"),
+    )
+    .await;
+    assert_eq!(rig.read(0).await.expect_err("lost").reason(), Reason::Timeout);
+    assert_eq!(rig.read(0).await.expect("back"), [good(0, Value::Int(5))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_whole_answer_with_a_wrong_checksum_owes_nothing() {
+    let script = rtu()
+        .raw("01 04 00 00 00 01", &[(10 * MS, "01 04 02 00 07 12 34")])
+        .expect("01 04 00 00 00 01", "01 04 02 00 08");
+    let mut rig = Rig::new("address = 1", "a: register = 'input:0'", script).await;
+    assert_eq!(rig.read(0).await.expect_err("broken").reason(), Reason::Crc);
+    assert_eq!(rig.read(0).await.expect("without a fence"), [good(0, Value::Int(8))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_line_that_gives_back_our_words_a_dead_device_confirms_no_write() {
+    let devices = [
+        device("alive", "address = 1", "a: register = 'holding:5', writable = true"),
+        device("dead", "address = 9", "b: register = 'holding:5', writable = true"),
+    ];
+    let script = rtu()
+        .expect_late("01 03 00 05 00 01", &[(MS, "01 03 00 05 00 01"), (9 * MS, "01 03 02 00 07")])
+        .expect_late("09 06 00 05 00 07", &[(MS, "09 06 00 05 00 07")])
+        .expect_late("01 06 00 05 00 08", &[(MS, "01 06 00 05 00 08"), (9 * MS, "01 06 00 05 00 08")]);
+    let mut rig = Rig::of(&devices, script).await;
+    assert_eq!(rig.read(0).await.expect("behind the echo"), [good(0, Value::Int(7))]);
+    let unconfirmed = rig.bus.write(1, &Value::Int(7)).await;
+    assert!(matches!(unconfirmed, Err(ReadError::Transient(FrameError::Timeout(_)))), "{unconfirmed:?}");
+    rig.bus.write(0, &Value::Int(8)).await.expect("confirmed by the device itself");
+    rig.done();
+}

@@ -142,6 +142,11 @@ impl Rig {
         self.port.port().history()[n].0
     }
 
+    /// A frame that comes unasked, so long after now.
+    pub fn says(&mut self, after: Duration, frame: &str) {
+        self.port.port().says(after, &hex(&sealed(frame)));
+    }
+
     /// So many bytes of noise, one each `every`.
     pub fn babble(&mut self, bytes: u32, every: Duration) {
         for n in 0..bytes {
