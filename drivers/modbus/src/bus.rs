@@ -123,7 +123,9 @@ impl<L: Line> ModbusBus<L> {
     /// Nothing is known of any device.
     fn forget(&mut self) {
         self.blocks = self.compiled.blocks.iter().map(|_| Learned::default()).collect();
-        self.lives = self.compiled.devices.iter().map(Life::new).collect();
+        let mut before = std::mem::take(&mut self.lives).into_iter();
+        let devices = self.compiled.devices.iter();
+        self.lives = devices.map(|device| Life::reopened(device, before.next())).collect();
         self.powers = vec![Power::Unknown; self.compiled.factors.len()];
         self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
     }

@@ -58,7 +58,7 @@ pub(crate) enum Found {
 }
 
 impl Life {
-    pub fn new(device: &Device) -> Self {
+    fn new(device: &Device) -> Self {
         Self {
             silences: 0,
             no_mask: false,
@@ -67,6 +67,16 @@ impl Life {
             told: None,
             setup: Progress::new(device.setup.len()),
         }
+    }
+
+    /// The bus is opened anew: only what must not be written any more is still known.
+    pub fn reopened(device: &Device, before: Option<Self>) -> Self {
+        let mut life = Self::new(device);
+        if let Some(before) = before {
+            life.setup = before.setup;
+            life.setup.again();
+        }
+        life
     }
 }
 
@@ -310,6 +320,11 @@ impl<L: Line> ModbusBus<L> {
         match news {
             None => {}
             Some(News::Set) => tracing::info!(DEVICE = name, "setup: {place} was written and holds"),
+            Some(News::NotKept) => tracing::warn!(
+                DEVICE = name,
+                "setup: {place} was written and reads back as another; it is not written again until the \
+                 configuration is loaded anew"
+            ),
             Some(News::Failed(why)) => tracing::warn!(
                 DEVICE = name,
                 "setup: {place} could not be set: {why}; tried again when the device comes back"
