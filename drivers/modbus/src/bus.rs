@@ -78,8 +78,8 @@ pub(crate) struct Reply {
 pub(crate) enum Power {
     /// Not yet read: its points have no value.
     Unknown,
-    /// As last read.
-    Known(i16),
+    /// As read then.
+    Known(i16, Instant),
     /// The device does not have it, or does not give it.
     Not(Reason),
 }
@@ -272,8 +272,8 @@ impl<L: Line> ModbusBus<L> {
 
     /// Powers of ten first, then the points that they belong to.
     pub(crate) fn hand_up(&mut self, got: Vec<Got>, out: &mut Vec<Sample>) {
-        for Got { run, words, .. } in &got {
-            self.take_powers(run, words.as_deref().map_err(|reason| *reason));
+        for Got { run, words, at } in &got {
+            self.take_powers(run, words.as_deref().map_err(|reason| *reason), *at);
         }
         for Got { run, words, at } in got {
             for want in run.wanted.iter().copied().filter(|want| *want < self.compiled.points.len()) {
@@ -286,8 +286,18 @@ impl<L: Line> ModbusBus<L> {
         }
     }
 
+    /// A power of ten. One that was not read for long is none: the device may have changed its range meanwhile.
+    pub(crate) fn power(&self, factor: usize) -> Power {
+        match self.powers[factor] {
+            Power::Known(_, at) if at.elapsed() > self.compiled.factors[factor].max_age() => {
+                Power::Not(Reason::Stale)
+            }
+            power => power,
+        }
+    }
+
     /// Notes the powers of ten among what was read.
-    pub(crate) fn take_powers(&mut self, run: &Run, words: Result<&[u16], Reason>) {
+    pub(crate) fn take_powers(&mut self, run: &Run, words: Result<&[u16], Reason>, at: Instant) {
         let points = self.compiled.points.len();
         for want in run.wanted.iter().copied() {
             let Some(index) = want.checked_sub(points) else { continue };
@@ -305,7 +315,7 @@ impl<L: Line> ModbusBus<L> {
                 Ok(Value::Int(exponent)) => i16::try_from(exponent)
                     .ok()
                     .filter(|e| (-MAX_EXPONENT..=MAX_EXPONENT).contains(e))
-                    .map_or(Power::Not(Reason::SensorFault), Power::Known),
+                    .map_or(Power::Not(Reason::SensorFault), |e| Power::Known(e, at)),
                 Ok(_) => Power::Not(Reason::Protocol),
                 Err(reason) => Power::Not(reason),
             };
@@ -316,13 +326,13 @@ impl<L: Line> ModbusBus<L> {
     fn value(&self, point: usize, read: Span, words: &[u16]) -> Option<Result<Value, Reason>> {
         let value = cut(self.compiled.spans[point], read, words)
             .and_then(|words| self.compiled.points[point].value(words));
-        let power = self.compiled.factor_of[point].map(|factor| self.powers[factor]);
+        let power = self.compiled.factor_of[point].map(|factor| self.power(factor));
         Some(match (value, power) {
             (Err(reason), _) => Err(reason),
             (value, None) => value,
             (Ok(_), Some(Power::Unknown)) => return None,
             (Ok(_), Some(Power::Not(reason))) => Err(reason),
-            (Ok(raw), Some(Power::Known(exponent))) => scaled(&raw, exponent).ok_or(Reason::SensorFault),
+            (Ok(raw), Some(Power::Known(exponent, _))) => scaled(&raw, exponent).ok_or(Reason::SensorFault),
         })
     }
 }

@@ -11,7 +11,7 @@ use driver_api::{FrameError, ReadError, Reason};
 use tokio::time::Instant;
 
 use crate::bus::{Line, ModbusBus, Power};
-use crate::compile::Extra;
+use crate::compile::{Extra, RENEWED};
 use crate::config::Area;
 use crate::device::Device;
 use crate::learned::ASK_AGAIN;
@@ -25,9 +25,6 @@ use crate::write::requests;
 /// A device that is silent so often in a row is away; once may be a glitch.
 const AWAY: u8 = 2;
 
-/// How old a power of ten may grow that is read apart from its points. Devices change them when their
-/// range changes, which is rare.
-const POWER_AGE: Duration = Duration::from_secs(60);
 /// How soon one that could not be read is asked for again.
 const POWER_RETRY: Duration = Duration::from_secs(10);
 
@@ -225,23 +222,26 @@ impl<L: Line> ModbusBus<L> {
             Found::At(from) => from,
             Found::NotYet => return Ok(()),
             Found::Nowhere => {
-                self.extras_due[index] = Instant::now() + POWER_AGE;
-                self.take_powers(&run, Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS)));
+                self.extras_due[index] = Instant::now() + RENEWED;
+                let nowhere = Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS));
+                self.take_powers(&run, nowhere, Instant::now());
                 return Ok(());
             }
         };
         let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
         let result = self.fetch(device, space.area(), span).await;
         let (reason, wait) = match &result {
-            Ok(Ok(_)) => (None, POWER_AGE),
+            Ok(Ok(_)) => (None, RENEWED),
             Ok(Err(code)) => (Some(Reason::Exception(*code)), POWER_RETRY),
             Err(error) => (Some(error.reason()), POWER_RETRY),
         };
         self.extras_due[index] = Instant::now() + wait;
         match (&result, reason) {
-            (Ok(Ok((words, _))), _) => self.take_powers(&run, Ok(words)),
-            // What was read before is still the best guess.
-            (_, Some(reason)) if self.none_known(&run.wanted) => self.take_powers(&run, Err(reason)),
+            (Ok(Ok((words, at))), _) => self.take_powers(&run, Ok(words), *at),
+            // What was read before is still the best guess, until it is too old.
+            (_, Some(reason)) if self.none_known(&run.wanted) => {
+                self.take_powers(&run, Err(reason), Instant::now());
+            }
             _ => {}
         }
         result.map(|_| ())
@@ -251,8 +251,8 @@ impl<L: Line> ModbusBus<L> {
         let points = self.compiled.points.len();
         wants
             .iter()
-            .filter_map(|want| want.checked_sub(points).and_then(|factor| self.powers.get(factor)))
-            .all(|power| !matches!(power, Power::Known(_)))
+            .filter_map(|want| want.checked_sub(points))
+            .all(|factor| !matches!(self.power(factor), Power::Known(..)))
     }
 
     /// One exchange of the device's setup.

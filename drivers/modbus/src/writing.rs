@@ -27,9 +27,9 @@ impl<L: Line> ModbusBus<L> {
         if !info.writable {
             return Err(format!("`{}` is not writable", info.name));
         }
-        let exponent = match self.compiled.factor_of[point].map(|factor| self.powers[factor]) {
+        let exponent = match self.compiled.factor_of[point].map(|factor| self.power(factor)) {
             None => None,
-            Some(Power::Known(exponent)) => Some(exponent),
+            Some(Power::Known(exponent, _)) => Some(exponent),
             Some(Power::Unknown) => {
                 return Err(format!("the power of ten of `{}` is not read yet; try again", info.name));
             }
