@@ -32,6 +32,7 @@ use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
 use crate::place::Space;
 use crate::plan::{Run, Span};
 use crate::rtu::unspeakable;
+use crate::sunspec::Model;
 
 /// Something that carries one request and one believed answer at a time.
 #[async_trait]
@@ -196,20 +197,32 @@ impl<L: Line> ModbusBus<L> {
         };
         let mut learned = std::mem::take(&mut self.blocks[block]);
         let result = self.read_parts(block, &mut learned, from).await;
+        // A device that went away meanwhile may come back with another model.
+        if self.is_away(device) && matches!(space, Space::Model(_)) {
+            learned.forget();
+        }
         self.blocks[block] = learned;
-        self.hand_up(result?, out);
+        match result? {
+            Ok(got) => self.hand_up(got, out),
+            // Only now, so that what was learned of this block is forgotten with the rest.
+            Err((model, words)) => {
+                self.is_head(device, model, &words);
+            }
+        }
         Ok(())
     }
 
-    /// Reads every part of a block; `from` is where its address space begins.
+    /// Reads every part of a block; `from` is where its address space begins. Where the model that it should be does
+    /// not stand there, nothing was read: then it gives what stands there.
     async fn read_parts(
         &mut self,
         block: usize,
         learned: &mut Learned,
         from: u16,
-    ) -> Result<Vec<Got>, ReadError> {
+    ) -> Result<Result<Vec<Got>, (Model, Vec<u16>)>, ReadError> {
         let device = self.compiled.plan.blocks[block].device;
-        let area = self.compiled.blocks[block].0.area();
+        let space = self.compiled.blocks[block].0;
+        let area = space.area();
         learned.refresh(|| self.whole(block), Instant::now());
         let mut got = Vec::new();
         let mut next = 0;
@@ -220,9 +233,18 @@ impl<L: Line> ModbusBus<L> {
                 next += 1;
                 continue;
             }
-            let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
+            let head = self.with_head(device, space, run.span);
+            let read = head.map_or(run.span, |(_, span)| span);
+            let span = Span { start: read.start.saturating_add(from), len: read.len };
             let code = match self.fetch(device, area, span).await? {
                 Ok((words, at)) => {
+                    if let Some((model, _)) = head
+                        && (!words.starts_with(&[model.id, model.len])
+                            || !self.is_head(device, model, &words))
+                    {
+                        return Ok(Err((model, words)));
+                    }
+                    let run = Run { span: read, ..run };
                     got.push(Got { run, words: Ok(words), at });
                     next += 1;
                     continue;
@@ -236,6 +258,10 @@ impl<L: Line> ModbusBus<L> {
                     return Err(ReadError::Transient(FrameError::Exception(code)));
                 }
             };
+            if let Some((model, _)) = head {
+                self.heads_apart(device, model);
+                continue;
+            }
             match learned.refuse(next, code, here, &self.compiled.spans, Instant::now()) {
                 Refusal::Split { parts, first } => {
                     if first {
@@ -254,7 +280,7 @@ impl<L: Line> ModbusBus<L> {
                 Refusal::Whole => return Err(ReadError::Refused(code)),
             }
         }
-        Ok(got)
+        Ok(Ok(got))
     }
 
     /// A block as it is first tried.
