@@ -1,8 +1,9 @@
 //! What a device needs besides its polls: its setup, powers of ten that no block covers, the way to its models.
 //!
 //! At most one exchange of it is made before each poll, and only while the device answers, so that nobody else
-//! on the line waits for more than that; besides, once a minute, a look whether a model is where it was. A device appears when the bus is opened, and when it answers again
-//! after [`AWAY`] silences: then nothing is known of it any more.
+//! on the line waits for more than that; besides, once a minute, a look whether a model is where it was. A
+//! device appears when the bus is opened, when it answers again after [`AWAY`] silences, and when a model is not
+//! where it was: then nothing is known of it any more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
