@@ -32,6 +32,7 @@ use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
 use crate::place::Space;
 use crate::plan::{Run, Span};
 use crate::rtu::unspeakable;
+use crate::sunspec::Model;
 
 /// Something that carries one request and one believed answer at a time.
 #[async_trait]
@@ -78,8 +79,8 @@ pub(crate) struct Reply {
 pub(crate) enum Power {
     /// Not yet read: its points have no value.
     Unknown,
-    /// As last read.
-    Known(i16),
+    /// As read then.
+    Known(i16, Instant),
     /// The device does not have it, or does not give it.
     Not(Reason),
 }
@@ -123,7 +124,9 @@ impl<L: Line> ModbusBus<L> {
     /// Nothing is known of any device.
     fn forget(&mut self) {
         self.blocks = self.compiled.blocks.iter().map(|_| Learned::default()).collect();
-        self.lives = self.compiled.devices.iter().map(Life::new).collect();
+        let mut before = std::mem::take(&mut self.lives).into_iter();
+        let devices = self.compiled.devices.iter();
+        self.lives = devices.map(|device| Life::reopened(device, before.next())).collect();
         self.powers = vec![Power::Unknown; self.compiled.factors.len()];
         self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
     }
@@ -199,20 +202,32 @@ impl<L: Line> ModbusBus<L> {
         };
         let mut learned = std::mem::take(&mut self.blocks[block]);
         let result = self.read_parts(block, &mut learned, from).await;
+        // A device that went away meanwhile may come back with another model.
+        if self.is_away(device) && matches!(space, Space::Model(_)) {
+            learned.forget();
+        }
         self.blocks[block] = learned;
-        self.hand_up(result?, out);
+        match result? {
+            Ok(got) => self.hand_up(got, out),
+            // Only now, so that what was learned of this block is forgotten with the rest.
+            Err((model, words)) => {
+                self.is_head(device, model, &words);
+            }
+        }
         Ok(())
     }
 
-    /// Reads every part of a block; `from` is where its address space begins.
+    /// Reads every part of a block; `from` is where its address space begins. Where the model that it should be does
+    /// not stand there, nothing was read: then it gives what stands there.
     async fn read_parts(
         &mut self,
         block: usize,
         learned: &mut Learned,
         from: u16,
-    ) -> Result<Vec<Got>, ReadError> {
+    ) -> Result<Result<Vec<Got>, (Model, Vec<u16>)>, ReadError> {
         let device = self.compiled.plan.blocks[block].device;
-        let area = self.compiled.blocks[block].0.area();
+        let space = self.compiled.blocks[block].0;
+        let area = space.area();
         learned.refresh(|| self.whole(block), Instant::now());
         let mut got = Vec::new();
         let mut next = 0;
@@ -223,9 +238,18 @@ impl<L: Line> ModbusBus<L> {
                 next += 1;
                 continue;
             }
-            let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
+            let head = self.with_head(device, space, run.span);
+            let read = head.map_or(run.span, |(_, span)| span);
+            let span = Span { start: read.start.saturating_add(from), len: read.len };
             let code = match self.fetch(device, area, span).await? {
                 Ok((words, at)) => {
+                    if let Some((model, _)) = head
+                        && (!words.starts_with(&[model.id, model.len])
+                            || !self.is_head(device, model, &words))
+                    {
+                        return Ok(Err((model, words)));
+                    }
+                    let run = Run { span: read, ..run };
                     got.push(Got { run, words: Ok(words), at });
                     next += 1;
                     continue;
@@ -239,6 +263,10 @@ impl<L: Line> ModbusBus<L> {
                     return Err(ReadError::Transient(FrameError::Exception(code)));
                 }
             };
+            if let Some((model, _)) = head {
+                self.heads_apart(device, model);
+                continue;
+            }
             match learned.refuse(next, code, here, &self.compiled.spans, Instant::now()) {
                 Refusal::Split { parts, first } => {
                     if first {
@@ -257,7 +285,7 @@ impl<L: Line> ModbusBus<L> {
                 Refusal::Whole => return Err(ReadError::Refused(code)),
             }
         }
-        Ok(got)
+        Ok(Ok(got))
     }
 
     /// A block as it is first tried.
@@ -275,8 +303,8 @@ impl<L: Line> ModbusBus<L> {
 
     /// Powers of ten first, then the points that they belong to.
     pub(crate) fn hand_up(&mut self, got: Vec<Got>, out: &mut Vec<Sample>) {
-        for Got { run, words, .. } in &got {
-            self.take_powers(run, words.as_deref().map_err(|reason| *reason));
+        for Got { run, words, at } in &got {
+            self.take_powers(run, words.as_deref().map_err(|reason| *reason), *at);
         }
         for Got { run, words, at } in got {
             for want in run.wanted.iter().copied().filter(|want| *want < self.compiled.points.len()) {
@@ -289,8 +317,18 @@ impl<L: Line> ModbusBus<L> {
         }
     }
 
+    /// A power of ten. One that was not read for long is none: the device may have changed its range meanwhile.
+    pub(crate) fn power(&self, factor: usize) -> Power {
+        match self.powers[factor] {
+            Power::Known(_, at) if at.elapsed() > self.compiled.factors[factor].max_age() => {
+                Power::Not(Reason::Stale)
+            }
+            power => power,
+        }
+    }
+
     /// Notes the powers of ten among what was read.
-    pub(crate) fn take_powers(&mut self, run: &Run, words: Result<&[u16], Reason>) {
+    pub(crate) fn take_powers(&mut self, run: &Run, words: Result<&[u16], Reason>, at: Instant) {
         let points = self.compiled.points.len();
         for want in run.wanted.iter().copied() {
             let Some(index) = want.checked_sub(points) else { continue };
@@ -308,7 +346,7 @@ impl<L: Line> ModbusBus<L> {
                 Ok(Value::Int(exponent)) => i16::try_from(exponent)
                     .ok()
                     .filter(|e| (-MAX_EXPONENT..=MAX_EXPONENT).contains(e))
-                    .map_or(Power::Not(Reason::SensorFault), Power::Known),
+                    .map_or(Power::Not(Reason::SensorFault), |e| Power::Known(e, at)),
                 Ok(_) => Power::Not(Reason::Protocol),
                 Err(reason) => Power::Not(reason),
             };
@@ -319,13 +357,13 @@ impl<L: Line> ModbusBus<L> {
     fn value(&self, point: usize, read: Span, words: &[u16]) -> Option<Result<Value, Reason>> {
         let value = cut(self.compiled.spans[point], read, words)
             .and_then(|words| self.compiled.points[point].value(words));
-        let power = self.compiled.factor_of[point].map(|factor| self.powers[factor]);
+        let power = self.compiled.factor_of[point].map(|factor| self.power(factor));
         Some(match (value, power) {
             (Err(reason), _) => Err(reason),
             (value, None) => value,
             (Ok(_), Some(Power::Unknown)) => return None,
             (Ok(_), Some(Power::Not(reason))) => Err(reason),
-            (Ok(raw), Some(Power::Known(exponent))) => scaled(&raw, exponent).ok_or(Reason::SensorFault),
+            (Ok(raw), Some(Power::Known(exponent, _))) => scaled(&raw, exponent).ok_or(Reason::SensorFault),
         })
     }
 }

@@ -1,9 +1,11 @@
 //! What a device needs besides its polls: its setup, powers of ten that no block covers, the way to its models.
 //!
 //! At most one exchange of it is made before each poll, and only while the device answers, so that nobody else
-//! on the line waits for more than that. A device appears when the bus is opened, and when it answers again
-//! after [`AWAY`] silences: then nothing is known of it any more.
+//! on the line waits for more than that; besides, once a minute, a look whether a model is where it was. A
+//! device appears when the bus is opened, when it answers again after [`AWAY`] silences, and when a model is not
+//! where it was: then nothing is known of it any more.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use driver_api::exception::{Exception, Reaction};
@@ -11,7 +13,7 @@ use driver_api::{FrameError, ReadError, Reason};
 use tokio::time::Instant;
 
 use crate::bus::{Line, ModbusBus, Power};
-use crate::compile::Extra;
+use crate::compile::{Extra, RENEWED};
 use crate::config::Area;
 use crate::device::Device;
 use crate::learned::ASK_AGAIN;
@@ -19,17 +21,21 @@ use crate::pdu::Answer;
 use crate::place::Space;
 use crate::plan::Span;
 use crate::setup::{Action, News, Outcome, Progress};
-use crate::sunspec::Walk;
+use crate::sunspec::{Model, Walk};
 use crate::write::requests;
 
 /// A device that is silent so often in a row is away; once may be a glitch.
 const AWAY: u8 = 2;
 
-/// How old a power of ten may grow that is read apart from its points. Devices change them when their
-/// range changes, which is rare.
-const POWER_AGE: Duration = Duration::from_secs(60);
 /// How soon one that could not be read is asked for again.
 const POWER_RETRY: Duration = Duration::from_secs(10);
+
+/// How long a model is believed to be where its head was seen. A device that was given other firmware within a
+/// second has other values there.
+const HEAD_AGE: Duration = Duration::from_secs(60);
+/// As many registers are read in vain for the head of a model to be seen with its values: a request costs as
+/// much at 9600 baud.
+const NEAR: u16 = 10;
 
 /// What the bus knows of a device while it is open.
 #[derive(Debug)]
@@ -39,7 +45,11 @@ pub(crate) struct Life {
     /// It does not know function 22.
     pub no_mask: bool,
     pub walk: Walk,
-    /// When the search for its models is begun anew, after one in vain.
+    /// When the heads of its models were seen.
+    seen: BTreeMap<u16, Instant>,
+    /// It does not give the head of a model and its values at once.
+    heads_apart: bool,
+    /// When the search for its models is begun anew, after one in vain or that did not come to the end.
     search_again: Option<Instant>,
     /// The chain that was last written into the log.
     told: Option<String>,
@@ -58,15 +68,27 @@ pub(crate) enum Found {
 }
 
 impl Life {
-    pub fn new(device: &Device) -> Self {
+    fn new(device: &Device) -> Self {
         Self {
             silences: 0,
             no_mask: false,
             walk: Walk::new(device.sunspec_base),
+            seen: BTreeMap::new(),
+            heads_apart: false,
             search_again: None,
             told: None,
             setup: Progress::new(device.setup.len()),
         }
+    }
+
+    /// The bus is opened anew: only what must not be written any more is still known.
+    pub fn reopened(device: &Device, before: Option<Self>) -> Self {
+        let mut life = Self::new(device);
+        if let Some(before) = before {
+            life.setup = before.setup;
+            life.setup.again();
+        }
+        life
     }
 }
 
@@ -75,13 +97,24 @@ impl<L: Line> ModbusBus<L> {
     pub(crate) fn heard(&mut self, device: usize, answered: bool) {
         let Some(life) = self.lives.get_mut(device) else { return };
         life.silences = if answered { 0 } else { life.silences.saturating_add(1) };
-        if life.silences != AWAY {
-            return;
+        if life.silences == AWAY {
+            self.is_another(device);
         }
-        // Whatever comes back may have lost its settings, and may be another device.
+    }
+
+    /// Whether a device is silent so often that nothing is known of it any more.
+    pub(crate) fn is_away(&self, device: usize) -> bool {
+        self.lives[device].silences >= AWAY
+    }
+
+    /// What answers from now on may have lost its settings, and may be another device.
+    fn is_another(&mut self, device: usize) {
+        let Some(life) = self.lives.get_mut(device) else { return };
         life.setup.again();
         life.walk.again();
         life.search_again = None;
+        life.seen.clear();
+        life.heads_apart = false;
         for (factor, power) in self.compiled.factors.iter().zip(&mut self.powers) {
             if factor.device == device {
                 *power = Power::Unknown;
@@ -142,20 +175,87 @@ impl<L: Line> ModbusBus<L> {
         if let Space::Model(_) = space {
             let life = &mut self.lives[device];
             if life.search_again.take_if(|at| *at <= Instant::now()).is_some() {
-                life.walk.again();
+                if life.walk.nowhere() { life.walk.again() } else { life.walk.resume() }
             }
             self.walk_on(device).await?;
+            self.look_at_head(device, space).await?;
         }
         Ok(self.place_of(device, space))
+    }
+
+    /// The model that the space is, where the device has it.
+    pub(crate) fn model(&self, device: usize, space: Space) -> Option<Model> {
+        let Space::Model(id) = space else { return None };
+        self.lives[device].walk.chain()?.find(id)
+    }
+
+    /// Looks whether a model is still where it was, unless its head was seen of late.
+    async fn look_at_head(&mut self, device: usize, space: Space) -> Result<(), ReadError> {
+        let Some(model) = self.model(device, space) else { return Ok(()) };
+        if self.lives[device].seen.get(&model.id).is_some_and(|at| at.elapsed() < HEAD_AGE) {
+            return Ok(());
+        }
+        let head = match self.fetch(device, Area::Holding, Span { start: model.at, len: 2 }).await? {
+            Ok((words, _)) => words,
+            Err(code) => match Exception::of(code).read {
+                Reaction::Refused | Reaction::RefusedHere => Vec::new(),
+                Reaction::NextTurn | Reaction::SoonAgain | Reaction::Working | Reaction::Silent => {
+                    return Err(ReadError::Transient(FrameError::Exception(code)));
+                }
+            },
+        };
+        self.is_head(device, model, &head);
+        Ok(())
+    }
+
+    /// Whether these registers begin with the head of this model. If not, it is looked for anew.
+    pub(crate) fn is_head(&mut self, device: usize, model: Model, words: &[u16]) -> bool {
+        let there = words.starts_with(&[model.id, model.len]);
+        if there {
+            self.lives[device].seen.insert(model.id, Instant::now());
+        } else {
+            tracing::warn!(
+                DEVICE = self.compiled.plan.devices[device].name,
+                "SunSpec model {} is not at {} any more; looking for the models anew",
+                model.id,
+                model.at
+            );
+            self.is_another(device);
+        }
+        there
+    }
+
+    /// What to read of a model so that its head is seen with the values, where that costs next to nothing.
+    pub(crate) fn with_head(&self, device: usize, space: Space, span: Span) -> Option<(Model, Span)> {
+        let Device { max_registers, max_gap, .. } = self.compiled.devices[device];
+        let model = self.model(device, space).filter(|_| !self.lives[device].heads_apart)?;
+        let len = u16::try_from(span.end()).ok()?.max(2);
+        let near = span.start <= NEAR.min(max_gap) && len <= max_registers;
+        near.then_some((model, Span { start: 0, len }))
+    }
+
+    /// The device refused that. Perhaps the model is elsewhere, so its head is looked at alone before the next read.
+    pub(crate) fn heads_apart(&mut self, device: usize, model: Model) {
+        let life = &mut self.lives[device];
+        life.heads_apart = true;
+        life.seen.remove(&model.id);
     }
 
     /// One read along the chain of models.
     async fn walk_on(&mut self, device: usize) -> Result<(), ReadError> {
         let Some(span) = self.lives[device].walk.next() else { return Ok(()) };
         let result = self.fetch(device, Area::Holding, span).await;
-        let walk = &mut self.lives[device].walk;
+        let Life { walk, seen, .. } = &mut self.lives[device];
+        let failed = !matches!(result, Ok(Ok(_)) | Err(ReadError::Bus(_)));
         match result {
-            Ok(Ok((words, _))) => walk.read(&words),
+            Ok(Ok((words, _))) => {
+                walk.read(&words);
+                if let [id, _] = words.as_slice() {
+                    seen.insert(*id, Instant::now());
+                }
+            }
+            // Nothing that is known waits for what may be behind it.
+            _ if failed && walk.resumed() => walk.refused(),
             Ok(Err(code)) => match Exception::of(code).read {
                 Reaction::Refused | Reaction::RefusedHere => walk.refused(),
                 Reaction::NextTurn | Reaction::SoonAgain | Reaction::Working | Reaction::Silent => {
@@ -177,8 +277,14 @@ impl<L: Line> ModbusBus<L> {
     fn tell_chain(&mut self, device: usize) {
         let name = &self.compiled.plan.devices[device].name;
         let life = &mut self.lives[device];
+        if life.walk.next().is_some() {
+            return;
+        }
         let text = match life.walk.chain() {
-            Some(chain) => chain.to_string(),
+            Some(chain) => {
+                life.search_again = chain.cut().map(|_| Instant::now() + ASK_AGAIN);
+                chain.to_string()
+            }
             None if life.walk.nowhere() => {
                 life.search_again = Some(Instant::now() + ASK_AGAIN);
                 "nowhere".to_owned()
@@ -211,27 +317,30 @@ impl<L: Line> ModbusBus<L> {
     async fn read_extra(&mut self, index: usize) -> Result<(), ReadError> {
         let Extra { device, space, ref run } = self.compiled.extras[index];
         let run = run.clone();
-        let from = match self.place_of(device, space) {
+        let from = match self.locate(device, space).await? {
             Found::At(from) => from,
             Found::NotYet => return Ok(()),
             Found::Nowhere => {
-                self.extras_due[index] = Instant::now() + POWER_AGE;
-                self.take_powers(&run, Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS)));
+                self.extras_due[index] = Instant::now() + RENEWED;
+                let nowhere = Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS));
+                self.take_powers(&run, nowhere, Instant::now());
                 return Ok(());
             }
         };
         let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
         let result = self.fetch(device, space.area(), span).await;
         let (reason, wait) = match &result {
-            Ok(Ok(_)) => (None, POWER_AGE),
+            Ok(Ok(_)) => (None, RENEWED),
             Ok(Err(code)) => (Some(Reason::Exception(*code)), POWER_RETRY),
             Err(error) => (Some(error.reason()), POWER_RETRY),
         };
         self.extras_due[index] = Instant::now() + wait;
         match (&result, reason) {
-            (Ok(Ok((words, _))), _) => self.take_powers(&run, Ok(words)),
-            // What was read before is still the best guess.
-            (_, Some(reason)) if self.none_known(&run.wanted) => self.take_powers(&run, Err(reason)),
+            (Ok(Ok((words, at))), _) => self.take_powers(&run, Ok(words), *at),
+            // What was read before is still the best guess, until it is too old.
+            (_, Some(reason)) if self.none_known(&run.wanted) => {
+                self.take_powers(&run, Err(reason), Instant::now());
+            }
             _ => {}
         }
         result.map(|_| ())
@@ -241,8 +350,8 @@ impl<L: Line> ModbusBus<L> {
         let points = self.compiled.points.len();
         wants
             .iter()
-            .filter_map(|want| want.checked_sub(points).and_then(|factor| self.powers.get(factor)))
-            .all(|power| !matches!(power, Power::Known(_)))
+            .filter_map(|want| want.checked_sub(points))
+            .all(|factor| !matches!(self.power(factor), Power::Known(..)))
     }
 
     /// One exchange of the device's setup.
@@ -259,11 +368,15 @@ impl<L: Line> ModbusBus<L> {
         };
         let target = targets[step].clone();
         let space = target.place.space;
-        let Found::At(from) = self.place_of(device, space) else {
-            let news =
-                self.lives[device].setup.after(step, Outcome::Exception(crate::learned::ILLEGAL_ADDRESS));
-            self.tell_setup(device, step, news);
-            return Ok(());
+        let from = match self.locate(device, space).await? {
+            Found::At(from) => from,
+            Found::NotYet => return Ok(()),
+            Found::Nowhere => {
+                let refused = Outcome::Exception(crate::learned::ILLEGAL_ADDRESS);
+                let news = self.lives[device].setup.after(step, refused);
+                self.tell_setup(device, step, news);
+                return Ok(());
+            }
         };
         let at = target.place.at.saturating_add(from);
         let result = match action {
@@ -310,6 +423,11 @@ impl<L: Line> ModbusBus<L> {
         match news {
             None => {}
             Some(News::Set) => tracing::info!(DEVICE = name, "setup: {place} was written and holds"),
+            Some(News::NotKept) => tracing::warn!(
+                DEVICE = name,
+                "setup: {place} was written and reads back as another; it is not written again until the \
+                 configuration is loaded anew"
+            ),
             Some(News::Failed(why)) => tracing::warn!(
                 DEVICE = name,
                 "setup: {place} could not be set: {why}; tried again when the device comes back"

@@ -45,8 +45,29 @@ pub(crate) struct Factor {
     pub place: Place,
     /// Whether the bytes of its register stand the other way round.
     pub swapped: bool,
-    /// As often as the slowest point that it belongs to: it rides along with faster ones, and makes no block faster.
+    /// How often it is wanted, see [`Factor::wanted_by`].
     every: Duration,
+    /// The fastest and the slowest of its points.
+    points: (Duration, Duration),
+}
+
+/// How often a power of ten is read again at least, if any point needs it so often. Devices change them when
+/// their range changes, which is rare, but then a value is wrong by a power of ten for as long.
+pub(crate) const RENEWED: Duration = Duration::from_secs(20);
+
+impl Factor {
+    /// Another point is multiplied by it.
+    fn wanted_by(&mut self, every: Duration) {
+        let (fastest, slowest) = (self.points.0.min(every), self.points.1.max(every));
+        self.points = (fastest, slowest);
+        // As often as the slowest: it rides along with faster ones, and makes no block faster unless it must.
+        self.every = fastest.max(slowest.min(RENEWED));
+    }
+
+    /// How old it may grow: 60 s, or three rounds of its points, so that two lost answers do no harm.
+    pub fn max_age(&self) -> Duration {
+        RENEWED.max(self.points.0).saturating_mul(3)
+    }
 }
 
 /// A read of factors alone.
@@ -170,12 +191,17 @@ fn factors(out: &mut Compiled) {
         };
         let swapped = matches!(point.order, WordOrder::Badc | WordOrder::Dcba);
         let index = *known.entry((info.device, place, swapped)).or_insert_with(|| {
-            out.factors.push(Factor { device: info.device, place, swapped, every: point.every });
+            out.factors.push(Factor {
+                device: info.device,
+                place,
+                swapped,
+                every: point.every,
+                points: (point.every, point.every),
+            });
             out.spans.push(Span { start: place.at, len: 1 });
             out.factors.len() - 1
         });
-        let factor = &mut out.factors[index];
-        factor.every = factor.every.max(point.every);
+        out.factors[index].wanted_by(point.every);
         out.factor_of.push(Some(index));
     }
 }
@@ -332,5 +358,29 @@ fn too_slow(
                 (time * 2).as_millis() + 100
             )),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often a factor is wanted, and how old it may be, for points of so many seconds.
+    fn factor(points: &[u64]) -> (u64, u64) {
+        let first = Duration::from_secs(points[0]);
+        let place = Place { space: Space::Table(Area::Input), at: 0 };
+        let mut factor = Factor { device: 0, place, swapped: false, every: first, points: (first, first) };
+        for every in points {
+            factor.wanted_by(Duration::from_secs(*every));
+        }
+        (factor.every.as_secs(), factor.max_age().as_secs())
+    }
+
+    #[test]
+    fn a_factor_is_wanted_in_time_for_its_fastest_point() {
+        assert_eq!(factor(&[1]), (1, 60));
+        assert_eq!(factor(&[1, 5]), (5, 60), "it rides along");
+        assert_eq!(factor(&[1, 3600]), (20, 60), "and is not as old as the slowest");
+        assert_eq!(factor(&[3600, 300]), (300, 900), "nobody needs it before");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Every step is one exchange, and the caller makes at most one before each poll, so a long setup holds up
 //! nobody. What the device already holds is not written: its EEPROM has a life of some 100,000 writes. A step
-//! that fails is told once, and tried again when the device comes back.
+//! that fails is told once, and tried again when the device comes back; a value that the device does not keep
+//! is given up for good, or a device that comes and goes would be written to each time.
 
 use driver_api::exception::{Exception, Reaction};
 
@@ -64,6 +65,8 @@ pub(crate) enum News {
     Set,
     /// It was given up until the device comes back.
     Failed(String),
+    /// It was written, and reads back as another: it is not written any more.
+    NotKept,
 }
 
 /// Exchanges of one kind that a step may need: a device may be busy, or slow to take a value over.
@@ -86,7 +89,15 @@ struct Step {
     silences: u8,
     /// Its failure was told, and it has not succeeded since.
     told: bool,
+    /// How often it was written, perhaps in vain, since the device last held it.
+    unproven: u8,
+    /// The device does not keep it. This is remembered for as long as the configuration is.
+    given_up: bool,
 }
+
+/// Nothing is known of it yet.
+const FRESH: Step =
+    Step { phase: Phase::Look, tries: 0, silences: 0, told: false, unproven: 0, given_up: false };
 
 /// How far the setup of one device has come.
 #[derive(Debug)]
@@ -97,14 +108,13 @@ pub(crate) struct Progress {
 impl Progress {
     /// Nothing is done yet of so many steps.
     pub fn new(steps: usize) -> Self {
-        let step = Step { phase: Phase::Look, tries: 0, silences: 0, told: false };
-        Self { steps: vec![step; steps] }
+        Self { steps: vec![FRESH; steps] }
     }
 
     /// The device was away: what it holds is not known any more.
     pub fn again(&mut self) {
         for step in &mut self.steps {
-            *step = Step { phase: Phase::Look, tries: 0, silences: 0, told: step.told };
+            *step = Step { phase: Phase::Look, tries: 0, silences: 0, ..*step };
         }
     }
 
@@ -126,24 +136,30 @@ impl Progress {
         match (step.phase, outcome) {
             (Phase::Settled, _) => None,
             (Phase::Look, Outcome::Holds(true)) => {
-                step.told = false;
+                step.held();
                 step.go(Phase::Settled)
             }
-            (Phase::Look, Outcome::Holds(false)) => step.go(Phase::Write(0)),
+            (Phase::Look, Outcome::Holds(false)) if step.given_up || step.unproven >= TRIES => step.give_up(),
+            (Phase::Look, Outcome::Holds(false)) => {
+                // Silences still count: it may be the write that is never answered.
+                (step.phase, step.tries) = (Phase::Write(0), 0);
+                None
+            }
             (Phase::Write(part), Outcome::Written { more: true }) => step.go(Phase::Write(part + 1)),
-            (Phase::Write(_), Outcome::Written { more: false }) => step.go(Phase::LookAgain),
+            (Phase::Write(_), Outcome::Written { more: false }) => {
+                step.unproven = step.unproven.saturating_add(1);
+                step.go(Phase::LookAgain)
+            }
             (Phase::LookAgain, Outcome::Holds(true)) => {
-                step.told = false;
+                step.held();
                 step.go(Phase::Settled);
                 Some(News::Set)
             }
             (Phase::LookAgain, Outcome::Holds(false)) => {
-                step.tried("it was written and reads back as another")
+                step.tries += 1;
+                if step.tries >= TRIES { step.give_up() } else { None }
             }
-            (_, Outcome::Silent) => {
-                step.silences += 1;
-                if step.silences >= SILENCES { step.fail("no answer") } else { None }
-            }
+            (_, Outcome::Silent) => step.silent("no answer"),
             (phase, Outcome::Exception(code)) => {
                 let exception = Exception::of(code);
                 let writing = matches!(phase, Phase::Write(_));
@@ -151,11 +167,11 @@ impl Progress {
                     Reaction::Refused | Reaction::RefusedHere => step.fail(&exception.to_string()),
                     Reaction::NextTurn | Reaction::SoonAgain => step.tried(&exception.to_string()),
                     // It has the value and works on it; looking again tells.
-                    Reaction::Working => step.go(Phase::LookAgain),
-                    Reaction::Silent => {
-                        step.silences += 1;
-                        if step.silences >= SILENCES { step.fail(&exception.to_string()) } else { None }
+                    Reaction::Working => {
+                        step.unproven = step.unproven.saturating_add(u8::from(writing));
+                        step.go(Phase::LookAgain)
                     }
+                    Reaction::Silent => step.silent(&exception.to_string()),
                 }
             }
             // The caller did something else than it was told; the step stays where it is.
@@ -174,6 +190,27 @@ impl Step {
     fn tried(&mut self, why: &str) -> Option<News> {
         self.tries += 1;
         if self.tries >= TRIES { self.fail(why) } else { None }
+    }
+
+    /// The device holds it.
+    fn held(&mut self) {
+        (self.told, self.unproven) = (false, 0);
+    }
+
+    /// Nothing came back. A write may have arrived all the same: only a look tells whether another is needed.
+    fn silent(&mut self, why: &str) -> Option<News> {
+        if let Phase::Write(_) = self.phase {
+            self.unproven = self.unproven.saturating_add(1);
+            self.phase = Phase::Look;
+        }
+        self.silences += 1;
+        if self.silences >= SILENCES { self.fail(why) } else { None }
+    }
+
+    /// It is looked at when the device comes back, and not written any more.
+    fn give_up(&mut self) -> Option<News> {
+        self.given_up = true;
+        self.fail("").map(|_| News::NotKept)
     }
 
     fn fail(&mut self, why: &str) -> Option<News> {
@@ -254,6 +291,41 @@ mod tests {
     fn a_step_that_cannot_be_done_yet_lets_the_next_one_pass() {
         let setup = Progress::new(2);
         assert_eq!(setup.next(|step| step > 0), Some((1, Action::Look)));
+    }
+
+    #[test]
+    fn a_write_without_an_answer_is_followed_by_a_look() {
+        let mut setup = Progress::new(1);
+        setup.after(0, Outcome::Holds(false));
+        assert_eq!(setup.after(0, Outcome::Silent), None);
+        assert_eq!(setup.next(ALL), Some((0, Action::Look)));
+        setup.after(0, Outcome::Holds(false));
+        assert_eq!(setup.next(ALL), Some((0, Action::Write(0))), "it had not arrived");
+        assert!(matches!(setup.after(0, Outcome::Silent), Some(News::Failed(_))), "and is not sent for ever");
+    }
+
+    #[test]
+    fn a_value_that_is_not_kept_is_not_written_at_each_comeback() {
+        let mut setup = Progress::new(1);
+        setup.after(0, Outcome::Holds(false));
+        setup.after(0, DONE);
+        assert_eq!(setup.after(0, Outcome::Holds(false)), None);
+        assert_eq!(setup.after(0, Outcome::Holds(false)), None);
+        assert_eq!(setup.after(0, Outcome::Holds(false)), Some(News::NotKept));
+        setup.again();
+        assert_eq!(setup.after(0, Outcome::Holds(false)), None, "it was told");
+        assert_eq!(setup.next(ALL), None);
+    }
+
+    #[test]
+    fn a_device_that_goes_away_after_each_write_is_written_to_three_times() {
+        let mut setup = Progress::new(1);
+        for _ in 0..3 {
+            setup.after(0, Outcome::Holds(false));
+            assert_eq!(setup.after(0, DONE), None);
+            setup.again();
+        }
+        assert_eq!(setup.after(0, Outcome::Holds(false)), Some(News::NotKept));
     }
 
     proptest! {

@@ -91,6 +91,8 @@ pub(crate) struct Walk {
     /// How many bases were answered, and had no mark.
     refused: usize,
     chain: Chain,
+    /// The chain was cut, and it is only looked whether it goes on there: what is before is known.
+    resumed: bool,
 }
 
 impl Walk {
@@ -98,7 +100,7 @@ impl Walk {
     pub fn new(base: Option<u16>) -> Self {
         let bases = base.map_or_else(|| BASES.to_vec(), |base| vec![base]);
         let chain = Chain { base: 0, models: Vec::new(), cut: None };
-        Self { bases, at: At::Mark(0), refused: 0, chain }
+        Self { bases, at: At::Mark(0), refused: 0, chain, resumed: false }
     }
 
     /// The device was away, and may be another one now.
@@ -115,7 +117,23 @@ impl Walk {
 
     /// The chain, once it is known.
     pub fn chain(&self) -> Option<&Chain> {
-        (self.at == At::Done).then_some(&self.chain)
+        (self.at == At::Done || self.resumed).then_some(&self.chain)
+    }
+
+    /// Looks again for what stands behind a chain that was cut: the device may have been starting.
+    pub fn resume(&mut self) {
+        if self.at == At::Done && self.chain.cut.is_some() {
+            let last = self.chain.models.last();
+            let next = last.map_or(u32::from(self.chain.base) + 2, |m| u32::from(m.at) + m.registers());
+            if let Ok(next) = u16::try_from(next) {
+                (self.at, self.resumed) = (At::Head(next), true);
+            }
+        }
+    }
+
+    /// Whether it is only looked for what stands behind a cut.
+    pub fn resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Whether the device has none.
@@ -198,7 +216,7 @@ impl Walk {
 
     fn end(&mut self, cut: Option<String>) {
         self.chain.cut = cut;
-        self.at = At::Done;
+        (self.at, self.resumed) = (At::Done, false);
     }
 }
 
@@ -302,6 +320,23 @@ mod tests {
         walk(&mut found, &image(40_000, &[(1, 65), (111, 60)]));
         let chain = found.chain().expect("walked");
         assert_eq!((chain.find(103), chain.find(111).map(|m| m.at)), (None, Some(40_069)));
+    }
+
+    #[test]
+    fn a_chain_that_was_cut_goes_on_where_it_was_and_what_is_before_stays_known() {
+        let there = image(40_000, &[(1, 66), (103, 50)]);
+        let mut booting = there.clone();
+        // Zeros, as long as the device starts.
+        booting.extend([(40_070, 0), (40_071, 0)]);
+        let mut found = Walk::new(None);
+        walk(&mut found, &booting);
+        assert!(found.chain().is_some_and(|c| c.cut().is_some() && c.find(103).is_none()));
+        found.resume();
+        assert!(found.chain().is_some_and(|c| c.find(1).is_some()), "still known");
+        assert_eq!(walk(&mut found, &there), 2, "the model and the end");
+        assert!(found.chain().is_some_and(|c| c.cut().is_none() && c.find(103).is_some()));
+        found.resume();
+        assert_eq!(found.next(), None, "it was not cut");
     }
 
     proptest! {

@@ -27,9 +27,9 @@ impl<L: Line> ModbusBus<L> {
         if !info.writable {
             return Err(format!("`{}` is not writable", info.name));
         }
-        let exponent = match self.compiled.factor_of[point].map(|factor| self.powers[factor]) {
+        let exponent = match self.compiled.factor_of[point].map(|factor| self.power(factor)) {
             None => None,
-            Some(Power::Known(exponent)) => Some(exponent),
+            Some(Power::Known(exponent, _)) => Some(exponent),
             Some(Power::Unknown) => {
                 return Err(format!("the power of ten of `{}` is not read yet; try again", info.name));
             }
@@ -84,7 +84,11 @@ impl<L: Line> ModbusBus<L> {
     /// Changes bits by reading the register and writing all of it.
     async fn write_bits_whole(&mut self, device: usize, at: u16, bits: BitPattern) -> Result<(), ReadError> {
         let word = match self.fetch(device, Area::Holding, Span { start: at, len: 1 }).await? {
-            Ok((words, _)) => words.first().copied().unwrap_or_default(),
+            // Anything but the register itself would change the other bits.
+            Ok((words, _)) => match words.as_slice() {
+                [word] => *word,
+                _ => return Err(ReadError::Transient(FrameError::Protocol("no register".to_owned()))),
+            },
             Err(code) => return Err(failure(code, Exception::of(code).read)),
         };
         let function = self.compiled.devices[device].write_function;

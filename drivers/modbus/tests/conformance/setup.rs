@@ -75,6 +75,43 @@ async fn a_device_that_was_away_is_set_up_again_and_one_glitch_is_not_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_without_an_answer_is_looked_at_before_it_is_sent_again() {
+    let mut rig = rig(
+        "{ register = 'holding:10', value = 1 }",
+        rtu()
+            .expect("01 03 00 0A 00 01", "01 03 02 00 00")
+            .expect(POLL.0, POLL.1)
+            // The answer is lost; a fence goes before the poll, and the next poll is before the next step.
+            .expect("01 06 00 0A 00 01", "")
+            .expect(POLL.0, POLL.1)
+            .expect("01 03 00 0A 00 01", "01 03 02 00 01")
+            .expect(POLL.0, POLL.1)
+            .expect(POLL.0, POLL.1),
+    )
+    .await;
+    polls(&mut rig, 4).await;
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_not_kept_is_not_written_again_when_the_port_is_opened_anew() {
+    let other = ("01 03 00 0A 00 01", "01 03 02 00 02");
+    let mut script = rtu()
+        .expect(other.0, other.1)
+        .expect(POLL.0, POLL.1)
+        .expect("01 06 00 0A 00 01", "01 06 00 0A 00 01")
+        .expect(POLL.0, POLL.1);
+    for _ in 0..4 {
+        script = script.expect(other.0, other.1).expect(POLL.0, POLL.1);
+    }
+    let mut rig = rig("{ register = 'holding:10', value = 1 }", script.expect(POLL.0, POLL.1)).await;
+    polls(&mut rig, 5).await;
+    rig.bus.open().await.expect("a script opens");
+    polls(&mut rig, 2).await;
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dead_device_costs_its_line_nothing_more_for_its_setup() {
     let mut rig = rig(
         "{ register = 'holding:10', value = 1 }",

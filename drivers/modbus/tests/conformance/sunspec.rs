@@ -38,9 +38,9 @@ async fn an_inverter_says_where_its_models_are_and_is_read_there() {
     let block = "00 7D 00 29 00 2A 00 2A FF FF 08 FD 08 FD 08 FD 09 00 09 00 09 00 FF FF FF 9C 00 01";
     let gone = "00 7D 00 29 00 2A 00 2A FF FF 08 FD 08 FD 08 FD 09 00 09 00 09 00 FF FF 80 00 80 00";
     let script = chain(rtu())
-        // 40070 + 2, 14 registers.
-        .expect("01 03 9C 88 00 0E", &format!("01 03 1C {block}"))
-        .expect("01 03 9C 88 00 0E", &format!("01 03 1C {gone}"));
+        // From 40070 + 2, 14 registers, and with them the head of the model.
+        .expect("01 03 9C 86 00 10", &format!("01 03 20 00 67 00 32 {block}"))
+        .expect("01 03 9C 86 00 10", &format!("01 03 20 00 67 00 32 {gone}"));
     let mut rig = Rig::new("address = 1", watts, script).await;
     assert_eq!(rig.bus.plan().blocks[0].what, "model 103 2..15 (function 3, 14 registers)");
     assert_eq!(rig.bus.plan().points[0].source, "model:103:2 × 10^model:103:6");
@@ -95,7 +95,7 @@ async fn the_mark_is_looked_for_at_three_places_or_at_the_one_that_is_named() {
         .expect("01 03 03 E8 00 02", "01 03 04 53 75 6E 53")
         .expect("01 03 03 EA 00 02", "01 03 04 00 01 00 42")
         .expect("01 03 04 2E 00 02", "01 03 04 FF FF 00 00")
-        .expect("01 03 03 EE 00 01", "01 03 02 00 07");
+        .expect("01 03 03 EA 00 05", "01 03 0A 00 01 00 42 00 00 00 00 00 07");
     let keys = "address = 1\nsunspec_base = 1000";
     let mut rig = Rig::new(keys, "a: register = 'model:1:4'", script).await;
     assert_eq!(located(&mut rig, 0, 3).await, [good(0, Value::Int(7))]);
@@ -120,6 +120,92 @@ async fn a_device_that_was_away_is_asked_for_its_models_again() {
         assert!(matches!(rig.read(0).await, Err(ReadError::Transient(_))));
     }
     assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(8))]);
+    rig.done();
+}
+
+/// The chain once model 1 has lost a register: everything behind it has moved.
+fn moved(script: Script) -> Script {
+    script
+        .expect("01 03 9C 40 00 02", "01 03 04 53 75 6E 53")
+        .expect("01 03 9C 42 00 02", "01 03 04 00 01 00 41")
+        .expect("01 03 9C 85 00 02", "01 03 04 00 67 00 32")
+        .expect("01 03 9C B9 00 02", "01 03 04 FF FF 00 00")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_moved_is_seen_in_the_read_that_begins_near_its_head() {
+    let script = chain(rtu())
+        .expect("01 03 9C 86 00 03", "01 03 06 00 67 00 32 00 07")
+        .expect("01 03 9C 86 00 03", "01 03 06 00 32 00 08 00 09");
+    let script = moved(script).expect("01 03 9C 85 00 03", "01 03 06 00 67 00 32 00 08");
+    let mut rig = Rig::new("address = 1", "a: register = 'model:103:2'", script).await;
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(7))]);
+    assert_eq!(rig.read(0).await.expect("another model"), [], "no value of another register");
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(8))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_read_far_from_its_head_is_looked_at_once_a_minute() {
+    let poll = ("01 03 9C 94 00 01", "01 03 02 00 07");
+    let script = chain(rtu())
+        .expect(poll.0, poll.1)
+        .expect(poll.0, poll.1)
+        // It is there.
+        .expect("01 03 9C 86 00 02", "01 03 04 00 67 00 32")
+        .expect(poll.0, poll.1)
+        // It is not.
+        .expect("01 03 9C 86 00 02", "01 03 04 00 32 00 08");
+    let script = moved(script).expect("01 03 9C 93 00 01", "01 03 02 00 08");
+    let mut rig = Rig::new("address = 1", "a: register = 'model:103:14'", script).await;
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(7))]);
+    assert_eq!(rig.read(0).await.expect("a block"), [good(0, Value::Int(7))]);
+    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    assert_eq!(rig.read(0).await.expect("a block"), [good(0, Value::Int(7))]);
+    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    assert_eq!(rig.read(0).await.expect("another model"), []);
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(8))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_does_not_give_the_head_along_is_asked_for_it_apart() {
+    let script = chain(rtu())
+        .expect("01 03 9C 86 00 03", "01 83 02")
+        .expect("01 03 9C 88 00 01", "01 03 02 00 07")
+        .expect("01 03 9C 86 00 02", "01 03 04 00 67 00 32")
+        .expect("01 03 9C 88 00 01", "01 03 02 00 07")
+        .expect("01 03 9C 88 00 01", "01 03 02 00 07");
+    let mut rig = Rig::new("address = 1", "a: register = 'model:103:2'", script).await;
+    assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Int(7))]);
+    for _ in 0..2 {
+        assert_eq!(rig.read(0).await.expect("a block"), [good(0, Value::Int(7))]);
+    }
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chain_that_was_cut_is_followed_again_after_ten_minutes() {
+    let a = ("01 03 9C 50 00 01", "01 03 02 00 07");
+    let script = rtu()
+        .expect("01 03 9C 40 00 02", "01 03 04 53 75 6E 53")
+        .expect("01 03 9C 42 00 02", "01 03 04 00 01 00 42")
+        // The device is starting.
+        .expect("01 03 9C 86 00 02", "01 03 04 00 00 00 00")
+        .expect(a.0, a.1)
+        // Ten minutes later: the next model, and a look at the first one. Nothing waits for the end of the chain.
+        .expect("01 03 9C 86 00 02", "01 03 04 00 67 00 32")
+        .expect("01 03 9C 42 00 02", "01 03 04 00 01 00 42")
+        .expect(a.0, a.1)
+        .expect("01 03 9C BA 00 02", "01 03 04 FF FF 00 00")
+        .expect("01 03 9C 94 00 01", "01 03 02 00 08");
+    let points = "a: register = 'model:1:14'\n     b: register = 'model:103:14'";
+    let mut rig = Rig::new("address = 1", points, script).await;
+    assert_eq!(located(&mut rig, 0, 3).await, [good(0, Value::Int(7))]);
+    assert_eq!(rig.read(1).await.expect("known"), [bad(1, Reason::Exception(2))]);
+    tokio::time::advance(std::time::Duration::from_secs(601)).await;
+    assert_eq!(rig.read(0).await.expect("a block"), [good(0, Value::Int(7))]);
+    assert_eq!(rig.read(1).await.expect("a block"), [good(1, Value::Int(8))]);
     rig.done();
 }
 

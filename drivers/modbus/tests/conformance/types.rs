@@ -103,7 +103,7 @@ async fn a_power_of_ten_is_read_in_the_block_of_its_points_and_leaves_no_dust() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_power_of_ten_elsewhere_is_read_first_and_then_once_a_minute() {
+async fn a_power_of_ten_elsewhere_is_read_first_and_then_every_twenty_seconds() {
     let mut rig = Rig::new(
         "address = 1",
         "u: register = 'input:0', scale_register = 'holding:100'",
@@ -117,8 +117,39 @@ async fn a_power_of_ten_elsewhere_is_read_first_and_then_once_a_minute() {
     .await;
     assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.1))]);
     assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.2))]);
-    tokio::time::advance(61_000 * MS).await;
+    tokio::time::advance(20_000 * MS).await;
     assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.0))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_of_ten_that_was_not_read_for_a_minute_makes_no_value() {
+    let power = ("01 04 00 C8 00 02", "01 04 04 FF FF 00 05");
+    let u = ("01 04 00 00 00 01", "01 04 02 08 FD");
+    let mut rig = Rig::new(
+        "address = 1",
+        "u: register = 'input:0', scale_register = 'input:200'
+         t: register = 'input:201'",
+        // The block that carries it is refused, which says nothing of the power of ten; only time does.
+        rtu()
+            .expect(power.0, power.1)
+            .expect(u.0, u.1)
+            .expect(power.0, "01 84 06")
+            .expect(u.0, u.1)
+            .expect(u.0, u.1)
+            .expect(power.0, power.1)
+            .expect(u.0, u.1),
+    )
+    .await;
+    assert_eq!(rig.read(1).await.expect("a block"), [good(1, Value::Int(5))]);
+    assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.1))]);
+    tokio::time::advance(50_000 * MS).await;
+    rig.read(1).await.expect_err("busy");
+    assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.1))]);
+    tokio::time::advance(11_000 * MS).await;
+    assert_eq!(rig.read(0).await.expect("a reason"), [bad(0, Reason::Stale)]);
+    rig.read(1).await.expect("a block");
+    assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.1))]);
     rig.done();
 }
 
