@@ -117,14 +117,21 @@ pub fn write(args: &WriteArgs, out: &mut dyn Write) -> Result<(), Exit> {
     if args.json {
         writeln!(out, "{answer:#}")?;
     }
-    let error = answer["error"].as_str();
-    match answer["state"].as_str() {
-        Some(state @ ("verified" | "written")) => {
-            if !args.json {
-                let note = error.map_or(String::new(), |e| format!(" ({e})"));
-                writeln!(out, "{state}: {} is {}{note}", args.what, plain(&answer["value"]))?;
-            }
-            Ok(())
+    let done = outcome(&args.what, &answer)?;
+    if !args.json {
+        writeln!(out, "{done}")?;
+    }
+    Ok(())
+}
+
+/// What came of a write, in a line. What can be read must also have been read back: without that nobody knows
+/// whether it holds, and a script must not go on as if it did.
+fn outcome(what: &str, answer: &Json) -> Result<String, Exit> {
+    let (value, error) = (plain(&answer["value"]), answer["error"].as_str());
+    match (answer["state"].as_str(), error) {
+        (Some(state @ ("verified" | "written")), None) => Ok(format!("{state}: {what} is {value}")),
+        (Some("written"), Some(why)) => {
+            Err(Exit::Failed(format!("{what}: {value} was sent, but not confirmed ({why})")))
         }
         _ => Err(Exit::Failed(error.unwrap_or("the device did not take it").to_owned())),
     }
@@ -161,4 +168,23 @@ fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
     // A thread that hangs in the system (a resolver without an answer, a stuck bus) must not hold the end up.
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_ends_well_only_if_it_is_confirmed_or_nobody_could_confirm_it() {
+        let code = |answer: Json| outcome("dead/w", &answer).map_err(|exit| (exit.code(), exit.to_string()));
+        assert_eq!(code(json!({ "state": "verified", "value": 5 })), Ok("verified: dead/w is 5".to_owned()));
+        // A broadcast: nobody answers, and nothing is wrong with that.
+        let broadcast = json!({ "state": "written", "value": true, "error": null });
+        assert_eq!(code(broadcast), Ok("written: dead/w is true".to_owned()));
+        let unread = json!({ "state": "written", "value": 5, "error": "read back: protocol" });
+        let told = "dead/w: 5 was sent, but not confirmed (read back: protocol)".to_owned();
+        assert_eq!(code(unread), Err((1, told)));
+        let other = json!({ "state": "failed", "value": 7, "error": "read back 7, not what was written" });
+        assert_eq!(code(other), Err((1, "read back 7, not what was written".to_owned())));
+    }
 }

@@ -4,7 +4,6 @@ use std::io::Write;
 use std::time::Duration;
 
 use driver_api::Span;
-use driver_api::decode::Kind;
 use driver_modbus::config::{Area, register};
 use serde_json::{Value as Json, json};
 
@@ -23,6 +22,14 @@ struct Look {
     count: u16,
 }
 
+/// What was asked for.
+struct Asked {
+    bus: String,
+    looks: Vec<Look>,
+    /// Points that cannot be looked at, and why not.
+    skipped: Vec<(String, String)>,
+}
+
 /// Longest wait for an answer that may be asked for.
 const LONGEST: Span = Span::s(10);
 
@@ -34,10 +41,10 @@ pub fn run(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
     if args.timeout.0.is_zero() || args.timeout > LONGEST {
         return Err(Exit::Usage(format!("`--timeout` is more than 0 and at most {LONGEST}")));
     }
-    let (bus, looks) = looks(args)?;
+    let Asked { bus, looks, skipped } = looks(args)?;
     let Reached { mut carrier, driver, .. } = reach(&args.config, &bus)?;
     if !driver.starts_with("modbus-") {
-        return Err(Exit::Usage(format!("bus `{bus}` speaks `{driver}`, which has no registers to show")));
+        return Err(no_registers(&bus, driver));
     }
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
     for look in &looks {
@@ -55,14 +62,24 @@ pub fn run(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
         };
         rows.push(row);
     }
+    for (name, why) in &skipped {
+        if !args.json {
+            writeln!(out, "{name}: not shown: {why}")?;
+        }
+        rows.push(json!({ "name": name, "skipped": why }));
+    }
     if args.json {
         writeln!(out, "{:#}", Json::Array(rows))?;
     }
     if failed.is_empty() { Ok(()) } else { Err(Exit::Failed(failed.join("; "))) }
 }
 
+fn no_registers(bus: &str, driver: &str) -> Exit {
+    Exit::Usage(format!("bus `{bus}` speaks `{driver}`, which has no registers to show"))
+}
+
 /// The bus, and what to look at there.
-fn looks(args: &ReadArgs) -> Result<(String, Vec<Look>), Exit> {
+fn looks(args: &ReadArgs) -> Result<Asked, Exit> {
     if args.unit.is_some() || args.register.is_some() {
         let (Some(unit), Some(place)) = (args.unit, &args.register) else {
             return Err(Exit::Usage(
@@ -78,7 +95,7 @@ fn looks(args: &ReadArgs) -> Result<(String, Vec<Look>), Exit> {
             )));
         }
         let look = Look { name: args.what.clone(), unit, area, first, count };
-        return Ok((args.what.clone(), vec![look]));
+        return Ok(Asked { bus: args.what.clone(), looks: vec![look], skipped: Vec::new() });
     }
     let (device, point) = match args.what.split_once('/') {
         Some((device, point)) => (device, Some(point)),
@@ -88,8 +105,11 @@ fn looks(args: &ReadArgs) -> Result<(String, Vec<Look>), Exit> {
     let Some(bus) = loaded.buses.iter().find(|bus| bus.devices.iter().any(|d| d.name == device)) else {
         return Err(Exit::Failed(format!("no device `{device}` in {}", args.config.display())));
     };
+    if !bus.driver.starts_with("modbus-") {
+        return Err(no_registers(&bus.name, bus.driver));
+    }
     let plan = bus.bus.plan();
-    let mut looks = Vec::new();
+    let (mut looks, mut skipped) = (Vec::new(), Vec::new());
     for info in &plan.points {
         let Some(owner) = plan.devices.get(info.device).filter(|d| d.name == device) else { continue };
         if point.is_some_and(|point| point != info.name) {
@@ -97,14 +117,22 @@ fn looks(args: &ReadArgs) -> Result<(String, Vec<Look>), Exit> {
         }
         // `holding:5 bit 3`: the register is what stands before the first blank.
         let place = info.source.split(' ').next().unwrap_or_default();
+        let name = format!("{device}/{}", info.name);
+        // `model:103:14`: where the model begins is found by asking the device, which is the driver's work.
         let (Ok((area, first)), Ok(unit)) = (register(place), owner.address.parse()) else {
-            return Err(Exit::Usage(format!(
-                "bus `{}` speaks `{}`, which has no registers to show",
-                bus.name, bus.driver
-            )));
+            let why = format!(
+                "where {place} is, only the device knows; `fieldgate read {name}` finds it, and a BUS with `--unit` \
+                 and `--register` shows any register"
+            );
+            skipped.push((name, why));
+            continue;
         };
-        let count = args.count.or_else(|| info.kind.parse().ok().map(Kind::registers)).unwrap_or(1);
-        looks.push(Look { name: format!("{device}/{}", info.name), unit, area, first, count });
+        let count = args.count.or(info.registers).unwrap_or(1);
+        looks.push(Look { name, unit, area, first, count });
+    }
+    if looks.is_empty() && !skipped.is_empty() {
+        let all: Vec<String> = skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        return Err(Exit::Failed(all.join("; ")));
     }
     if looks.is_empty() {
         let points: Vec<&str> = plan.points.iter().map(|p| p.name.as_str()).collect();
@@ -115,7 +143,7 @@ fn looks(args: &ReadArgs) -> Result<(String, Vec<Look>), Exit> {
             points.join(", ")
         )));
     }
-    Ok((bus.name.clone(), looks))
+    Ok(Asked { bus: bus.name.clone(), looks, skipped })
 }
 
 /// The registers, or the bits as words of 0 and 1.
@@ -181,4 +209,54 @@ fn shown(look: &Look, words: &[u16], took: Duration) -> Json {
         row["decodings"] = json!(decodings(words));
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: &str = "[[bus]]\nname = 'plc'\ndriver = 'modbus-tcp'\naddress = '127.0.0.1:1'\n\
+        [[device]]\nname = 'inverter'\nbus = 'plc'\naddress = 3\n\
+        [[device.point]]\nname = 'scaled'\nregister = 'holding:9'\ntype = 'i16'\nscale_register = 'holding:8'\n\
+        [[device.point]]\nname = 'power'\nregister = 'model:103:14'\ntype = 'i16'\n\
+        [[device.point]]\nname = 'energy'\nregister = 'input:4'\ntype = 'u64'\n\
+        [[device.point]]\nname = 'on'\nregister = 'coil:4'\n";
+
+    fn asked(what: &str, count: Option<u16>) -> Result<Asked, Exit> {
+        let dir = tempfile::tempdir().expect("directory");
+        let config = dir.path().join("f.toml");
+        std::fs::write(&config, DEVICE).expect("written");
+        let (what, timeout) = (what.to_owned(), Span::s(1));
+        looks(&ReadArgs { what, raw: true, unit: None, register: None, count, timeout, config, json: false })
+    }
+
+    #[test]
+    fn a_point_is_looked_at_in_as_many_registers_as_it_has_whatever_its_values_are() {
+        let asked = asked("inverter", None).unwrap_or_else(|exit| panic!("{exit}"));
+        let seen: Vec<_> = asked.looks.iter().map(|l| (l.name.as_str(), place(l), l.count)).collect();
+        assert_eq!(
+            seen,
+            [
+                ("inverter/scaled", "holding:9".to_owned(), 1),
+                ("inverter/energy", "input:4".to_owned(), 4),
+                ("inverter/on", "coil:4".to_owned(), 1),
+            ]
+        );
+        let [(name, why)] = &asked.skipped[..] else { panic!("one: {:?}", asked.skipped) };
+        assert!(
+            name == "inverter/power" && why.contains("where model:103:14 is, only the device knows"),
+            "{why}"
+        );
+    }
+
+    #[test]
+    fn a_point_in_a_model_alone_is_no_misuse_and_the_true_reason_is_told() {
+        let exit = asked("inverter/power", None).err().expect("nothing to look at");
+        assert!(
+            exit.code() == 1 && exit.to_string().contains("`fieldgate read inverter/power` finds it"),
+            "{exit}"
+        );
+        let more = asked("inverter/scaled", Some(5)).unwrap_or_else(|exit| panic!("{exit}"));
+        assert_eq!(more.looks[0].count, 5, "what was asked for goes before");
+    }
 }

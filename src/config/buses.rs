@@ -8,7 +8,7 @@ use driver_api::{Bus, BusSpec, DeviceSpec, Driver, PointSpec, Problem, Wire};
 use super::model::{BusCommon, Deadband, DeviceCommon, PointCommon, defaults};
 use super::profile::Found;
 use super::raw::{Everything, Raw};
-use super::share::Share;
+use super::share::{self, Share};
 use super::source::Sources;
 use super::values::Values;
 use super::{Findings, canon};
@@ -195,6 +195,7 @@ fn draft_bus<'i>(raw: Raw<'i>, drivers: &[&'static dyn Driver], problems: &mut V
         driver: raw.text("driver").unwrap_or_default().to_owned(),
         share: None,
     });
+    share::entries(&raw, problems);
     let driver = match crate::registry::find(drivers, &common.driver) {
         Ok(driver) => Some(driver),
         Err(unknown) => {

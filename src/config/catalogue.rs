@@ -86,6 +86,12 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
     let mut findings = Findings::default();
     let mut sources = Sources::default();
     let profile = sources.add(file.to_owned(), &mut findings.problems).unwrap_or_default();
+    // Of a file that cannot be read, or not to its end, whatever else seems wrong is most likely a consequence.
+    if !findings.problems.is_empty() {
+        let mut report = Report { sources, problems: findings.problems, warnings: Vec::new() };
+        report.tidy();
+        return Err(report);
+    }
     let start = Place { source: profile, range: 0..0 };
     let head: Option<ProfileHead> = toml::from_str::<toml::Table>(&sources.get(profile).text)
         .ok()
@@ -167,6 +173,27 @@ mod tests {
             assert!(!report.contains("a device with this profile"), "{report}");
         }
         assert!(checked("").expect_err("empty").contains("says what it is for"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_one_mistake_and_not_also_its_consequences() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("meter.toml");
+        let told = || check(&file, DRIVERS).expect_err("unreadable").problems;
+        let missing = told();
+        assert!(missing.len() == 1 && missing[0].message.starts_with("cannot read it"), "{missing:#?}");
+        let utf16: Vec<u8> = format!("\u{feff}{GOOD}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let latin1 = [GOOD.as_bytes(), b"description = '\xb0C'\n"].concat();
+        for bytes in [utf16, latin1, b"\xff\xfe [[[".to_vec()] {
+            std::fs::write(&file, &bytes).expect("written");
+            let found = told();
+            assert!(found.len() == 1 && found[0].message.contains("not UTF-8"), "{found:#?}");
+        }
+        for broken in [GOOD.replace("[profile]", "[profile"), GOOD.replace("'f32'", "f32")] {
+            std::fs::write(&file, &broken).expect("written");
+            let found = told();
+            assert!(found.len() == 1 && found[0].hint.is_some(), "{broken}: {found:#?}");
+        }
     }
 
     #[test]

@@ -6,12 +6,14 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 
-use driver_api::Span;
+use driver_api::{Place, Problem, Span};
 use driver_modbus::config::{Area, register};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+
+use super::raw::Raw;
 
 /// A TCP server onto a bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -130,27 +132,24 @@ impl Writable {
     /// Understands `"1/holding:100..110"`.
     ///
     /// # Errors
-    /// What is wrong with it, and how it is written.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| format!("`{text}` {why}, such as \"1/holding:100..110\"");
+    /// What is wrong with it, and the cure.
+    pub fn parse(text: &str) -> Result<Self, (String, String)> {
+        let wrong = |why: &str| (format!("`{text}` {why}"), "for example \"1/holding:100..110\"".to_owned());
+        let within = |(why, cure): (String, String)| (format!("`{text}`: {why}"), cure);
         let (unit, registers) = text.split_once('/').ok_or_else(|| wrong("names no unit and register"))?;
         let unit = unit.trim().parse().map_err(|_| wrong("does not begin with a unit id"))?;
         let (first, last) = match registers.split_once("..") {
             Some((first, last)) => (first, Some(last.strip_prefix('=').unwrap_or(last))),
             None => (registers, None),
         };
-        let (area, first) =
-            register(first.trim()).map_err(|(why, cure)| format!("`{text}`: {why}; {cure}"))?;
+        let (area, first) = register(first.trim()).map_err(within)?;
         let last = match last {
-            Some(last) => {
-                register(&format!("{area}:{}", last.trim()))
-                    .map_err(|(why, cure)| format!("`{text}`: {why}; {cure}"))?
-                    .1
-            }
+            Some(last) => register(&format!("{area}:{}", last.trim())).map_err(within)?.1,
             None => first,
         };
         if !area.writable() {
-            return Err(format!("`{text}`: {area} registers cannot be written; it is coil: or holding:"));
+            let cure = "name coil: or holding:".to_owned();
+            return Err((format!("`{text}`: {area} registers cannot be written"), cure));
         }
         if first > last {
             return Err(wrong("ends before it begins"));
@@ -174,13 +173,40 @@ impl fmt::Display for Writable {
 
 impl<'de> Deserialize<'de> for Writable {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::parse(&String::deserialize(d)?).map_err(D::Error::custom)
+        Self::parse(&String::deserialize(d)?)
+            .map_err(|(why, cure)| D::Error::custom(format!("{why}; {cure}")))
     }
 }
 
 impl Serialize for Writable {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+/// Puts a mistake in `writes` at the entry that has it, and every one of them: serde knows the place of the list
+/// alone, and stops at the first.
+pub(super) fn entries(raw: &Raw<'_>, problems: &mut Vec<Problem>) {
+    let list = raw.table.get("share").and_then(|share| share.get_ref().as_table()?.get("writes"));
+    let Some((list, items)) = list.and_then(|list| Some((list.span(), list.get_ref().as_array()?))) else {
+        return;
+    };
+    let place = |range| Place { source: raw.source, range };
+    let Some(told) = problems.iter().position(|p| p.place == place(list.clone())) else { return };
+    let one = |item: &toml::Spanned<toml::de::DeValue<'_>>| match item.get_ref().as_str().map(Writable::parse)
+    {
+        Some(Ok(_)) => None,
+        Some(Err((why, cure))) => {
+            Some(Problem::new(place(item.span()), format!("`writes`: {why}")).hint(cure))
+        }
+        None => {
+            let problem = Problem::new(place(item.span()), "`writes`: this is no text");
+            Some(problem.hint("for example \"1/holding:100..110\""))
+        }
+    };
+    let each: Vec<Problem> = items.iter().filter_map(one).collect();
+    if !each.is_empty() {
+        problems.splice(told..=told, each);
     }
 }
 
@@ -204,8 +230,10 @@ mod tests {
             ("1/holding:9..3", "ends before"),
             ("1/holdin:9", "did you mean"),
             ("1/holding:9..", "is not a register's address"),
+            ("1/holding:9..70000", "beyond 65535 | protocol addresses"),
         ] {
-            let told = Writable::parse(text).expect_err(text);
+            let (message, cure) = Writable::parse(text).expect_err(text);
+            let told = format!("{message} | {cure}");
             assert!(told.contains(why), "{text}: {told}");
         }
     }

@@ -85,7 +85,9 @@ impl Sources {
                         Problem::new(place, "this is not UTF-8 text")
                             .hint("save the file as UTF-8; units such as `°C` are often Latin-1"),
                     );
-                    String::from_utf8_lossy(e.as_bytes()).into_owned()
+                    let text = String::from_utf8_lossy(e.as_bytes()).into_owned();
+                    // What the parser cannot read then may be nothing but the characters that are lost.
+                    return self.add_text(path, text, &mut Vec::new());
                 }
             },
             Err(e) => {

@@ -123,6 +123,7 @@ impl Driver for StandIn {
                     kind: register.kind,
                     writable: point.writable && register.register.starts_with("holding:"),
                     source: register.register,
+                    registers: None,
                     every: point.interval,
                 });
             }

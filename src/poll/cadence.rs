@@ -110,6 +110,7 @@ mod tests {
             unit: None,
             kind: "u16".into(),
             source: String::new(),
+            registers: None,
             writable: false,
             every: Duration::from_millis(ms),
         };

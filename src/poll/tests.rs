@@ -152,6 +152,7 @@ fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) ->
                 unit: None,
                 kind: "i16".into(),
                 source: "x".into(),
+                registers: None,
                 writable: true,
                 every: Duration::from_millis(ms),
             })

@@ -253,6 +253,7 @@ mod tests {
             kind: "f64".to_owned(),
             writable: false,
             source: String::new(),
+            registers: None,
             every: Duration::from_secs(1),
         };
         let block = |points: &[usize], every| Block {

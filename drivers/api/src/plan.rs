@@ -61,6 +61,9 @@ pub struct PointInfo {
     pub kind: String,
     /// Where it comes from, as a person writes it (`input:0`, `bme280`).
     pub source: String,
+    /// How many registers hold it (a coil counts as one); `None` on a bus that has none. The type word does not
+    /// say it: with a power of ten the values are `f64`, whatever the registers hold.
+    pub registers: Option<u16>,
     /// Whether [`crate::Bus::write`] accepts it.
     pub writable: bool,
     /// How often it is wanted. Its block may be read more often, for the sake of another point.

@@ -157,6 +157,7 @@ fn add(
             unit: Some(channel.unit.to_owned()),
             kind: "f64".to_owned(),
             source: chip.name().to_owned(),
+            registers: None,
             writable: false,
             every: interval,
         });

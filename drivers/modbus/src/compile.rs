@@ -166,6 +166,7 @@ fn points(out: &mut Compiled, spec: &DeviceSpec<'_>, device: Option<&Device>, pr
                 kind: parsed.word(),
                 every: point.interval,
                 source: parsed.source(),
+                registers: Some(parsed.span().len),
                 writable: point.writable,
             });
             out.spans.push(parsed.span());

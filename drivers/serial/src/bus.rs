@@ -338,6 +338,7 @@ fn points_of(device: &DeviceSpec<'_>, speech: &Speech) -> Vec<PointInfo> {
             unit: field.unit.clone(),
             kind: field.kind.clone(),
             source: field.source.clone(),
+            registers: None,
             writable: false,
             every: interval(device, field),
         })

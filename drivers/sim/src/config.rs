@@ -226,6 +226,7 @@ fn add_device(bus: &mut SimBus, index: usize, spec: &DeviceSpec<'_>, problems: &
             unit: None,
             kind: kind.word().to_owned(),
             source,
+            registers: None,
             writable: point.writable,
             every: point.interval,
         });

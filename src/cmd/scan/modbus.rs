@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use driver_api::exception::{Exception, Reaction};
 use serde::Serialize;
 
 use super::super::carrier::Carrier;
@@ -146,7 +147,7 @@ fn probe(carrier: &mut dyn Carrier, unit: u8, search: &Search<'_>) -> Probe {
     for &function in search.functions {
         match carrier.carry(unit, &[function, 0, 0, 0, 1], search.wait) {
             // A gateway that says the device behind it is silent.
-            Ok(carried) if matches!(carried.answer[..], [_, 0x0A | 0x0B]) => {}
+            Ok(carried) if says_silent(&carried.answer) => {}
             Ok(carried) => {
                 let answer = match carried.answer[..] {
                     [f, code, ..] if f & 0x80 != 0 => format!("exception {code:02x}"),
@@ -161,6 +162,11 @@ fn probe(carrier: &mut dyn Carrier, unit: u8, search: &Search<'_>) -> Probe {
         }
     }
     worst
+}
+
+/// Whether this is an exception that means that nobody answered.
+fn says_silent(answer: &[u8]) -> bool {
+    matches!(*answer, [f, code] if f & 0x80 != 0 && Exception::of(code).read == Reaction::Silent)
 }
 
 fn area(function: u8) -> &'static str {
@@ -181,7 +187,8 @@ mod tests {
     use super::*;
     use crate::poll::Carried;
 
-    /// A line with units 5 (answers) and 9 (refuses), at one setting; unit 7 answers garbage.
+    /// A line with units 5 (answers) and 9 (refuses), at one setting; unit 7 answers garbage, and for 3 and 4 a
+    /// gateway says that they do not answer.
     struct Line(bool);
 
     impl Carrier for Line {
@@ -189,6 +196,7 @@ mod tests {
             let answer = match (self.0, unit, request) {
                 (true, 5, [3, 0, 0, 0, 1]) => vec![3, 2, 0, 42],
                 (true, 9 | 5, [f, ..]) => vec![f | 0x80, 2],
+                (true, 3 | 4, [f, ..]) => vec![f | 0x80, unit + 7],
                 (true, 7, _) => return Err(NotCarried::Garbled("CRC".to_owned())),
                 _ => return Err(NotCarried::Silent),
             };

@@ -28,7 +28,8 @@ pub(super) fn check(buses: &[BusDraft<'_>], sources: &Sources, findings: &mut Fi
         names.add(&bus.common.name, bus.raw.at("name"), &mut findings.problems);
         check_endpoint(bus, sources, &mut endpoints, &mut findings.problems);
         if bus.devices.is_empty() && !sources.lost_sections() {
-            let message = format!("bus `{}` has no devices; it is not opened", bus.common.name);
+            let unserved = if bus.common.share.is_some() { ", and its `share` is not served" } else { "" };
+            let message = format!("bus `{}` has no devices; it is not opened{unserved}", bus.common.name);
             let hint = format!("add a `[[device]]` with `bus = \"{}\"`", bus.common.name);
             findings.warnings.push(Problem::new(bus.raw.at("name"), message).hint(hint));
         }

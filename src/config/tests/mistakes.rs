@@ -195,6 +195,10 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
         warned(BUS),
         ["f.toml:2:8: bus `a` has no devices; it is not opened | add a `[[device]]` with `bus = \"a\"`"]
     );
+    assert!(
+        warned(&format!("{BUS}share = '127.0.0.1:5020'\n"))[0]
+            .contains("it is not opened, and its `share` is not served")
+    );
     assert!(warned(&format!("{BUS}{DEVICE}"))[0].starts_with("f.toml:6:8: device `d` has no points"));
     let busy = format!(
         "{BUS}{DEVICE}{}interval = '10ms'\n{}interval = '10ms'\n",
@@ -245,8 +249,17 @@ fn a_share_is_an_address_of_its_own_on_a_modbus_bus_and_says_what_may_be_written
         ),
         (
             "{ bind = '127.0.0.1:5020', writes = ['1/input:1'] }",
-            "f.toml:5:45: `writes`: `1/input:1`: input registers cannot be written",
+            "f.toml:5:46: `writes`: `1/input:1`: input registers cannot be written | name coil: or holding:",
         ),
+        (
+            "{ bind = '127.0.0.1:5020', writes = ['1/coil:1', '1/holding:9..70000'] }",
+            "f.toml:5:58: `writes`: `1/holding:9..70000`: address 70000 is beyond 65535 | protocol addresses go from 0",
+        ),
+        (
+            "{ bind = '127.0.0.1:5020', writes = ['1/coil:1', 'coil:1'] }",
+            "f.toml:5:58: `writes`: `coil:1` names no unit and register | for example \"1/holding:100..110\"",
+        ),
+        ("{ bind = '127.0.0.1:5020', writes = '1/coil:1' }", "f.toml:5:45: `writes`: invalid type: string"),
         (
             "{ bind = '127.0.0.1:5020', writes = ['250/coil:1'] }",
             "f.toml:5:46: no unit on a line has the id 250 | unit ids go from 1 to 247",
@@ -260,6 +273,8 @@ fn a_share_is_an_address_of_its_own_on_a_modbus_bus_and_says_what_may_be_written
         let found = with(share);
         assert!(found.len() == 1 && found[0].starts_with(told), "{share}: {found:#?}");
     }
+    let found = with("{ bind = '127.0.0.1:5020', writes = ['1/coil:1', 'coil:1', 7, '1/holdin:1'] }");
+    assert_eq!(found.len(), 3, "every one of them: {found:#?}");
     let open = format!("{BUS}share = '0.0.0.0:5020'\n{DEVICE}{POINT}");
     let warned = good(&[("f.toml", &open)]).warnings;
     let warned = told(&warned, &warned.warnings);
