@@ -24,7 +24,7 @@ fn told(records: &[LossRecord]) -> Vec<(LossReason, [u64; 2], bool)> {
 fn slow(dir: &Path, boot: &str) -> (Store, Recovery) {
     let mut config = config(dir);
     config.commit_interval = Span::s(3600);
-    Store::open(&config, &uplinks(&["cloud"]), TestClock::new(boot)).expect("opens")
+    opened(&config, &uplinks(&["cloud"]), TestClock::new(boot))
 }
 
 #[tokio::test]

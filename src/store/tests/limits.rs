@@ -27,7 +27,7 @@ async fn over_the_size_limit_the_oldest_go_and_every_one_is_declared() {
     let mut config = config(dir.path());
     config.max_size = ByteSize(1 << 20);
     let names = uplinks(&["cloud", "plant"]);
-    let (store, _) = Store::open(&config, &names, TestClock::new("a")).expect("opens");
+    let (store, _) = opened(&config, &names, TestClock::new("a"));
     let mut random = fastrand::Rng::with_seed(5);
     let drain = store.drain("cloud").expect("configured");
     store.drain("plant").expect("configured").delivered(0..0);
@@ -76,7 +76,7 @@ async fn what_is_too_old_goes_by_the_clock_that_is_believed() {
     config.max_age = Span::s(60);
     let clock = TestClock::new("a");
     let names = uplinks(&["cloud"]);
-    let (store, _) = Store::open(&config, &names, clock.clone()).expect("opens");
+    let (store, _) = opened(&config, &names, clock.clone());
     let drain = store.drain("cloud").expect("configured");
     store.take(readings(1000..1010));
     store.flush().await.expect("flushes");
@@ -108,7 +108,7 @@ async fn without_an_uplink_the_log_is_history_and_drops_silently() {
     let mut config = config(dir.path());
     config.max_age = Span::s(60);
     let clock = TestClock::new("a");
-    let (store, _) = Store::open(&config, &[], clock.clone()).expect("opens");
+    let (store, _) = opened(&config, &[], clock.clone());
     let mut events = store.events();
     store.take(readings(1000..1010));
     store.flush().await.expect("flushes");

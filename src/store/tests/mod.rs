@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use driver_api::{ByteSize, Span, Value};
 
-use super::{Drain, Recovery, Store};
+use super::{Drain, Recovery, Store, StoreError};
 use crate::clock::Clock;
 use crate::config::model;
 use crate::message::{BootMs, LossRecord, PointKey, Reading, Record, WallMs};
@@ -76,7 +76,19 @@ pub fn uplinks(names: &[&str]) -> Vec<String> {
 
 /// Opens with one uplink, `cloud`, in the boot `boot`.
 pub fn open(dir: &Path, boot: &str) -> (Store, Recovery) {
-    Store::open(&config(dir), &uplinks(&["cloud"]), TestClock::new(boot)).expect("opens")
+    opened(&config(dir), &uplinks(&["cloud"]), TestClock::new(boot))
+}
+
+/// Opens, again if the directory is in use: a test beside this one that starts a process gives it, for the moment
+/// between fork and exec, the descriptors of this whole process, locks included.
+pub fn opened(config: &model::Store, uplinks: &[String], clock: Arc<TestClock>) -> (Store, Recovery) {
+    for _ in 0..1000 {
+        match Store::open(config, uplinks, clock.clone()) {
+            Err(StoreError::InUse(_)) => std::thread::sleep(Duration::from_millis(10)),
+            opened => return opened.expect("opens"),
+        }
+    }
+    panic!("in use for 10 s");
 }
 
 pub fn key(n: usize) -> Arc<PointKey> {

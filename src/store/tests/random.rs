@@ -74,9 +74,7 @@ async fn run(steps: Vec<Step>) {
     let mut config = config(dir.path());
     config.commit_interval = Span::s(3600);
     let mut boot = 0;
-    let reopen = |boot: u32| {
-        Store::open(&config, &uplinks(&["cloud"]), TestClock::new(&boot.to_string())).expect("opens")
-    };
+    let reopen = |boot: u32| opened(&config, &uplinks(&["cloud"]), TestClock::new(&boot.to_string()));
     let (mut store, _) = reopen(boot);
     let mut model = Model::default();
     for step in steps {
