@@ -43,6 +43,17 @@ pub(super) struct Line {
     pub(super) carried: Vec<(Instant, u8, Vec<u8>)>,
 }
 
+impl Line {
+    /// A device no longer answers its polls.
+    pub(super) fn silence(&mut self, device: usize) {
+        self.dead.push(device);
+    }
+    /// It does again.
+    pub(super) fn speak(&mut self, device: usize) {
+        self.dead.retain(|dead| *dead != device);
+    }
+}
+
 struct FakeBus {
     plan: Plan,
     line: Arc<Mutex<Line>>,
