@@ -48,10 +48,6 @@ impl Line {
     pub(super) fn silence(&mut self, device: usize) {
         self.dead.push(device);
     }
-    /// It does again.
-    pub(super) fn speak(&mut self, device: usize) {
-        self.dead.retain(|dead| *dead != device);
-    }
 }
 
 struct FakeBus {

@@ -33,7 +33,7 @@ pub enum Permitted {
     Read,
     /// Asks what the device is.
     Other,
-    /// Changes something: answers to reads of this unit are old now.
+    /// Changes something: what was read before is old now.
     Write,
 }
 

@@ -110,21 +110,22 @@ async fn a_write_that_has_waited_for_a_second_is_not_sent_and_a_read_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_unit_that_answers_a_poll_is_there_for_clients_at_once() {
-    // Device 1 is unit 1.
-    let mut bench = bench_of(&[(0, 100), (1, 1000)]);
-    bench.reads_in(Duration::from_secs(3)).await;
+    // Device 1 is unit 1: it answers its polls, and for a while nothing that clients ask.
+    let mut bench = bench_of(&[(0, 100), (1, 10_000)]);
     let server = server(&bench, share());
-    // Its polls are answered, so it is there; clients are left in doubt about three of their questions.
-    bench.line.lock().expect("test").silence(1);
-    for _ in 0..3 {
-        bench.reads_in(Duration::from_secs(20)).await;
-        assert_eq!(server.answer(1, &READ).await, [0x83, 0x0B]);
+    bench.reads_in(Duration::from_secs(3)).await;
+    while !bench.reads_in(Duration::from_millis(100)).await.contains_key(&1) {}
+    for at in 1..=5 {
+        // Three ranges in vain are the unit, which is asked again after 1 s, after 2 s, and then not for long.
+        let wait = if at > 3 { 1100 * (at - 3) } else { 0 };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        let request = [3, 0, u8::try_from(at).expect("small"), 0, 1];
+        assert_eq!(server.answer(1, &request).await, [0x83, 0x0B]);
     }
-    bench.line.lock().expect("test").speak(1);
+    assert_eq!(carried(&bench).len(), 5);
     bench.line.lock().expect("test").carries.insert(1, EXCHANGE);
-    while bench.stats.devices[1].state() == "offline" {
-        bench.reads_in(Duration::from_millis(100)).await;
-    }
+    assert_eq!(server.answer(1, &READ).await, [0x83, 0x0B], "it is believed to be silent");
+    while !bench.reads_in(Duration::from_millis(100)).await.contains_key(&1) {}
     assert_eq!(server.answer(1, &READ).await, [3, 2, 0, 1]);
 }
 
