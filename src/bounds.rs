@@ -20,17 +20,19 @@ pub const COMMANDS: usize = 256;
 /// Full: the asker is told that the bus is busy.
 pub const BUS_REQUESTS: usize = 32;
 
-/// Requests waiting to be carried over one bus for others: clients of its share, a scan.
-///
-/// Each takes at most one timeout (500 ms by default), and the polls go first; 8 are four seconds and more, which
-/// is when Modbus masters give up. Full: the client is told that the gateway is busy (exception 06).
-pub const BUS_CARRIES: usize = 8;
-
 /// Clients of one share at once.
 ///
 /// A SCADA system, a service laptop and what they forgot to close; each costs a task and about 1 KiB.
-/// Full: the connection is closed at once, counted.
+/// Full: the connection that has asked for nothing for longest, 10 s at least, is closed for the new one; if
+/// there is none, the new one is closed at once, counted.
 pub const SHARE_CLIENTS: usize = 16;
+
+/// Requests waiting to be carried over one bus for others: clients of its share, a scan.
+///
+/// A client has one request outstanding: 16 of them, a scan, and one that hung up; 18 × about 300 B = 6 KiB. First come,
+/// first served, so a polite client waits behind one request of each greedy one.
+/// Full: the asker waits for a place as long as for its turn, and is told then that the gateway is busy (exception 06).
+pub const BUS_CARRIES: usize = SHARE_CLIENTS + 2;
 
 /// Answers that one share keeps to be given again within `cache`.
 ///

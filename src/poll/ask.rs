@@ -8,7 +8,7 @@ use std::time::Duration;
 use driver_api::{Sample, Value};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::bounds;
 
@@ -146,10 +146,10 @@ impl BusHandle {
     /// See [`NotCarried`].
     pub async fn carry(&self, carry: Carry) -> Result<Carried, NotCarried> {
         let (answer, wait) = oneshot::channel();
-        self.carries.try_send((carry, answer)).map_err(|refused| match refused {
-            TrySendError::Full(_) => NotCarried::Busy,
-            TrySendError::Closed(_) => NotCarried::Down(STOPPED.to_owned()),
-        })?;
+        // Places are given in the order of asking: whoever asks again at once gets no advantage of it.
+        let place = timeout_at(carry.not_after, self.carries.reserve()).await;
+        let place = place.map_err(|_late| NotCarried::Busy)?;
+        place.map_err(|_closed| NotCarried::Down(STOPPED.to_owned()))?.send((carry, answer));
         wait.await.unwrap_or_else(|_| Err(NotCarried::Down(STOPPED.to_owned())))
     }
 

@@ -7,7 +7,9 @@
 //!
 //! So in any stretch `t` at most `CREDIT + OVERDRAFT + RATE × t` and one exchange go to those who were
 //! silent before: 3 s of the first minute, 3 % from then on. What can come on top is only the first miss of
-//! each device, which nobody can foresee; it is taken out of what the others may cost.
+//! each device, which nobody can foresee; it is taken out of what the others may cost. And, once a minute, one
+//! exchange of at most [`FORGIVEN`]: a lone miss may be confirmed within a second however long its timeout was,
+//! or one lost answer would silence a device with a timeout of 2 s for half a minute.
 
 use std::time::Duration;
 
@@ -23,6 +25,12 @@ const OVERDRAFT: Duration = Duration::from_millis(500);
 /// How long what nobody could foresee keeps everybody silent from being asked.
 const LONGEST_PAYBACK: Duration = Duration::from_secs(60);
 
+/// What a lone miss may cost to be confirmed before that is saved up: a twentieth of a minute.
+const FORGIVEN: Duration = Duration::from_secs(3);
+/// How soon a lone miss may be confirmed, and how often that is granted.
+const GRACE: Duration = Duration::from_secs(1);
+const GRACE_EVERY: Duration = Duration::from_secs(60);
+
 /// Why somebody is asked who did not answer the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -37,13 +45,17 @@ pub enum Purpose {
 pub struct Budget {
     /// When the bucket will have been filled from empty, had it no rim: the debt as a date.
     empty: Instant,
+    /// From when on the lone miss may be confirmed whatever is in the bucket.
+    grace: Option<Instant>,
+    /// When the next one may be granted: a device that answers every other time must not live on it.
+    next_grace: Instant,
 }
 
 impl Budget {
     /// A full bucket.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { empty: now.checked_sub(CREDIT * RATE).unwrap_or(now) }
+        Self { empty: now.checked_sub(CREDIT * RATE).unwrap_or(now), grace: None, next_grace: now }
     }
 
     /// When somebody may be asked for this, if nothing else is spent.
@@ -51,13 +63,22 @@ impl Budget {
     pub fn ready(&self, purpose: Purpose) -> Instant {
         match purpose {
             Purpose::Probe => self.empty,
-            Purpose::Confirm => self.empty.checked_sub(OVERDRAFT * RATE).unwrap_or(self.empty),
+            Purpose::Confirm => {
+                let ready = self.empty.checked_sub(OVERDRAFT * RATE).unwrap_or(self.empty);
+                self.grace.map_or(ready, |grace| grace.min(ready))
+            }
         }
     }
 
     /// An exchange without an answer ended at `now` and cost this much. `foreseen`: it was asked although
     /// the one before had failed.
     pub fn spend(&mut self, cost: Duration, foreseen: bool, now: Instant) {
+        // The second miss, of whomever, ends it: then it was no lone one.
+        let lone = !foreseen && cost <= FORGIVEN && self.grace.is_none() && now >= self.next_grace;
+        self.grace = lone.then_some(now + GRACE);
+        if lone {
+            self.next_grace = now + GRACE_EVERY;
+        }
         let rim = now.checked_sub(CREDIT * RATE).unwrap_or(self.empty);
         let after = self.empty.max(rim) + cost * RATE;
         // Misfortune is paid back too, but nobody is left unasked for longer than a minute because of it.
@@ -94,6 +115,27 @@ mod tests {
         budget.spend(Duration::from_secs(2), true, start);
         budget.spend(Duration::from_secs(2), false, start);
         assert_eq!(budget.ready(Purpose::Probe), start + LONGEST_PAYBACK + Duration::from_secs(66));
+    }
+
+    #[test]
+    fn a_lone_miss_with_a_long_timeout_is_confirmed_within_a_second_and_no_second_one_is() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let long = Duration::from_secs(2);
+        let mut lost = Budget::new(start);
+        lost.spend(long, false, start);
+        assert_eq!(lost.ready(Purpose::Confirm), start + GRACE);
+        assert!(lost.ready(Purpose::Probe) > start + Duration::from_secs(30), "it is paid for");
+        // Another device is silent too, or the confirmation was in vain.
+        for foreseen in [false, true] {
+            let mut two = lost;
+            two.spend(long, foreseen, start + GRACE);
+            assert!(two.ready(Purpose::Confirm) > start + Duration::from_secs(30), "{foreseen}");
+            two.spend(long, false, start + GRACE_EVERY / 2);
+            assert!(two.ready(Purpose::Confirm) > start + GRACE_EVERY, "not twice a minute");
+        }
+        let mut longer = Budget::new(start);
+        longer.spend(FORGIVEN * 2, false, start);
+        assert!(longer.ready(Purpose::Confirm) > start + Duration::from_secs(30));
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::ask::{Ask, BusHandle, Carried, CarryRequest, Exchange, Failed, NotCarried, Request};
+use super::ask::{Ask, BusHandle, Carried, CarryRequest, Exchange, Failed, Guest, NotCarried, Request};
 use super::budget::{Budget, Purpose};
 use super::cadence::Cadence;
 use super::health::{Health, Outcome};
@@ -46,6 +46,8 @@ pub struct BusTask {
     /// What is carried for others, and what they may take of the bus.
     carries: mpsc::Receiver<CarryRequest>,
     guests: Guests,
+    /// Each device's unit, where devices have one: clients and polls ask the same ones.
+    units: Vec<Option<u8>>,
     stop: CancellationToken,
 }
 
@@ -80,7 +82,9 @@ impl BusTask {
         let stats = Arc::new(BusStats::new(name, plan.devices.iter().map(|d| d.name.clone())));
         let (handle, requests, carries) = BusHandle::new();
         let now = Instant::now();
+        let units = plan.devices.iter().map(|device| device.address.parse().ok()).collect();
         let task = Self {
+            units,
             schedule: Schedule::new(&plan.blocks, now),
             cadence: Cadence::new(plan),
             health: Health::new(&plan.blocks, plan.devices.len()),
@@ -388,7 +392,8 @@ impl BusTask {
             let _ = answer.send(Err(NotCarried::Busy));
             return;
         }
-        if !self.guests.worth_sending(&carry, started, self.budget.ready(Purpose::Probe)) {
+        let doubtful = carry.guest == Guest::Client && self.doubtful(carry.unit);
+        if !self.guests.worth_sending(&carry, doubtful, started, self.budget.ready(Purpose::Probe)) {
             let _ = answer.send(Err(NotCarried::Silent));
             return;
         }
@@ -411,16 +416,27 @@ impl BusTask {
             }
             Err(error @ ReadError::Bus(_)) => (false, Err(NotCarried::Down(error.to_string()))),
         };
-        if self.guests.sent(&carry, answered, cost, now) {
+        if permit::may_write(&carry.request) {
+            self.stats.writes.fetch_add(1, Relaxed);
+        }
+        if self.guests.sent(&carry, answered, cost, now) || (doubtful && !answered) {
             self.budget.spend(cost, true, now);
         }
         let _ = answer.send(told);
+    }
+
+    /// Whether a device of this unit did not answer its last poll.
+    fn doubtful(&self, unit: u8) -> bool {
+        let of = |(device, is): (usize, &Option<u8>)| *is == Some(unit) && self.health.doubtful(device);
+        self.units.iter().enumerate().any(of)
     }
 
     /// One write, counted like any exchange.
     async fn write(&mut self, point: usize, value: &Value) -> Result<(), ReadError> {
         let started = Instant::now();
         let result = self.bus.write(point, value).await;
+        // Whatever came of it: the device may hold something new.
+        self.stats.writes.fetch_add(1, Relaxed);
         let now = Instant::now();
         self.stats.count(now - started, result.as_ref().err());
         let device = self.bus.plan().points.get(point).map(|p| p.device);

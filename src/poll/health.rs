@@ -274,6 +274,12 @@ impl Health {
         }
     }
 
+    /// Whether a device missed its last exchange: it is asked only with care, whoever asks.
+    #[must_use]
+    pub fn doubtful(&self, device: usize) -> bool {
+        self.devices.get(device).is_some_and(|known| known.gone.is_some() || known.misses > 0)
+    }
+
     /// Whether any block is worth asking at its own times.
     #[must_use]
     pub fn somebody_lives(&self) -> bool {

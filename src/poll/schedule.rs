@@ -340,6 +340,26 @@ mod tests {
     }
 
     #[test]
+    fn one_lost_answer_of_a_device_with_a_long_timeout_silences_it_for_no_more_than_a_second() {
+        let start = Instant::now();
+        let blocks = [block(0, 60_000), block(1, 500)];
+        let mut schedule = Schedule::new(&blocks, start);
+        let (mut health, mut budget) = (Health::new(&blocks, 2), Budget::new(start));
+        let cost = Duration::from_secs(2);
+        let now = start + cost;
+        for (device, outcome) in
+            [(0, Outcome::Answered), (1, Outcome::Answered), (1, Outcome::Silent { cost })]
+        {
+            health.after(device, Some(device), outcome, now);
+            schedule.done(device, now);
+        }
+        budget.spend(cost, false, now);
+        let asked = now + Duration::from_secs(1);
+        assert_eq!(schedule.next(now, &health, &budget), Next::Wait(asked));
+        assert_eq!(schedule.next(asked, &health, &budget), Next::Read(1));
+    }
+
+    #[test]
     fn a_new_plan_makes_nothing_due_later() {
         let start = Instant::now();
         let mut schedule = Schedule::new(&[block(0, 1000), block(0, 60_000)], start);

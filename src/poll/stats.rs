@@ -43,6 +43,8 @@ pub struct BusStats {
     pub alive_boot_ms: AtomicU64,
     /// One per device, in the plan's order.
     pub devices: Vec<DeviceStats>,
+    /// Requests that wrote or may have written, whoever's: what was read before them is no longer known.
+    pub writes: AtomicU64,
     /// The server onto it for other masters.
     pub share: ShareStats,
 }
@@ -118,6 +120,7 @@ impl BusStats {
             lateness_us_p99: AtomicU64::new(0),
             alive_boot_ms: AtomicU64::new(0),
             devices: devices.map(DeviceStats::new).collect(),
+            writes: AtomicU64::new(0),
             share: ShareStats::default(),
         }
     }

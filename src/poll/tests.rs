@@ -43,6 +43,13 @@ pub(super) struct Line {
     pub(super) carried: Vec<(Instant, u8, Vec<u8>)>,
 }
 
+impl Line {
+    /// A device no longer answers its polls.
+    pub(super) fn silence(&mut self, device: usize) {
+        self.dead.push(device);
+    }
+}
+
 struct FakeBus {
     plan: Plan,
     line: Arc<Mutex<Line>>,

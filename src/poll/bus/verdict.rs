@@ -24,7 +24,12 @@ impl BusTask {
     ) -> Vec<usize> {
         let Some(stats) = self.stats.devices.get(device) else { return Vec::new() };
         match outcome {
-            Outcome::Answered => stats.last_ok.store(self.clock.wall().0, Relaxed),
+            Outcome::Answered => {
+                stats.last_ok.store(self.clock.wall().0, Relaxed);
+                if let Some(unit) = self.units.get(device).copied().flatten() {
+                    self.guests.seen(unit);
+                }
+            }
             Outcome::Silent { cost } => {
                 stats.failures.fetch_add(1, Relaxed);
                 let foreseen = block.is_some_and(|block| self.health.standing(block) != Standing::Living);

@@ -2,7 +2,7 @@
 //! comes in.
 //!
 //! - An answer is given again for `cache` after it came, and only to the same question of the same unit.
-//! - After a write through the share nothing that was read of the unit before is given again.
+//! - After a write, through the share or of fieldgate itself, nothing that was read before is given again.
 //! - Refusals are not kept: asking again is how a client learns that they are over.
 
 use std::collections::HashMap;
@@ -17,39 +17,42 @@ use crate::bounds;
 pub struct Cache {
     keep: Duration,
     answers: HashMap<(u8, Vec<u8>), (Instant, Vec<u8>)>,
-    /// Counts writes.
-    age: u64,
+    /// The bus's count of writes ([`BusStats::writes`](crate::poll::stats::BusStats)) when they came.
+    writes: u64,
 }
 
 /// A question whose answer may be kept, if nothing was written since it was asked.
 #[derive(Debug)]
 pub struct Asked {
     key: (u8, Vec<u8>),
-    age: u64,
+    writes: u64,
 }
 
 impl Cache {
     /// Empty; answers are kept for so long.
     #[must_use]
     pub fn new(keep: Duration) -> Self {
-        Self { keep, answers: HashMap::new(), age: 0 }
+        Self { keep, answers: HashMap::new(), writes: 0 }
     }
 
-    /// The answer to this read, if it is new enough; or what to hand to [`Self::keep`] once it is there.
+    /// The answer to this read, if it is new enough and none of the bus's `writes` came after it; or what to hand to [`Self::keep`] once it is there.
     ///
     /// # Errors
     /// It must be asked.
-    pub fn answer(&self, unit: u8, request: &[u8], now: Instant) -> Result<Vec<u8>, Asked> {
+    pub fn answer(&mut self, unit: u8, request: &[u8], writes: u64, now: Instant) -> Result<Vec<u8>, Asked> {
+        self.catch_up(writes);
         let key = (unit, request.to_vec());
         match self.answers.get(&key) {
             Some((at, answer)) if now < *at + self.keep => Ok(answer.clone()),
-            _ => Err(Asked { key, age: self.age }),
+            _ => Err(Asked { key, writes }),
         }
     }
 
-    /// A good answer came.
-    pub fn keep(&mut self, asked: Asked, answer: &[u8], now: Instant) {
-        if asked.age != self.age {
+    /// A good answer came, and so many writes had been by then.
+    pub fn keep(&mut self, asked: Asked, answer: &[u8], writes: u64, now: Instant) {
+        self.catch_up(writes);
+        // A read that was under way during a write may hold either value.
+        if asked.writes != writes {
             return;
         }
         if self.answers.len() >= bounds::SHARE_CACHE {
@@ -65,10 +68,11 @@ impl Cache {
         self.answers.insert(asked.key, (now, answer.to_vec()));
     }
 
-    /// Something was, or may have been, written to this unit.
-    pub fn written(&mut self, unit: u8) {
-        self.age += 1;
-        self.answers.retain(|(of, _), _| *of != unit);
+    fn catch_up(&mut self, writes: u64) {
+        if self.writes != writes {
+            self.writes = writes;
+            self.answers.clear();
+        }
     }
 }
 
@@ -82,18 +86,18 @@ mod tests {
     async fn an_answer_is_given_again_for_its_time_and_not_after_a_write() {
         let now = Instant::now();
         let mut cache = Cache::new(KEEP);
-        let asked = cache.answer(1, &[3, 0], now).expect_err("nothing is there");
-        cache.keep(asked, b"one", now);
-        assert_eq!(cache.answer(1, &[3, 0], now + KEEP / 2).ok(), Some(b"one".to_vec()));
+        let asked = cache.answer(1, &[3, 0], 0, now).expect_err("nothing is there");
+        cache.keep(asked, b"one", 0, now);
+        assert_eq!(cache.answer(1, &[3, 0], 0, now + KEEP / 2).ok(), Some(b"one".to_vec()));
         for (unit, request) in [(2, [3, 0]), (1, [3, 1])] {
-            assert!(cache.answer(unit, &request, now).is_err(), "another question");
+            assert!(cache.answer(unit, &request, 0, now).is_err(), "another question");
         }
-        assert!(cache.answer(1, &[3, 0], now + KEEP).is_err(), "too old");
-        // A read that was under way during a write may hold either value.
-        let under_way = cache.answer(1, &[3, 9], now).expect_err("not there");
-        cache.written(1);
-        cache.keep(under_way, b"old", now);
-        assert!(cache.answer(1, &[3, 0], now).is_err() && cache.answer(1, &[3, 9], now).is_err());
+        assert!(cache.answer(1, &[3, 0], 0, now + KEEP).is_err(), "too old");
+        let under_way = cache.answer(1, &[3, 9], 0, now).expect_err("not there");
+        cache.keep(under_way, b"old", 1, now);
+        for request in [[3, 0], [3, 9]] {
+            assert!(cache.answer(1, &request, 1, now).is_err(), "read before the write, or during it");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,10 +105,10 @@ mod tests {
         let (mut cache, start) = (Cache::new(KEEP), Instant::now());
         for n in 0..=u16::try_from(bounds::SHARE_CACHE).expect("small") {
             let now = start + Duration::from_millis(u64::from(n));
-            let asked = cache.answer(1, &n.to_be_bytes(), now).expect_err("new");
-            cache.keep(asked, &[1], now);
+            let asked = cache.answer(1, &n.to_be_bytes(), 0, now).expect_err("new");
+            cache.keep(asked, &[1], 0, now);
         }
         assert_eq!(cache.answers.len(), bounds::SHARE_CACHE);
-        assert!(cache.answer(1, &[0, 0], start).is_err() && cache.answer(1, &[0, 1], start).is_ok());
+        assert!(cache.answer(1, &[0, 0], 0, start).is_err() && cache.answer(1, &[0, 1], 0, start).is_ok());
     }
 }

@@ -8,6 +8,8 @@
 //!   as a silent device is polled: 1 s, 2 s, … 60 s, and out of the same twentieth of the bus's time. So is every
 //!   request of a unit that never answered any, or has missed three in a row: a living unit may have a range that
 //!   it never answers, and that must not silence the rest of it.
+//! - **What polls know.** A unit that answers a poll is back for clients too, and one that has just missed a
+//!   poll is asked for them only out of that twentieth.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -79,15 +81,25 @@ impl Guests {
 
     /// Whether a request is worth sending. What is known to be silent is asked only when the bus can afford it:
     /// from `affordable` on, by the budget that all silent devices of the bus share.
+    /// `doubtful`: the polls know that the unit did not answer the last time.
     #[must_use]
-    pub fn worth_sending(&self, carry: &Carry, now: Instant, affordable: Instant) -> bool {
+    pub fn worth_sending(&self, carry: &Carry, doubtful: bool, now: Instant, affordable: Instant) -> bool {
         let unit = match self.units.get(&carry.unit) {
             Some(Unit::Silent(silence)) => Some(silence),
             Some(Unit::Lives { .. }) | None => None,
         };
         let known = [unit, self.requests.get(&key(carry))];
         carry.guest == Guest::Person
-            || known.into_iter().flatten().all(|silence| now >= silence.retry_at.max(affordable))
+            || ((!doubtful || now >= affordable)
+                && known.into_iter().flatten().all(|silence| now >= silence.retry_at.max(affordable)))
+    }
+
+    /// A unit answered a poll.
+    pub fn seen(&mut self, unit: u8) {
+        if let Some(Unit::Silent(_)) = self.units.insert(unit, Unit::Lives { misses: 0 }) {
+            // It was gone as a whole and is back as a whole.
+            self.requests.retain(|(of, _), _| *of != unit);
+        }
     }
 
     /// A request was sent, and its exchange ended at `now`. Returns whether it cost the bus silence that was to
@@ -100,10 +112,7 @@ impl Guests {
         self.polls_first_until = now + cost * (share - 1);
         match (answered, carry.guest) {
             (true, _) => {
-                if let Some(Unit::Silent(_)) = self.units.insert(carry.unit, Unit::Lives { misses: 0 }) {
-                    // It was gone as a whole and is back as a whole.
-                    self.requests.retain(|(unit, _), _| *unit != carry.unit);
-                }
+                self.seen(carry.unit);
                 self.requests.remove(&key(carry));
                 false
             }
@@ -168,7 +177,7 @@ mod tests {
         while now < start + Duration::from_secs(1200) {
             // Ten clients that never give up, each with a question of its own.
             let ask = carry(9, u8::try_from(asked.len() % 10).expect("small"), Guest::Client);
-            if guests.worth_sending(&ask, now, budget.ready(Purpose::Probe)) {
+            if guests.worth_sending(&ask, false, now, budget.ready(Purpose::Probe)) {
                 asked.push(now);
                 now += COST;
                 if guests.sent(&ask, false, COST, now) {
@@ -184,7 +193,12 @@ mod tests {
         assert!(share <= 0.05, "{share} of the bus for a unit that is not there");
         // And at its first answer everything is as if nothing had been.
         guests.sent(&carry(9, 200, Guest::Client), true, COST, now);
-        assert!(guests.worth_sending(&carry(9, 201, Guest::Client), now, budget.ready(Purpose::Probe)));
+        assert!(guests.worth_sending(
+            &carry(9, 201, Guest::Client),
+            false,
+            now,
+            budget.ready(Purpose::Probe)
+        ));
     }
 
     #[tokio::test(start_paused = true)]
@@ -194,24 +208,30 @@ mod tests {
         let (mute, well) = (carry(1, 50, Guest::Client), carry(1, 0, Guest::Client));
         guests.sent(&well, true, COST, now);
         guests.sent(&mute, false, COST, now);
-        assert!(!guests.worth_sending(&mute, now, now));
-        assert!(guests.worth_sending(&well, now, now), "one silence is not the end of a unit");
+        assert!(!guests.worth_sending(&mute, false, now, now));
+        assert!(guests.worth_sending(&well, false, now, now), "one silence is not the end of a unit");
         let later = now + Duration::from_secs(1);
-        assert!(guests.worth_sending(&mute, later, now));
+        assert!(guests.worth_sending(&mute, false, later, now));
         guests.sent(&mute, false, COST, later);
         guests.sent(&well, true, COST, later);
-        assert!(!guests.worth_sending(&mute, later + Duration::from_secs(1), now), "this waits for longer");
-        assert!(guests.worth_sending(&well, later, now));
-        assert!(guests.worth_sending(&carry(1, 50, Guest::Person), later, now), "a person wants to know");
+        assert!(
+            !guests.worth_sending(&mute, false, later + Duration::from_secs(1), now),
+            "this waits for longer"
+        );
+        assert!(guests.worth_sending(&well, false, later, now));
+        assert!(
+            guests.worth_sending(&carry(1, 50, Guest::Person), false, later, now),
+            "a person wants to know"
+        );
         // Three different questions in vain: it is the unit.
         for at in 60..63 {
-            assert!(guests.worth_sending(&carry(1, at, Guest::Client), later, now));
+            assert!(guests.worth_sending(&carry(1, at, Guest::Client), false, later, now));
             guests.sent(&carry(1, at, Guest::Client), false, COST, later);
         }
-        assert!(!guests.worth_sending(&well, later, now));
+        assert!(!guests.worth_sending(&well, false, later, now));
         // And back as a whole.
         guests.sent(&well, true, COST, later);
-        assert!(guests.worth_sending(&mute, later, now));
+        assert!(guests.worth_sending(&mute, false, later, now));
     }
 
     #[tokio::test(start_paused = true)]

@@ -33,8 +33,14 @@ pub enum Permitted {
     Read,
     /// Asks what the device is.
     Other,
-    /// Changes something: answers to reads of this unit are old now.
+    /// Changes something: what was read before is old now.
     Write,
+}
+
+/// Whether a request, permitted by whomever, may change something in the device.
+#[must_use]
+pub fn may_write(pdu: &[u8]) -> bool {
+    !matches!(pdu, [1..=4 | 17 | 43, ..])
 }
 
 /// Whether a request may be carried.
@@ -200,7 +206,7 @@ mod tests {
             let verdict = judge(unit, &pdu, &[]);
             prop_assert_ne!(verdict, Ok(Permitted::Write));
             if verdict.is_ok() {
-                prop_assert!(matches!(function, 1..=4 | 17 | 43), "function {}", function);
+                prop_assert!(matches!(function, 1..=4 | 17 | 43) && !may_write(&pdu), "function {}", function);
             }
         }
     }

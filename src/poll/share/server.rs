@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,11 +26,14 @@ use crate::config::share::Share;
 const RETRY: Duration = Duration::from_secs(2);
 /// A client that says nothing for so long has gone without a word. Slow masters ask once a minute.
 const IDLE: Duration = Duration::from_secs(150);
+/// A client that has said nothing for so long makes room for a new one, when all places are taken.
+const SPARE: Duration = Duration::from_secs(10);
 /// A client that has begun a frame, or does not take its answer, is broken after this.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A request that has waited so long is answered with "busy": Modbus masters have given up by then, and a write
-/// that comes later than its sender believes is worse than none.
+/// A request that has waited so long is answered with "busy": Modbus masters have given up by then.
 const TURN: Duration = Duration::from_secs(5);
+/// The same of a write: one that comes later than its sender believes is worse than none.
+const WRITE_TURN: Duration = Duration::from_secs(1);
 
 /// One share.
 pub struct Server {
@@ -109,9 +111,9 @@ impl Server {
 
     /// Lets clients in until the listener fails, which is why it returns.
     async fn accept(self: Arc<Self>, listener: TcpListener) -> io::Error {
-        let slots = Arc::new(Semaphore::new(bounds::SHARE_CLIENTS));
         // Dropped with this future: a share that stops ends its connections.
         let mut clients = JoinSet::new();
+        let mut places: Vec<Place> = Vec::new();
         loop {
             while clients.try_join_next().is_some() {}
             let (stream, peer) = match listener.accept().await {
@@ -123,16 +125,19 @@ impl Server {
                 }
                 Err(error) => return error,
             };
-            let Ok(slot) = slots.clone().try_acquire_owned() else {
+            places.retain(|place| !place.task.is_finished());
+            if places.len() >= bounds::SHARE_CLIENTS && !make_room(&mut places) {
                 self.stats.share.refuse();
                 debug!(BUS = self.stats.name, "{peer} not let in: {} clients are", bounds::SHARE_CLIENTS);
                 continue;
-            };
-            clients.spawn(self.clone().client(stream, slot));
+            }
+            let quiet = Arc::new(Mutex::new(Some(Instant::now())));
+            let task = clients.spawn(self.clone().client(stream, quiet.clone()));
+            places.push(Place { task, quiet });
         }
     }
 
-    async fn client(self: Arc<Self>, mut stream: TcpStream, _slot: OwnedSemaphorePermit) {
+    async fn client(self: Arc<Self>, mut stream: TcpStream, quiet: Quiet) {
         let _present = Present::new(&self.stats);
         // An exchange is one small segment each way: waiting to fill one would only delay it.
         let _ = stream.set_nodelay(true);
@@ -140,10 +145,17 @@ impl Server {
         loop {
             match inbox.request() {
                 Ok(Some(request)) => {
-                    let answer = request.answer(&self.answer(request.unit, &request.pdu).await);
+                    *lock(&quiet) = None;
+                    let answer = tokio::select! {
+                        biased;
+                        answer = self.answer(request.unit, &request.pdu) => request.answer(&answer),
+                        // Nobody waits for it any more: what is not on the wire yet is not sent.
+                        () = hung_up(&mut stream, &mut inbox) => return,
+                    };
                     if !matches!(timeout(PATIENCE, stream.write_all(&answer)).await, Ok(Ok(()))) {
                         return;
                     }
+                    *lock(&quiet) = Some(Instant::now());
                 }
                 Ok(None) => {
                     let wait = if inbox.holds_some() { PATIENCE } else { IDLE };
@@ -175,30 +187,28 @@ impl Server {
         if self.line && !(1..=247).contains(&unit) {
             return refuse(NO_PATH);
         }
+        let writes = || self.stats.writes.load(Relaxed);
         let mut asked: Option<Asked> = None;
         if let (Permitted::Read, Some(cache)) = (does, &self.cache) {
-            match lock(cache).answer(unit, pdu, Instant::now()) {
+            match lock(cache).answer(unit, pdu, writes(), Instant::now()) {
                 Ok(answer) => return answer,
                 Err(question) => asked = Some(question),
             }
         }
         let timeout = self.timeouts.0.get(&unit).copied().unwrap_or(self.timeouts.1);
+        let turn = if does == Permitted::Write { WRITE_TURN } else { TURN };
         let carry = Carry {
             unit,
             request: pdu.to_vec(),
             timeout,
             guest: Guest::Client,
-            not_after: Instant::now() + TURN,
+            not_after: Instant::now() + turn,
         };
         let answer = self.bus.carry(carry).await.map(|carried| carried.answer);
-        if let Some(cache) = &self.cache {
-            match (does, &answer, asked) {
-                (Permitted::Read, Ok(answer), Some(asked)) if permit::refusal(answer).is_none() => {
-                    lock(cache).keep(asked, answer, Instant::now());
-                }
-                (Permitted::Write, ..) => lock(cache).written(unit),
-                (Permitted::Read | Permitted::Other, ..) => {}
-            }
+        if let (Some(cache), Ok(answer), Some(asked)) = (&self.cache, &answer, asked)
+            && permit::refusal(answer).is_none()
+        {
+            lock(cache).keep(asked, answer, writes(), Instant::now());
         }
         match answer {
             Ok(answer) => answer,
@@ -225,8 +235,41 @@ impl Drop for Present<'_> {
     }
 }
 
-fn lock(cache: &Mutex<Cache>) -> std::sync::MutexGuard<'_, Cache> {
-    cache.lock().unwrap_or_else(PoisonError::into_inner)
+/// Since when a client has asked for nothing; `None` while it waits for an answer.
+type Quiet = Arc<Mutex<Option<Instant>>>;
+
+/// One client's place among them all.
+struct Place {
+    task: AbortHandle,
+    quiet: Quiet,
+}
+
+/// Closes the connection that has been quiet for longest, if that is long enough: one host that opens connections
+/// and forgets them must not lock the others out.
+fn make_room(places: &mut Vec<Place>) -> bool {
+    let quiet = places.iter().enumerate().filter_map(|(index, place)| Some(((*lock(&place.quiet))?, index)));
+    match quiet.min() {
+        Some((since, index)) if since.elapsed() >= SPARE => {
+            places.swap_remove(index).task.abort();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Ends when the client is gone. What it says meanwhile is kept, as far as there is room.
+async fn hung_up(stream: &mut TcpStream, inbox: &mut Inbox) {
+    while !inbox.room().is_empty() {
+        match stream.read(inbox.room()).await {
+            Ok(count) if count > 0 => inbox.took(count),
+            _ => return,
+        }
+    }
+    std::future::pending().await
+}
+
+fn lock<T>(what: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the listener itself is broken.

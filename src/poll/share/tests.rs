@@ -17,6 +17,8 @@ use super::super::{Ask, Carry, Guest, NotCarried};
 use super::{Door, Server};
 use crate::config::share::{Framing, Share, Writable};
 
+mod manners;
+
 const READ: [u8; 5] = [3, 0, 0, 0, 1];
 
 fn share() -> Share {
@@ -201,7 +203,7 @@ async fn every_failure_has_its_exception_and_refusals_never_reach_the_bus() {
     let asked = Instant::now();
     assert_eq!(server.answer(9, &READ).await, [0x83, 0x0B]);
     assert!(asked.elapsed() < EXCHANGE * 3, "known to be silent: {:?}", asked.elapsed());
-    // More than may wait: the rest is told at once.
+    // More than can be served before they have given up: the rest is told then.
     bench.line.lock().expect("test").carries.insert(1, TIMEOUT);
     let server = Arc::new(server);
     let many = (0..20).map(|_| {
@@ -244,6 +246,10 @@ async fn a_cached_answer_is_given_again_and_a_write_ends_it() {
     tokio::time::sleep(Duration::from_millis(501)).await;
     server.answer(1, &READ).await;
     assert_eq!(reads(&bench), 3);
+    let ask = Ask::Write { point: 0, value: Value::Int(1), not_after: Instant::now() + TIMEOUT };
+    bench.handle.ask(ask).await.expect("written");
+    server.answer(1, &READ).await;
+    assert_eq!(reads(&bench), 4, "a command of fieldgate is a write too");
 }
 
 #[tokio::test(start_paused = true)]
