@@ -16,6 +16,7 @@ use driver_sim::slaves::{Area, Kind, Layout, Source, TcpSlave};
 use support::process::Process;
 use support::{Gate, Mosquitto, pause, seconds, temporary, wait_until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_modbus::Slave;
 use tokio_modbus::client::{Reader, tcp};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
@@ -135,7 +136,7 @@ fn floor(broker: u16, devices: &[u16]) {
                 let port = *port;
                 async move {
                     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-                    let mut device = tcp::connect(address).await.expect("the device listens");
+                    let mut device = tcp::connect_slave(address, Slave(1)).await.expect("the device listens");
                     let mut mqtt =
                         tokio::net::TcpStream::connect(("127.0.0.1", broker)).await.expect("it listens");
                     let id = format!("floor{n}");
