@@ -204,15 +204,18 @@ pub const BROKER_LOCAL: usize = 16 * 1024;
 /// Bursts of this process waiting for the hub: at least 16 messages each fill [`BROKER_LOCAL`].
 pub const BROKER_LOCAL_BATCHES: usize = 1024;
 
-/// Messages inside the routing engine at once. The rest waits in the hub's own queue.
-///
-/// It must fit in one segment of the engine's ring (asserted there), or the ring would overwrite.
+/// Events in the hub's window, from the first whose ticket is inside the engine. The rest waits in the channels.
 pub const BROKER_WINDOW: usize = 512;
 
-/// Tickets on their way back from the engine: a window of them, twice over for an engine that repeats.
+/// Tickets inside the routing engine at once; messages that come while it is full share the next one.
+///
+/// It must fit in one segment of the engine's ring (asserted there), or the ring would overwrite.
+pub const BROKER_INSIDE: usize = 64;
+
+/// Tickets on their way back from the engine: as many as are inside, twice over for an engine that repeats.
 ///
 /// Full: the engine's pump waits.
-pub const BROKER_TICKETS: usize = 2 * BROKER_WINDOW;
+pub const BROKER_TICKETS: usize = 2 * BROKER_INSIDE;
 
 /// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
 ///

@@ -10,6 +10,7 @@ pub mod config;
 pub mod counters;
 pub mod message;
 pub mod pipeline;
+pub mod points;
 pub mod poll;
 pub mod registry;
 pub mod runtime;

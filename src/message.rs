@@ -93,6 +93,12 @@ impl Reading {
     pub fn quality(&self) -> Quality {
         self.quality
     }
+
+    /// Its point and value, for a record of it.
+    #[must_use]
+    pub fn into_parts(self) -> (Arc<PointKey>, Option<Value>) {
+        (self.point, self.value)
+    }
 }
 
 /// One life of the log's numbering: start counter and random part, written `00000012-9f3a61c2`.

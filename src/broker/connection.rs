@@ -335,7 +335,7 @@ impl Connection {
                 None => return Counters::add(&self.shared.counters.dropped, 1),
             },
         };
-        if !self.put(&addressed, id, false) {
+        if !self.put(&addressed, id, false, now) {
             // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
             self.session.flight.forget(id);
             Counters::add(&self.shared.counters.dropped, 1);
@@ -345,16 +345,16 @@ impl Connection {
     fn send_again(&mut self, id: u16) {
         let Some(message) = self.session.flight.get(id) else { return };
         match message.clone() {
-            Some(addressed) => drop(self.put(&addressed, id, true)),
+            Some(addressed) => drop(self.put(&addressed, id, true, Instant::now())),
             None => encode::ack(&mut self.out, self.version, Reply::Rel, id, reason::SUCCESS),
         }
     }
 
-    fn put(&mut self, a: &Addressed, id: u16, dup: bool) -> bool {
+    fn put(&mut self, a: &Addressed, id: u16, dup: bool, now: Instant) -> bool {
         let start = self.out.len();
         let ids = a.ids.as_deref().unwrap_or(&[]);
         let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
-        encode::publish(&mut self.out, self.version, &a.message, &delivery, Instant::now());
+        encode::publish(&mut self.out, self.version, &a.message, &delivery, now);
         let fits = self.out.len() - start <= self.maximum_packet;
         if !fits {
             self.out.truncate(start);

@@ -1,13 +1,13 @@
 //! The routing seam: what carries a message from its publisher to the subscription trie.
 //!
-//! An engine gets a *ticket* for each message and must give the tickets back in the same order. The
+//! An engine gets a *ticket* for each group of messages and must give the tickets back in the same order. The
 //! messages themselves stay in the hub's window, so nothing a client sends can reach an engine, and what
 //! an engine loses is delivered all the same. The native engine is the absence of one: the hub hands a
 //! message straight to the trie.
 
 use tokio::sync::mpsc;
 
-/// The number of a message on its way through an engine; counts up by one.
+/// The number of a group of messages on its way through an engine; counts up by one.
 pub type Ticket = u64;
 
 /// What comes out of an engine.
@@ -29,7 +29,7 @@ pub trait Engine: Send {
     /// Its name in stats.
     fn name(&self) -> &'static str;
 
-    /// Takes a ticket. Never blocks: at most [`crate::bounds::BROKER_WINDOW`] tickets are inside.
+    /// Takes a ticket. Never blocks: at most [`crate::bounds::BROKER_INSIDE`] tickets are inside.
     ///
     /// # Errors
     /// [`Dead`].

@@ -1,7 +1,8 @@
 //! The hub: one task that owns all state, and the window through which messages pass the engine.
 //!
 //! Events enter the window in the order they come and leave it in the same order, so each publisher's
-//! messages keep theirs, and a SUBSCRIBE never overtakes a PUBLISH sent before it. A message leaves when its
+//! messages keep theirs, and a SUBSCRIBE never overtakes a PUBLISH sent before it. What enters together shares
+//! one ticket: a burst of 1000 readings costs the engine as much as one message. A message leaves when its
 //! ticket has come out of the engine; anything else when it is first in line. An engine that loses a
 //! ticket, stalls or dies costs nothing but time: the window has the messages.
 
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::{Returned, Running, Ticket};
 use super::state::{Event, State};
 use super::stats::Counters;
-use crate::bounds::BROKER_WINDOW;
+use crate::bounds::{BROKER_INSIDE, BROKER_WINDOW};
 
 /// Events taken from the channel at once.
 const TAKE: usize = 256;
@@ -29,7 +30,7 @@ const LATE: Duration = Duration::from_millis(500);
 /// What is on its way.
 #[derive(Debug)]
 struct Waiting {
-    /// Not for messages.
+    /// Messages have one, and when they got it.
     ticket: Option<(Ticket, Instant)>,
     event: Event,
 }
@@ -39,7 +40,7 @@ struct Waiting {
 pub(super) struct Inputs {
     pub clients: mpsc::Receiver<Event>,
     pub local: mpsc::Receiver<Event>,
-    /// Messages of this process that are in `local`.
+    /// Messages of this process that are not routed yet.
     pub local_queued: Arc<AtomicUsize>,
     pub stop: CancellationToken,
 }
@@ -56,6 +57,8 @@ pub(super) struct Hub {
     out: Ticket,
     /// No stall is seen before: this process itself was late.
     patience: Instant,
+    /// Messages of this process that are not routed yet.
+    local_queued: Arc<AtomicUsize>,
 }
 
 impl Hub {
@@ -63,11 +66,13 @@ impl Hub {
         let patience = Instant::now();
         let native = u64::from(engine.is_none());
         state.counters.engine_native.store(native, Relaxed);
-        Self { state, engine, window: VecDeque::new(), backlog: VecDeque::new(), next: 0, out: 0, patience }
+        let (window, backlog, local_queued) = (VecDeque::new(), VecDeque::new(), Arc::default());
+        Self { state, engine, window, backlog, next: 0, out: 0, patience, local_queued }
     }
 
     /// Runs until `stop`, or until nobody is left who could send an event.
     pub async fn run(mut self, mut inputs: Inputs) {
+        self.local_queued = inputs.local_queued.clone();
         let mut batch = Vec::with_capacity(TAKE);
         let mut local = Vec::with_capacity(16);
         let mut returned = Vec::with_capacity(TAKE);
@@ -77,7 +82,7 @@ impl Hub {
             let tick = self.state.tick(now);
             let stall = self.stalls_at();
             let wake = [tick, stall].into_iter().flatten().min();
-            let room = self.backlog.is_empty() && self.window.len() < BROKER_WINDOW;
+            let room = self.backlog.is_empty() && self.has_room();
             tokio::select! {
                 biased;
                 n = next_returned(&mut self.engine, &mut returned), if self.engine.is_some() => {
@@ -94,14 +99,7 @@ impl Hub {
                     if n == 0 {
                         return;
                     }
-                    for event in local.drain(..) {
-                        if let Event::Burst(messages) = event {
-                            inputs.local_queued.fetch_sub(messages.len(), Relaxed);
-                            self.backlog.extend(messages.into_iter().map(|m| Event::Publish(m.into(), None, None)));
-                        } else {
-                            self.backlog.push_back(event);
-                        }
-                    }
+                    self.backlog.extend(local.drain(..));
                 }
                 n = inputs.clients.recv_many(&mut batch, TAKE), if room => {
                     if n == 0 {
@@ -115,33 +113,44 @@ impl Hub {
 
     /// Moves events into the window while there is room, and out of it while they are done.
     fn advance(&mut self) {
+        let entered = Instant::now();
+        let mut pushed = true;
         loop {
             while self.window.front().is_some_and(|w| w.ticket.is_none_or(|(t, _)| t < self.out))
                 && let Some(done) = self.window.pop_front()
             {
-                self.state.apply(done.event);
+                self.apply(done.event);
             }
-            if self.window.len() >= BROKER_WINDOW {
-                return;
+            if !self.has_room() {
+                break;
             }
-            let Some(event) = self.backlog.pop_front() else { return };
-            self.enter(event);
+            let Some(event) = self.backlog.pop_front() else { break };
+            if self.engine.is_none() {
+                self.apply(event);
+                continue;
+            }
+            let message = matches!(event, Event::Publish(..) | Event::Burst(_));
+            pushed &= !message;
+            self.window.push_back(Waiting { ticket: message.then_some((self.next, entered)), event });
+        }
+        if !pushed && let Some(running) = &mut self.engine {
+            self.next += 1;
+            if running.engine.push(self.next - 1).is_err() {
+                self.switch("it died");
+            }
         }
     }
 
-    fn enter(&mut self, event: Event) {
-        let Some(running) = &mut self.engine else { return self.state.apply(event) };
-        let mut ticket = None;
-        let mut dead = false;
-        if matches!(event, Event::Publish(..)) {
-            dead = running.engine.push(self.next).is_err();
-            ticket = Some((self.next, Instant::now()));
-            self.next += 1;
-        }
-        self.window.push_back(Waiting { ticket, event });
-        if dead {
-            self.switch("it died");
-        }
+    /// Room in the window, and for one more ticket inside the engine.
+    fn has_room(&self) -> bool {
+        let inside = self.next.saturating_sub(self.out);
+        self.window.len() < BROKER_WINDOW && inside < BROKER_INSIDE as u64
+    }
+
+    fn apply(&mut self, event: Event) {
+        let own = if let Event::Burst(messages) = &event { messages.len() } else { 0 };
+        self.state.apply(event);
+        self.local_queued.fetch_sub(own, Relaxed);
     }
 
     fn came_out(&mut self, r: Returned) {

@@ -1,9 +1,12 @@
 //! The last value of each topic: kept, found by filter, handed out in portions. Pure.
 //!
+//! A new value of a known topic, which is nearly every message of a gateway, is one look into a hash map; the
+//! order of the topics is kept beside it and changes only when a topic comes or goes.
+//!
 //! A subscription gets all of them, whatever their number: the session asks for the next portion when
 //! it has sent the last, so neither the hub nor the session ever holds more than one portion.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -20,7 +23,9 @@ const SCAN: usize = 4096;
 /// The retained messages.
 #[derive(Debug)]
 pub struct Retained {
-    kept: BTreeMap<Arc<str>, Kept>,
+    kept: HashMap<Arc<str>, Kept>,
+    /// The topics of `kept`, in order.
+    order: BTreeSet<Arc<str>>,
     bytes: usize,
     max: usize,
     max_bytes: usize,
@@ -64,7 +69,7 @@ impl Retained {
     /// An empty store with limits of number and bytes (topics and payloads).
     #[must_use]
     pub fn new(max: usize, max_bytes: usize) -> Self {
-        Self { kept: BTreeMap::new(), bytes: 0, max, max_bytes }
+        Self { kept: HashMap::new(), order: BTreeSet::new(), bytes: 0, max, max_bytes }
     }
 
     /// Number of messages.
@@ -82,15 +87,26 @@ impl Retained {
     /// Keeps `message` as its topic's last value; an empty payload clears it. `false`: a limit forbids
     /// it, and the topic now has no retained message (an old value would be a wrong one).
     pub fn set(&mut self, message: &Arc<Publish>, number: u64) -> bool {
+        let size = message.size();
+        if !message.payload.is_empty()
+            && let Some(kept) = self.kept.get_mut(&*message.topic)
+        {
+            let others = self.bytes - kept.message.size();
+            if others + size <= self.max_bytes {
+                self.bytes = others + size;
+                *kept = Kept { message: message.clone(), number };
+                return true;
+            }
+        }
         self.clear(&message.topic);
         if message.payload.is_empty() {
             return true;
         }
-        let size = message.size();
         if self.kept.len() >= self.max || self.bytes + size > self.max_bytes {
             return false;
         }
         self.bytes += size;
+        self.order.insert(message.topic.clone());
         self.kept.insert(message.topic.clone(), Kept { message: message.clone(), number });
         true
     }
@@ -98,6 +114,7 @@ impl Retained {
     fn clear(&mut self, topic: &str) {
         if let Some(old) = self.kept.remove(topic) {
             self.bytes -= old.message.size();
+            self.order.remove(topic);
         }
     }
 
@@ -114,7 +131,7 @@ impl Retained {
         let mut messages = Vec::new();
         let mut dead = Vec::new();
         let mut last = None;
-        for (scanned, (topic, kept)) in self.kept.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+        for (scanned, topic) in self.order.range::<str, _>((from, Bound::Unbounded)).enumerate() {
             if !topic.starts_with(start) || (exact && topic.as_ref() != prefix) {
                 last = None;
                 break;
@@ -123,6 +140,7 @@ impl Retained {
                 break;
             }
             last = Some(topic.clone());
+            let Some(kept) = self.kept.get(topic) else { continue };
             if kept.number > cursor.until || !topic::matches(&cursor.filter, topic) {
                 continue;
             }

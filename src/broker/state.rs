@@ -17,6 +17,7 @@ use super::retained::{Cursor, Portion, Retained};
 use super::session::Session;
 use super::shared::Groups;
 use super::stats::Counters;
+use super::topic;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
 use crate::message::Message;
@@ -197,7 +198,8 @@ pub(super) struct State {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub access: Arc<Access>,
-    pub never_retain: Vec<String>,
+    /// Filters, each with what its topics begin with.
+    pub never_retain: Vec<(usize, String)>,
     pub trie: Trie<Options>,
     pub groups: Groups,
     pub retained: Retained,
@@ -227,7 +229,10 @@ impl State {
             limits,
             counters,
             access,
-            never_retain,
+            never_retain: never_retain
+                .into_iter()
+                .map(|f| (topic::literal_prefix(&f).trim_end_matches('/').len(), f))
+                .collect(),
             trie: Trie::default(),
             groups: Groups::default(),
             clients: HashMap::new(),

@@ -12,7 +12,7 @@ use driver_api::{Quality, Reason, Value};
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::message::{LossRecord, Record, WallMs};
+use crate::message::{Epoch, LossRecord, Record, WallMs};
 
 /// The retained word of a gateway that is not there: last will and farewell.
 pub const OFFLINE: &[u8] = br#"{"state":"offline"}"#;
@@ -22,16 +22,56 @@ pub const OFFLINE: &[u8] = br#"{"state":"offline"}"#;
 /// `unit` is absent when there is none, `reason` follows `quality` unless that is `good`.
 #[must_use]
 pub fn reading(record: &Record) -> Vec<u8> {
-    let (value, quality) = trusted(record);
-    json(&ReadingJson {
-        ts: Shown(record.ts),
-        value: Number(value),
-        unit: &record.point.unit,
-        quality: quality.word(),
-        reason: quality.reason().map(Reason::word),
-        epoch: Shown(record.id.epoch),
-        seq: record.id.seq,
-    })
+    Readings::default().write(record).to_vec()
+}
+
+/// Writes many readings one after the other: what they have in common, their time and epoch, is put into words
+/// once.
+#[derive(Debug, Default)]
+pub struct Readings {
+    ts: Worded<WallMs>,
+    epoch: Worded<Epoch>,
+    line: Vec<u8>,
+}
+
+impl Readings {
+    /// The payload of [`reading`]; good until the next one is written.
+    pub fn write(&mut self, record: &Record) -> &[u8] {
+        let (value, quality) = trusted(record);
+        self.line.clear();
+        json_into(
+            &mut self.line,
+            &ReadingJson {
+                ts: self.ts.of(record.ts),
+                value: Number(value),
+                unit: &record.point.unit,
+                quality: quality.word(),
+                reason: quality.reason().map(Reason::word),
+                epoch: self.epoch.of(record.id.epoch),
+                seq: record.id.seq,
+            },
+        );
+        &self.line
+    }
+}
+
+/// The last thing that was put into words.
+#[derive(Debug)]
+struct Worded<T>(Option<(T, String)>);
+
+impl<T> Default for Worded<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T: Copy + PartialEq + Display> Worded<T> {
+    fn of(&mut self, thing: T) -> &str {
+        if self.0.as_ref().is_some_and(|(last, _)| *last != thing) {
+            self.0 = None;
+        }
+        &self.0.get_or_insert_with(|| (thing, thing.to_string())).1
+    }
 }
 
 /// A batch: readings of one epoch whose numbers count up by one from the first.
@@ -93,21 +133,21 @@ pub fn refused(command: &[u8], error: &str, ts: WallMs) -> Vec<u8> {
 
 #[derive(Serialize)]
 struct ReadingJson<'a> {
-    ts: Shown<WallMs>,
+    ts: &'a str,
     value: Number<'a>,
     #[serde(skip_serializing_if = "str::is_empty")]
     unit: &'a str,
     quality: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Cow<'static, str>>,
-    epoch: Shown<crate::message::Epoch>,
+    epoch: &'a str,
     seq: u64,
 }
 
 #[derive(Serialize)]
 struct BatchJson<'a> {
     gateway: &'a str,
-    epoch: Shown<crate::message::Epoch>,
+    epoch: Shown<Epoch>,
     seq: u64,
     historical: bool,
     points: Vec<String>,
@@ -168,7 +208,13 @@ impl<T: Display> Serialize for Shown<T> {
 }
 
 fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("strings, numbers and lists of them always become JSON")
+    let mut line = Vec::with_capacity(128);
+    json_into(&mut line, value);
+    line
+}
+
+fn json_into<T: Serialize>(line: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(line, value).expect("strings, numbers and lists of them always become JSON");
 }
 
 #[cfg(test)]
@@ -209,6 +255,21 @@ mod tests {
             text(reading(&bad)),
             r#"{"ts":"2026-11-22T14:30:00.123Z","value":null,"quality":"bad","reason":"exception_02","epoch":"00000012-9f3a61c2","seq":7}"#
         );
+    }
+
+    #[test]
+    fn one_writer_for_many_readings_mixes_nothing_up() {
+        let mut writer = Readings::default();
+        for n in 0..40 {
+            let mut record = record(n, Some(Value::UInt(n)), Quality::Good);
+            record.ts = WallMs(1_795_357_800_123 + i64::try_from(n / 3).expect("small"));
+            record.id.epoch.start = u32::try_from(n / 5).expect("small");
+            let (ts, epoch) = (record.ts, record.id.epoch);
+            let expected = format!(
+                r#"{{"ts":"{ts}","value":{n},"unit":"V","quality":"good","epoch":"{epoch}","seq":{n}}}"#
+            );
+            assert_eq!(text(writer.write(&record).to_vec()), expected);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::rule::Rule;
 use crate::clock::Clock;
 use crate::config::model::Deadband;
-use crate::message::Reading;
+use crate::message::{BootMs, Reading};
 
 /// The state behind report by exception for all points of one bus.
 #[derive(Debug)]
@@ -51,9 +51,16 @@ impl Reporter {
     /// Turns samples into the readings that are worth reporting, in order.
     pub fn apply(&mut self, samples: &[Sample], clock: &dyn Clock) -> Vec<Reading> {
         let mut readings = Vec::with_capacity(samples.len());
+        // What one exchange brought was sampled at one moment, and has one time to the millisecond.
+        let mut moment: Option<(Instant, BootMs)> = None;
         for sample in samples {
+            let at = match moment {
+                Some((at, boot)) if at == sample.at => boot,
+                _ => clock.boot_of(sample.at),
+            };
+            moment = Some((sample.at, at));
             if let Some(point) = self.points.get_mut(sample.point) {
-                readings.extend(point.report(sample, clock));
+                readings.extend(point.report(sample, at));
             }
         }
         readings
@@ -69,13 +76,13 @@ impl Reporter {
 }
 
 impl Point {
-    fn report(&mut self, sample: &Sample, clock: &dyn Clock) -> Option<Reading> {
+    fn report(&mut self, sample: &Sample, at: BootMs) -> Option<Reading> {
         let (value, quality) = self.rule.judge(sample);
         if !self.worth_reporting(value.as_ref(), quality, sample.at) {
             return None;
         }
         self.last = Some(Last { value: value.clone(), quality, at: sample.at });
-        let (key, at) = (self.rule.key.clone(), clock.boot_of(sample.at));
+        let key = self.rule.key.clone();
         Some(match (value, quality) {
             (Some(value), Quality::Good) => Reading::good(key, at, value),
             (Some(value), Quality::Uncertain(reason)) => Reading::uncertain(key, at, value, reason),
@@ -217,6 +224,34 @@ mod tests {
         let readings = reporter.apply(&[sample], &clock);
         assert_eq!(readings[0].quality(), Quality::Uncertain(Reason::OutOfRange));
         assert_eq!(readings[0].value(), Some(&Value::Float(301.0)));
+    }
+
+    /// A clock whose time jumps whenever it is asked.
+    #[derive(Debug, Default)]
+    struct Jumpy(std::sync::atomic::AtomicU64);
+
+    impl Clock for Jumpy {
+        fn wall(&self) -> crate::message::WallMs {
+            crate::message::WallMs(0)
+        }
+        fn boot(&self) -> BootMs {
+            BootMs(self.0.fetch_add(1000, std::sync::atomic::Ordering::Relaxed))
+        }
+        fn synced(&self) -> bool {
+            true
+        }
+        fn boot_id(&self) -> &str {
+            "b"
+        }
+    }
+
+    #[test]
+    fn what_was_sampled_at_one_moment_has_one_time() {
+        let mut reporter = Reporter::new(vec![rule(), rule()]);
+        let at = Instant::now();
+        let samples = [0, 1].map(|point| Sample { point, value: Ok(Value::Int(1)), at });
+        let readings = reporter.apply(&samples, &Jumpy::default());
+        assert_eq!(readings[0].at, readings[1].at);
     }
 
     proptest! {

@@ -6,15 +6,17 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use driver_api::{Quality, Reason};
 use tokio::sync::mpsc;
 
 use crate::bounds;
 use crate::clock::Clock;
 use crate::counters::FlowStats;
-use crate::message::{Id, Message, Publish, Reading, Record};
+use crate::message::{BootMs, Id, Message, Publish, Reading, Record, WallMs};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
+use crate::points::ByPoint;
 use crate::store::Store;
 
 /// Everything the flow needs.
@@ -31,12 +33,20 @@ pub struct Flow {
     pub stats: Arc<FlowStats>,
 }
 
+/// What makes messages of readings, and remembers what it needs again.
+#[derive(Default)]
+struct Words {
+    topics: ByPoint<Arc<str>>,
+    payloads: payload::Readings,
+}
+
 /// How often the flow shows that it lives when nothing comes.
 const HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl Flow {
     /// Runs until every bus has closed its end.
     pub async fn run(self, mut input: mpsc::Receiver<Vec<Reading>>) {
+        let mut words = Words::default();
         loop {
             self.stats.alive_boot_ms.store(self.clock.boot().0, Relaxed);
             let mut batch = match tokio::time::timeout(HEARTBEAT, input.recv()).await {
@@ -50,33 +60,40 @@ impl Flow {
                     Err(_) => break,
                 }
             }
-            self.take(batch);
+            self.take(batch, &mut words);
         }
     }
 
-    fn take(&self, batch: Vec<Reading>) {
+    fn take(&self, batch: Vec<Reading>, words: &mut Words) {
         self.stats.readings.fetch_add(batch.len() as u64, Relaxed);
         let first = self.store.take(batch.clone()).first;
-        let messages = batch
-            .into_iter()
-            .zip(first.seq..)
-            .map(|(reading, seq)| {
-                let id = Id { epoch: first.epoch, seq };
-                let record = self.record(id, &reading);
-                Message::new(self.topics.data(&reading.point), payload::reading(&record), true)
-            })
-            .collect();
+        let mut messages = Vec::with_capacity(batch.len());
+        let mut placed = None;
+        for (reading, seq) in batch.into_iter().zip(first.seq..) {
+            let record = self.record(Id { epoch: first.epoch, seq }, reading, &mut placed);
+            let payload = Bytes::copy_from_slice(words.payloads.write(&record));
+            let point = &record.point;
+            let topic = words.topics.get_or_insert_with(point, || self.topics.data(point).into());
+            messages.push(Message::new(Arc::clone(topic), payload, true));
+        }
         (self.publish)(messages);
     }
 
     /// The reading as known now; what the clock cannot vouch for says so. Its time is the store's, so that
     /// a reading has one and the same content here and at every uplink.
-    fn record(&self, id: Id, reading: &Reading) -> Record {
-        let (ts, believed) = self.store.place(reading.at);
+    ///
+    /// The readings of one exchange have one time: what the store said of the reading before stays in `placed`.
+    fn record(&self, id: Id, reading: Reading, placed: &mut Option<(BootMs, WallMs, bool)>) -> Record {
+        let (ts, believed) = match *placed {
+            Some((at, ts, believed)) if at == reading.at => (ts, believed),
+            _ => self.store.place(reading.at),
+        };
+        *placed = Some((reading.at, ts, believed));
         let quality = match reading.quality() {
             Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
             quality => quality,
         };
-        Record { id, ts, point: reading.point.clone(), value: reading.value().cloned(), quality }
+        let (point, value) = reading.into_parts();
+        Record { id, ts, point, value, quality }
     }
 }

@@ -145,6 +145,8 @@ impl Log {
              PRAGMA cell_size_check=ON;
              PRAGMA trusted_schema=OFF;",
         )?;
+        // A kept statement stays as it was planned, whatever numbers it is given.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         let mut log = Self { conn, wal: 0, path: path.to_owned(), left: None };
         // What the last commits left in the WAL stays there when we stop without closing.
         log.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -242,7 +244,8 @@ impl Log {
     pub fn commit(&mut self, line: &Line, change: &Change) -> Result<(), Trouble> {
         let tx = self.conn.transaction()?;
         for (row, data) in &change.blocks {
-            tx.execute(
+            run(
+                &tx,
                 "INSERT OR REPLACE INTO block(first,count,boot,t_min,t_max,data) VALUES(?1,?2,?3,?4,?5,?6)",
                 params![
                     signed(row.first),
@@ -255,7 +258,8 @@ impl Log {
             )?;
         }
         for range in &change.delete {
-            tx.execute(
+            run(
+                &tx,
                 "DELETE FROM block WHERE first>=?1 AND first<?2",
                 params![signed(range.start), signed(range.end)],
             )?;
@@ -265,25 +269,27 @@ impl Log {
             put_state(&tx, key, value.as_deref())?;
         }
         for (handle, record) in &change.losses {
-            tx.execute(
+            run(
+                &tx,
                 "INSERT OR REPLACE INTO loss(handle,uplink,body) VALUES(?1,?2,?3)",
                 params![signed(*handle), record.uplink, seal(record)?],
             )?;
         }
         for handle in &change.losses_done {
-            tx.execute("DELETE FROM loss WHERE handle=?1", [signed(*handle)])?;
+            run(&tx, "DELETE FROM loss WHERE handle=?1", [signed(*handle)])?;
         }
         for (id, n, result) in &change.commands {
-            tx.execute(
+            run(
+                &tx,
                 "INSERT OR REPLACE INTO command(id,n,result) VALUES(?1,?2,?3)",
                 params![id, signed(*n), result],
             )?;
         }
         if !change.commands.is_empty() {
-            tx.execute("DELETE FROM command WHERE n<?1", [signed(change.commands_from)])?;
+            run(&tx, "DELETE FROM command WHERE n<?1", [signed(change.commands_from)])?;
         }
         if let Some(last) = &change.last {
-            tx.execute("INSERT OR REPLACE INTO last(id,data) VALUES(1,?1)", [last])?;
+            run(&tx, "INSERT OR REPLACE INTO last(id,data) VALUES(1,?1)", [last])?;
         }
         tx.commit()?;
         Ok(())
@@ -294,7 +300,7 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn rows(&self, range: Range<u64>, most: usize) -> Result<Vec<Row>, Trouble> {
-        let mut statement = self.conn.prepare(
+        let mut statement = self.conn.prepare_cached(
             "SELECT first,count,boot,t_min,t_max,length(data) FROM block
              WHERE first>=coalesce((SELECT max(first) FROM block WHERE first<=?1),0) AND first<?2
              ORDER BY first LIMIT ?3",
@@ -318,8 +324,9 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn block_before(&self, at: u64) -> Result<Option<(u64, Vec<u8>)>, Trouble> {
-        let mut statement =
-            self.conn.prepare("SELECT first,data FROM block WHERE first<=?1 ORDER BY first DESC LIMIT 1")?;
+        let mut statement = self
+            .conn
+            .prepare_cached("SELECT first,data FROM block WHERE first<=?1 ORDER BY first DESC LIMIT 1")?;
         let row = statement.query_row([signed(at)], |r| Ok((unsigned(r.get(0)?), r.get(1)?)));
         Ok(row.optional()?)
     }
@@ -329,7 +336,7 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn first_after(&self, at: u64) -> Result<Option<u64>, Trouble> {
-        let mut statement = self.conn.prepare("SELECT min(first) FROM block WHERE first>?1")?;
+        let mut statement = self.conn.prepare_cached("SELECT min(first) FROM block WHERE first>?1")?;
         Ok(statement.query_row([signed(at)], |r| r.get::<_, Option<i64>>(0))?.map(unsigned))
     }
 
@@ -354,7 +361,7 @@ impl Log {
     }
 
     fn loss_rows(&self, sql: &str, uplink: &str, most: usize) -> Result<Vec<(u64, LossRecord)>, Trouble> {
-        let mut statement = self.conn.prepare(sql)?;
+        let mut statement = self.conn.prepare_cached(sql)?;
         let rows = statement
             .query_map(params![uplink, most as i64], |r| Ok((unsigned(r.get(0)?), r.get::<_, String>(1)?)))?
             .collect::<Result<Vec<_>, _>>()?;
@@ -366,8 +373,8 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn loss_count(&self, uplink: &str) -> Result<usize, Trouble> {
-        let n: i64 =
-            self.conn.query_row("SELECT count(*) FROM loss WHERE uplink=?1", [uplink], |r| r.get(0))?;
+        let mut statement = self.conn.prepare_cached("SELECT count(*) FROM loss WHERE uplink=?1")?;
+        let n: i64 = statement.query_row([uplink], |r| r.get(0))?;
         Ok(usize::try_from(n).unwrap_or(0))
     }
 
@@ -376,7 +383,7 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn commands(&self) -> Result<Vec<(String, u64, Option<String>)>, Trouble> {
-        let mut statement = self.conn.prepare("SELECT id,n,result FROM command ORDER BY n")?;
+        let mut statement = self.conn.prepare_cached("SELECT id,n,result FROM command ORDER BY n")?;
         let rows = statement.query_map([], |r| Ok((r.get(0)?, unsigned(r.get(1)?), r.get(2)?)))?;
         Ok(rows.collect::<Result<Vec<_>, _>>()?)
     }
@@ -386,7 +393,7 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn last(&self) -> Result<Option<Vec<u8>>, Trouble> {
-        let mut statement = self.conn.prepare("SELECT data FROM last WHERE id=1")?;
+        let mut statement = self.conn.prepare_cached("SELECT data FROM last WHERE id=1")?;
         Ok(statement.query_row([], |r| r.get(0)).optional()?)
     }
 
@@ -395,7 +402,10 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn usage(&self) -> Result<Usage, Trouble> {
-        let pages = |sql| self.conn.query_row(sql, [], |r| r.get::<_, i64>(0)).map(unsigned);
+        let pages = |sql| {
+            let mut statement = self.conn.prepare_cached(sql)?;
+            statement.query_row([], |r| r.get::<_, i64>(0)).map(unsigned)
+        };
         Ok(Usage {
             file: pages("PRAGMA page_count")? * PAGE,
             reusable: pages("PRAGMA freelist_count")? * PAGE,
@@ -452,11 +462,14 @@ fn identify(path: &Path) -> Option<(u64, u64)> {
 
 fn put_state(tx: &Transaction<'_>, key: &str, value: Option<&str>) -> Result<(), Trouble> {
     match value {
-        Some(text) => {
-            tx.execute("INSERT OR REPLACE INTO state(key,value) VALUES(?1,?2)", params![key, text])?
-        }
-        None => tx.execute("DELETE FROM state WHERE key=?1", [key])?,
-    };
+        Some(text) => run(tx, "INSERT OR REPLACE INTO state(key,value) VALUES(?1,?2)", params![key, text]),
+        None => run(tx, "DELETE FROM state WHERE key=?1", [key]),
+    }
+}
+
+/// A statement of every commit: parsed once, not each time.
+fn run(tx: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result<(), Trouble> {
+    tx.prepare_cached(sql)?.execute(params)?;
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! What goes over a bus, byte for byte, for whoever is watching it.
 //!
 //! A driver tells its [`Wire`] every frame that it sends and every piece that it hears. Nobody watching
-//! costs one atomic load; a watcher that is slow loses the oldest pieces, and never holds up the bus.
+//! costs one atomic load and no memory; a watcher that is slow loses the oldest pieces, and never holds up the
+//! bus.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -37,14 +38,11 @@ pub struct Piece {
 }
 
 /// The tap of one bus. Clones are the same tap.
-#[derive(Debug, Clone)]
-pub struct Wire(broadcast::Sender<Piece>);
-
-impl Default for Wire {
-    fn default() -> Self {
-        Self(broadcast::Sender::new(PIECES))
-    }
-}
+#[derive(Debug, Clone, Default)]
+pub struct Wire(
+    /// Made for the first watcher: [`PIECES`] take 256 KiB.
+    Arc<OnceLock<broadcast::Sender<Piece>>>,
+);
 
 impl Wire {
     /// Bytes were given to the port.
@@ -60,13 +58,16 @@ impl Wire {
     /// All pieces from now on.
     #[must_use]
     pub fn watch(&self) -> broadcast::Receiver<Piece> {
-        self.0.subscribe()
+        self.0.get_or_init(|| broadcast::Sender::new(PIECES)).subscribe()
     }
 
     fn tell(&self, direction: Direction, bytes: &[u8]) {
-        if self.0.receiver_count() > 0 && !bytes.is_empty() {
+        if let Some(watchers) = self.0.get()
+            && watchers.receiver_count() > 0
+            && !bytes.is_empty()
+        {
             // Fails only when the last watcher has just gone.
-            let _ = self.0.send(Piece { at: Instant::now(), direction, bytes: bytes.into() });
+            let _ = watchers.send(Piece { at: Instant::now(), direction, bytes: bytes.into() });
         }
     }
 }
