@@ -107,6 +107,9 @@ pub struct Store {
     pub max_age: Span,
     /// Free disk that is never touched.
     pub min_free: ByteSize,
+    /// How long readings that every uplink has passed stay, for the page's charts and for `queue export`:
+    /// about 2 bytes a reading. They go before `max_size` or `min_free` take anything that is still owed.
+    pub history: Span,
     /// Longest wait before a group of readings is committed, and so the most that a power cut takes:
     /// 10ms to 60s.
     pub commit_interval: Span,
@@ -432,6 +435,7 @@ pub mod defaults {
                 max_size: ByteSize::mib(1024),
                 max_age: Span::s(30 * 86_400),
                 min_free: ByteSize::mib(256),
+                history: Span::s(6 * 3600),
                 commit_interval: Span::ms(500),
             }
         }

@@ -55,6 +55,20 @@ impl Readings {
     }
 }
 
+impl Readings {
+    /// The payload of [`reading`] with `device` and `point` before all else, and a line's end: for exports.
+    pub fn write_line(&mut self, record: &Record) -> Vec<u8> {
+        let mut line = b"{\"device\":".to_vec();
+        json_into(&mut line, &record.point.device);
+        line.extend_from_slice(b",\"point\":");
+        json_into(&mut line, &record.point.point);
+        line.push(b',');
+        line.extend_from_slice(self.write(record).get(1..).unwrap_or_default());
+        line.push(b'\n');
+        line
+    }
+}
+
 /// The last thing that was put into words.
 #[derive(Debug)]
 struct Worded<T>(Option<(T, String)>);
@@ -213,7 +227,7 @@ fn json<T: Serialize>(value: &T) -> Vec<u8> {
     line
 }
 
-fn json_into<T: Serialize>(line: &mut Vec<u8>, value: &T) {
+fn json_into<T: Serialize + ?Sized>(line: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(line, value).expect("strings, numbers and lists of them always become JSON");
 }
 

@@ -2,8 +2,9 @@
 //! daemon. One JSON object a line, in both directions, on a Unix socket in the data directory.
 //!
 //! Who may open the directory may use it; there is no other key. Each connection serves one request; all have
-//! one answer but `wire`, which is answered until the connection is closed.
+//! one answer but `wire`, which is answered until the connection is closed, and `export`, which is a stream.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::export::{Wanted, export};
 use super::lines::{self, BusLines};
 use crate::bounds;
 use crate::broker::Broker;
@@ -24,6 +26,7 @@ use crate::clock::Clock;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{self, Target, Targets};
 use crate::poll::{Ask, Exchange, Failed};
+use crate::store::Store;
 
 /// What may be asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,6 +64,17 @@ pub enum Request {
         /// Longest wait for the answer.
         timeout_ms: u64,
     },
+    /// Readings out of the log (see `runtime/export.rs`).
+    Export {
+        /// Which.
+        wanted: Wanted,
+    },
+    /// What waits for an uplink, or for all, is thrown away and declared lost.
+    Purge {
+        /// Uplink name; absent: all, and the history, too.
+        #[serde(default)]
+        uplink: Option<String>,
+    },
     /// What goes over a bus from now on.
     Wire {
         /// Bus name.
@@ -81,6 +95,8 @@ pub struct Access {
     pub snapshot: Arc<dyn Fn() -> Json + Send + Sync>,
     /// The latest readings; `None` without a daemon.
     pub values: Option<Values>,
+    /// The log; `None` without a daemon.
+    pub store: Option<Store>,
     /// Every point.
     pub targets: watch::Receiver<Arc<Targets>>,
     /// Every bus.
@@ -200,6 +216,10 @@ async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
             let lines = access.lines.borrow().clone();
             return lines::trace(&lines, &bus, &*access.clock, limited, write).await;
         }
+        Ok(Request::Export { wanted }) => match &access.store {
+            Some(store) => return export(store, &wanted, write).await,
+            None => json!({ "error": "there is no log here" }),
+        },
         Ok(request) => respond(&request, access).await,
     };
     let mut bytes = answer.to_string().into_bytes();
@@ -221,6 +241,14 @@ pub async fn respond(request: &Request, access: &Access) -> Json {
             let lines = access.lines.borrow().clone();
             lines::carry(&lines, bus, *unit, request, Duration::from_millis(*timeout_ms)).await
         }
+        Request::Purge { uplink } => match &access.store {
+            Some(store) => match store.purge(uplink.as_deref()).await {
+                Ok(purged) => json!({ "purged": purged.into_iter().collect::<BTreeMap<_, _>>() }),
+                Err(error) => json!({ "error": error.to_string() }),
+            },
+            None => json!({ "error": "there is no log here" }),
+        },
+        Request::Export { .. } => json!({ "error": "an export needs a connection of its own" }),
         Request::Wire { .. } => json!({ "error": "a trace needs a connection of its own" }),
     }
 }
@@ -334,7 +362,8 @@ mod tests {
         let (_targets, targets) = watch::channel(Arc::default());
         let (_lines, lines) = watch::channel(Arc::default());
         let clock = Arc::new(crate::clock::SystemClock::new(true));
-        let access = Access { snapshot: Arc::new(|| Json::Null), values: None, targets, lines, clock };
+        let access =
+            Access { snapshot: Arc::new(|| Json::Null), values: None, store: None, targets, lines, clock };
         let stop = CancellationToken::new();
         let served = tokio::spawn({
             let (path, stop) = (path.clone(), stop.clone());

@@ -251,6 +251,7 @@ impl Gateway {
                 serde_json::to_value(&snapshot).unwrap_or_default()
             }),
             values: Some(Values::new(self.broker.clone(), &self.topics)),
+            store: Some(self.store.clone()),
             targets,
             lines,
             clock: self.clock.clone(),

@@ -3,6 +3,7 @@
 mod cloud;
 pub mod control;
 mod ending;
+pub mod export;
 mod field;
 mod flow;
 mod gateway;

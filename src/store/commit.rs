@@ -6,21 +6,21 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::block::{self, Block};
+use super::block;
 use super::identity::seal;
 use super::last;
 use super::log::{Change, Row, Trouble};
 use super::loss::{self, Facts};
-use super::quota::{self, Limits};
+use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
-use super::state::{Moment, State, Tick};
+use super::state::{Moment, Tick};
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
-use crate::message::{BootMs, Id, LossReason, LossRecord, Reading};
+use crate::message::{BootMs, Id, LossRecord};
 
-/// Rows that are looked at for one commit's housekeeping. More is done in the next commit.
-const ROWS: usize = 256;
+/// Drafts that are completed in one commit. More are in the next.
+const DRAFTS: usize = 256;
 /// Commits whose duration is remembered.
 const DURATIONS: usize = 256;
 
@@ -62,7 +62,7 @@ impl Writer {
         let open: Vec<(usize, Range<u64>)> = {
             let state = self.shared.state();
             let open = state.drafts.iter().enumerate().filter(|(_, d)| d.look_up);
-            open.map(|(n, d)| (n, d.range.clone())).take(ROWS).collect()
+            open.map(|(n, d)| (n, d.range.clone())).take(DRAFTS).collect()
         };
         // Only this thread takes drafts out, and others only add at the end or extend one: the positions
         // hold. Of a draft that grew meanwhile nothing is told but its numbers.
@@ -86,105 +86,6 @@ impl Writer {
             return Ok(Facts::default());
         }
         Ok(Facts::of(chunk.records.iter().map(|r| (r.point.path(), r.ts))))
-    }
-
-    /// Blocks that every uplink has passed go; then the oldest, if limits say so.
-    fn make_room(&mut self) -> Result<(), Trouble> {
-        let (passed, limits, usage) = {
-            let state = self.shared.state();
-            let usage = quota::Usage {
-                file: state.figures.bytes,
-                reusable: state.figures.bytes.saturating_sub(state.figures.used),
-                free: free_disk(&self.shared.dir),
-            };
-            let mut accounts = state.accounts.iter().chain(&state.parked);
-            let changed = self.sweep || accounts.any(|(n, a)| self.saved.get(n) != Some(a));
-            let passed = if changed { passed_by_all(&state) } else { Vec::new() };
-            (passed, state.limits, usage)
-        };
-        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
-        let mut whole = Vec::new();
-        self.sweep = false;
-        for part in passed {
-            let rows = log.rows(part.clone(), ROWS)?;
-            self.sweep |= rows.len() == ROWS;
-            whole.extend(rows.iter().map(Row::range).filter(|r| r.start >= part.start && r.end <= part.end));
-        }
-        {
-            let mut state = self.shared.state();
-            for range in whole {
-                state.present.remove(range.clone());
-                self.doomed.insert(range);
-            }
-        }
-        let mut excess = quota::excess(usage, &limits);
-        for _ in 0..ROWS {
-            let oldest = self.shared.state().present.first();
-            let (Some(oldest), Some(log)) = (oldest, &self.log) else { break };
-            let row = match log.rows(oldest..u64::MAX, 1)?.pop() {
-                Some(row) if row.first <= oldest => row,
-                other => {
-                    // Its row is gone: continuity is checked here for the oldest, elsewhere when it is read.
-                    let run = self.shared.state().present.run_from(oldest);
-                    self.corrupt(oldest..other.map_or(run, |row| row.first.min(run)));
-                    continue;
-                }
-            };
-            let reason = if excess > 0 {
-                excess = excess.saturating_sub(row.bytes + 64);
-                LossReason::QueueFull
-            } else if self.too_old(&row, &limits)? {
-                LossReason::Expired
-            } else {
-                break;
-            };
-            self.drop_block(&row, reason)?;
-        }
-        Ok(())
-    }
-
-    fn too_old(&self, row: &Row, limits: &Limits) -> Result<bool, Trouble> {
-        let (mut newest, next_boot) = {
-            let state = self.shared.state();
-            (
-                state.place(row.boot, BootMs(row.times[1])).unwrap_or_default(),
-                state.epochs.next_boot(row.first, row.boot),
-            )
-        };
-        if let (false, Some(next), Some(log)) = (newest.1, next_boot, &self.log)
-            && let Some(later) = log.rows(next..u64::MAX, 1)?.first()
-        {
-            // From a boot whose clock was never set: it is older than what came after it.
-            newest = self.shared.state().place(later.boot, BootMs(later.times[1])).unwrap_or_default();
-        }
-        let clock = &self.shared.clock;
-        Ok(quota::expired(newest, (clock.wall(), clock.synced()), limits))
-    }
-
-    /// Drops a whole block; each uplink that had not settled all of it is told exactly what it misses.
-    fn drop_block(&mut self, row: &Row, reason: LossReason) -> Result<(), Trouble> {
-        let block = self.block_at(row.first)?;
-        let mut state = self.shared.state();
-        let before: u64 = state.accounts.values().map(|a| a.lost).sum();
-        let names: Vec<String> = state.accounts.keys().cloned().collect();
-        let times: Vec<_> = block.iter().flat_map(|b| described(&state, b)).collect();
-        for uplink in names {
-            let facts = |part: &Range<u64>| match &block {
-                Some(b) => Facts::of(
-                    b.range().zip(&times).filter(|(seq, _)| part.contains(seq)).map(|(_, t)| t.clone()),
-                ),
-                None => Facts::default(),
-            };
-            state.lose_for(&uplink, row.range(), reason, false, facts, false);
-        }
-        let after: u64 = state.accounts.values().map(|a| a.lost).sum();
-        if after > before || state.accounts.is_empty() {
-            state.figures.dropped += row.count;
-        }
-        state.present.remove(row.range());
-        drop(state);
-        self.doomed.insert(row.range());
-        Ok(())
     }
 
     /// Takes a group into the hand and packs it; the one that is in hand already stays.
@@ -429,30 +330,4 @@ impl Writer {
         handed.extend(rows.iter().map(|(handle, _)| *handle));
         Ok(rows)
     }
-}
-
-fn described(state: &State, block: &Block) -> Vec<(String, crate::message::WallMs)> {
-    let place = |r: &Reading| state.place(block.head.boot, r.at).unwrap_or_default().0;
-    block.readings.iter().map(|r| (r.point.path(), place(r))).collect()
-}
-
-/// Present numbers that every uplink has settled. Nothing if there is no uplink: then the log is history.
-fn passed_by_all(state: &State) -> Vec<Range<u64>> {
-    if state.accounts.is_empty() {
-        return Vec::new();
-    }
-    let mut wanted = RangeSet::default();
-    for account in state.accounts.values() {
-        for range in state.present.iter() {
-            for part in account.open(range) {
-                wanted.insert(part);
-            }
-        }
-    }
-    state.present.minus(&wanted)
-}
-
-fn free_disk(dir: &std::path::Path) -> Option<u64> {
-    let v = rustix::fs::statvfs(dir).ok()?;
-    Some(v.f_bavail.saturating_mul(v.f_frsize))
 }

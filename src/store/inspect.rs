@@ -1,17 +1,21 @@
-//! Looking at the queue while the daemon is stopped. Changes nothing.
+//! Looking at the queue while the daemon is stopped: its accounts, and its readings. Changes nothing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::StoreError;
 use super::account::Account;
+use super::block;
 use super::identity;
 use super::log::{Log, Trouble};
 use super::ranges::count;
 use super::recovery::Line;
-use crate::message::{Epoch, LossRecord};
+use super::state;
+use super::times::Boot;
+use crate::message::{Epoch, Id, LossRecord, Record};
 
 /// What is in the directory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -49,33 +53,84 @@ pub struct InspectedUplink {
     pub losses: Vec<LossRecord>,
 }
 
+/// The log of a directory that no daemon uses. While it is held none can start.
+#[derive(Debug)]
+pub struct AtRest {
+    log: Log,
+    _lock: std::fs::File,
+    path: String,
+    line: Line,
+    boots: BTreeMap<u32, Boot>,
+    dir: PathBuf,
+}
+
+/// One block's readings.
+#[derive(Debug)]
+pub struct Stretch {
+    /// Ascending. Empty where the block is damaged.
+    pub records: Vec<Record>,
+    /// Where to go on.
+    pub next: u64,
+    /// The block is damaged; the daemon will declare it.
+    pub damaged: bool,
+}
+
 impl super::Store {
     /// Looks into a directory that no daemon uses.
     ///
     /// # Errors
     /// A daemon uses it (ask that one), there is no queue, or it cannot be read.
     pub fn inspect(dir: &Path) -> Result<Inspection, StoreError> {
+        Self::at_rest(dir)?.inspection()
+    }
+
+    /// Opens the log of a directory that no daemon uses, to read it.
+    ///
+    /// # Errors
+    /// As [`super::Store::inspect`].
+    pub fn at_rest(dir: &Path) -> Result<AtRest, StoreError> {
         let path = dir.display().to_string();
-        let unreadable = |why: String| StoreError::Unreadable { path: path.clone(), why };
         let database = identity::database(dir);
         if !database.is_file() {
-            return Err(unreadable("there is no queue".into()));
+            return Err(StoreError::Unreadable { path, why: "there is no queue".into() });
         }
-        let _lock = identity::lock(dir).map_err(|e| {
-            if e.kind() == std::io::ErrorKind::WouldBlock {
-                StoreError::InUse(path.clone())
-            } else {
-                unreadable(e.to_string())
-            }
+        let lock = identity::lock(dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => StoreError::InUse(path.clone()),
+            _ => StoreError::Unreadable { path: path.clone(), why: e.to_string() },
         })?;
-        let look = || -> Result<Inspection, Trouble> {
+        let open = || -> Result<_, Trouble> {
             let log = Log::open(&database)?;
             let line: Line = log.state("line")?.ok_or(Trouble::Damaged("no line".into()))?;
+            let boots: Vec<Boot> = log.state("boots")?.unwrap_or_default();
+            Ok((log, line, boots))
+        };
+        let (log, line, boots) = open().map_err(|trouble| said(&path, trouble))?;
+        let boots = boots.into_iter().map(|b| (b.n, b)).collect();
+        Ok(AtRest { log, _lock: lock, path, line, boots, dir: dir.to_owned() })
+    }
+}
+
+fn said(path: &str, trouble: Trouble) -> StoreError {
+    let path = path.to_owned();
+    match trouble {
+        Trouble::Newer(schema) => StoreError::Newer { path, schema },
+        other => StoreError::Unreadable { path, why: other.to_string() },
+    }
+}
+
+impl AtRest {
+    /// All accounts.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn inspection(&self) -> Result<Inspection, StoreError> {
+        let look = || -> Result<Inspection, Trouble> {
+            let (log, line) = (&self.log, &self.line);
             let mut uplinks = BTreeMap::new();
             for name in log.keys("uplink:")? {
                 let Some(account) = log.state::<Account>(&format!("uplink:{name}"))? else { continue };
                 let losses = log.losses(&name, usize::MAX >> 1)?.into_iter().map(|(_, r)| r).collect();
-                uplinks.insert(name, InspectedUplink::of(&account, &line, losses));
+                uplinks.insert(name, InspectedUplink::of(&account, line, losses));
             }
             Ok(Inspection {
                 epoch: Epoch { start: line.epoch[0], random: line.epoch[1] }.to_string(),
@@ -83,14 +138,44 @@ impl super::Store {
                 readings: line.present.len(),
                 bytes: log.usage()?.file,
                 clean: line.clean,
-                set_aside: identity::all_set_aside(dir),
+                set_aside: identity::all_set_aside(&self.dir),
                 uplinks,
             })
         };
-        look().map_err(|trouble| match trouble {
-            Trouble::Newer(schema) => StoreError::Newer { path: path.clone(), schema },
-            other => unreadable(other.to_string()),
-        })
+        look().map_err(|trouble| said(&self.path, trouble))
+    }
+
+    /// What is stored and not yet passed by this uplink; `None`: it has no position here.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn queued(&self, uplink: &str) -> Result<Option<Vec<Range<u64>>>, StoreError> {
+        let account = self.log.state::<Account>(&format!("uplink:{uplink}"));
+        let account = account.map_err(|trouble| said(&self.path, trouble))?;
+        Ok(account.map(|a| self.line.present.iter().flat_map(|range| a.open(range)).collect()))
+    }
+
+    /// The readings of the block that holds `at`, or of the next one; `None`: that was all.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn stretch(&self, at: u64) -> Result<Option<Stretch>, StoreError> {
+        let look = || -> Result<Option<Stretch>, Trouble> {
+            let Some(row) = self.log.rows(at..u64::MAX, 2)?.into_iter().next() else { return Ok(None) };
+            let next = row.range().end.max(at + 1);
+            let block = self.log.block_before(row.first)?.map(|(_, data)| block::decode(&data));
+            let Some(Ok(block)) = block.filter(|b| b.as_ref().is_ok_and(|b| b.head.first == row.first))
+            else {
+                return Ok(Some(Stretch { records: Vec::new(), next, damaged: true }));
+            };
+            let head = &block.head;
+            let records = block.range().zip(&block.readings).map(|(seq, reading)| {
+                let id = Id { epoch: head.epoch, seq };
+                state::record(&self.boots, id, reading, head.boot, (head.offset, head.synced))
+            });
+            Ok(Some(Stretch { records: records.collect(), next, damaged: false }))
+        };
+        look().map_err(|trouble| said(&self.path, trouble))
     }
 }
 

@@ -25,17 +25,20 @@
 //!   under the same number, but placed: with another `ts`, and `good` where it was `clock_unsynced` (a bad one keeps
 //!   its own reason, so only its `ts` differs). Both were honest when they were sent, but this repeat has not the
 //!   same content; of the two, the one that arrives last counts.
-//! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything.
+//! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything. With
+//!   uplinks, what all of them have passed stays as history for a while (`history`).
 //!
 //! # Uplinks that come and go
-//! A new uplink begins with the oldest reading of the last stretch without holes. One that leaves the
+//! A new uplink begins with what another is still owed; where there was none, with the oldest reading of the last
+//! stretch without holes. One that leaves the
 //! configuration holds no blocks any more; its position is kept for 30 days, and if it comes back what it
 //! missed is declared (`purged`).
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
 //! `column` are pure. `log` is the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
-//! `writer` is the thread, `commit` and `reader` are what it does, `port` what an uplink holds.
+//! `writer` is the thread, `commit`, `room` and `reader` are what it does, `port` is what an uplink holds, `history`
+//! what a person asks for.
 
 mod account;
 mod block;
@@ -47,6 +50,7 @@ mod commit;
 mod drain;
 mod epochs;
 mod head;
+mod history;
 mod identity;
 mod inspect;
 mod last;
@@ -57,6 +61,7 @@ mod quota;
 mod ranges;
 mod reader;
 mod recovery;
+mod room;
 mod start;
 mod state;
 mod status;
@@ -76,7 +81,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
 pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
-pub use inspect::Inspection;
+pub use inspect::{AtRest, Inspection};
 pub use status::StoreStatus;
 
 use crate::bounds;

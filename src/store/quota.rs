@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::config::model;
-use crate::message::WallMs;
+use crate::message::{BootMs, WallMs};
 
 /// The user's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct Limits {
     pub max_age: Duration,
     /// Free disk that is never touched, bytes.
     pub min_free: u64,
+    /// What every uplink has passed stays this long.
+    pub history: Duration,
     /// Longest wait of a reading for its commit.
     pub commit_interval: Duration,
 }
@@ -28,6 +30,7 @@ impl From<&model::Store> for Limits {
             max_size: config.max_size.0,
             max_age: config.max_age.0,
             min_free: config.min_free.0,
+            history: config.history.0,
             commit_interval: config.commit_interval.0,
         }
     }
@@ -80,6 +83,24 @@ pub fn expired(newest: (WallMs, bool), now: (WallMs, bool), limits: &Limits) -> 
     newest.1 && now.1 && now.0.0.saturating_sub(newest.0.0) > age
 }
 
+/// Whether what was last taken at `at` in the boot `boot` (and there at wall time `newest`, if that is believed)
+/// is younger than the history that is kept. Within a boot its own clock says so; what lies in a boot whose clock
+/// was never set has no age, and is old.
+#[must_use]
+pub fn is_history(
+    (boot, at, newest): (u32, BootMs, (WallMs, bool)),
+    (now_boot, now_at, now): (u32, BootMs, (WallMs, bool)),
+    limits: &Limits,
+) -> bool {
+    let history = i64::try_from(limits.history.as_millis()).unwrap_or(i64::MAX);
+    let age = if boot == now_boot {
+        Some(now_at.0.saturating_sub(at.0).cast_signed())
+    } else {
+        (newest.1 && now.1).then(|| now.0.0.saturating_sub(newest.0.0))
+    };
+    age.is_some_and(|age| age < history)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +109,7 @@ mod tests {
         max_size: 64 << 20,
         max_age: Duration::from_secs(3600),
         min_free: 1 << 30,
+        history: Duration::ZERO,
         commit_interval: Duration::from_millis(500),
     };
 
@@ -114,5 +136,18 @@ mod tests {
         assert!(!expired((WallMs(1), false), now, &LIMITS));
         assert!(!expired((WallMs(1), true), (now.0, false), &LIMITS));
         assert!(!expired((WallMs(9_000_000), true), now, &LIMITS));
+    }
+
+    #[test]
+    fn history_is_young_by_the_clock_of_its_boot_or_by_clocks_that_are_believed() {
+        let limits = Limits { history: Duration::from_secs(60), ..LIMITS };
+        let young = |block, now| is_history(block, now, &limits);
+        let (then, unset) = ((WallMs(1_000_000), true), (WallMs(1_000_000), false));
+        assert!(young((1, BootMs(5000), unset), (1, BootMs(64_999), unset)), "the same boot");
+        assert!(!young((1, BootMs(5000), then), (1, BootMs(65_000), then)));
+        assert!(young((1, BootMs(5000), then), (2, BootMs(1), (WallMs(1_059_999), true))), "an earlier boot");
+        assert!(!young((1, BootMs(5000), then), (2, BootMs(1), (WallMs(1_060_000), true))));
+        assert!(!young((1, BootMs(5000), unset), (2, BootMs(1), (WallMs(1_000_001), true))), "no age");
+        assert!(!young((1, BootMs(5000), then), (1, BootMs(5000), then)) || limits.history > Duration::ZERO);
     }
 }

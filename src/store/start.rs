@@ -296,8 +296,9 @@ impl Disk {
         }
         // With nothing known of any account, everything that is gone may have been owed.
         let unknown = self.verdict.rolled_back && known.is_empty();
-        let oldest = self.present.iter().next_back().map_or(next, |r| r.start);
-        let oldest = if unknown { 1 } else { oldest };
+        let configured = known.iter().filter(|(name, _)| uplinks.contains(name));
+        let others = configured.map(|(name, account)| (name.clone(), account.clone())).collect();
+        let oldest = if unknown { 1 } else { State::beginning(&self.present, &others, next) };
         let now = clock.wall();
         state.accounts = uplinks
             .iter()

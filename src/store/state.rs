@@ -106,6 +106,8 @@ pub struct State {
     pub drafts: Vec<Draft>,
     /// Loss records that were acknowledged and are still in the database.
     pub losses_done: BTreeSet<u64>,
+    /// Below this nothing is kept as history.
+    pub forget_below: u64,
     /// Since when something other than readings waits to be written.
     pub dirty_since: Option<Tick>,
     /// Recent commands.
@@ -146,6 +148,7 @@ impl State {
             boots: [(boot.n, boot)].into(),
             drafts: Vec::new(),
             losses_done: BTreeSet::new(),
+            forget_below: 0,
             dirty_since: None,
             commands: Commands::default(),
             known: None,
@@ -301,8 +304,15 @@ impl State {
         self.boots.get(&boot).map(|b| b.place(at))
     }
 
-    /// Changes who is owed what. A new uplink begins with the oldest reading of the last stretch without
-    /// holes; one that left keeps its position for a while but holds no blocks.
+    /// Where a new uplink begins: with what another is still owed; where there is none, with the oldest reading of
+    /// the last stretch without holes.
+    #[must_use]
+    pub fn beginning(present: &RangeSet, others: &BTreeMap<String, Account>, next: u64) -> u64 {
+        let whole = present.iter().next_back().map_or(next, |r| r.start);
+        others.values().map(Account::passed).min().map_or(whole, |owed| owed.max(whole))
+    }
+
+    /// Changes who is owed what. A new uplink begins where [`State::beginning`] says; one that left keeps its position for a while but holds no blocks.
     pub fn set_uplinks(&mut self, uplinks: &[String], now: WallMs) {
         let gone: Vec<String> = self.accounts.keys().filter(|n| !uplinks.contains(n)).cloned().collect();
         for name in gone {
@@ -315,7 +325,7 @@ impl State {
             if self.accounts.contains_key(name) {
                 continue;
             }
-            let start = self.present.iter().next_back().map_or(self.ring_or_hand(), |r| r.start);
+            let start = Self::beginning(&self.present, &self.accounts, self.ring_or_hand());
             let mut account = self.parked.remove(name).unwrap_or_else(|| Account::new(start));
             account.parked = None;
             self.accounts.insert(name.clone(), account);
@@ -349,14 +359,26 @@ impl State {
     /// A reading as the uplinks see it.
     #[must_use]
     pub fn record(&self, id: Id, reading: &Reading, boot: u32, otherwise: (i64, bool)) -> Record {
-        let unknown = || (WallMs(reading.at.0.cast_signed().saturating_add(otherwise.0)), otherwise.1);
-        let (ts, believed) = self.place(boot, reading.at).unwrap_or_else(unknown);
-        let quality = match reading.quality() {
-            Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
-            quality => quality,
-        };
-        Record { id, ts, point: reading.point.clone(), value: reading.value().cloned(), quality }
+        record(&self.boots, id, reading, boot, otherwise)
     }
+}
+
+/// A reading as the uplinks see it. `otherwise`: offset and belief where the boot is not known.
+#[must_use]
+pub fn record(
+    boots: &BTreeMap<u32, Boot>,
+    id: Id,
+    reading: &Reading,
+    boot: u32,
+    otherwise: (i64, bool),
+) -> Record {
+    let unknown = || (WallMs(reading.at.0.cast_signed().saturating_add(otherwise.0)), otherwise.1);
+    let (ts, believed) = boots.get(&boot).map_or_else(unknown, |b| b.place(reading.at));
+    let quality = match reading.quality() {
+        Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
+        quality => quality,
+    };
+    Record { id, ts, point: reading.point.clone(), value: reading.value().cloned(), quality }
 }
 
 /// Everything that can be between taking and commit.

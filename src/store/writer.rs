@@ -29,7 +29,7 @@ use super::state::{Phase, State, Tick};
 use super::times::Boot;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::message::{LossReason, LossRecord, Reading};
+use crate::message::{LossReason, LossRecord, Reading, WallMs};
 
 /// What both sides hold.
 #[derive(Debug)]
@@ -106,6 +106,8 @@ pub enum Job {
     Wake,
     /// Records of a range.
     Read(Range<u64>, usize, oneshot::Sender<Result<Chunk, DrainError>>),
+    /// Numbers of a stretch of time.
+    Stretch(Range<WallMs>, oneshot::Sender<Result<Vec<Range<u64>>, DrainError>>),
     /// Undelivered loss records of an uplink.
     Losses(String, usize, oneshot::Sender<Result<Vec<(u64, LossRecord)>, DrainError>>),
     /// Commit what is there; answered when it is durable, dropped when that fails.
@@ -153,6 +155,8 @@ pub struct Writer {
     pub(super) cache: super::reader::Cache,
     /// More passed blocks wait to be removed.
     pub(super) sweep: bool,
+    /// When history is looked through next for what has become too old.
+    pub(super) sweep_due: Tick,
     damaged: bool,
     backoff: Backoff,
     retry_at: Tick,
@@ -200,6 +204,7 @@ impl Writer {
             latest_due: now + LATEST_EVERY,
             cache: super::reader::Cache::default(),
             sweep: false,
+            sweep_due: now,
             damaged: false,
             backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
                 .expect("100 ms is shorter than 5 s"),
@@ -262,6 +267,9 @@ impl Writer {
                 Ok(Job::Wake) => self.shared.waking.store(false, Ordering::Release),
                 Ok(Job::Read(range, most, reply)) => {
                     let _ = reply.send(self.answer(|w| w.read(range, most)));
+                }
+                Ok(Job::Stretch(time, reply)) => {
+                    let _ = reply.send(self.answer(|w| w.stretch(&time)));
                 }
                 Ok(Job::Losses(uplink, most, reply)) => {
                     let _ = reply.send(self.answer(|w| w.losses(&uplink, most)));

@@ -5,6 +5,7 @@
 mod basics;
 mod faults;
 mod figures;
+mod history;
 mod kill;
 mod limits;
 mod random;
@@ -66,6 +67,7 @@ pub fn config(dir: &Path) -> model::Store {
         max_size: ByteSize::mib(64),
         max_age: Span::s(86_400),
         min_free: ByteSize(0),
+        history: Span::ms(0),
         commit_interval: Span::ms(5),
     }
 }

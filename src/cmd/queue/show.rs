@@ -2,52 +2,32 @@
 //! data directory itself, which is only read.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::Args as ClapArgs;
 use serde_json::{Value as Json, json};
 
-use super::client;
-use super::exit::Exit;
-use super::format::{bytes, count};
+use super::Common;
+use crate::cmd::client;
+use crate::cmd::exit::Exit;
+use crate::cmd::format::{bytes, count};
 use crate::runtime::control::Request;
 use crate::store::Store;
 
-/// Look into the store-and-forward queue.
 #[derive(Debug, ClapArgs)]
-pub struct Args {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Debug, Subcommand)]
-enum What {
-    /// Show what waits for each uplink.
-    Show(ShowArgs),
-}
-
-#[derive(Debug, ClapArgs)]
-struct ShowArgs {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
+pub(super) struct Args {
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Prints the accounts.
 ///
 /// # Errors
 /// The data directory cannot be read.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
-    let What::Show(args) = &args.what;
-    let store = super::store_path(&args.config)?;
-    let uplinks = match client::ask(&store, &Request::Status {})? {
-        Some(snapshot) => snapshot["uplink"].clone(),
-        None => at_rest(&store)?,
-    };
-    if args.json {
+pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    let store = crate::cmd::store_path(&args.common.config)?;
+    let uplinks = accounts(&store)?;
+    if args.common.json {
         writeln!(out, "{uplinks:#}")?;
         return Ok(());
     }
@@ -73,8 +53,16 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     Ok(())
 }
 
+/// The account of every uplink by name: the daemon's word, or the data directory's.
+pub(super) fn accounts(store: &Path) -> Result<Json, Exit> {
+    match client::ask(store, &Request::Status {})? {
+        Some(snapshot) => Ok(snapshot["uplink"].clone()),
+        None => at_rest(store),
+    }
+}
+
 /// The accounts of a data directory that no daemon uses now.
-fn at_rest(store: &std::path::Path) -> Result<Json, Exit> {
+fn at_rest(store: &Path) -> Result<Json, Exit> {
     let found = Store::inspect(store).map_err(|e| Exit::Failed(e.to_string()))?;
     let rows = found.uplinks.into_iter().map(|(name, uplink)| {
         let row = json!({

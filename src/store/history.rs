@@ -1,0 +1,130 @@
+//! The log as history: what was taken in a stretch of time, whoever is owed it; and how a person throws away
+//! what an uplink is owed.
+//!
+//! Promises: reading takes the same short turns at the thread as an uplink does, so commits go on meanwhile. What
+//! is purged is declared, as everything that will not arrive.
+
+use std::ops::Range;
+
+use tokio::sync::oneshot;
+
+use super::Store;
+use super::drain::{Chunk, DrainError};
+use super::log::Trouble;
+use super::loss::Facts;
+use super::state::{State, Tick};
+use super::writer::{Job, Writer};
+use crate::message::{BootMs, LossReason, WallMs};
+
+impl Store {
+    /// Numbers among which all stored readings of this stretch of time are, ascending; of a few others, that
+    /// were taken about then, too. Readings of a boot whose clock was never set lie where it believed to be.
+    ///
+    /// # Errors
+    /// The disk cannot be read now.
+    pub async fn stretch(&self, time: Range<WallMs>) -> Result<Vec<Range<u64>>, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Stretch(time, reply), answer).await?
+    }
+
+    /// Reads at most `max` stored records with numbers in `range`; see [`super::Drain::read`].
+    ///
+    /// # Errors
+    /// The disk cannot be read now.
+    pub async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Read(range, max, reply), answer).await?
+    }
+
+    /// What is stored and not yet passed by this uplink; `None`: there is no such uplink.
+    #[must_use]
+    pub fn queued(&self, uplink: &str) -> Option<Vec<Range<u64>>> {
+        let state = self.inner.shared.state();
+        state.accounts.contains_key(uplink).then(|| state.pending(uplink))
+    }
+
+    /// Declares everything lost (`purged`) that is taken and not delivered to `uplink`; without a name to any
+    /// of them, and then the history goes, too. Returns how many readings each is not going to get, when that is
+    /// durable.
+    ///
+    /// # Errors
+    /// There is no such uplink, or the disk is out of order.
+    pub async fn purge(&self, uplink: Option<&str>) -> Result<Vec<(String, u64)>, DrainError> {
+        self.flush().await?;
+        let purged = self.inner.shared.state().purge(uplink).map_err(DrainError)?;
+        self.flush().await?;
+        Ok(purged)
+    }
+}
+
+impl State {
+    fn purge(&mut self, uplink: Option<&str>) -> Result<Vec<(String, u64)>, String> {
+        let all = self.accounts.keys().cloned();
+        let names: Vec<String> = all.filter(|name| uplink.is_none_or(|u| u == name)).collect();
+        if let (true, Some(name)) = (names.is_empty(), uplink) {
+            let known: Vec<&str> = self.accounts.keys().map(String::as_str).collect();
+            return Err(format!("there is no uplink `{name}`; there is {}", known.join(", ")));
+        }
+        let mut purged = Vec::new();
+        for name in names {
+            let before = self.accounts.get(&name).map_or(0, |a| a.lost);
+            for part in self.pending(&name) {
+                self.lose_for(&name, part, LossReason::Purged, false, |_| Facts::default(), true);
+            }
+            let after = self.accounts.get(&name).map_or(0, |a| a.lost);
+            purged.push((name, after - before));
+        }
+        if uplink.is_none() {
+            self.forget_below = self.stored;
+        }
+        self.dirty_since.get_or_insert_with(Tick::now);
+        Ok(purged)
+    }
+}
+
+impl Writer {
+    /// See [`Store::stretch`].
+    pub(super) fn stretch(&mut self, time: &Range<WallMs>) -> Result<Vec<Range<u64>>, Trouble> {
+        self.observe_clock();
+        let segments = {
+            let state = self.shared.state();
+            let first = state.present.first().unwrap_or(state.stored);
+            state.epochs.split(first..state.stored)
+        };
+        let mut found: Vec<Range<u64>> = Vec::new();
+        // Within one epoch the blocks are in the order of time.
+        for (segment, _) in segments {
+            let first = self.first_block(segment.clone(), |_, newest| newest >= time.start)?;
+            let end = self.first_block(segment.clone(), |oldest, _| oldest >= time.end)?;
+            match found.last_mut() {
+                _ if first >= end => {}
+                Some(last) if last.end == first => last.end = end,
+                _ => found.push(first..end),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The first number of the first block of `segment` whose oldest and newest times satisfy `is`, which the later
+    /// ones do then, too; the end of the segment if none does.
+    fn first_block(&self, segment: Range<u64>, is: impl Fn(WallMs, WallMs) -> bool) -> Result<u64, Trouble> {
+        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+        let (mut low, mut high) = (segment.start, segment.end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            // The block that holds it, or the first after a hole (before which lies one that ends too early).
+            let Some(row) = log.rows(middle..high, 2)?.into_iter().next() else {
+                high = middle;
+                continue;
+            };
+            let state = self.shared.state();
+            let place = |at| state.place(row.boot, BootMs(at)).unwrap_or_default().0;
+            if is(place(row.times[0]), place(row.times[1])) {
+                high = middle.min(row.first.max(low));
+            } else {
+                low = row.range().end.max(middle + 1);
+            }
+        }
+        Ok(low.min(segment.end))
+    }
+}

@@ -1,0 +1,167 @@
+//! Making room: what every uplink has passed goes, when it is no history any more; then the oldest blocks, when
+//! the user's limits say so, and each uplink that had not settled them is told exactly what it misses.
+
+use std::ops::Range;
+
+use super::block::Block;
+use super::log::{Row, Trouble};
+use super::loss::Facts;
+use super::quota::{self, Limits};
+use super::ranges::RangeSet;
+use super::state::{State, Tick};
+use super::writer::Writer;
+use crate::message::{BootMs, LossReason, Reading};
+
+/// Rows that are looked at for one commit's housekeeping. More is done in the next commit.
+const ROWS: usize = 256;
+/// How often history is looked through for what has become too old.
+const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+
+impl Writer {
+    /// What every uplink has passed and is no history goes; then the oldest blocks, if limits say so.
+    pub(super) fn make_room(&mut self) -> Result<(), Trouble> {
+        let now = Tick::now();
+        let (passed, limits, usage) = {
+            let state = self.shared.state();
+            let usage = quota::Usage {
+                file: state.figures.bytes,
+                reusable: state.figures.bytes.saturating_sub(state.figures.used),
+                free: free_disk(&self.shared.dir),
+            };
+            let mut accounts = state.accounts.iter().chain(&state.parked);
+            let purged = state.present.first().is_some_and(|first| first < state.forget_below);
+            let due = if state.limits.history.is_zero() {
+                accounts.any(|(n, a)| self.saved.get(n) != Some(a))
+            } else {
+                now >= self.sweep_due
+            };
+            let passed = if self.sweep || purged || due { passed_by_all(&state) } else { Vec::new() };
+            (passed, state.limits, usage)
+        };
+        if now >= self.sweep_due {
+            self.sweep_due = now + SWEEP_EVERY;
+        }
+        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+        let mut whole = Vec::new();
+        self.sweep = false;
+        for part in passed {
+            let rows = log.rows(part.clone(), ROWS)?;
+            let kept = rows.iter().position(|row| self.is_kept(row, &limits));
+            self.sweep |= rows.len() == ROWS && kept.is_none();
+            let gone = rows.iter().take(kept.unwrap_or(rows.len())).map(Row::range);
+            whole.extend(gone.filter(|r| r.start >= part.start && r.end <= part.end));
+        }
+        {
+            let mut state = self.shared.state();
+            for range in whole {
+                state.present.remove(range.clone());
+                self.doomed.insert(range);
+            }
+        }
+        let mut excess = quota::excess(usage, &limits);
+        for _ in 0..ROWS {
+            let oldest = self.shared.state().present.first();
+            let (Some(oldest), Some(log)) = (oldest, &self.log) else { break };
+            let row = match log.rows(oldest..u64::MAX, 1)?.pop() {
+                Some(row) if row.first <= oldest => row,
+                other => {
+                    // Its row is gone: continuity is checked here for the oldest, elsewhere when it is read.
+                    let run = self.shared.state().present.run_from(oldest);
+                    self.corrupt(oldest..other.map_or(run, |row| row.first.min(run)));
+                    continue;
+                }
+            };
+            let reason = if excess > 0 {
+                excess = excess.saturating_sub(row.bytes + 64);
+                LossReason::QueueFull
+            } else if self.too_old(&row, &limits)? {
+                LossReason::Expired
+            } else {
+                break;
+            };
+            self.drop_block(&row, reason)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a block that every uplink has passed stays as history.
+    fn is_kept(&self, row: &Row, limits: &Limits) -> bool {
+        let state = self.shared.state();
+        let clock = &self.shared.clock;
+        let at = BootMs(row.times[1]);
+        let block = (row.boot, at, state.place(row.boot, at).unwrap_or_default());
+        let now = (state.boot, clock.boot(), (clock.wall(), clock.synced()));
+        row.range().end > state.forget_below && quota::is_history(block, now, limits)
+    }
+
+    fn too_old(&self, row: &Row, limits: &Limits) -> Result<bool, Trouble> {
+        let (mut newest, next_boot) = {
+            let state = self.shared.state();
+            (
+                state.place(row.boot, BootMs(row.times[1])).unwrap_or_default(),
+                state.epochs.next_boot(row.first, row.boot),
+            )
+        };
+        if let (false, Some(next), Some(log)) = (newest.1, next_boot, &self.log)
+            && let Some(later) = log.rows(next..u64::MAX, 1)?.first()
+        {
+            // From a boot whose clock was never set: it is older than what came after it.
+            newest = self.shared.state().place(later.boot, BootMs(later.times[1])).unwrap_or_default();
+        }
+        let clock = &self.shared.clock;
+        Ok(quota::expired(newest, (clock.wall(), clock.synced()), limits))
+    }
+
+    /// Drops a whole block; each uplink that had not settled all of it is told exactly what it misses.
+    fn drop_block(&mut self, row: &Row, reason: LossReason) -> Result<(), Trouble> {
+        let block = self.block_at(row.first)?;
+        let mut state = self.shared.state();
+        let before: u64 = state.accounts.values().map(|a| a.lost).sum();
+        let names: Vec<String> = state.accounts.keys().cloned().collect();
+        let times: Vec<_> = block.iter().flat_map(|b| described(&state, b)).collect();
+        for uplink in names {
+            let facts = |part: &Range<u64>| match &block {
+                Some(b) => Facts::of(
+                    b.range().zip(&times).filter(|(seq, _)| part.contains(seq)).map(|(_, t)| t.clone()),
+                ),
+                None => Facts::default(),
+            };
+            state.lose_for(&uplink, row.range(), reason, false, facts, false);
+        }
+        let after: u64 = state.accounts.values().map(|a| a.lost).sum();
+        if after > before || state.accounts.is_empty() {
+            state.figures.dropped += row.count;
+        }
+        state.present.remove(row.range());
+        drop(state);
+        self.doomed.insert(row.range());
+        Ok(())
+    }
+}
+
+fn described(state: &State, block: &Block) -> Vec<(String, crate::message::WallMs)> {
+    let place = |r: &Reading| state.place(block.head.boot, r.at).unwrap_or_default().0;
+    block.readings.iter().map(|r| (r.point.path(), place(r))).collect()
+}
+
+/// Present numbers that every uplink has settled. If there is no uplink the log is history, up to its limits: then
+/// only what was purged.
+fn passed_by_all(state: &State) -> Vec<Range<u64>> {
+    if state.accounts.is_empty() {
+        return state.present.overlap(0..state.forget_below);
+    }
+    let mut wanted = RangeSet::default();
+    for account in state.accounts.values() {
+        for range in state.present.iter() {
+            for part in account.open(range) {
+                wanted.insert(part);
+            }
+        }
+    }
+    state.present.minus(&wanted)
+}
+
+fn free_disk(dir: &std::path::Path) -> Option<u64> {
+    let v = rustix::fs::statvfs(dir).ok()?;
+    Some(v.f_bavail.saturating_mul(v.f_frsize))
+}

@@ -1,0 +1,151 @@
+//! The queue in a person's hands: readings taken out of it with the daemon and without, and thrown away only when
+//! somebody means it, and declared.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::{Value as Json, json};
+use support::process::Signal;
+use support::{Gate, Mosquitto, seconds, temporary, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
+
+const SIM: &str = "[[bus]]\nname = \"sim\"\ndriver = \"sim\"\n\
+    [[device]]\nname = \"tank\"\nbus = \"sim\"\ninterval = \"100ms\"\n\
+    [[device.point]]\nname = \"level\"\nsignal = \"counter\"\nperiod = \"100ms\"\nunit = \"mm\"\n\
+    [[device.point]]\nname = \"swing\"\nsignal = \"sine\"\nperiod = \"10s\"\n\
+    [[device]]\nname = \"other\"\nbus = \"sim\"\ninterval = \"100ms\"\n\
+    [[device.point]]\nname = \"level\"\nsignal = \"counter\"\nperiod = \"100ms\"\n";
+
+fn uplink(port: u16) -> String {
+    format!("[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\n")
+}
+
+/// The rows of a CSV of ours by heading. Nothing in these tests needs quotes.
+fn csv(text: &str) -> Vec<BTreeMap<String, String>> {
+    let mut lines = text.lines();
+    let heading: Vec<&str> = lines.next().expect("a heading").split(',').collect();
+    assert_eq!(heading, ["ts", "device", "point", "value", "unit", "quality", "reason", "epoch", "seq"]);
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split(',').collect();
+        assert_eq!(cells.len(), heading.len(), "{line}");
+        heading.iter().zip(cells).map(|(h, c)| ((*h).to_owned(), c.to_owned())).collect()
+    };
+    lines.map(row).collect()
+}
+
+fn lines(text: &str) -> Vec<Json> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn readings_are_taken_out_with_the_daemon_and_without_and_are_the_same() {
+    let home = temporary();
+    let gate = Gate::new(BINARY, home.path(), "box", &format!("{}{SIM}", uplink(9)));
+    let none = gate.cli(&["queue", "export"]);
+    assert!(none.code == 1 && none.err.contains("no queue"), "{none:?}");
+    let mut daemon = gate.run();
+    wait_until("a hundred readings in the queue", seconds(20), || gate.account("cloud").queued >= 100);
+
+    let all = gate.cli(&["queue", "export"]);
+    assert_eq!(all.code, 0, "{all:?}");
+    let rows = csv(&all.out);
+    assert!(rows.len() >= 90, "{}", rows.len());
+    for (n, row) in rows.iter().enumerate() {
+        assert_eq!(row["seq"], (n + 1).to_string(), "every one, in order");
+        assert_eq!(row["quality"], "good", "{row:?}");
+        assert_eq!(row["unit"], if row["device"] == "tank" && row["point"] == "level" { "mm" } else { "" });
+        assert!(row["value"].parse::<f64>().is_ok() && row["ts"].ends_with('Z'), "{row:?}");
+    }
+
+    let level = gate.cli(&["queue", "export", "--point", "tank/level", "--uplink", "cloud", "--json"]);
+    let level = lines(&level.out);
+    assert!(level.len() >= 20 && level.iter().all(|r| r["device"] == "tank" && r["point"] == "level"));
+    let device = gate.cli(&["queue", "export", "--point", "other", "--format", "jsonl"]);
+    assert!(lines(&device.out).iter().all(|r| r["device"] == "other"));
+
+    let middle = level[level.len() / 2]["ts"].as_str().expect("a time").to_owned();
+    let before = gate.cli(&["queue", "export", "--until", &middle]);
+    let after = gate.cli(&["queue", "export", "--since", &middle, "--until", "0s"]);
+    let (before, after) = (csv(&before.out), csv(&after.out));
+    assert!(before.iter().all(|r| r["ts"] < middle) && after.iter().all(|r| r["ts"] >= middle));
+    assert!(before.len() + after.len() >= rows.len(), "{} + {}", before.len(), after.len());
+    assert_eq!(csv(&gate.cli(&["queue", "export", "--until", "1h"]).out).len(), 0, "an hour ago");
+
+    assert_eq!(gate.cli(&["queue", "export", "--since", "yesterday"]).code, 64);
+    let nobody = gate.cli(&["queue", "export", "--uplink", "nobody"]);
+    assert!(nobody.code == 1 && nobody.err.contains("no uplink `nobody`"), "{nobody:?}");
+
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let file = home.path().join("all.csv");
+    let path = file.to_str().expect("UTF-8");
+    let told = gate.cli(&["queue", "export", "--output", path]);
+    let at_rest = fs::read_to_string(&file).expect("written");
+    assert_eq!(told.code, 0, "{told:?}");
+    assert!(at_rest.starts_with(all.out.trim_end()), "what the daemon said is its beginning");
+    assert_eq!(csv(&at_rest).len() as u64, gate.account("cloud").taken);
+    assert!(told.out.starts_with(&gate.account("cloud").taken.to_string()), "{told:?}");
+    let again = gate.cli(&["queue", "export", "--output", path]);
+    assert!(again.code == 1 && again.err.contains("exists"), "nothing is overwritten: {again:?}");
+}
+
+#[test]
+fn what_is_purged_is_asked_about_declared_and_never_arrives() {
+    let home = temporary();
+    let cloud = Mosquitto::start(home.path());
+    let observer = cloud.observe();
+    let dead = Gate::new(BINARY, home.path(), "box", &format!("{}{SIM}", uplink(9)));
+    let mut daemon = dead.run();
+    wait_until("readings in the queue", seconds(20), || dead.account("cloud").queued >= 50);
+    let unasked = dead.cli(&["queue", "purge", "--uplink", "cloud"]);
+    assert!(unasked.code == 64 && unasked.err.contains("--yes"), "nobody can answer: {unasked:?}");
+    assert_eq!(dead.account("cloud").lost, 0);
+    let nobody = dead.cli(&["queue", "purge", "--uplink", "nobody", "--yes"]);
+    assert!(nobody.code == 1 && nobody.err.contains("no uplink `nobody`"), "{nobody:?}");
+
+    let purged = dead.cli(&["queue", "purge", "--uplink", "cloud", "--yes", "--json"]);
+    assert_eq!(purged.code, 0, "{purged:?}");
+    let first = purged.json()["cloud"].as_u64().expect("a number");
+    assert!(first >= 50, "{purged:?}");
+    let account = dead.account("cloud");
+    assert!(account.balances() && account.lost == first, "{account:?}");
+    let kept = csv(&dead.cli(&["queue", "export"]).out).len() as u64;
+    assert!(kept >= first, "the history stays: {kept}");
+
+    // At rest, all of it.
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let waiting = dead.account("cloud").queued;
+    let told = dead.cli(&["queue", "purge", "--yes"]);
+    assert!(
+        told.code == 0 && told.out.contains(&format!("cloud: {waiting} readings declared lost")),
+        "{told:?}"
+    );
+    assert_eq!(csv(&dead.cli(&["queue", "export"]).out).len(), 0, "the history, too");
+
+    // The cloud hears of every one of them, and of what comes afterwards.
+    let text = fs::read_to_string(dead.config()).expect("just written");
+    dead.configure(&text.replace("mqtt://127.0.0.1:9", &format!("mqtt://127.0.0.1:{}", cloud.port())));
+    let mut daemon = dead.run();
+    let lost = first + waiting;
+    let told = || {
+        let (losses, wrong) = support::messages::losses(&observer.messages(), "gw/box");
+        assert!(wrong.is_empty(), "{wrong:?}");
+        losses
+    };
+    wait_until("everything is declared upstream", seconds(30), || {
+        told().iter().map(|loss| loss.count).sum::<u64>() >= lost
+    });
+    let losses = told();
+    assert_eq!(losses.iter().map(|loss| loss.count).sum::<u64>(), lost, "{losses:?}");
+    assert!(losses.iter().all(|loss| loss.reason == "purged"), "{losses:?}");
+    wait_until("fresh readings", seconds(20), || {
+        support::messages::readings(&observer.messages(), "gw/box").0.iter().any(|r| r.seq > lost)
+    });
+    let (heard, _) = support::messages::readings(&observer.messages(), "gw/box");
+    assert!(heard.iter().all(|r| r.seq > lost), "what was purged never arrives");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    assert_eq!(json!(dead.account("cloud").lost), json!(lost));
+}
