@@ -1,11 +1,11 @@
 //! One packed block of readings, the unit of the log. Pure.
 //!
-//! Layout, version 1, little-endian:
+//! Layout, version 2, little-endian:
 //!
 //! | at | bytes | what |
 //! | --- | --- | --- |
 //! | 0 | 4 | `FGB1` |
-//! | 4 | 1 | version of the layout, 1 |
+//! | 4 | 1 | version of the layout: 2; 1 is still read |
 //! | 5 | 1 | bit 0: the body is one zstd frame |
 //! | 6 | 2 | zero |
 //! | 8 | 8 | number (`seq`) of the first reading; the others follow without holes |
@@ -21,9 +21,8 @@
 //! | 60 | … | body |
 //! | end | 4 | CRC-32 (IEEE) of everything before |
 //!
-//! Body, columns one after the other (varints and runs as in `column.rs`): the dictionary (how many
-//! points; for each the length it shares with the `device NUL point NUL unit` before it, and the rest) ·
-//! for each reading its point as difference to the previous index + 1 · its time as difference to the
+//! Body, columns one after the other (varints and runs as in `column.rs`): the points (see `dictionary.rs`; that
+//! is where version 1 differs) · for each reading its point as difference to the previous index + 1 · its time as difference to the
 //! previous time, ms · kinds as runs (0 none, 1 bool, 2 int, 3 uint, 4 float, 5 text) · qualities as runs
 //! (severity × 1024 + reason code; severity 0 good, 1 uncertain, 2 bad) · tags of the floats as runs · values
 //! in order: bool one byte; int and uint as difference to the same point's last; float by its tag; text
@@ -38,11 +37,12 @@ use std::sync::Arc;
 use driver_api::{Quality, Reason, Value};
 
 use super::column::{FloatState, Packed, Reader, Writer};
+use super::dictionary;
 use crate::bounds;
 use crate::message::{BootMs, Epoch, PointKey, Reading};
 
 const MAGIC: [u8; 4] = *b"FGB1";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEADER: usize = 60;
 /// Largest body before compression: a full block of readings and dictionary, and 1 MiB of text (the
 /// packer closes a block earlier), with room.
@@ -157,25 +157,25 @@ fn body(readings: &[Reading]) -> Vec<u8> {
     // By address: two equal keys at two addresses are two entries, which costs bytes and nothing else.
     let mut index: HashMap<*const PointKey, usize> = HashMap::new();
     let mut dictionary: Vec<&PointKey> = Vec::new();
+    let mut next = 0;
     let points: Vec<usize> = readings
         .iter()
         .map(|r| {
-            *index.entry(Arc::as_ptr(&r.point)).or_insert_with(|| {
-                dictionary.push(&r.point);
-                dictionary.len() - 1
-            })
+            // Points come round in the same order; where that holds nothing needs to be looked up.
+            let guess = if next < dictionary.len() { next } else { 0 };
+            let at = match dictionary.get(guess) {
+                Some(key) if std::ptr::eq(*key, &*r.point) => guess,
+                _ => *index.entry(Arc::as_ptr(&r.point)).or_insert_with(|| {
+                    dictionary.push(&r.point);
+                    dictionary.len() - 1
+                }),
+            };
+            next = at + 1;
+            at
         })
         .collect();
 
-    out.put(dictionary.len() as u64);
-    let mut last = Vec::new();
-    for key in dictionary {
-        let name = [key.device.as_bytes(), key.point.as_bytes(), key.unit.as_bytes()].join(&0);
-        let shared = name.iter().zip(&last).take_while(|(a, b)| a == b).count();
-        out.put(shared as u64);
-        out.put_bytes(&name[shared..]);
-        last = name;
-    }
+    dictionary::write(&mut out, &dictionary);
     let mut expected = 0i64;
     for &p in &points {
         out.put_signed(p as i64 - expected);
@@ -252,7 +252,7 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damage> {
     if crc != crc32fast::hash(signed).to_le_bytes() {
         return Err(Damage::Checksum);
     }
-    if bytes[4] != VERSION {
+    if !(1..=VERSION).contains(&bytes[4]) {
         return Err(Damage::Version(bytes[4]));
     }
     contents(signed)
@@ -261,7 +261,7 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damage> {
 fn contents(bytes: &[u8]) -> Result<Block, Damage> {
     const SHORT: Damage = Damage::Shape("the header");
     let mut r = Reader::new(bytes);
-    let [.., flags, _, _] = r.array::<8>().ok_or(SHORT)?;
+    let [.., version, flags, _, _] = r.array::<8>().ok_or(SHORT)?;
     let first = u64::from_le_bytes(r.array().ok_or(SHORT)?);
     let mut word = || r.array().map(u32::from_le_bytes).ok_or(SHORT);
     let (count, start, random, boot) = (word()? as usize, word()?, word()?, word()?);
@@ -285,27 +285,18 @@ fn contents(bytes: &[u8]) -> Result<Block, Damage> {
         raw = zstd::bulk::decompress(stored, raw_len).map_err(|_| Damage::Shape("the compressed body"))?;
         &raw[..]
     };
-    let readings = columns(body, count, base).ok_or(Damage::Shape("the body"))?;
+    let readings = columns(version, body, count, base).ok_or(Damage::Shape("the body"))?;
     let head = Head { first, epoch: Epoch { start, random }, boot, offset, synced: synced == 1 };
     Ok(Block { head, readings })
 }
 
-fn columns(body: &[u8], count: usize, base: u64) -> Option<Vec<Reading>> {
+fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Reading>> {
     let mut r = Reader::new(body);
-    let entries = r.get_len().filter(|&n| n <= count)?;
-    let mut dictionary = Vec::with_capacity(entries);
-    let mut last: Vec<u8> = Vec::new();
-    for _ in 0..entries {
-        let shared = r.get_len().filter(|&n| n <= last.len())?;
-        last.truncate(shared);
-        last.extend_from_slice(r.get_bytes()?);
-        if last.len() > BODY_MAX / bounds::STORE_BLOCK {
-            return None; // a name of 4 KiB was never configured
-        }
-        let mut parts = std::str::from_utf8(&last).ok()?.split('\0').map(str::to_owned);
-        let (device, point, unit) = (parts.next()?, parts.next()?, parts.next()?);
-        dictionary.push(Arc::new(PointKey { device, point, unit }));
-    }
+    let dictionary = match version {
+        1 => dictionary::read_version_1(&mut r, count)?,
+        _ => dictionary::read(&mut r, count)?,
+    };
+    let entries = dictionary.len();
     let mut points = Vec::with_capacity(count);
     let mut expected = 0i64;
     for _ in 0..count {

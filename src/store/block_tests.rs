@@ -111,11 +111,11 @@ proptest! {
 fn a_later_version_is_named() {
     let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
     let mut bytes = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1))]).expect("packs");
-    bytes[4] = 2;
+    bytes[4] = 3;
     let end = bytes.len() - 4;
     let crc = crc32fast::hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(decode(&bytes), Err(Damage::Version(2)));
+    assert_eq!(decode(&bytes), Err(Damage::Version(3)));
 }
 
 #[test]
@@ -149,4 +149,40 @@ fn pieces_are_cut_by_number_and_by_text() {
     let text: Arc<str> = "x".repeat(bounds::STORE_TEXT).into();
     let long = vec![Reading::good(key, BootMs(1), Value::Text(text)); 100];
     assert_eq!(piece(&long), 16);
+}
+
+/// A block as version 1 of the layout was written: it is read for ever.
+const VERSION_1: &str = "\
+    4647423101000000943d01000000000006000000070000000900000003000000e803000000000000fbffffffffffffff\
+    010000005d0000005d0000000300136d657465723100766f6c746167655f6c3100560706737461746500000e74616e6b\
+    006c6576656c00c2b043000000050203000203d20f020004010501000104010201010100028110010001840801000101\
+    02fa23026f6e030d019f7fe3b1";
+
+/// That block: six readings from number 81,300 on.
+pub fn version_1() -> Vec<u8> {
+    let byte = |n: usize| u8::from_str_radix(&VERSION_1[n * 2..n * 2 + 2], 16).expect("hex");
+    (0..VERSION_1.len() / 2).map(byte).collect()
+}
+
+#[test]
+fn what_version_1_wrote_is_read() {
+    let bytes = version_1();
+    let key = |device: &str, point: &str, unit: &str| {
+        Arc::new(PointKey { device: device.into(), point: point.into(), unit: unit.into() })
+    };
+    let (a, b, c) =
+        (key("meter1", "voltage_l1", "V"), key("meter1", "state", ""), key("tank", "level", "°C"));
+    let expected = [
+        Reading::good(a.clone(), BootMs(1000), Value::Float(230.1)),
+        Reading::good(b.clone(), BootMs(1001), Value::Text("on".into())),
+        Reading::bad(c.clone(), BootMs(999), Reason::Timeout),
+        Reading::good(a, BootMs(2000), Value::Float(229.9)),
+        Reading::uncertain(c, BootMs(2001), Value::Int(-7), Reason::OutOfRange),
+        Reading::good(b, BootMs(2001), Value::Bool(true)),
+    ];
+    let block = decode(&bytes).expect("it is whole");
+    assert_eq!(block.head, head(81_300));
+    assert_eq!(block.readings, expected);
+    let again = decode(&encode(&block.head, &block.readings).expect("packs")).expect("unpacks");
+    assert_eq!(again, block, "and written anew as today");
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use super::block;
 use super::identity::seal;
 use super::last;
-use super::log::{Change, Row, Trouble};
+use super::log::{Change, Row};
 use super::loss::{self, Facts};
 use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
+use super::schema::Trouble;
 use super::state::{Moment, Tick};
+use super::tail::Tail;
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
 use crate::message::{BootMs, Id, LossRecord};
@@ -88,35 +90,47 @@ impl Writer {
         Ok(Facts::of(chunk.records.iter().map(|r| (r.point.path(), r.ts))))
     }
 
-    /// Takes a group into the hand and packs it; the one that is in hand already stays.
+    /// Takes a group into the hand and packs it, together with the newest block while that is small; a hand that is
+    /// packed already stays.
     fn pack(&mut self) -> Result<(), Trouble> {
-        if self.hand.is_some() {
+        if self.hand.as_ref().is_some_and(|hand| !hand.blocks.is_empty()) {
             return Ok(());
         }
-        let (readings, range, epoch, boot, (offset, synced)) = {
+        let (mut head, tail) = {
             let mut state = self.shared.state();
-            let readings = state.grab();
-            let now = state.boots.get(&state.boot).map_or((0, false), super::times::Boot::now);
-            (readings, state.hand.clone(), state.epoch, state.boot, now)
+            if self.hand.is_none() {
+                let readings = state.grab();
+                if readings.is_empty() {
+                    return Ok(());
+                }
+                let range = state.hand.clone();
+                self.hand = Some(Hand { range, readings, blocks: Vec::new(), tail: None });
+            }
+            let (offset, synced) = state.boots.get(&state.boot).map_or((0, false), super::times::Boot::now);
+            let head =
+                block::Head { first: state.hand.start, epoch: state.epoch, boot: state.boot, offset, synced };
+            // What was dropped of it meanwhile must not come back.
+            let whole = |tail: &Tail| state.present.missing(tail.range()).is_empty();
+            (head, self.tail.as_ref().filter(|tail| whole(tail)))
         };
-        if readings.is_empty() {
-            return Ok(());
+        let Some(hand) = &mut self.hand else { return Ok(()) };
+        let joined = tail.and_then(|tail| Some((tail.first(), tail.with(&head, &hand.readings)?)));
+        let mut rest = &hand.readings[..];
+        if let Some((first, readings)) = &joined {
+            head.first = *first;
+            rest = readings;
         }
-        // In hand first: an error below must not lose it.
-        let hand = self.hand.insert(Hand { range: range.clone(), readings, blocks: Vec::new() });
-        let (mut first, mut rest) = (range.start, &hand.readings[..]);
-        let mut blocks = Vec::new();
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(block::piece(rest));
-            let data = block::encode(&block::Head { first, epoch, boot, offset, synced }, piece)?;
+            let data = block::encode(&head, piece)?;
             let times = piece.iter().map(|r| r.at.0);
             let times = [times.clone().min().unwrap_or(0), times.max().unwrap_or(0)];
-            let row = Row { first, count: piece.len() as u64, boot, times, bytes: data.len() as u64 };
-            blocks.push((row, data));
-            first += piece.len() as u64;
+            let (first, count) = (head.first, piece.len() as u64);
+            hand.tail = Tail::of(head, piece, data.len());
+            hand.blocks.push((Row { first, count, boot: head.boot, times, bytes: data.len() as u64 }, data));
+            head.first += count;
             rest = after;
         }
-        hand.blocks = blocks;
         Ok(())
     }
 
@@ -251,6 +265,7 @@ impl Writer {
             let mut file = self.shared.head();
             let mut state = self.shared.state();
             if let Some(hand) = hand {
+                self.tail = hand.tail;
                 state.present.insert(hand.range);
                 state.hand = line.next..line.next;
             }

@@ -10,9 +10,10 @@ use super::StoreError;
 use super::account::Account;
 use super::block;
 use super::identity;
-use super::log::{Log, Trouble};
+use super::log::Log;
 use super::ranges::count;
 use super::recovery::Line;
+use super::schema::Trouble;
 use super::state;
 use super::times::Boot;
 use crate::message::{Epoch, Id, LossRecord, Record};
@@ -99,7 +100,7 @@ impl super::Store {
             _ => StoreError::Unreadable { path: path.clone(), why: e.to_string() },
         })?;
         let open = || -> Result<_, Trouble> {
-            let log = Log::open(&database)?;
+            let log = Log::open_to_read(&database)?;
             let line: Line = log.state("line")?.ok_or(Trouble::Damaged("no line".into()))?;
             let boots: Vec<Boot> = log.state("boots")?.unwrap_or_default();
             Ok((log, line, boots))

@@ -10,57 +10,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::identity::{seal, unseal};
 use super::quota::Usage;
 use super::recovery::Line;
+use super::schema::{SCHEMA, Trouble};
 use crate::message::LossRecord;
 
-/// Version of the schema. A database of a later one is refused and not touched.
-pub const SCHEMA: i64 = 1;
-/// "FGAT": tells our database from somebody else's.
-const APPLICATION: i64 = 0x4647_4154;
 const PAGE: u64 = 4096;
-
-/// Why the database could not do it, sorted by what to do next.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// Set it aside and begin a new one.
-    #[error("the database is damaged: {0}")]
-    Damaged(String),
-    /// Made by a later version: leave it alone.
-    #[error("the database has schema {0}; this version knows {SCHEMA}")]
-    Newer(i64),
-    /// Close, wait, open again.
-    #[error("{0}")]
-    Disk(String),
-}
-
-impl From<rusqlite::Error> for Trouble {
-    fn from(e: rusqlite::Error) -> Self {
-        use rusqlite::Error as E;
-        match &e {
-            E::SqliteFailure(f, _)
-                if matches!(f.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-                    // "no such table": SQLITE_ERROR
-                    || f.extended_code == 1 =>
-            {
-                Self::Damaged(e.to_string())
-            }
-            E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
-                Self::Damaged(e.to_string())
-            }
-            _ => Self::Disk(e.to_string()),
-        }
-    }
-}
-
-impl From<std::io::Error> for Trouble {
-    fn from(e: std::io::Error) -> Self {
-        Self::Disk(e.to_string())
-    }
-}
 
 /// A block as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +67,7 @@ pub struct Change {
 /// The open database.
 #[derive(Debug)]
 pub struct Log {
-    conn: Connection,
+    pub(super) conn: Connection,
     wal: u64,
     path: PathBuf,
     /// Inode and length of the file as we left it; only a checkpoint changes the length.
@@ -122,6 +80,32 @@ impl Log {
     /// # Errors
     /// Sorted by what to do next.
     pub fn open(path: &Path) -> Result<Self, Trouble> {
+        let (mut log, version) = Self::connect(path)?;
+        if version == 0 {
+            log.create()?;
+        }
+        log.is_ours()?;
+        if version > 0 {
+            log.migrate(version)?;
+        }
+        log.left = identify(path);
+        Ok(log)
+    }
+
+    /// Opens a database to read it: one of an earlier version stays what it is.
+    ///
+    /// # Errors
+    /// As [`Log::open`]; there is none.
+    pub fn open_to_read(path: &Path) -> Result<Self, Trouble> {
+        let (log, version) = Self::connect(path)?;
+        if version == 0 {
+            return Err(Trouble::Damaged("it has no tables".into()));
+        }
+        log.is_ours()?;
+        Ok(log)
+    }
+
+    fn connect(path: &Path) -> Result<(Self, i64), Trouble> {
         if path.is_dir() {
             return Err(Trouble::Damaged("it is a directory".into()));
         }
@@ -147,18 +131,9 @@ impl Log {
         )?;
         // A kept statement stays as it was planned, whatever numbers it is given.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-        let mut log = Self { conn, wal: 0, path: path.to_owned(), left: None };
         // What the last commits left in the WAL stays there when we stop without closing.
-        log.conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        if version == 0 {
-            log.create()?;
-        }
-        let ours: i64 = log.conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
-        if ours != APPLICATION {
-            return Err(Trouble::Damaged("it is not a fieldgate database".into()));
-        }
-        log.left = identify(path);
-        Ok(log)
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok((Self { conn, wal: 0, path: path.to_owned(), left: None }, version))
     }
 
     /// Whether the file under the database's name is still the one that is open. (SQLite goes on writing into
@@ -177,26 +152,6 @@ impl Log {
         let mut wal = self.path.clone().into_os_string();
         wal.push("-wal");
         std::fs::metadata(wal).map_or(0, |m| m.len())
-    }
-
-    fn create(&mut self) -> Result<(), Trouble> {
-        let tx = self.conn.transaction()?;
-        let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
-        if tables > 0 {
-            return Err(Trouble::Damaged("it is not a fieldgate database".into()));
-        }
-        tx.execute_batch(&format!(
-            "CREATE TABLE state(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-             CREATE TABLE block(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, boot INTEGER NOT NULL,
-                                t_min INTEGER NOT NULL, t_max INTEGER NOT NULL, data BLOB NOT NULL);
-             CREATE TABLE loss(handle INTEGER PRIMARY KEY, uplink TEXT NOT NULL, body TEXT NOT NULL);
-             CREATE TABLE command(id TEXT PRIMARY KEY, n INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
-             CREATE TABLE last(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-             PRAGMA application_id={APPLICATION};
-             PRAGMA user_version={SCHEMA};"
-        ))?;
-        tx.commit()?;
-        Ok(())
     }
 
     /// Sealed state of a key. Damaged state is as good as none, and said.

@@ -35,8 +35,8 @@
 //! missed is declared (`purged`).
 //!
 //! # The parts
-//! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
-//! `column` are pure. `log` is the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
+//! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
+//! `tail` and `column` are pure. `schema` and `log` are the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
 //! `writer` is the thread, `commit`, `room` and `reader` are what it does, `port` is what an uplink holds, `history`
 //! what a person asks for.
 
@@ -47,6 +47,7 @@ mod block_tests;
 mod column;
 mod commands;
 mod commit;
+mod dictionary;
 mod drain;
 mod epochs;
 mod head;
@@ -62,9 +63,11 @@ mod ranges;
 mod reader;
 mod recovery;
 mod room;
+mod schema;
 mod start;
 mod state;
 mod status;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod times;
@@ -206,7 +209,7 @@ impl Store {
             Err(start::Refused::InUse) => return Err(StoreError::InUse(path())),
             Err(start::Refused::Newer(schema)) => return Err(StoreError::Newer { path: path(), schema }),
             Err(start::Refused::Disk(why)) => {
-                writer.fault(&log::Trouble::Disk(why.clone()));
+                writer.fault(&schema::Trouble::Disk(why.clone()));
                 recovery.ram_only = Some(why);
             }
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::block::{self, Block};
 use super::drain::Chunk;
-use super::log::Trouble;
 use super::loss::Facts;
+use super::schema::Trouble;
 use super::writer::Writer;
 use crate::bounds;
 use crate::message::{Id, LossReason};

@@ -20,12 +20,14 @@ use super::drain::{Chunk, DrainError};
 use super::head::{Head, HeadFile, Homes};
 use super::identity::{self, Mark};
 use super::last::Latest;
-use super::log::{Log, Row, Trouble};
+use super::log::{Log, Row};
 use super::loss::Facts;
 use super::ranges::RangeSet;
 use super::recovery::Line;
+use super::schema::Trouble;
 use super::start::{self, Disk};
 use super::state::{Phase, State, Tick};
+use super::tail::Tail;
 use super::times::Boot;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
@@ -124,7 +126,10 @@ pub enum Job {
 pub(super) struct Hand {
     pub range: Range<u64>,
     pub readings: Vec<Reading>,
+    /// Empty: to be packed (again).
     pub blocks: Vec<(Row, Vec<u8>)>,
+    /// The last of the blocks, if it may grow.
+    pub tail: Option<Tail>,
 }
 
 /// The thread's own state.
@@ -140,6 +145,8 @@ pub struct Writer {
     /// Commit number of a commit of unknown outcome.
     pub(super) attempted: Option<u64>,
     pub(super) hand: Option<Hand>,
+    /// The newest block of the database, if it may grow.
+    pub(super) tail: Option<Tail>,
     /// Losses that are declared and not yet known to be durable.
     pub(super) records: Vec<LossRecord>,
     /// Blocks that must go with the next commit.
@@ -194,6 +201,7 @@ impl Writer {
             line,
             attempted: None,
             hand: None,
+            tail: None,
             records: Vec::new(),
             doomed: RangeSet::default(),
             saved: BTreeMap::new(),
@@ -343,6 +351,11 @@ impl Writer {
         self.damaged |= matches!(trouble, Trouble::Damaged(_));
         self.log = None;
         self.cache.clear();
+        // What the database holds is not known any more: the hand is packed by itself.
+        self.tail = None;
+        if let Some(hand) = &mut self.hand {
+            hand.blocks.clear();
+        }
         let wait = self.backoff.next(fastrand::f64());
         self.retry_at = Tick::now() + wait;
         let mut state = self.shared.state();

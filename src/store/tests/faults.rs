@@ -203,8 +203,10 @@ async fn a_copy_taken_in_the_middle_of_everything_opens_and_balances() {
 async fn a_flipped_bit_in_a_block_is_declared_and_the_rest_is_delivered() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, _) = slow(dir.path(), "a");
-    for n in 0..10 {
-        store.take(readings(n * 100..n * 100 + 100));
+    // So many that each commit is a block of its own.
+    let n = crate::bounds::STORE_MERGE as u64;
+    for block in 0..10 {
+        store.take(readings(block * n..block * n + n));
         store.flush().await.expect("flushes");
     }
     store.close().await.expect("closes");
@@ -212,25 +214,28 @@ async fn a_flipped_bit_in_a_block_is_declared_and_the_rest_is_delivered() {
     let mut bytes = std::fs::read(&path).expect("reads");
     let blocks: Vec<usize> =
         bytes.windows(4).enumerate().filter(|(_, w)| w == b"FGB1").map(|(n, _)| n).collect();
-    assert_eq!(blocks.len(), 10);
-    // Which of them is the one with 301..401 its own header says.
-    let hit = blocks
-        .iter()
-        .copied()
-        .find(|at| bytes[at + 8..at + 16] == 301u64.to_le_bytes())
-        .expect("the fourth block");
-    bytes[hit + 70] ^= 0x10;
+    assert!(blocks.len() >= 10, "{blocks:?}");
+    // Which of them is the fourth its own header says.
+    let (first, end) = (3 * n + 1, 4 * n + 1);
+    let mut hits = 0;
+    for at in blocks {
+        if bytes[at + 8..at + 16] == first.to_le_bytes() {
+            bytes[at + 70] ^= 0x10;
+            hits += 1;
+        }
+    }
+    assert!(hits > 0, "the fourth block, and what may be left of it in a free page");
     std::fs::write(&path, bytes).expect("writes");
 
     let (store, recovery) = slow(dir.path(), "a");
     assert!(recovery.losses.is_empty());
     let drain = store.drain("cloud").expect("configured");
     let records = read_all(&*drain, 4096).await;
-    assert!(seqs(&records).into_iter().eq((1..301).chain(401..1001)));
-    assert_eq!(drain.pending(), [1..301, 401..1001]);
+    assert!(seqs(&records).into_iter().eq((1..first).chain(end..10 * n + 1)));
+    assert_eq!(drain.pending(), [1..first, end..10 * n + 1]);
     store.flush().await.expect("flushes");
-    assert_eq!(told(&losses(&*drain).await), [(LossReason::Corrupt, [301, 400], false)]);
-    assert_eq!(balanced(&*drain).lost, 100);
+    assert_eq!(told(&losses(&*drain).await), [(LossReason::Corrupt, [first, end - 1], false)]);
+    assert_eq!(balanced(&*drain).lost, n);
     drop(drain);
     store.close().await.expect("closes");
     let (store, recovery) = slow(dir.path(), "a");
@@ -348,10 +353,10 @@ async fn a_database_of_a_later_version_is_refused_and_untouched() {
     let path = dir.path().join("fieldgate.db");
     let mut bytes = std::fs::read(&path).expect("reads");
     // user_version, big-endian, at 60 of the database header.
-    bytes[60..64].copy_from_slice(&2u32.to_be_bytes());
+    bytes[60..64].copy_from_slice(&3u32.to_be_bytes());
     std::fs::write(&path, &bytes).expect("writes");
     let refused = Store::open(&config(dir.path()), &uplinks(&["cloud"]), TestClock::new("a"));
-    assert!(matches!(refused, Err(crate::store::StoreError::Newer { schema: 2, .. })), "{refused:?}");
+    assert!(matches!(refused, Err(crate::store::StoreError::Newer { schema: 3, .. })), "{refused:?}");
     assert_eq!(std::fs::read(&path).expect("reads"), bytes);
 }
 

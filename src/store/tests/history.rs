@@ -40,28 +40,29 @@ async fn found(store: &Store, time: std::ops::Range<i64>) -> Vec<u64> {
 async fn what_all_have_passed_stays_as_history_for_as_long_as_it_should() {
     let dir = tempfile::tempdir().expect("a directory");
     let clock = TestClock::new("a");
-    let config = model::Store { history: Span::s(60), ..config(dir.path()) };
+    let config = model::Store { history: Span::s(24_000), ..config(dir.path()) };
     let (store, _) = opened(&config, &uplinks(&["cloud"]), clock.clone());
     let drain = store.drain("cloud").expect("configured");
-    for second in 1..=5 {
-        take(&store, [second * 10_000]).await;
+    // More than an hour apart: each is a block of its own.
+    for n in 1..=5 {
+        take(&store, [n * 4_000_000]).await;
     }
-    clock.boot.store(50_000, Ordering::SeqCst);
+    clock.boot.store(20_000_000, Ordering::SeqCst);
     drain.delivered(1..5);
     store.flush().await.expect("the disk is there");
     assert_eq!(store.status().readings, 5, "delivered, and kept");
     assert_eq!(balanced(&*drain).queued, 1);
 
-    // 60 s after the second of them; looked at at a restart, not only every 10 s.
-    clock.boot.store(80_000, Ordering::SeqCst);
+    // So long after the second of them.
+    clock.boot.store(32_000_000, Ordering::SeqCst);
     store.close().await.expect("closes");
     let (store, recovery) = opened(&config, &uplinks(&["cloud"]), clock.clone());
     assert!(recovery.losses.is_empty());
     until("the two oldest are gone", || store.status().readings == 3).await;
-    assert_eq!(found(&store, 0..1_000_000).await, [30_000, 40_000, 50_000]);
+    assert_eq!(found(&store, 0..1_000_000_000).await, [12_000_000, 16_000_000, 20_000_000]);
 
     // What is still owed is no history: it stays however old it is.
-    clock.boot.store(10_000_000, Ordering::SeqCst);
+    clock.boot.store(60_000_000, Ordering::SeqCst);
     store.close().await.expect("closes");
     let (store, _) = opened(&config, &uplinks(&["cloud"]), clock);
     until("the history is gone", || store.status().readings == 1).await;
@@ -217,4 +218,44 @@ async fn a_directory_at_rest_is_read_as_the_daemon_reads_it_and_not_changed() {
     let (store, recovery) = opened(&config, &uplinks(&["cloud"]), TestClock::new("a"));
     assert!(recovery.losses.is_empty() && recovery.set_aside.is_empty());
     assert_eq!(store.status().readings, 20);
+}
+
+#[tokio::test]
+async fn small_commits_become_one_block_and_a_cut_in_between_takes_nothing_that_was_stored() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = config(dir.path());
+    let (store, _) = opened(&config, &uplinks(&["cloud"]), TestClock::new("a"));
+    for n in 0..50 {
+        take(&store, [n * 10, n * 10 + 1]).await;
+    }
+    let rows = |dir: &Path| {
+        let db = rusqlite::Connection::open_with_flags(
+            dir.join("fieldgate.db"),
+            rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY,
+        );
+        let count = db.and_then(|db| db.query_row("SELECT count(*) FROM block", [], |r| r.get::<_, i64>(0)));
+        count.expect("reads")
+    };
+    // The database as each commit left it, the way a cut would find it: the WAL up to there.
+    store.crash();
+    let wal = std::fs::read(dir.path().join("fieldgate.db-wal")).expect("reads");
+    let mut most = 0;
+    for keep in (0..=wal.len()).step_by(4096 + 24) {
+        let copy = tempfile::tempdir().expect("a directory");
+        std::fs::copy(dir.path().join("fieldgate.db"), copy.path().join("fieldgate.db")).expect("copies");
+        let end = (keep + 32).min(wal.len());
+        std::fs::write(copy.path().join("fieldgate.db-wal"), &wal[..end]).expect("writes");
+        let (store, _) = opened(
+            &model::Store { path: copy.path().into(), ..config.clone() },
+            &uplinks(&["cloud"]),
+            TestClock::new("b"),
+        );
+        let drain = store.drain("cloud").expect("configured");
+        let there = seqs(&read_all(&*drain, 1000).await).len() as u64;
+        assert!(there >= most && there % 2 == 0, "commit by commit: {most} and then {there}");
+        most = there;
+        drop(drain);
+        store.crash();
+    }
+    assert_eq!((most, rows(dir.path())), (100, 1));
 }

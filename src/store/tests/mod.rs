@@ -4,11 +4,11 @@
 
 mod basics;
 mod faults;
-mod figures;
 mod history;
 mod kill;
 mod limits;
 mod random;
+mod upgrade;
 
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 use std::path::Path;

@@ -1,0 +1,104 @@
+//! What a database of ours looks like, and how one of an earlier version becomes one of this.
+//!
+//! Promises: a database of a later version is refused and not touched; one that is not ours is never written into;
+//! an upgrade is one transaction, so a kill or a power cut leaves the one version or the other.
+
+use rusqlite::ErrorCode;
+
+use super::log::Log;
+
+/// Version of the schema. A database of a later one is refused and not touched; one of an earlier one is brought
+/// here when it is opened to be written, see [`STEPS`].
+pub const SCHEMA: i64 = 2;
+/// What makes a database of the next version: the first of version 1, one of 2, and so on.
+const STEPS: [&str; SCHEMA as usize - 1] = [
+    // Nothing in the tables, but blocks of layout 2 come in, which version 1 would take for damaged.
+    "",
+];
+/// "FGAT": tells our database from somebody else's.
+const APPLICATION: i64 = 0x4647_4154;
+
+/// Why the database could not do it, sorted by what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// Set it aside and begin a new one.
+    #[error("the database is damaged: {0}")]
+    Damaged(String),
+    /// Made by a later version: leave it alone.
+    #[error("the database has schema {0}; this version knows {SCHEMA}")]
+    Newer(i64),
+    /// Close, wait, open again.
+    #[error("{0}")]
+    Disk(String),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(e: rusqlite::Error) -> Self {
+        use rusqlite::Error as E;
+        match &e {
+            E::SqliteFailure(f, _)
+                if matches!(f.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+                    // "no such table": SQLITE_ERROR
+                    || f.extended_code == 1 =>
+            {
+                Self::Damaged(e.to_string())
+            }
+            E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
+                Self::Damaged(e.to_string())
+            }
+            _ => Self::Disk(e.to_string()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(e: std::io::Error) -> Self {
+        Self::Disk(e.to_string())
+    }
+}
+
+impl Log {
+    /// The tables of a new database.
+    pub(super) fn create(&mut self) -> Result<(), Trouble> {
+        let tx = self.conn.transaction()?;
+        let tables: i64 = tx.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
+        if tables > 0 {
+            return Err(Trouble::Damaged("it is not a fieldgate database".into()));
+        }
+        tx.execute_batch(&format!(
+            "CREATE TABLE state(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+             CREATE TABLE block(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, boot INTEGER NOT NULL,
+                                t_min INTEGER NOT NULL, t_max INTEGER NOT NULL, data BLOB NOT NULL);
+             CREATE TABLE loss(handle INTEGER PRIMARY KEY, uplink TEXT NOT NULL, body TEXT NOT NULL);
+             CREATE TABLE command(id TEXT PRIMARY KEY, n INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
+             CREATE TABLE last(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+             PRAGMA application_id={APPLICATION};
+             PRAGMA user_version={SCHEMA};"
+        ))?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    pub(super) fn is_ours(&self) -> Result<(), Trouble> {
+        let ours: i64 = self.conn.query_row("PRAGMA application_id", [], |r| r.get(0))?;
+        if ours == APPLICATION {
+            Ok(())
+        } else {
+            Err(Trouble::Damaged("it is not a fieldgate database".into()))
+        }
+    }
+
+    /// All steps from `version` on, in one transaction: a kill or a power cut leaves the one or the other.
+    pub(super) fn migrate(&mut self, version: i64) -> Result<(), Trouble> {
+        let done = usize::try_from(version - 1).unwrap_or(usize::MAX);
+        let Some(steps) = STEPS.get(done..).filter(|steps| !steps.is_empty()) else { return Ok(()) };
+        let tx = self.conn.transaction()?;
+        for step in steps {
+            tx.execute_batch(step)?;
+        }
+        tx.execute_batch(&format!("PRAGMA user_version={SCHEMA}"))?;
+        tx.commit()?;
+        tracing::info!(from = version, to = SCHEMA, "the database is of this version now");
+        Ok(())
+    }
+}

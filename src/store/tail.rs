@@ -1,0 +1,106 @@
+//! The newest block while it is small: the next commit packs what it brings together with it. Pure.
+//!
+//! A plant with ten points commits a handful of readings at a time. Alone each handful would take a row with a
+//! dictionary of its own, some 20 bytes a reading; together they take about two, and the log of a month has
+//! thousands of rows instead of millions. The row is replaced within the transaction that adds the new readings, so
+//! at every instant the one or the other is durable, and what was stored stays so.
+
+use super::block::{self, Head};
+use crate::bounds;
+use crate::message::Reading;
+
+/// Bytes of a packed block up to which it stays within one page of the database, so that replacing it writes no more
+/// than adding to it would.
+const PAGE_ROOM: usize = 3900;
+/// Longest time from a block's first reading to its last, ms: limits drop whole blocks.
+const SPAN: u64 = 3_600_000;
+
+/// A committed block that may still grow.
+#[derive(Debug)]
+pub struct Tail {
+    head: Head,
+    readings: Vec<Reading>,
+    bytes: usize,
+}
+
+impl Tail {
+    /// The last block of a commit, if it may grow.
+    #[must_use]
+    pub fn of(head: Head, readings: &[Reading], bytes: usize) -> Option<Self> {
+        let small = readings.len() < bounds::STORE_MERGE && bytes < PAGE_ROOM;
+        small.then(|| Self { head, readings: readings.to_vec(), bytes })
+    }
+
+    /// The numbers in it.
+    #[must_use]
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.head.first..self.head.first + self.readings.len() as u64
+    }
+
+    /// All readings of the block that it becomes with `more`, which follow it under `head`; `None` if it stays as
+    /// it is: they are of another life, do not follow it, come too late, or are too many.
+    #[must_use]
+    pub fn with(&self, head: &Head, more: &[Reading]) -> Option<Vec<Reading>> {
+        let follows =
+            (head.first, head.epoch, head.boot) == (self.range().end, self.head.epoch, self.head.boot);
+        let count = self.readings.len() + more.len();
+        // What comes is packed like what is there, text is not packed much.
+        let text: usize = more.iter().map(block::text_len).sum();
+        let grown = self.bytes * count / self.readings.len().max(1) + text;
+        let at = |reading: Option<&Reading>| reading.map_or(0, |r| r.at.0);
+        let long = at(more.last()).saturating_sub(at(self.readings.first())) > SPAN;
+        if !follows || long || count > bounds::STORE_MERGE || grown > PAGE_ROOM {
+            return None;
+        }
+        Some(self.readings.iter().chain(more).cloned().collect())
+    }
+
+    /// Its first number.
+    #[must_use]
+    pub fn first(&self) -> u64 {
+        self.head.first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use driver_api::Value;
+
+    use super::*;
+    use crate::message::{BootMs, Epoch, PointKey};
+
+    fn readings(n: usize) -> Vec<Reading> {
+        let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+        (0..n).map(|i| Reading::good(Arc::clone(&key), BootMs(i as u64), Value::UInt(i as u64))).collect()
+    }
+
+    fn head(first: u64) -> Head {
+        Head { first, epoch: Epoch { start: 1, random: 2 }, boot: 3, offset: 0, synced: true }
+    }
+
+    #[test]
+    fn it_grows_by_what_follows_until_it_is_full() {
+        let tail = Tail::of(head(100), &readings(10), 200).expect("small");
+        assert_eq!((tail.first(), tail.range()), (100, 100..110));
+        assert_eq!(tail.with(&head(110), &readings(5)).expect("follows").len(), 15);
+        assert!(tail.with(&head(111), &readings(5)).is_none(), "a hole");
+        assert!(tail.with(&Head { boot: 4, ..head(110) }, &readings(5)).is_none(), "another boot");
+        let epoch = Epoch { start: 2, random: 2 };
+        assert!(tail.with(&Head { epoch, ..head(110) }, &readings(5)).is_none(), "another epoch");
+        assert!(tail.with(&head(110), &readings(bounds::STORE_MERGE)).is_none(), "too many");
+        assert!(tail.with(&head(110), &readings(200)).is_none(), "more than a page, as it is packed so far");
+        let key = Arc::clone(&readings(1)[0].point);
+        let late = Reading::good(Arc::clone(&key), BootMs(SPAN + 1), Value::Bool(true));
+        assert!(tail.with(&head(110), &[late]).is_none(), "an hour after the first");
+        let text = Reading::good(key, BootMs(1), Value::Text("x".repeat(4000).into()));
+        assert!(tail.with(&head(110), &[text]).is_none(), "text is not packed much");
+    }
+
+    #[test]
+    fn what_is_large_stays_as_it_is() {
+        assert!(Tail::of(head(1), &readings(bounds::STORE_MERGE), 100).is_none());
+        assert!(Tail::of(head(1), &readings(10), PAGE_ROOM).is_none());
+    }
+}

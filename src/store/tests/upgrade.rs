@@ -1,0 +1,89 @@
+//! A data directory that an earlier version left: it is taken over whole, or not touched.
+
+use super::*;
+use crate::store::block_tests::version_1;
+use crate::store::schema::SCHEMA;
+
+/// Makes the directory one of schema 1: its block is one that version 1 wrote.
+fn age(dir: &Path) {
+    let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
+    let stored = db.execute("UPDATE block SET data=?1", [version_1()]).expect("a block");
+    assert_eq!(stored, 1);
+    db.execute_batch("PRAGMA user_version=1; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
+}
+
+fn schema(dir: &Path) -> i64 {
+    let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
+    db.query_row("PRAGMA user_version", [], |r| r.get(0)).expect("reads")
+}
+
+/// A directory with the six readings of the block of version 1, from number 81,300 on.
+async fn directory(dir: &Path) {
+    let (store, _) = open(dir, "a");
+    let mut left = 81_299;
+    while left > 0 {
+        let n = left.min(8000);
+        let _ = store.take(readings(0..n));
+        store.flush().await.expect("the disk is there");
+        left -= n;
+    }
+    let drain = store.drain("cloud").expect("configured");
+    drain.delivered(1..81_300);
+    until("only what comes is left", || store.status().readings == 0).await;
+    let _ = store.take(readings(0..6));
+    drop(drain);
+    store.close().await.expect("closes");
+    age(dir);
+}
+
+#[tokio::test]
+async fn a_directory_of_an_earlier_version_is_read_without_a_change_and_then_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    directory(dir.path()).await;
+    let log = Store::at_rest(dir.path()).expect("nobody uses it");
+    let seen = log.stretch(0).expect("reads").expect("a block");
+    assert_eq!((seen.damaged, seqs(&seen.records)), (false, (81_300..81_306).collect()));
+    drop(log);
+    assert_eq!(schema(dir.path()), 1, "who only looks changes nothing");
+
+    let (store, recovery) = open(dir.path(), "a");
+    assert!(recovery.losses.is_empty() && recovery.set_aside.is_empty(), "{recovery:?}");
+    let drain = store.drain("cloud").expect("configured");
+    let records = read_all(&*drain, 100).await;
+    assert_eq!(seqs(&records), (81_300..81_306).collect::<Vec<_>>());
+    assert_eq!(records[0].value, Some(Value::Float(230.1)));
+    assert_eq!((&*records[2].point.device, records[2].value.as_ref()), ("tank", None));
+    let _ = store.take(readings(0..3));
+    store.flush().await.expect("the disk is there");
+    assert_eq!(read_all(&*drain, 100).await.len(), 9, "old blocks and new ones");
+    assert_eq!(balanced(&*drain).lost, 0);
+    drop(drain);
+    store.close().await.expect("closes");
+    assert_eq!(schema(dir.path()), SCHEMA);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_is_cut_off_leaves_the_one_version_or_the_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    directory(dir.path()).await;
+    // Every copy that a cut could leave: the WAL of the upgrade, cut off after each of its bytes' pages.
+    let (store, _) = open(dir.path(), "a");
+    store.crash();
+    let wal = std::fs::read(dir.path().join("fieldgate.db-wal")).expect("reads");
+    assert!(wal.len() > 3 * 4096, "the upgrade and the first commit are in it");
+    for keep in (0..=wal.len()).step_by(512) {
+        let copy = tempfile::tempdir().expect("a directory");
+        for file in ["fieldgate.db", "mark"] {
+            std::fs::copy(dir.path().join(file), copy.path().join(file)).expect("copies");
+        }
+        std::fs::write(copy.path().join("fieldgate.db-wal"), &wal[..keep]).expect("writes");
+        let (store, recovery) = open(copy.path(), "b");
+        assert!(recovery.set_aside.is_empty(), "{keep}: {recovery:?}");
+        let drain = store.drain("cloud").expect("configured");
+        assert_eq!(seqs(&read_all(&*drain, 100).await), (81_300..81_306).collect::<Vec<_>>(), "{keep}");
+        balanced(&*drain);
+        drop(drain);
+        store.close().await.expect("closes");
+        assert_eq!(schema(copy.path()), SCHEMA, "{keep}");
+    }
+}
