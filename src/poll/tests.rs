@@ -175,6 +175,7 @@ fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) ->
                 what: "x".into(),
             })
             .collect(),
+        chores: Vec::new(),
         together: 1,
     };
     let rules: Vec<Rule> = blocks

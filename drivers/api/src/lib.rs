@@ -34,7 +34,7 @@ pub mod wire;
 use async_trait::async_trait;
 
 pub use error::{FrameError, ReadError};
-pub use plan::{Block, DeviceInfo, Learned, Plan, PointInfo};
+pub use plan::{Block, Chore, DeviceInfo, Learned, Plan, PointInfo};
 pub use reading::{Quality, Reason, Sample, Value};
 pub use table::{Place, Problem, SourceId, Table};
 pub use units::{ByteSize, Span};

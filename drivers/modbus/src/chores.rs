@@ -32,10 +32,11 @@ const POWER_RETRY: Duration = Duration::from_secs(10);
 
 /// How long a model is believed to be where its head was seen. A device that was given other firmware within a
 /// second has other values there.
-const HEAD_AGE: Duration = Duration::from_secs(60);
-/// As many registers are read in vain for the head of a model to be seen with its values: a request costs as
-/// much at 9600 baud.
-const NEAR: u16 = 10;
+pub(crate) const HEAD_AGE: Duration = Duration::from_secs(60);
+
+/// A poll that comes this much before powers of ten are due reads them again all the same, or a device that is
+/// polled every 20 s would have them read every 40 s, because each poll is a little early or late.
+const EARLY: Duration = Duration::from_millis(500);
 
 /// What the bus knows of a device while it is open.
 #[derive(Debug)]
@@ -140,9 +141,12 @@ impl<L: Line> ModbusBus<L> {
             return Ok(());
         }
         let now = Instant::now();
-        let due = self.compiled.extras.iter().zip(&self.extras_due).position(|(extra, due)| {
-            extra.device == device && *due <= now && self.known(device, extra.space)
+        // The one that waits longest: a device that is polled rarely would otherwise never come to the others.
+        let due = self.compiled.extras.iter().zip(&self.extras_due).enumerate();
+        let due = due.filter(|(_, (extra, due))| {
+            extra.device == device && **due <= now && self.known(device, extra.space)
         });
+        let due = due.min_by_key(|(_, (_, due))| **due).map(|(index, _)| index);
         let done =
             if let Some(extra) = due { self.read_extra(extra).await } else { self.setup_step(device).await };
         match done {
@@ -227,11 +231,8 @@ impl<L: Line> ModbusBus<L> {
 
     /// What to read of a model so that its head is seen with the values, where that costs next to nothing.
     pub(crate) fn with_head(&self, device: usize, space: Space, span: Span) -> Option<(Model, Span)> {
-        let Device { max_registers, max_gap, .. } = self.compiled.devices[device];
         let model = self.model(device, space).filter(|_| !self.lives[device].heads_apart)?;
-        let len = u16::try_from(span.end()).ok()?.max(2);
-        let near = span.start <= NEAR.min(max_gap) && len <= max_registers;
-        near.then_some((model, Span { start: 0, len }))
+        Some((model, self.compiled.devices[device].with_head(space, span)?))
     }
 
     /// The device refused that. Perhaps the model is elsewhere, so its head is looked at alone before the next read.
@@ -328,13 +329,14 @@ impl<L: Line> ModbusBus<L> {
             }
         };
         let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
+        let asked = Instant::now();
         let result = self.fetch(device, space.area(), span).await;
         let (reason, wait) = match &result {
-            Ok(Ok(_)) => (None, RENEWED),
+            Ok(Ok(_)) => (None, RENEWED - EARLY),
             Ok(Err(code)) => (Some(Reason::Exception(*code)), POWER_RETRY),
             Err(error) => (Some(error.reason()), POWER_RETRY),
         };
-        self.extras_due[index] = Instant::now() + wait;
+        self.extras_due[index] = asked + wait;
         match (&result, reason) {
             (Ok(Ok((words, at))), _) => self.take_powers(&run, Ok(words), *at),
             // What was read before is still the best guess, until it is too old.

@@ -32,7 +32,7 @@ pub(crate) struct Compiled {
     pub extras: Vec<Extra>,
     pace: Pace,
     /// For each device the pace by which its blocks are the best ones.
-    planned_for: Vec<Pace>,
+    pub planned_for: Vec<Pace>,
 }
 
 /// A block, its address space and what it reads.
@@ -77,6 +77,13 @@ pub(crate) struct Extra {
     pub space: Space,
     /// `wanted` are wants, all of them factors.
     pub run: Run,
+}
+
+impl Extra {
+    /// Share of the bus that it takes at most.
+    fn load(&self, pace: Pace) -> f64 {
+        pace.read(self.run.span.len, self.space.area().bits()).as_secs_f64() / RENEWED.as_secs_f64()
+    }
 }
 
 /// Which unit ids there are.
@@ -130,6 +137,7 @@ pub(crate) fn compile(
         out.blocks.extend(read);
         out.extras.extend(extras);
     }
+    out.plan.chores = out.chores();
     (problems.len() == before).then_some(out)
 }
 
@@ -269,11 +277,17 @@ impl Compiled {
                     extras.push(Extra { device, space, run });
                     continue;
                 }
-                let (cost, what) = (pace.read(run.span.len, bits), described(space, run.span));
+                let read = self.read_as(device, space, run.span);
+                let (cost, what) = (pace.read(read.len, bits), described(space, read));
                 blocks.push((Block { device, points, every, cost, what }, (space, run)));
             }
         }
         (blocks, extras)
+    }
+
+    /// What a block is read as: near the head of its model, with the head.
+    fn read_as(&self, device: usize, space: Space, span: Span) -> Span {
+        self.devices[device].with_head(space, span).unwrap_or(span)
     }
 
     /// Plans anew what would be more than [`WORTHWHILE`] cheaper at the measured turnarounds. `true` if
@@ -298,10 +312,14 @@ impl Compiled {
             }
             self.planned_for[device] = pace;
             for (block, (space, run)) in &mut now {
-                block.cost = pace.read(run.span.len, space.area().bits());
+                let read = self.read_as(device, *space, run.span);
+                block.cost = pace.read(read.len, space.area().bits());
             }
             let (new, extras) = self.blocks_of(device, pace);
-            if load(&now) > load(&new) * (1.0 + WORTHWHILE) {
+            let old = self.extras.iter().filter(|extra| extra.device == device);
+            let old = load(&now) + old.map(|extra| extra.load(pace)).sum::<f64>();
+            let best = load(&new) + extras.iter().map(|extra| extra.load(pace)).sum::<f64>();
+            if old > best * (1.0 + WORTHWHILE) {
                 changed = true;
                 all.extend(new);
                 self.extras.retain(|extra| extra.device != device);
@@ -311,6 +329,7 @@ impl Compiled {
             }
         }
         (self.plan.blocks, self.blocks) = all.into_iter().unzip();
+        self.plan.chores = self.chores();
         changed
     }
 }
@@ -319,7 +338,7 @@ fn load(blocks: &[Planned]) -> f64 {
     blocks.iter().map(|(block, _)| block.load()).sum()
 }
 
-fn described(space: Space, span: Span) -> String {
+pub(crate) fn described(space: Space, span: Span) -> String {
     let function = match space.area() {
         Area::Coil => 1,
         Area::Discrete => 2,

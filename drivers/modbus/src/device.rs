@@ -8,6 +8,7 @@ use driver_api::{DeviceSpec, Problem, Value};
 use crate::compile::Units;
 use crate::config::{Area, DeviceKeys, SetupKeys};
 use crate::place::{Space, place};
+use crate::plan::Span;
 use crate::setup::Target;
 use crate::write::{Change, WriteFunction};
 
@@ -167,7 +168,19 @@ fn target(entry: &SetupKeys, keys: &DeviceKeys) -> Result<Target, (String, Strin
     Ok(Target { place, change: Change::Registers(words) })
 }
 
+/// As many registers are read in vain for the head of a model to be seen with its values: a request costs as
+/// much at 9600 baud.
+const NEAR: u16 = 10;
+
 impl Device {
+    /// What to read of a model so that its head is seen with the values, where that costs next to nothing.
+    pub fn with_head(&self, space: Space, span: Span) -> Option<Span> {
+        let Space::Model(_) = space else { return None };
+        let len = u16::try_from(span.end()).ok()?.max(2);
+        let near = span.start <= NEAR.min(self.max_gap) && len <= self.max_registers;
+        near.then_some(Span { start: 0, len })
+    }
+
     /// Whether anything of the setup stands in a model.
     pub fn setup_needs_models(&self) -> bool {
         self.setup.iter().any(|target| matches!(target.place.space, Space::Model(_)))

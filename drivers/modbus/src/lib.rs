@@ -26,6 +26,7 @@ mod serial;
 mod setup;
 mod sunspec;
 mod tcp;
+mod upkeep;
 pub mod write;
 mod writing;
 

@@ -42,7 +42,8 @@ async fn an_inverter_says_where_its_models_are_and_is_read_there() {
         .expect("01 03 9C 86 00 10", &format!("01 03 20 00 67 00 32 {block}"))
         .expect("01 03 9C 86 00 10", &format!("01 03 20 00 67 00 32 {gone}"));
     let mut rig = Rig::new("address = 1", watts, script).await;
-    assert_eq!(rig.bus.plan().blocks[0].what, "model 103 2..15 (function 3, 14 registers)");
+    assert_eq!(rig.bus.plan().blocks[0].what, "model 103 0..15 (function 3, 16 registers)", "with its head");
+    assert_eq!(rig.bus.plan().chores, [], "which is then not looked at by itself");
     assert_eq!(rig.bus.plan().points[0].source, "model:103:2 × 10^model:103:6");
     assert_eq!(located(&mut rig, 0, 4).await, [good(0, Value::Float(12.5)), good(1, Value::Float(-1000.0))]);
     assert_eq!(
@@ -240,8 +241,8 @@ fn each_model_is_an_address_space_of_its_own() {
         whats,
         [
             "holding 2..2 (function 3, 1 registers)",
-            "model 1 2..2 (function 3, 1 registers)",
-            "model 103 2..38 (function 3, 37 registers)"
+            "model 1 0..2 (function 3, 3 registers)",
+            "model 103 0..38 (function 3, 39 registers)"
         ]
     );
     assert_eq!(bus.plan().points[0].kind, "f64", "a power of ten makes it a number with a point");

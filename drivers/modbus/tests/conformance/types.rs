@@ -123,6 +123,35 @@ async fn a_power_of_ten_elsewhere_is_read_first_and_then_every_twenty_seconds() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_device_polled_rarely_still_comes_to_all_its_powers_of_ten() {
+    let values = ("01 04 00 00 00 02", "01 04 04 08 FD 00 05");
+    let first = ("01 03 00 64 00 01", "01 03 02 FF FF");
+    let second = ("01 03 02 58 00 01", "01 03 02 00 02");
+    let mut rig = Rig::new(
+        "address = 1",
+        "u: register = 'input:0', scale_register = 'holding:100'
+         i: register = 'input:1', scale_register = 'holding:600'",
+        rtu()
+            .expect(first.0, first.1)
+            .expect(values.0, values.1)
+            // The first one is due again by now; the second one has never been read.
+            .expect(second.0, second.1)
+            .expect(values.0, values.1)
+            .expect(first.0, first.1)
+            .expect(values.0, values.1),
+    )
+    .await;
+    let start = rig.now();
+    let both = [good(0, Value::Float(230.1)), good(1, Value::Float(500.0))];
+    assert_eq!(rig.read(0).await.expect("a value"), both[..1]);
+    for poll in 1..3 {
+        tokio::time::advance((start + 20_000 * MS * poll) - rig.now()).await;
+        assert_eq!(rig.read(0).await.expect("a value"), both);
+    }
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_power_of_ten_that_was_not_read_for_a_minute_makes_no_value() {
     let power = ("01 04 00 C8 00 02", "01 04 04 FF FF 00 05");
     let u = ("01 04 00 00 00 01", "01 04 02 08 FD");
