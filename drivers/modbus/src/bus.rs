@@ -293,7 +293,7 @@ impl<L: Line> ModbusBus<L> {
         let (space, run) = &self.compiled.blocks[block];
         let device = self.compiled.plan.blocks[block].device;
         match (space, self.lives[device].walk.chain()) {
-            (Space::Model(id), Some(chain)) => match chain.find(*id) {
+            (Space::Model(which), Some(chain)) => match chain.find(*which) {
                 Some(model) => Part::of_model(run, &self.compiled.spans, model),
                 None => vec![Part::new(run.clone())],
             },

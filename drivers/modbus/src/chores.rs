@@ -46,7 +46,7 @@ pub(crate) struct Life {
     /// It does not know function 22.
     pub no_mask: bool,
     pub walk: Walk,
-    /// When the heads of its models were seen.
+    /// When the heads of its models were seen, by their addresses.
     seen: BTreeMap<u16, Instant>,
     /// It does not give the head of a model and its values at once.
     heads_apart: bool,
@@ -165,10 +165,10 @@ impl<L: Line> ModbusBus<L> {
 
     /// Where the space begins, as far as it is known.
     fn place_of(&self, device: usize, space: Space) -> Found {
-        let Space::Model(id) = space else { return Found::At(0) };
+        let Space::Model(which) = space else { return Found::At(0) };
         let walk = &self.lives[device].walk;
         match walk.chain() {
-            Some(chain) => chain.find(id).map_or(Found::Nowhere, |model| Found::At(model.at)),
+            Some(chain) => chain.find(which).map_or(Found::Nowhere, |model| Found::At(model.at)),
             None if walk.nowhere() => Found::Nowhere,
             None => Found::NotYet,
         }
@@ -189,14 +189,14 @@ impl<L: Line> ModbusBus<L> {
 
     /// The model that the space is, where the device has it.
     pub(crate) fn model(&self, device: usize, space: Space) -> Option<Model> {
-        let Space::Model(id) = space else { return None };
-        self.lives[device].walk.chain()?.find(id)
+        let Space::Model(which) = space else { return None };
+        self.lives[device].walk.chain()?.find(which)
     }
 
     /// Looks whether a model is still where it was, unless its head was seen of late.
     async fn look_at_head(&mut self, device: usize, space: Space) -> Result<(), ReadError> {
         let Some(model) = self.model(device, space) else { return Ok(()) };
-        if self.lives[device].seen.get(&model.id).is_some_and(|at| at.elapsed() < HEAD_AGE) {
+        if self.lives[device].seen.get(&model.at).is_some_and(|at| at.elapsed() < HEAD_AGE) {
             return Ok(());
         }
         let head = match self.fetch(device, Area::Holding, Span { start: model.at, len: 2 }).await? {
@@ -216,7 +216,7 @@ impl<L: Line> ModbusBus<L> {
     pub(crate) fn is_head(&mut self, device: usize, model: Model, words: &[u16]) -> bool {
         let there = words.starts_with(&[model.id, model.len]);
         if there {
-            self.lives[device].seen.insert(model.id, Instant::now());
+            self.lives[device].seen.insert(model.at, Instant::now());
         } else {
             tracing::warn!(
                 DEVICE = self.compiled.plan.devices[device].name,
@@ -239,7 +239,7 @@ impl<L: Line> ModbusBus<L> {
     pub(crate) fn heads_apart(&mut self, device: usize, model: Model) {
         let life = &mut self.lives[device];
         life.heads_apart = true;
-        life.seen.remove(&model.id);
+        life.seen.remove(&model.at);
     }
 
     /// One read along the chain of models.
@@ -251,9 +251,7 @@ impl<L: Line> ModbusBus<L> {
         match result {
             Ok(Ok((words, _))) => {
                 walk.read(&words);
-                if let [id, _] = words.as_slice() {
-                    seen.insert(*id, Instant::now());
-                }
+                seen.insert(span.start, Instant::now());
             }
             // Nothing that is known waits for what may be behind it.
             _ if failed && walk.resumed() => walk.refused(),

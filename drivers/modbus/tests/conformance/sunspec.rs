@@ -69,6 +69,34 @@ async fn a_model_that_is_not_there_is_bad_and_costs_no_exchange() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_second_model_of_the_same_number_is_read_where_it_is() {
+    // Models 1, 160 with 8 registers, 160 with 4.
+    let script = rtu()
+        .expect("01 03 9C 40 00 02", "01 03 04 53 75 6E 53")
+        .expect("01 03 9C 42 00 02", "01 03 04 00 01 00 42")
+        .expect("01 03 9C 86 00 02", "01 03 04 00 A0 00 08")
+        .expect("01 03 9C 90 00 02", "01 03 04 00 A0 00 04")
+        .expect("01 03 9C 96 00 02", "01 03 04 FF FF 00 00")
+        .expect("01 03 9C 86 00 05", "01 03 0A 00 A0 00 08 00 00 00 00 00 07")
+        .expect("01 03 9C 90 00 05", "01 03 0A 00 A0 00 04 00 00 00 00 00 08");
+    let mut rig = Rig::new(
+        "address = 1",
+        "one: register = 'model:160:4'
+         two: register = 'model:160#2:4'
+         none: register = 'model:160#3:4'",
+        script,
+    )
+    .await;
+    let whats: Vec<&str> = rig.bus.plan().blocks.iter().map(|b| b.what.as_str()).collect();
+    assert_eq!(whats[1], "model 160#2 0..4 (function 3, 5 registers)");
+    assert_eq!(rig.bus.plan().points[1].source, "model:160#2:4");
+    assert_eq!(located(&mut rig, 0, 5).await, [good(0, Value::Int(7))]);
+    assert_eq!(rig.read(1).await.expect("a block"), [good(1, Value::Int(8))]);
+    assert_eq!(rig.read(2).await.expect("known"), [bad(2, Reason::Exception(2))], "there are two");
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_lies_behind_the_end_of_a_model_is_another_model_and_is_not_read() {
     let mut rig = Rig::new(
         "address = 1",
