@@ -46,6 +46,9 @@ pub struct DeviceInfo {
     pub name: String,
     /// Its address as a person writes it (`1`, `0x76`).
     pub address: String,
+    /// Where the list of its models begins, if the configuration says it (SunSpec). Who asks the device himself
+    /// needs it to find what the driver finds.
+    pub models_at: Option<u16>,
 }
 
 /// One quantity of a device, as the driver knows it.

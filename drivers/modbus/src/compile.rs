@@ -119,7 +119,11 @@ pub(crate) fn compile(
         let device = device(spec, units, problems);
         points(&mut out, spec, device.as_ref(), problems);
         let Some(device) = device else { continue };
-        out.plan.devices.push(DeviceInfo { name: spec.name.clone(), address: device.unit.to_string() });
+        out.plan.devices.push(DeviceInfo {
+            name: spec.name.clone(),
+            address: device.unit.to_string(),
+            models_at: device.sunspec_base,
+        });
         out.devices.push(device);
     }
     if problems.len() > before {
@@ -339,12 +343,7 @@ fn load(blocks: &[Planned]) -> f64 {
 }
 
 pub(crate) fn described(space: Space, span: Span) -> String {
-    let function = match space.area() {
-        Area::Coil => 1,
-        Area::Discrete => 2,
-        Area::Holding => 3,
-        Area::Input => 4,
-    };
+    let function = space.area().read_function();
     let (start, last, len) = (span.start, span.end() - 1, span.len);
     let what = if space.area().bits() { "bits" } else { "registers" };
     format!("{space} {start}..{last} (function {function}, {len} {what})")
