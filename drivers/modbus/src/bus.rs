@@ -405,7 +405,7 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
-        self.chore(self.compiled.plan.blocks[block].device).await?;
+        self.chores(self.compiled.plan.blocks[block].device).await?;
         let before = out.len();
         let result = self.read_block(block, out).await;
         if result.is_err() {

@@ -1,8 +1,9 @@
 //! What a device needs besides its polls: its setup, powers of ten that no block covers, the way to its models.
 //!
-//! At most one exchange of it is made before each poll, and only while the device answers, so that nobody else
-//! on the line waits for more than that; besides, once a minute, a look whether a model is where it was. A
-//! device appears when the bus is opened, when it answers again after [`AWAY`] silences, and when a model is not
+//! One exchange of it is made before a poll, and more only in the time that the plan of the whole bus leaves
+//! ([`Compiled::spare`]), and only while the device answers, so that nobody else on the line misses a turn for it;
+//! besides, once a minute, a look whether a model is where it was. Of a setup there is never more than one before a
+//! poll: what was written may take a moment before it shows. A device appears when the bus is opened, when it answers again after [`AWAY`] silences, and when a model is not
 //! where it was: then nothing is known of it any more.
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use crate::place::Space;
 use crate::plan::Span;
 use crate::setup::{Action, News, Outcome, Progress};
 use crate::sunspec::{Model, Walk};
+use crate::upkeep::HEAD;
 use crate::write::requests;
 
 /// A device that is silent so often in a row is away; once may be a glitch.
@@ -134,25 +136,45 @@ impl<L: Line> ModbusBus<L> {
         }
     }
 
-    /// One exchange that the device needs before it is polled. Only the loss of the port is an error: a chore
-    /// that fails must not cost the poll.
-    pub(crate) async fn chore(&mut self, device: usize) -> Result<(), ReadError> {
-        if self.lives[device].silences > 0 {
-            return Ok(());
+    /// What the device needs before it is polled. Only the loss of the port is an error: a chore that fails must
+    /// not cost the poll.
+    pub(crate) async fn chores(&mut self, device: usize) -> Result<(), ReadError> {
+        let mut until = None;
+        while self.lives[device].silences == 0 {
+            let done = match (self.extra_due(device), until) {
+                (Some(extra), None) => self.read_extra(extra).await,
+                (Some(extra), Some(until))
+                    if self.in_time(device, self.compiled.extras[extra].run.span, until) =>
+                {
+                    self.read_extra(extra).await
+                }
+                // One step of it, and that only where nothing goes before it.
+                (None, None) => self.setup_step(device).await,
+                (_, Some(_)) => break,
+            };
+            match done {
+                Err(error @ ReadError::Bus(_)) => return Err(error),
+                Ok(()) | Err(ReadError::Transient(_) | ReadError::Refused(_)) => {}
+            }
+            until = until.or(Some(Instant::now() + self.compiled.spare));
         }
+        Ok(())
+    }
+
+    /// Whether one more read of registers is likely to be over by then.
+    fn in_time(&self, device: usize, span: Span, until: Instant) -> bool {
+        Instant::now() + self.compiled.planned_for[device].read(span.len, false) <= until
+    }
+
+    /// The read of factors alone that is to be done now.
+    fn extra_due(&self, device: usize) -> Option<usize> {
         let now = Instant::now();
         // The one that waits longest: a device that is polled rarely would otherwise never come to the others.
         let due = self.compiled.extras.iter().zip(&self.extras_due).enumerate();
         let due = due.filter(|(_, (extra, due))| {
             extra.device == device && **due <= now && self.known(device, extra.space)
         });
-        let due = due.min_by_key(|(_, (_, due))| **due).map(|(index, _)| index);
-        let done =
-            if let Some(extra) = due { self.read_extra(extra).await } else { self.setup_step(device).await };
-        match done {
-            Err(error @ ReadError::Bus(_)) => Err(error),
-            Ok(()) | Err(ReadError::Transient(_) | ReadError::Refused(_)) => Ok(()),
-        }
+        due.min_by_key(|(_, (_, due))| **due).map(|(index, _)| index)
     }
 
     /// Whether it is known where the space begins, or that it is nowhere.
@@ -174,7 +196,7 @@ impl<L: Line> ModbusBus<L> {
         }
     }
 
-    /// Where the space begins; asks the device one thing, if there is something left to ask.
+    /// Where the space begins; asks the device for it, if there is something left to ask and as far as there is time.
     pub(crate) async fn locate(&mut self, device: usize, space: Space) -> Result<Found, ReadError> {
         if let Space::Model(_) = space {
             let life = &mut self.lives[device];
@@ -182,6 +204,10 @@ impl<L: Line> ModbusBus<L> {
                 if life.walk.nowhere() { life.walk.again() } else { life.walk.resume() }
             }
             self.walk_on(device).await?;
+            let until = Instant::now() + self.compiled.spare;
+            while self.place_of(device, space) == Found::NotYet && self.in_time(device, HEAD, until) {
+                self.walk_on(device).await?;
+            }
             self.look_at_head(device, space).await?;
         }
         Ok(self.place_of(device, space))

@@ -30,6 +30,8 @@ pub(crate) struct Compiled {
     pub blocks: Vec<(Space, Run)>,
     /// Reads of factors alone, which no block of their points covers.
     pub extras: Vec<Extra>,
+    /// How long the chores before one poll may go on, see [`Self::spare_of`].
+    pub spare: Duration,
     pace: Pace,
     /// For each device the pace by which its blocks are the best ones.
     pub planned_for: Vec<Pace>,
@@ -112,6 +114,7 @@ pub(crate) fn compile(
         spans: Vec::new(),
         blocks: Vec::new(),
         extras: Vec::new(),
+        spare: Duration::ZERO,
         pace,
         planned_for: Vec::new(),
     };
@@ -141,7 +144,7 @@ pub(crate) fn compile(
         out.blocks.extend(read);
         out.extras.extend(extras);
     }
-    out.plan.chores = out.chores();
+    out.planned();
     (problems.len() == before).then_some(out)
 }
 
@@ -333,7 +336,7 @@ impl Compiled {
             }
         }
         (self.plan.blocks, self.blocks) = all.into_iter().unzip();
-        self.plan.chores = self.chores();
+        self.planned();
         changed
     }
 }

@@ -14,9 +14,27 @@ use crate::plan::Span;
 /// What is read of the head of a model: its number and its length.
 pub(crate) const HEAD: Span = Span { start: 0, len: 2 };
 
+/// Longest that chores may hold up the line, however much time the plan leaves: somebody may want to write.
+const LONGEST: Duration = Duration::from_millis(500);
+
 impl Compiled {
+    /// The blocks are as they are to be: what depends on them is found out.
+    pub fn planned(&mut self) {
+        self.spare = self.spare_of();
+        self.plan.chores = self.chores();
+    }
+
+    /// How long the chores before one poll may go on: half of the time that the blocks leave, in equal parts for all
+    /// polls of the bus. So all devices may have chores at once, and no poll misses its turn.
+    fn spare_of(&self) -> Duration {
+        let blocks = || self.plan.blocks.iter();
+        let polls: f64 = blocks().map(|block| 1.0 / block.every.as_secs_f64().max(0.001)).sum();
+        let left = 1.0 - blocks().map(driver_api::Block::load).sum::<f64>();
+        Duration::try_from_secs_f64(left / 2.0 / polls).unwrap_or(Duration::ZERO).min(LONGEST)
+    }
+
     /// How often each chore is done, if every poll comes in time.
-    pub fn chores(&self) -> Vec<Chore> {
+    fn chores(&self) -> Vec<Chore> {
         (0..self.devices.len()).flat_map(|device| self.chores_of(device)).collect()
     }
 
@@ -33,7 +51,11 @@ impl Compiled {
             purpose,
         };
         let extras: Vec<_> = self.extras.iter().filter(|extra| extra.device == device).collect();
-        let renewed = powers_every(&periods, fastest, extras.len());
+        let longest =
+            extras.iter().map(|extra| pace.read(extra.run.span.len, false)).max().unwrap_or_default();
+        let at_once = 1 + self.spare.as_nanos() / longest.as_nanos().max(1);
+        let in_turn = extras.len().div_ceil(usize::try_from(at_once).unwrap_or(usize::MAX));
+        let renewed = powers_every(&periods, fastest, in_turn);
         let mut chores = Vec::new();
         // For each model how often it is asked for, and whether its head is seen with its values in time.
         let mut models: BTreeMap<Space, (Duration, bool)> = BTreeMap::new();
@@ -63,11 +85,11 @@ impl Compiled {
     }
 }
 
-/// How often powers of ten are read: at the first poll when they are due, and each poll does at most one of them.
-fn powers_every(periods: &[Duration], fastest: Duration, extras: usize) -> Duration {
+/// How often powers of ten are read: at the first poll when they are due, and it takes so many polls to read all.
+fn powers_every(periods: &[Duration], fastest: Duration, in_turn: usize) -> Duration {
     let polls: f64 = periods.iter().map(|every| 1.0 / every.as_secs_f64().max(0.001)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a device has far fewer than 2^52 of them")]
-    let in_turn = Duration::try_from_secs_f64(extras as f64 / polls).unwrap_or(Duration::MAX);
+    let in_turn = Duration::try_from_secs_f64(in_turn as f64 / polls).unwrap_or(Duration::MAX);
     let rounds = RENEWED.as_nanos().div_ceil(fastest.as_nanos().max(1));
     fastest.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX)).max(in_turn)
 }
