@@ -6,6 +6,7 @@ use std::time::Duration;
 use driver_api::ReadError;
 use driver_api::exception::{Exception, Reaction};
 use driver_modbus::config::Area;
+use driver_modbus::function::refusal;
 use driver_modbus::place::Which;
 use driver_modbus::sunspec::{Chain, Walk};
 
@@ -39,8 +40,10 @@ pub fn read(
         Err(NotCarried::Silent) => return Ok(Answer::Silence),
         Err(failed) => return Err(failed.to_string()),
     };
+    if let Some(code) = refusal(&answer) {
+        return Ok(Answer::Exception(code));
+    }
     let data = match &answer[..] {
-        [f, code, ..] if f & 0x80 != 0 => return Ok(Answer::Exception(*code)),
         [_, _, data @ ..] => data,
         _ => return Err("an answer without data".to_owned()),
     };

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use driver_api::decode::{Kind, MAX_EXPONENT, WordOrder, decode, scaled};
-use driver_api::exception::{Exception, Reaction};
+use driver_api::exception::{Exception, ILLEGAL_ADDRESS, Reaction};
 use driver_api::{Block, Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
 use tokio::time::Instant;
 use tokio_modbus::Request;
@@ -27,7 +27,7 @@ use tokio_modbus::Request;
 use crate::chores::{Found, Life};
 use crate::compile::Compiled;
 use crate::config::Area;
-use crate::learned::{Facts, ILLEGAL_ADDRESS, Learned, Part, Refusal};
+use crate::learned::{Facts, Learned, Part, Refusal};
 use crate::lessons::Lessons;
 use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
 use crate::place::Space;

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use driver_api::exception::{Exception, Reaction};
+use driver_api::exception::{Exception, ILLEGAL_ADDRESS, Reaction};
 use driver_api::{FrameError, ReadError, Reason};
 use tokio::time::Instant;
 
@@ -347,7 +347,7 @@ impl<L: Line> ModbusBus<L> {
             Found::NotYet => return Ok(()),
             Found::Nowhere => {
                 self.extras_due[index] = Instant::now() + RENEWED;
-                let nowhere = Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS));
+                let nowhere = Err(Reason::Exception(ILLEGAL_ADDRESS));
                 self.take_powers(&run, nowhere, Instant::now());
                 return Ok(());
             }
@@ -398,7 +398,7 @@ impl<L: Line> ModbusBus<L> {
             Found::At(from) => from,
             Found::NotYet => return Ok(()),
             Found::Nowhere => {
-                let refused = Outcome::Exception(crate::learned::ILLEGAL_ADDRESS);
+                let refused = Outcome::Exception(ILLEGAL_ADDRESS);
                 let news = self.lives[device].setup.after(step, refused);
                 self.tell_setup(device, step, news);
                 return Ok(());

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use driver_api::exception::ILLEGAL_ADDRESS;
 use tokio::time::Instant;
 
 use crate::plan::{Run, Span, run_of, split};
@@ -14,9 +15,6 @@ use crate::sunspec::Model;
 /// How long a refusal within a block is believed. Learning a block anew costs at most one request for every
 /// point of it and every gap between them, which is nothing every ten minutes.
 pub(crate) const ASK_AGAIN: Duration = Duration::from_secs(600);
-
-/// The exception of what is not there.
-pub(crate) const ILLEGAL_ADDRESS: u8 = 2;
 
 /// One block and what was learned about it.
 #[derive(Debug, Default)]
