@@ -126,9 +126,10 @@ pub struct PointKeys {
     /// What the registers mean: `bool`, `u16`, `i16`, `u32`, `i32`, `u64`, `i64`, `f32`, `f64`, `string:N` with N
     /// bytes, `bcd16`, `bcd32`, `bcd64` (packed BCD), or a date with time: `time:unix` (2 registers, seconds since
     /// 1970), `time:iec870` (4 registers, IEC 870-5-4, which Schneider calls TI081 or DATETIME), `time:ymdhms` (6
-    /// registers: year or year less 2000, month, day, hour, minute, second; written with the full year) or `time:bcd`
-    /// (3 registers of BCD: YYMM, DDhh, mmss). A time is text: `2026-11-28T10:00:00` by the device's own clock, and
-    /// with a `Z` for `time:unix`. Coils and discrete inputs are `bool`; registers are `u16` unless it is said.
+    /// registers: year or year less 2000, month, day, hour, minute, second; written with the full year), `time:yymdhms`
+    /// (the same, where the year is to be written less 2000) or `time:bcd` (3 registers of BCD: YYMM, DDhh, mmss). A
+    /// time is text: `2026-11-28T10:00:00` by the device's own clock, and with a `Z` for `time:unix`. Coils and discrete
+    /// inputs are `bool`; registers are `u16` unless it is said.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// Order of the bytes of a value: `ABCD` (the specification's), `CDAB` (low register first), `BADC` (low byte
