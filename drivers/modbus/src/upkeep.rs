@@ -15,7 +15,9 @@ use crate::plan::Span;
 pub(crate) const HEAD: Span = Span { start: 0, len: 2 };
 
 /// Longest that chores may hold up the line, however much time the plan leaves: somebody may want to write.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_millis(300);
+/// Before a poll both the chores and the search for its model may go on so long: half of what is left stays free.
+const PARTS: f64 = 4.0;
 
 impl Compiled {
     /// The blocks are as they are to be: what depends on them is found out.
@@ -24,13 +26,13 @@ impl Compiled {
         self.plan.chores = self.chores();
     }
 
-    /// How long the chores before one poll may go on: half of the time that the blocks leave, in equal parts for all
-    /// polls of the bus. So all devices may have chores at once, and no poll misses its turn.
+    /// How long the chores before one poll may go on: a part of the time that the blocks leave, in equal shares for
+    /// all polls of the bus. So all devices may have chores at once, and no poll misses its turn.
     fn spare_of(&self) -> Duration {
         let blocks = || self.plan.blocks.iter();
         let polls: f64 = blocks().map(|block| 1.0 / block.every.as_secs_f64().max(0.001)).sum();
         let left = 1.0 - blocks().map(driver_api::Block::load).sum::<f64>();
-        Duration::try_from_secs_f64(left / 2.0 / polls).unwrap_or(Duration::ZERO).min(LONGEST)
+        Duration::try_from_secs_f64(left / PARTS / polls).unwrap_or(Duration::ZERO).min(LONGEST)
     }
 
     /// How often each chore is done, if every poll comes in time.
