@@ -393,6 +393,18 @@ fn an_inverter_with_models_words_and_a_setup_is_read_and_everybody_is_written_to
     assert_eq!(value("watts")["value"], -10.0);
     assert_eq!(value("state")["value"], "producing");
     assert_eq!(value("missing")["error"], "exception_02");
+    let raw = |with: &str| {
+        let seen = gate.cli(&["read", "inverter/watts", "--raw"]);
+        assert!(
+            seen.code == 0 && seen.out.contains("unit 5, model:103:14 at holding:40022, 1 register"),
+            "{with}: {seen:?}"
+        );
+        assert!(seen.out.contains("FF9C"), "{with}: {seen:?}");
+        let none = gate.cli(&["read", "inverter/missing", "--raw"]);
+        let told = "no model 160; its models are at 40000: 1 (4 registers), 103 (50 registers)";
+        assert!(none.code == 1 && none.err.contains(told), "{with}: {none:?}");
+    };
+    raw("without the daemon");
     let write = |what: &str, value: &str| gate.cli(&["write", what, value, "--json"]).json();
     assert_eq!(write("inverter/mode", "run")["state"], "verified");
     assert!(
@@ -400,6 +412,8 @@ fn an_inverter_with_models_words_and_a_setup_is_read_and_everybody_is_written_to
     );
 
     let daemon = gate.run();
+    wait_until("the daemon", seconds(10), || gate.status()["device"]["inverter"]["state"] == "online");
+    raw("with the daemon");
     wait_until("the setup to be written", seconds(15), || value("setting")["value"] == 7);
     assert_eq!(
         slave.registers().row(5, Area::Holding, 10).expect("there").writes,

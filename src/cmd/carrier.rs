@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use driver_api::table::Table;
 use driver_api::{Bus, BusSpec, FrameError, ReadError, Wire};
+use driver_modbus::function::refuse;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
@@ -166,11 +167,10 @@ impl Carrier for Direct {
     fn carry(&mut self, unit: u8, request: &[u8], wait: Duration) -> Result<Carried, NotCarried> {
         let Some(runtime) = &self.runtime else { return Err(NotCarried::Busy) };
         let began = Instant::now();
-        let refusal = |code: u8| vec![request.first().copied().unwrap_or(0) | 0x80, code];
         let answer = match runtime.block_on(self.bus.carry(unit, request, wait)) {
             Ok(answer) => answer,
             Err(ReadError::Refused(code) | ReadError::Transient(FrameError::Exception(code))) => {
-                refusal(code)
+                refuse(request, code)
             }
             Err(ReadError::Transient(FrameError::Timeout(_))) => return Err(NotCarried::Silent),
             Err(ReadError::Transient(error)) => return Err(NotCarried::Garbled(error.to_string())),

@@ -78,7 +78,7 @@ fn as_text(loaded: &Loaded, out: &mut dyn Write) -> std::io::Result<()> {
 fn bus_as_text(bus: &CompiledBus, out: &mut dyn Write) -> std::io::Result<()> {
     let plan = bus.bus.plan();
     let load = plan.predicted_load() * 100.0;
-    let requests = counted(plan.blocks.len(), "request", "s");
+    let requests = counted(plan.blocks.len() + plan.chores.len(), "request", "s");
     writeln!(out, "\nbus {} ({}): {requests}, predicted load {load:.1} %", bus.name, bus.driver)?;
     if let Some(share) = &bus.share {
         let writes: Vec<String> = share.writes.iter().map(ToString::to_string).collect();
@@ -111,20 +111,19 @@ fn bus_as_text(bus: &CompiledBus, out: &mut dyn Write) -> std::io::Result<()> {
             .collect();
         table(&rows, "    ", out)?;
     }
-    let rows: Vec<[String; 6]> = plan
-        .blocks
-        .iter()
-        .map(|block| {
-            [
-                plan.devices.get(block.device).map(|d| d.name.clone()).unwrap_or_default(),
-                every(block.every),
-                format!("{:.1} ms", block.cost.as_secs_f64() * 1e3),
-                format!("{:.1} %", block.load() * 100.0),
-                format!("{}{}", counted(block.points.len(), "point", "s"), riders(plan, block)),
-                block.what.clone(),
-            ]
-        })
-        .collect();
+    let row = |device: usize, every: String, cost: Duration, load: f64, for_: String, what: &str| {
+        let device = plan.devices.get(device).map(|d| d.name.clone()).unwrap_or_default();
+        let (cost, load) = (format!("{:.1} ms", cost.as_secs_f64() * 1e3), format!("{:.1} %", load * 100.0));
+        [device, every, cost, load, for_, what.to_owned()]
+    };
+    let blocks = plan.blocks.iter().map(|block| {
+        let points = format!("{}{}", counted(block.points.len(), "point", "s"), riders(plan, block));
+        row(block.device, every(block.every), block.cost, block.load(), points, &block.what)
+    });
+    let chores = plan.chores.iter().map(|chore| {
+        row(chore.device, every(chore.every), chore.cost, chore.load(), chore.purpose.clone(), &chore.what)
+    });
+    let rows: Vec<[String; 6]> = blocks.chain(chores).collect();
     if !rows.is_empty() {
         writeln!(out, "  requests")?;
     }
@@ -193,9 +192,17 @@ fn bus_as_json(bus: &CompiledBus) -> Value {
             "device": name(block.device), "what": block.what, "interval_ms": polled,
             "cost_ms": block.cost.as_secs_f64() * 1e3, "load": block.load(),
             "points": block.points.iter().filter_map(|p| plan.points.get(*p)).map(|p| &p.name).collect::<Vec<_>>(),
-            "riders": plan.riders(block).map(|p| &p.name).collect::<Vec<_>>(),
+            "riders": plan.riders(block).map(|p| &p.name).collect::<Vec<_>>(), "purpose": Value::Null,
         })
     });
+    let chores = plan.chores.iter().map(|chore| {
+        json!({
+            "device": name(chore.device), "what": chore.what, "interval_ms": chore.every.as_secs_f64() * 1e3,
+            "cost_ms": chore.cost.as_secs_f64() * 1e3, "load": chore.load(),
+            "points": [], "riders": [], "purpose": chore.purpose,
+        })
+    });
+    let requests = requests.chain(chores);
     json!({
         "name": bus.name, "driver": bus.driver, "predicted_load": plan.predicted_load(), "fingerprint": bus.fingerprint,
         "share": bus.share,
@@ -268,6 +275,37 @@ mod tests {
         let part =
             |r: &Value| r["cost_ms"].as_f64().zip(r["interval_ms"].as_f64()).map_or(0.0, |(c, i)| c / i);
         let sum: f64 = bus["requests"].as_array().expect("a list").iter().map(part).sum();
+        assert!((sum - bus["predicted_load"].as_f64().expect("a number")).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_read_beside_the_points_is_shown_and_counted() {
+        let inverter = METER
+            .replace("{ name = \"u\"", "{ name = \"w\", register = \"model:103:14\" },\n{ name = \"u\"")
+            .replace(
+                "register = \"input:300\", type = \"f32\"",
+                "register = \"input:300\", type = \"u16\", scale_register = \"input:900\"",
+            );
+        let (text, json) = checked(&inverter);
+        let row = |part: &str| {
+            let row =
+                text.lines().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{part} in {text}"));
+            row.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert!(text.contains("5 requests, predicted load 3."), "{text}");
+        // It is polled each second, so what is due after 20 s is read after 20 s, and after a minute after 61 s.
+        assert_eq!(
+            row("input 900"),
+            "meter every 20s 12.6 ms 0.1 % 1 power of ten input 900..900 (function 4, 1 registers)"
+        );
+        assert_eq!(
+            row("0..1"),
+            "meter every 61s 13.7 ms 0.0 % where the model is model 103 0..1 (function 3, 2 registers)"
+        );
+        let bus = &json["buses"][0];
+        let requests = bus["requests"].as_array().expect("a list");
+        assert_eq!(requests.iter().filter(|r| r["purpose"] != Value::Null).count(), 2);
+        let sum: f64 = requests.iter().filter_map(|r| r["load"].as_f64()).sum();
         assert!((sum - bus["predicted_load"].as_f64().expect("a number")).abs() < 1e-9);
     }
 

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod exchange;
 pub mod exit;
 pub mod format;
+mod models;
 pub mod papers;
 pub mod ports;
 pub mod profile;

@@ -4,30 +4,38 @@ use std::io::Write;
 use std::time::Duration;
 
 use driver_api::Span;
-use driver_modbus::config::{Area, register};
+use driver_modbus::config::Area;
+use driver_modbus::place::{Place, Space, Which, place as parse};
 use serde_json::{Value as Json, json};
 
 use super::carrier::{Carrier, Reached, reach};
 use super::decodings::{decodings, tables};
 use super::exchange::ReadArgs;
 use super::exit::Exit;
+use super::models::{Answer, chain, locate, read};
+use crate::poll::NotCarried;
 
 /// Registers to look at.
 struct Look {
     /// What it is called in the output.
     name: String,
     unit: u8,
+    place: Place,
+    count: u16,
+}
+
+/// Where a look turned out to be.
+struct Seen {
     area: Area,
     first: u16,
-    count: u16,
 }
 
 /// What was asked for.
 struct Asked {
     bus: String,
     looks: Vec<Look>,
-    /// Points that cannot be looked at, and why not.
-    skipped: Vec<(String, String)>,
+    /// Where the device's models begin, if the configuration says it.
+    models_at: Option<u16>,
 }
 
 /// Longest wait for an answer that may be asked for.
@@ -41,32 +49,39 @@ pub fn run(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
     if args.timeout.0.is_zero() || args.timeout > LONGEST {
         return Err(Exit::Usage(format!("`--timeout` is more than 0 and at most {LONGEST}")));
     }
-    let Asked { bus, looks, skipped } = looks(args)?;
+    let Asked { bus, looks, models_at } = looks(args)?;
     let Reached { mut carrier, driver, .. } = reach(&args.config, &bus)?;
     if !driver.starts_with("modbus-") {
         return Err(no_registers(&bus, driver));
     }
     let (mut rows, mut failed) = (Vec::new(), Vec::new());
+    // All looks are at one device, so its models are asked for once.
+    let mut models = None;
     for look in &looks {
-        let row = match read(&mut *carrier, look, args.timeout.0) {
-            Ok((words, took)) => {
+        let mut seek = |which: Which| {
+            let chain =
+                models.get_or_insert_with(|| chain(&mut *carrier, look.unit, models_at, args.timeout.0));
+            let chain = chain.as_ref().map_err(Clone::clone)?;
+            locate(chain, which, look.place.at, look.count)
+        };
+        let seen = match look.place.space {
+            Space::Table(area) => Ok(Seen { area, first: look.place.at }),
+            Space::Model(which) => seek(which).map(|first| Seen { area: Area::Holding, first }),
+        };
+        let read = seen.and_then(|seen| Ok((look_at(&mut *carrier, look, &seen, args.timeout.0)?, seen)));
+        let row = match read {
+            Ok(((words, took), seen)) => {
                 if !args.json {
-                    text(look, &words, took, out)?;
+                    text(look, &seen, &words, took, out)?;
                 }
-                shown(look, &words, took)
+                shown(look, &seen, &words, took)
             }
             Err(why) => {
                 failed.push(format!("{}: {why}", look.name));
-                json!({ "name": look.name, "unit": look.unit, "register": place(look), "error": why })
+                json!({ "name": look.name, "unit": look.unit, "register": look.place.to_string(), "error": why })
             }
         };
         rows.push(row);
-    }
-    for (name, why) in &skipped {
-        if !args.json {
-            writeln!(out, "{name}: not shown: {why}")?;
-        }
-        rows.push(json!({ "name": name, "skipped": why }));
     }
     if args.json {
         writeln!(out, "{:#}", Json::Array(rows))?;
@@ -86,16 +101,16 @@ fn looks(args: &ReadArgs) -> Result<Asked, Exit> {
                 "`--unit` and `--register` go together, after the name of a bus".to_owned(),
             ));
         };
-        let (area, first) = register(place).map_err(|(why, cure)| Exit::Usage(format!("{why}; {cure}")))?;
+        let place = parse(place).map_err(|(why, cure)| Exit::Usage(format!("{why}; {cure}")))?;
         let count = args.count.unwrap_or(1);
-        let most: u16 = if area.bits() { 2000 } else { 125 };
-        if !(1..=most).contains(&count) || u32::from(first) + u32::from(count) > 0x1_0000 {
+        let most: u16 = if place.space.area().bits() { 2000 } else { 125 };
+        if !(1..=most).contains(&count) || u32::from(place.at) + u32::from(count) > 0x1_0000 {
             return Err(Exit::Usage(format!(
                 "`--count` goes from 1 to {most}, and not beyond register 65535"
             )));
         }
-        let look = Look { name: args.what.clone(), unit, area, first, count };
-        return Ok(Asked { bus: args.what.clone(), looks: vec![look], skipped: Vec::new() });
+        let look = Look { name: args.what.clone(), unit, place, count };
+        return Ok(Asked { bus: args.what.clone(), looks: vec![look], models_at: None });
     }
     let (device, point) = match args.what.split_once('/') {
         Some((device, point)) => (device, Some(point)),
@@ -109,7 +124,7 @@ fn looks(args: &ReadArgs) -> Result<Asked, Exit> {
         return Err(no_registers(&bus.name, bus.driver));
     }
     let plan = bus.bus.plan();
-    let (mut looks, mut skipped) = (Vec::new(), Vec::new());
+    let (mut looks, mut models_at) = (Vec::new(), None);
     for info in &plan.points {
         let Some(owner) = plan.devices.get(info.device).filter(|d| d.name == device) else { continue };
         if point.is_some_and(|point| point != info.name) {
@@ -118,21 +133,12 @@ fn looks(args: &ReadArgs) -> Result<Asked, Exit> {
         // `holding:5 bit 3`: the register is what stands before the first blank.
         let place = info.source.split(' ').next().unwrap_or_default();
         let name = format!("{device}/{}", info.name);
-        // `model:103:14`: where the model begins is found by asking the device, which is the driver's work.
-        let (Ok((area, first)), Ok(unit)) = (register(place), owner.address.parse()) else {
-            let why = format!(
-                "where {place} is, only the device knows; `fieldgate read {name}` finds it, and a BUS with `--unit` \
-                 and `--register` shows any register"
-            );
-            skipped.push((name, why));
-            continue;
+        let (Ok(place), Ok(unit)) = (parse(place), owner.address.parse()) else {
+            return Err(Exit::Failed(format!("{name}: {} is no register", info.source)));
         };
         let count = args.count.or(info.registers).unwrap_or(1);
-        looks.push(Look { name, unit, area, first, count });
-    }
-    if looks.is_empty() && !skipped.is_empty() {
-        let all: Vec<String> = skipped.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        return Err(Exit::Failed(all.join("; ")));
+        looks.push(Look { name, unit, place, count });
+        models_at = owner.models_at;
     }
     if looks.is_empty() {
         let points: Vec<&str> = plan.points.iter().map(|p| p.name.as_str()).collect();
@@ -143,66 +149,70 @@ fn looks(args: &ReadArgs) -> Result<Asked, Exit> {
             points.join(", ")
         )));
     }
-    Ok(Asked { bus: bus.name.clone(), looks, skipped })
+    Ok(Asked { bus: bus.name.clone(), looks, models_at })
 }
 
 /// The registers, or the bits as words of 0 and 1.
-fn read(carrier: &mut dyn Carrier, look: &Look, wait: Duration) -> Result<(Vec<u16>, Duration), String> {
-    let function = match look.area {
-        Area::Coil => 1,
-        Area::Discrete => 2,
-        Area::Holding => 3,
-        Area::Input => 4,
-    };
-    let ([a, b], [c, d]) = (look.first.to_be_bytes(), look.count.to_be_bytes());
-    let carried =
-        carrier.carry(look.unit, &[function, a, b, c, d], wait).map_err(|failed| failed.to_string())?;
-    let data = match &carried.answer[..] {
-        [f, code, ..] if f & 0x80 != 0 => return Err(driver_api::ReadError::Refused(*code).to_string()),
-        [_, _, data @ ..] => data,
-        _ => return Err("an answer without data".to_owned()),
-    };
-    let words: Vec<u16> = if look.area.bits() {
-        let bits = data.iter().flat_map(|byte| (0..8).map(move |bit| u16::from(byte >> bit & 1)));
-        bits.take(usize::from(look.count)).collect()
-    } else {
-        data.chunks_exact(2).map(|w| u16::from_be_bytes([w[0], w[1]])).collect()
-    };
-    Ok((words, carried.took))
+fn look_at(
+    carrier: &mut dyn Carrier,
+    look: &Look,
+    seen: &Seen,
+    wait: Duration,
+) -> Result<(Vec<u16>, Duration), String> {
+    match read(carrier, look.unit, seen.area, (seen.first, look.count), wait)? {
+        Answer::Words(words, took) => Ok((words, took)),
+        Answer::Exception(code) => Err(driver_api::ReadError::Refused(code).to_string()),
+        Answer::Silence => Err(NotCarried::Silent.to_string()),
+    }
 }
 
-fn place(look: &Look) -> String {
-    format!("{}:{}", look.area, look.first)
+/// Where it is, for people: a register of a model with the address that it turned out to have.
+fn found(look: &Look, seen: &Seen) -> String {
+    match look.place.space {
+        Space::Table(_) => look.place.to_string(),
+        Space::Model(_) => format!("{} at {}:{}", look.place, seen.area, seen.first),
+    }
 }
 
 fn millis(took: Duration) -> f64 {
     (took.as_secs_f64() * 1e5).round() / 100.0
 }
 
-fn text(look: &Look, words: &[u16], took: Duration, out: &mut dyn Write) -> std::io::Result<()> {
-    let what = match (look.area.bits(), words.len()) {
+fn text(look: &Look, seen: &Seen, words: &[u16], took: Duration, out: &mut dyn Write) -> std::io::Result<()> {
+    let what = match (seen.area.bits(), words.len()) {
         (true, 1) => "1 bit".to_owned(),
         (true, n) => format!("{n} bits"),
         (false, 1) => "1 register".to_owned(),
         (false, n) => format!("{n} registers"),
     };
-    writeln!(out, "{}: unit {}, {}, {what} in {:.1} ms", look.name, look.unit, place(look), millis(took))?;
-    if !look.area.bits() {
-        return out.write_all(tables(&look.area.to_string(), look.first, words).as_bytes());
+    writeln!(
+        out,
+        "{}: unit {}, {}, {what} in {:.1} ms",
+        look.name,
+        look.unit,
+        found(look, seen),
+        millis(took)
+    )?;
+    if !seen.area.bits() {
+        return out.write_all(tables(&seen.area.to_string(), seen.first, words).as_bytes());
     }
     for (index, bits) in words.chunks(16).enumerate() {
-        let first = u32::from(look.first) + u32::try_from(index * 16).unwrap_or(0);
+        let first = u32::from(seen.first) + u32::try_from(index * 16).unwrap_or(0);
         let shown: Vec<String> = bits.iter().map(ToString::to_string).collect();
-        writeln!(out, "  {:<16} {}", format!("{}:{first}", look.area), shown.join(" "))?;
+        writeln!(out, "  {:<16} {}", format!("{}:{first}", seen.area), shown.join(" "))?;
     }
     Ok(())
 }
 
-fn shown(look: &Look, words: &[u16], took: Duration) -> Json {
+fn shown(look: &Look, seen: &Seen, words: &[u16], took: Duration) -> Json {
     let mut row = json!({
-        "name": look.name, "unit": look.unit, "register": place(look), "count": words.len(), "ms": millis(took),
+        "name": look.name, "unit": look.unit, "register": format!("{}:{}", seen.area, seen.first),
+        "count": words.len(), "ms": millis(took),
     });
-    if look.area.bits() {
+    if let Space::Model(_) = look.place.space {
+        row["place"] = json!(look.place.to_string());
+    }
+    if seen.area.bits() {
         row["bits"] = json!(words);
     } else {
         row["hex"] = words.iter().map(|word| json!(format!("{word:04X}"))).collect();
@@ -216,7 +226,7 @@ mod tests {
     use super::*;
 
     const DEVICE: &str = "[[bus]]\nname = 'plc'\ndriver = 'modbus-tcp'\naddress = '127.0.0.1:1'\n\
-        [[device]]\nname = 'inverter'\nbus = 'plc'\naddress = 3\n\
+        [[device]]\nname = 'inverter'\nbus = 'plc'\naddress = 3\nsunspec_base = 50000\n\
         [[device.point]]\nname = 'scaled'\nregister = 'holding:9'\ntype = 'i16'\nscale_register = 'holding:8'\n\
         [[device.point]]\nname = 'power'\nregister = 'model:103:14'\ntype = 'i16'\n\
         [[device.point]]\nname = 'energy'\nregister = 'input:4'\ntype = 'u64'\n\
@@ -233,30 +243,39 @@ mod tests {
     #[test]
     fn a_point_is_looked_at_in_as_many_registers_as_it_has_whatever_its_values_are() {
         let asked = asked("inverter", None).unwrap_or_else(|exit| panic!("{exit}"));
-        let seen: Vec<_> = asked.looks.iter().map(|l| (l.name.as_str(), place(l), l.count)).collect();
+        let seen: Vec<_> =
+            asked.looks.iter().map(|l| (l.name.as_str(), l.place.to_string(), l.count)).collect();
         assert_eq!(
             seen,
             [
                 ("inverter/scaled", "holding:9".to_owned(), 1),
+                ("inverter/power", "model:103:14".to_owned(), 1),
                 ("inverter/energy", "input:4".to_owned(), 4),
                 ("inverter/on", "coil:4".to_owned(), 1),
             ]
         );
-        let [(name, why)] = &asked.skipped[..] else { panic!("one: {:?}", asked.skipped) };
-        assert!(
-            name == "inverter/power" && why.contains("where model:103:14 is, only the device knows"),
-            "{why}"
-        );
+        assert_eq!(asked.models_at, Some(50_000), "as the device's table says");
     }
 
     #[test]
-    fn a_point_in_a_model_alone_is_no_misuse_and_the_true_reason_is_told() {
-        let exit = asked("inverter/power", None).err().expect("nothing to look at");
-        assert!(
-            exit.code() == 1 && exit.to_string().contains("`fieldgate read inverter/power` finds it"),
-            "{exit}"
-        );
+    fn more_registers_may_be_asked_for_than_the_point_has() {
         let more = asked("inverter/scaled", Some(5)).unwrap_or_else(|exit| panic!("{exit}"));
         assert_eq!(more.looks[0].count, 5, "what was asked for goes before");
+        assert_eq!(asked("inverter/nothing", None).err().map(|exit| exit.code()), Some(1));
+    }
+
+    #[test]
+    fn a_register_in_a_model_is_shown_with_both_its_places() {
+        let asked = asked("inverter/power", None).unwrap_or_else(|exit| panic!("{exit}"));
+        let (look, seen) = (&asked.looks[0], Seen { area: Area::Holding, first: 50_084 });
+        let (mut out, took) = (Vec::new(), Duration::from_millis(3));
+        text(look, &seen, &[7], took, &mut out).expect("written");
+        let out = String::from_utf8(out).expect("text");
+        assert!(
+            out.starts_with("inverter/power: unit 3, model:103:14 at holding:50084, 1 register"),
+            "{out}"
+        );
+        let row = shown(look, &seen, &[7], took);
+        assert_eq!((&row["register"], &row["place"]), (&json!("holding:50084"), &json!("model:103:14")));
     }
 }

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use driver_modbus::explain::{Said, Wrap, explain};
+use driver_modbus::explain::{Said, explain};
+use driver_modbus::wrap::Wrap;
 use serde_json::{Value as Json, json};
 
 use super::client;

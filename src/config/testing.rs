@@ -105,7 +105,11 @@ impl Driver for StandIn {
         let mut plan = Plan::default();
         for (index, device) in bus.devices.iter().enumerate() {
             let address = device.table.parse::<Slave>(problems).map_or(0, |s| s.address);
-            plan.devices.push(DeviceInfo { name: device.name.clone(), address: address.to_string() });
+            plan.devices.push(DeviceInfo {
+                name: device.name.clone(),
+                address: address.to_string(),
+                models_at: None,
+            });
             for (spec, point) in device.points.iter().enumerate() {
                 let Some(register) = point.table.parse::<Register>(problems) else { continue };
                 plan.blocks.push(Block {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use driver_api::exception::{Exception, Reaction};
 use driver_api::{Bus, FrameError, ReadError, Reason, Sample, Value};
+use driver_modbus::function;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -400,9 +401,9 @@ impl BusTask {
         let mut result = self.bus.carry(carry.unit, &carry.request, carry.timeout).await;
         let (now, cost) = (Instant::now(), started.elapsed());
         if let Err(ReadError::Refused(code) | ReadError::Transient(FrameError::Exception(code))) = result {
-            result = Ok(permit::exception(&carry.request, code));
+            result = Ok(function::refuse(&carry.request, code));
         }
-        let refused = result.as_ref().ok().and_then(|pdu| permit::refusal(pdu));
+        let refused = result.as_ref().ok().and_then(|pdu| function::refusal(pdu));
         let failure = refused.map(|code| ReadError::Transient(FrameError::Exception(code)));
         self.stats.count(cost, failure.as_ref().or(result.as_ref().err()));
         let (answered, told) = match result {

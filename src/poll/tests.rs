@@ -148,7 +148,9 @@ fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) ->
     let devices = blocks.iter().map(|(d, _)| d + 1).max().unwrap_or(0);
     let name = |d: usize| format!("device{d}");
     let plan = Plan {
-        devices: (0..devices).map(|d| DeviceInfo { name: name(d), address: d.to_string() }).collect(),
+        devices: (0..devices)
+            .map(|d| DeviceInfo { name: name(d), address: d.to_string(), models_at: None })
+            .collect(),
         points: blocks
             .iter()
             .enumerate()
@@ -175,6 +177,7 @@ fn start(blocks: &[(usize, u64)], made: impl FnOnce(FakeBus) -> Box<dyn Bus>) ->
                 what: "x".into(),
             })
             .collect(),
+        chores: Vec::new(),
         together: 1,
     };
     let rules: Vec<Rule> = blocks

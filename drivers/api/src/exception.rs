@@ -6,6 +6,19 @@
 
 use std::fmt;
 
+/// The function is not known.
+pub const ILLEGAL_FUNCTION: u8 = 0x01;
+/// Registers that are not there.
+pub const ILLEGAL_ADDRESS: u8 = 0x02;
+/// A request that is not formed as its function wants.
+pub const ILLEGAL_VALUE: u8 = 0x03;
+/// It has something else to do.
+pub const BUSY: u8 = 0x06;
+/// A gateway has no way to the device.
+pub const NO_PATH: u8 = 0x0A;
+/// The device behind a gateway does not answer.
+pub const NO_ANSWER: u8 = 0x0B;
+
 /// What follows from an exception.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
@@ -42,16 +55,16 @@ const fn row(code: u8, name: &'static str, read: Reaction, write: Reaction) -> E
 
 /// All that have a name. The reason of the points is `exception_` and the code, for every one of them.
 const TABLE: &[Exception] = &[
-    row(0x01, "illegal function", Reaction::Refused, Reaction::Refused),
-    row(0x02, "illegal data address", Reaction::RefusedHere, Reaction::Refused),
-    row(0x03, "illegal data value", Reaction::RefusedHere, Reaction::Refused),
+    row(ILLEGAL_FUNCTION, "illegal function", Reaction::Refused, Reaction::Refused),
+    row(ILLEGAL_ADDRESS, "illegal data address", Reaction::RefusedHere, Reaction::Refused),
+    row(ILLEGAL_VALUE, "illegal data value", Reaction::RefusedHere, Reaction::Refused),
     row(0x04, "device fault", Reaction::NextTurn, Reaction::NextTurn),
     row(0x05, "acknowledge", Reaction::NextTurn, Reaction::Working),
-    row(0x06, "device busy", Reaction::NextTurn, Reaction::SoonAgain),
+    row(BUSY, "device busy", Reaction::NextTurn, Reaction::SoonAgain),
     row(0x07, "negative acknowledge", Reaction::Refused, Reaction::Refused),
     row(0x08, "memory parity error", Reaction::NextTurn, Reaction::NextTurn),
-    row(0x0A, "gateway path unavailable", Reaction::Silent, Reaction::Silent),
-    row(0x0B, "gateway target does not respond", Reaction::Silent, Reaction::Silent),
+    row(NO_PATH, "gateway path unavailable", Reaction::Silent, Reaction::Silent),
+    row(NO_ANSWER, "gateway target does not respond", Reaction::Silent, Reaction::Silent),
 ];
 
 impl Exception {

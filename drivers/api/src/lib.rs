@@ -34,7 +34,7 @@ pub mod wire;
 use async_trait::async_trait;
 
 pub use error::{FrameError, ReadError};
-pub use plan::{Block, DeviceInfo, Learned, Plan, PointInfo};
+pub use plan::{Block, Chore, DeviceInfo, Learned, Plan, PointInfo};
 pub use reading::{Quality, Reason, Sample, Value};
 pub use table::{Place, Problem, SourceId, Table};
 pub use units::{ByteSize, Span};
@@ -87,9 +87,11 @@ pub trait Bus: Send {
     /// say. A point that refuses for itself (exception 02 after the block was split) is a sample
     /// with a reason, not an error of the block. A refusal is believed for ten minutes, not longer: a
     /// device that is starting refuses what it gives later, and a serial port is not reopened for months.
+    /// What else the device needs may go before it, as far as the plan leaves time ([`Plan::chores`]).
     ///
     /// # Cancel safety
-    /// Not cancel safe. The caller never selects on it; it ends within the device's timeout.
+    /// Not cancel safe. The caller never selects on it; each of its exchanges ends within the device's
+    /// timeout, and one without an answer is the last.
     async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError>;
 
     /// Performs several block reads, and gives for each, in order, what [`Bus::read`] would. A bus that can

@@ -12,6 +12,8 @@ pub struct Plan {
     pub points: Vec<PointInfo>,
     /// The block reads. Every point that can be read is in exactly one of them; what can only be written, in none.
     pub blocks: Vec<Block>,
+    /// What is read besides, for the sake of the blocks: part of the load, but nobody's to ask for.
+    pub chores: Vec<Chore>,
     /// Most blocks that are worth giving to [`crate::Bus::read_together`] at once; 0 and 1 mean one.
     pub together: usize,
 }
@@ -29,10 +31,11 @@ impl Plan {
         points.filter(|point| block.every != Duration::MAX && point.every > block.every)
     }
 
-    /// Share of time (0.0 to …) that polling every block in time takes of the bus.
+    /// Share of time (0.0 to …) that polling every block in time takes of the bus, with the chores.
     #[must_use]
     pub fn predicted_load(&self) -> f64 {
-        self.blocks.iter().map(Block::load).sum()
+        let (blocks, chores) = (self.blocks.iter().map(Block::load), self.chores.iter().map(Chore::load));
+        blocks.chain(chores).sum()
     }
 }
 
@@ -43,6 +46,9 @@ pub struct DeviceInfo {
     pub name: String,
     /// Its address as a person writes it (`1`, `0x76`).
     pub address: String,
+    /// Where the list of its models begins, if the configuration says it (SunSpec). Who asks the device himself
+    /// needs it to find what the driver finds.
+    pub models_at: Option<u16>,
 }
 
 /// One quantity of a device, as the driver knows it.
@@ -89,8 +95,36 @@ impl Block {
     /// Share of time that polling it takes of the bus.
     #[must_use]
     pub fn load(&self) -> f64 {
-        self.cost.as_secs_f64() / self.every.as_secs_f64().max(0.001)
+        share(self.cost, self.every)
     }
+}
+
+/// A request that brings no point its value, and that the driver makes by itself before a poll: what a value is
+/// multiplied by, whether something is still where it was. What is asked only once is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chore {
+    /// Index into [`Plan::devices`].
+    pub device: usize,
+    /// How often it is made, if every poll comes in time.
+    pub every: Duration,
+    /// Predicted time it occupies the bus.
+    pub cost: Duration,
+    /// The request in words, as [`Block::what`].
+    pub what: String,
+    /// What for, in a few words (`3 powers of ten`).
+    pub purpose: String,
+}
+
+impl Chore {
+    /// Share of time that it takes of the bus.
+    #[must_use]
+    pub fn load(&self) -> f64 {
+        share(self.cost, self.every)
+    }
+}
+
+fn share(cost: Duration, every: Duration) -> f64 {
+    cost.as_secs_f64() / every.as_secs_f64().max(0.001)
 }
 
 /// What the traffic so far taught about one device.

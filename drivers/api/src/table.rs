@@ -122,6 +122,22 @@ impl<'i> Table<'i> {
         }
     }
 
+    /// The `n`th table, counted from 0, of the list under `key`, for the places of its keys; an empty one at the
+    /// place of the list where there is none.
+    #[must_use]
+    pub fn nth(&self, key: &str, n: usize) -> Self {
+        let item = match self.entries.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(items)) => items.get(n),
+            _ => None,
+        };
+        let (header, entries) = match item.map(|item| (item.span(), item.get_ref())) {
+            Some((span, DeValue::Table(entries))) => (span, entries.clone()),
+            Some((span, _)) => (span, DeTable::new()),
+            None => (self.place_of(key).range, DeTable::new()),
+        };
+        Self::new(self.source, header, entries)
+    }
+
     /// Understands the whole table as a `T` with `deny_unknown_fields`, noting every mistake.
     /// `None` exactly when something was pushed onto `problems`.
     pub fn parse<T: DeserializeOwned>(&self, problems: &mut Vec<Problem>) -> Option<T> {
@@ -290,6 +306,22 @@ mod tests {
         let hint = |word: &str| found.iter().find(|(at, _, _)| at == word).and_then(|(_, _, h)| h.clone());
         assert_eq!(hint("buad").as_deref(), Some("did you mean `baud`?"));
         assert_eq!(hint("intervall").as_deref(), Some("did you mean `interval`?"));
+    }
+
+    #[test]
+    fn the_tables_of_a_list_have_places_of_their_own() {
+        let text = "list = [{ a = 1 }, { a = 22, b = 3 }, 4]\nplain = 5\n[[many]]\na = 6\n[[many]]\na = 77\n";
+        let table = Table::from_text(3, text).expect("TOML");
+        let at = |place: Place| (place.source, text.get(place.range).expect("inside"));
+        let second = table.nth("list", 1);
+        assert_eq!(at(second.place()), (3, "{ a = 22, b = 3 }"));
+        assert_eq!(at(second.place_of("a")), (3, "22"));
+        assert_eq!(at(second.place_of("c")), at(second.place()), "the table where the key is absent");
+        assert_eq!(at(table.nth("list", 2).place()), (3, "4"));
+        assert_eq!(at(table.nth("many", 1).place_of("a")), (3, "77"));
+        assert_eq!(at(table.nth("many", 1).place()), (3, "[[many]]"));
+        assert_eq!(at(table.nth("list", 3).place()), at(table.place_of("list")));
+        assert_eq!(at(table.nth("plain", 0).place()), (3, "5"));
     }
 
     #[test]

@@ -179,6 +179,11 @@ pub fn assert_conforms(bus: &dyn Bus) {
             assert_eq!(plan.points[point].device, block.device, "a block reads one device");
         }
     }
+    for chore in &plan.chores {
+        assert!(chore.device < plan.devices.len(), "a chore of an unknown device: {chore:?}");
+        assert!(!chore.what.is_empty() && !chore.purpose.is_empty(), "a chore says what it is for");
+        assert!(!chore.every.is_zero(), "a chore that is always due: {chore:?}");
+    }
     for (point, times) in plan.points.iter().zip(covered) {
         // What can only be written is in none.
         let least = usize::from(!point.writable);

@@ -144,7 +144,11 @@ fn add(
     }
     let index = plan.devices.len();
     let first = plan.points.len();
-    plan.devices.push(DeviceInfo { name: device.name.clone(), address: format!("{address:#04x}") });
+    plan.devices.push(DeviceInfo {
+        name: device.name.clone(),
+        address: format!("{address:#04x}"),
+        models_at: None,
+    });
     let mut every = None;
     for channel in chip.channels() {
         let spec = device.points.iter().position(|p| p.name == channel.name);

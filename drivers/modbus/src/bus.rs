@@ -3,7 +3,7 @@
 //!
 //! A device may refuse (exceptions 02 and 03) to read a block whose points it would give one by one:
 //! it has a hole in it. Then the block is split, first at the gaps between points, then point by
-//! point, and the parts are remembered until the bus is opened again. A point that refuses alone is a
+//! point, and the parts are remembered until the bus is opened again, over new plans too. A point that refuses alone is a
 //! sample with the reason; only a block that never was more than one span fails as a whole.
 //!
 //! A device that is starting may refuse what it gives a minute later, and a serial port stays open for
@@ -13,20 +13,21 @@
 //! What else a device needs (its setup, powers of ten that no block covers, the way to its models) is done
 //! before its polls, see [`crate::chores`].
 
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use driver_api::decode::{Kind, MAX_EXPONENT, WordOrder, decode, scaled};
-use driver_api::exception::{Exception, Reaction};
-use driver_api::{Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
+use driver_api::exception::{Exception, ILLEGAL_ADDRESS, Reaction};
+use driver_api::{Block, Bus, FrameError, Plan, ReadError, Reason, Sample, Value};
 use tokio::time::Instant;
 use tokio_modbus::Request;
 
 use crate::chores::{Found, Life};
 use crate::compile::Compiled;
 use crate::config::Area;
-use crate::learned::{ILLEGAL_ADDRESS, Learned, Part, Refusal};
+use crate::learned::{Facts, Learned, Part, Refusal};
 use crate::lessons::Lessons;
 use crate::pdu::{Answer, Expect, coils, encode as pdu_of, registers};
 use crate::place::Space;
@@ -293,7 +294,7 @@ impl<L: Line> ModbusBus<L> {
         let (space, run) = &self.compiled.blocks[block];
         let device = self.compiled.plan.blocks[block].device;
         match (space, self.lives[device].walk.chain()) {
-            (Space::Model(id), Some(chain)) => match chain.find(*id) {
+            (Space::Model(which), Some(chain)) => match chain.find(*which) {
                 Some(model) => Part::of_model(run, &self.compiled.spans, model),
                 None => vec![Part::new(run.clone())],
             },
@@ -404,7 +405,7 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     async fn read(&mut self, block: usize, out: &mut Vec<Sample>) -> Result<(), ReadError> {
-        self.chore(self.compiled.plan.blocks[block].device).await?;
+        self.chores(self.compiled.plan.blocks[block].device).await?;
         let before = out.len();
         let result = self.read_block(block, out).await;
         if result.is_err() {
@@ -422,15 +423,27 @@ impl<L: Line> Bus for ModbusBus<L> {
     }
 
     fn replan(&mut self) -> bool {
-        let before = self.compiled.blocks.clone();
+        let (before, devices) = (self.compiled.blocks.clone(), &self.compiled.plan.blocks);
+        let devices: Vec<usize> = devices.iter().map(|block| block.device).collect();
         if !self.compiled.replan(|device| self.lessons.usual(device)) {
             return false;
         }
-        // What was learned of a block holds for the same block; a new one is learned anew.
+        let mut facts: BTreeMap<(usize, Space), Facts> = BTreeMap::new();
+        for ((learned, (space, _)), device) in self.blocks.iter().zip(&before).zip(&devices) {
+            facts.entry((*device, *space)).or_default().note(learned, Instant::now());
+        }
+        // What was learned of a block holds for the same block; a new one has what concerns its registers.
         let mut known: Vec<Option<Learned>> =
             std::mem::take(&mut self.blocks).into_iter().map(Some).collect();
-        let kept = |block: &(Space, Run)| known.get_mut(before.iter().position(|b| b == block)?)?.take();
-        self.blocks = self.compiled.blocks.iter().map(kept).map(Option::unwrap_or_default).collect();
+        let new = self.compiled.blocks.iter().zip(&self.compiled.plan.blocks).enumerate();
+        let new = new.map(|(index, (block, Block { device, .. }))| {
+            let same = before.iter().zip(&devices).position(|(b, of)| b == block && of == device);
+            let kept = same.and_then(|same| known.get_mut(same)?.take());
+            let handed_on =
+                || Some(facts.get(&(*device, block.0))?.of(self.whole(index), &self.compiled.spans));
+            kept.or_else(handed_on).unwrap_or_default()
+        });
+        self.blocks = new.collect();
         self.extras_due = vec![Instant::now(); self.compiled.extras.len()];
         true
     }

@@ -1,14 +1,15 @@
 //! What a device needs besides its polls: its setup, powers of ten that no block covers, the way to its models.
 //!
-//! At most one exchange of it is made before each poll, and only while the device answers, so that nobody else
-//! on the line waits for more than that; besides, once a minute, a look whether a model is where it was. A
-//! device appears when the bus is opened, when it answers again after [`AWAY`] silences, and when a model is not
+//! One exchange of it is made before a poll, and more only in the time that the plan of the whole bus leaves
+//! ([`Compiled::spare`]), and only while the device answers, so that nobody else on the line misses a turn for it;
+//! besides, once a minute, a look whether a model is where it was. Of a setup there is never more than one before a
+//! poll: what was written may take a moment before it shows. A device appears when the bus is opened, when it answers again after [`AWAY`] silences, and when a model is not
 //! where it was: then nothing is known of it any more.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use driver_api::exception::{Exception, Reaction};
+use driver_api::exception::{Exception, ILLEGAL_ADDRESS, Reaction};
 use driver_api::{FrameError, ReadError, Reason};
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ use crate::place::Space;
 use crate::plan::Span;
 use crate::setup::{Action, News, Outcome, Progress};
 use crate::sunspec::{Model, Walk};
+use crate::upkeep::HEAD;
 use crate::write::requests;
 
 /// A device that is silent so often in a row is away; once may be a glitch.
@@ -32,10 +34,11 @@ const POWER_RETRY: Duration = Duration::from_secs(10);
 
 /// How long a model is believed to be where its head was seen. A device that was given other firmware within a
 /// second has other values there.
-const HEAD_AGE: Duration = Duration::from_secs(60);
-/// As many registers are read in vain for the head of a model to be seen with its values: a request costs as
-/// much at 9600 baud.
-const NEAR: u16 = 10;
+pub(crate) const HEAD_AGE: Duration = Duration::from_secs(60);
+
+/// A poll that comes this much before powers of ten are due reads them again all the same, or a device that is
+/// polled every 20 s would have them read every 40 s, because each poll is a little early or late.
+const EARLY: Duration = Duration::from_millis(500);
 
 /// What the bus knows of a device while it is open.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ pub(crate) struct Life {
     /// It does not know function 22.
     pub no_mask: bool,
     pub walk: Walk,
-    /// When the heads of its models were seen.
+    /// When the heads of its models were seen, by their addresses.
     seen: BTreeMap<u16, Instant>,
     /// It does not give the head of a model and its values at once.
     heads_apart: bool,
@@ -133,22 +136,45 @@ impl<L: Line> ModbusBus<L> {
         }
     }
 
-    /// One exchange that the device needs before it is polled. Only the loss of the port is an error: a chore
-    /// that fails must not cost the poll.
-    pub(crate) async fn chore(&mut self, device: usize) -> Result<(), ReadError> {
-        if self.lives[device].silences > 0 {
-            return Ok(());
+    /// What the device needs before it is polled. Only the loss of the port is an error: a chore that fails must
+    /// not cost the poll.
+    pub(crate) async fn chores(&mut self, device: usize) -> Result<(), ReadError> {
+        let mut until = None;
+        while self.lives[device].silences == 0 {
+            let done = match (self.extra_due(device), until) {
+                (Some(extra), None) => self.read_extra(extra).await,
+                (Some(extra), Some(until))
+                    if self.in_time(device, self.compiled.extras[extra].run.span, until) =>
+                {
+                    self.read_extra(extra).await
+                }
+                // One step of it, and that only where nothing goes before it.
+                (None, None) => self.setup_step(device).await,
+                (_, Some(_)) => break,
+            };
+            match done {
+                Err(error @ ReadError::Bus(_)) => return Err(error),
+                Ok(()) | Err(ReadError::Transient(_) | ReadError::Refused(_)) => {}
+            }
+            until = until.or(Some(Instant::now() + self.compiled.spare));
         }
+        Ok(())
+    }
+
+    /// Whether one more read of registers is likely to be over by then.
+    fn in_time(&self, device: usize, span: Span, until: Instant) -> bool {
+        Instant::now() + self.compiled.planned_for[device].read(span.len, false) <= until
+    }
+
+    /// The read of factors alone that is to be done now.
+    fn extra_due(&self, device: usize) -> Option<usize> {
         let now = Instant::now();
-        let due = self.compiled.extras.iter().zip(&self.extras_due).position(|(extra, due)| {
-            extra.device == device && *due <= now && self.known(device, extra.space)
+        // The one that waits longest: a device that is polled rarely would otherwise never come to the others.
+        let due = self.compiled.extras.iter().zip(&self.extras_due).enumerate();
+        let due = due.filter(|(_, (extra, due))| {
+            extra.device == device && **due <= now && self.known(device, extra.space)
         });
-        let done =
-            if let Some(extra) = due { self.read_extra(extra).await } else { self.setup_step(device).await };
-        match done {
-            Err(error @ ReadError::Bus(_)) => Err(error),
-            Ok(()) | Err(ReadError::Transient(_) | ReadError::Refused(_)) => Ok(()),
-        }
+        due.min_by_key(|(_, (_, due))| **due).map(|(index, _)| index)
     }
 
     /// Whether it is known where the space begins, or that it is nowhere.
@@ -161,16 +187,16 @@ impl<L: Line> ModbusBus<L> {
 
     /// Where the space begins, as far as it is known.
     fn place_of(&self, device: usize, space: Space) -> Found {
-        let Space::Model(id) = space else { return Found::At(0) };
+        let Space::Model(which) = space else { return Found::At(0) };
         let walk = &self.lives[device].walk;
         match walk.chain() {
-            Some(chain) => chain.find(id).map_or(Found::Nowhere, |model| Found::At(model.at)),
+            Some(chain) => chain.find(which).map_or(Found::Nowhere, |model| Found::At(model.at)),
             None if walk.nowhere() => Found::Nowhere,
             None => Found::NotYet,
         }
     }
 
-    /// Where the space begins; asks the device one thing, if there is something left to ask.
+    /// Where the space begins; asks the device for it, if there is something left to ask and as far as there is time.
     pub(crate) async fn locate(&mut self, device: usize, space: Space) -> Result<Found, ReadError> {
         if let Space::Model(_) = space {
             let life = &mut self.lives[device];
@@ -178,6 +204,10 @@ impl<L: Line> ModbusBus<L> {
                 if life.walk.nowhere() { life.walk.again() } else { life.walk.resume() }
             }
             self.walk_on(device).await?;
+            let until = Instant::now() + self.compiled.spare;
+            while self.place_of(device, space) == Found::NotYet && self.in_time(device, HEAD, until) {
+                self.walk_on(device).await?;
+            }
             self.look_at_head(device, space).await?;
         }
         Ok(self.place_of(device, space))
@@ -185,14 +215,14 @@ impl<L: Line> ModbusBus<L> {
 
     /// The model that the space is, where the device has it.
     pub(crate) fn model(&self, device: usize, space: Space) -> Option<Model> {
-        let Space::Model(id) = space else { return None };
-        self.lives[device].walk.chain()?.find(id)
+        let Space::Model(which) = space else { return None };
+        self.lives[device].walk.chain()?.find(which)
     }
 
     /// Looks whether a model is still where it was, unless its head was seen of late.
     async fn look_at_head(&mut self, device: usize, space: Space) -> Result<(), ReadError> {
         let Some(model) = self.model(device, space) else { return Ok(()) };
-        if self.lives[device].seen.get(&model.id).is_some_and(|at| at.elapsed() < HEAD_AGE) {
+        if self.lives[device].seen.get(&model.at).is_some_and(|at| at.elapsed() < HEAD_AGE) {
             return Ok(());
         }
         let head = match self.fetch(device, Area::Holding, Span { start: model.at, len: 2 }).await? {
@@ -212,7 +242,7 @@ impl<L: Line> ModbusBus<L> {
     pub(crate) fn is_head(&mut self, device: usize, model: Model, words: &[u16]) -> bool {
         let there = words.starts_with(&[model.id, model.len]);
         if there {
-            self.lives[device].seen.insert(model.id, Instant::now());
+            self.lives[device].seen.insert(model.at, Instant::now());
         } else {
             tracing::warn!(
                 DEVICE = self.compiled.plan.devices[device].name,
@@ -227,18 +257,15 @@ impl<L: Line> ModbusBus<L> {
 
     /// What to read of a model so that its head is seen with the values, where that costs next to nothing.
     pub(crate) fn with_head(&self, device: usize, space: Space, span: Span) -> Option<(Model, Span)> {
-        let Device { max_registers, max_gap, .. } = self.compiled.devices[device];
         let model = self.model(device, space).filter(|_| !self.lives[device].heads_apart)?;
-        let len = u16::try_from(span.end()).ok()?.max(2);
-        let near = span.start <= NEAR.min(max_gap) && len <= max_registers;
-        near.then_some((model, Span { start: 0, len }))
+        Some((model, self.compiled.devices[device].with_head(space, span)?))
     }
 
     /// The device refused that. Perhaps the model is elsewhere, so its head is looked at alone before the next read.
     pub(crate) fn heads_apart(&mut self, device: usize, model: Model) {
         let life = &mut self.lives[device];
         life.heads_apart = true;
-        life.seen.remove(&model.id);
+        life.seen.remove(&model.at);
     }
 
     /// One read along the chain of models.
@@ -250,9 +277,7 @@ impl<L: Line> ModbusBus<L> {
         match result {
             Ok(Ok((words, _))) => {
                 walk.read(&words);
-                if let [id, _] = words.as_slice() {
-                    seen.insert(*id, Instant::now());
-                }
+                seen.insert(span.start, Instant::now());
             }
             // Nothing that is known waits for what may be behind it.
             _ if failed && walk.resumed() => walk.refused(),
@@ -322,19 +347,20 @@ impl<L: Line> ModbusBus<L> {
             Found::NotYet => return Ok(()),
             Found::Nowhere => {
                 self.extras_due[index] = Instant::now() + RENEWED;
-                let nowhere = Err(Reason::Exception(crate::learned::ILLEGAL_ADDRESS));
+                let nowhere = Err(Reason::Exception(ILLEGAL_ADDRESS));
                 self.take_powers(&run, nowhere, Instant::now());
                 return Ok(());
             }
         };
         let span = Span { start: run.span.start.saturating_add(from), len: run.span.len };
+        let asked = Instant::now();
         let result = self.fetch(device, space.area(), span).await;
         let (reason, wait) = match &result {
-            Ok(Ok(_)) => (None, RENEWED),
+            Ok(Ok(_)) => (None, RENEWED - EARLY),
             Ok(Err(code)) => (Some(Reason::Exception(*code)), POWER_RETRY),
             Err(error) => (Some(error.reason()), POWER_RETRY),
         };
-        self.extras_due[index] = Instant::now() + wait;
+        self.extras_due[index] = asked + wait;
         match (&result, reason) {
             (Ok(Ok((words, at))), _) => self.take_powers(&run, Ok(words), *at),
             // What was read before is still the best guess, until it is too old.
@@ -372,7 +398,7 @@ impl<L: Line> ModbusBus<L> {
             Found::At(from) => from,
             Found::NotYet => return Ok(()),
             Found::Nowhere => {
-                let refused = Outcome::Exception(crate::learned::ILLEGAL_ADDRESS);
+                let refused = Outcome::Exception(ILLEGAL_ADDRESS);
                 let news = self.lives[device].setup.after(step, refused);
                 self.tell_setup(device, step, news);
                 return Ok(());

@@ -30,9 +30,11 @@ pub(crate) struct Compiled {
     pub blocks: Vec<(Space, Run)>,
     /// Reads of factors alone, which no block of their points covers.
     pub extras: Vec<Extra>,
+    /// How long the chores before one poll may go on, see [`Self::spare_of`].
+    pub spare: Duration,
     pace: Pace,
     /// For each device the pace by which its blocks are the best ones.
-    planned_for: Vec<Pace>,
+    pub planned_for: Vec<Pace>,
 }
 
 /// A block, its address space and what it reads.
@@ -79,6 +81,13 @@ pub(crate) struct Extra {
     pub run: Run,
 }
 
+impl Extra {
+    /// Share of the bus that it takes at most.
+    fn load(&self, pace: Pace) -> f64 {
+        pace.read(self.run.span.len, self.space.area().bits()).as_secs_f64() / RENEWED.as_secs_f64()
+    }
+}
+
 /// Which unit ids there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Units {
@@ -105,6 +114,7 @@ pub(crate) fn compile(
         spans: Vec::new(),
         blocks: Vec::new(),
         extras: Vec::new(),
+        spare: Duration::ZERO,
         pace,
         planned_for: Vec::new(),
     };
@@ -112,7 +122,11 @@ pub(crate) fn compile(
         let device = device(spec, units, problems);
         points(&mut out, spec, device.as_ref(), problems);
         let Some(device) = device else { continue };
-        out.plan.devices.push(DeviceInfo { name: spec.name.clone(), address: device.unit.to_string() });
+        out.plan.devices.push(DeviceInfo {
+            name: spec.name.clone(),
+            address: device.unit.to_string(),
+            models_at: device.sunspec_base,
+        });
         out.devices.push(device);
     }
     if problems.len() > before {
@@ -130,6 +144,7 @@ pub(crate) fn compile(
         out.blocks.extend(read);
         out.extras.extend(extras);
     }
+    out.planned();
     (problems.len() == before).then_some(out)
 }
 
@@ -269,11 +284,17 @@ impl Compiled {
                     extras.push(Extra { device, space, run });
                     continue;
                 }
-                let (cost, what) = (pace.read(run.span.len, bits), described(space, run.span));
+                let read = self.read_as(device, space, run.span);
+                let (cost, what) = (pace.read(read.len, bits), described(space, read));
                 blocks.push((Block { device, points, every, cost, what }, (space, run)));
             }
         }
         (blocks, extras)
+    }
+
+    /// What a block is read as: near the head of its model, with the head.
+    fn read_as(&self, device: usize, space: Space, span: Span) -> Span {
+        self.devices[device].with_head(space, span).unwrap_or(span)
     }
 
     /// Plans anew what would be more than [`WORTHWHILE`] cheaper at the measured turnarounds. `true` if
@@ -298,10 +319,14 @@ impl Compiled {
             }
             self.planned_for[device] = pace;
             for (block, (space, run)) in &mut now {
-                block.cost = pace.read(run.span.len, space.area().bits());
+                let read = self.read_as(device, *space, run.span);
+                block.cost = pace.read(read.len, space.area().bits());
             }
             let (new, extras) = self.blocks_of(device, pace);
-            if load(&now) > load(&new) * (1.0 + WORTHWHILE) {
+            let old = self.extras.iter().filter(|extra| extra.device == device);
+            let old = load(&now) + old.map(|extra| extra.load(pace)).sum::<f64>();
+            let best = load(&new) + extras.iter().map(|extra| extra.load(pace)).sum::<f64>();
+            if old > best * (1.0 + WORTHWHILE) {
                 changed = true;
                 all.extend(new);
                 self.extras.retain(|extra| extra.device != device);
@@ -311,6 +336,7 @@ impl Compiled {
             }
         }
         (self.plan.blocks, self.blocks) = all.into_iter().unzip();
+        self.planned();
         changed
     }
 }
@@ -319,13 +345,8 @@ fn load(blocks: &[Planned]) -> f64 {
     blocks.iter().map(|(block, _)| block.load()).sum()
 }
 
-fn described(space: Space, span: Span) -> String {
-    let function = match space.area() {
-        Area::Coil => 1,
-        Area::Discrete => 2,
-        Area::Holding => 3,
-        Area::Input => 4,
-    };
+pub(crate) fn described(space: Space, span: Span) -> String {
+    let function = space.area().read_function();
     let (start, last, len) = (span.start, span.end() - 1, span.len);
     let what = if space.area().bits() { "bits" } else { "registers" };
     format!("{space} {start}..{last} (function {function}, {len} {what})")

@@ -120,14 +120,16 @@ pub struct PointKeys {
     /// Where it is: `coil:`, `discrete:`, `input:` or `holding:` and the protocol address, which counts from 0:
     /// `"holding:100"`, `"input:0x1F"`. The maker's 40001 is `holding:0`. Or `"model:103:14"`: in model 103 of a
     /// SunSpec device, the register 14 behind that with the model's number; the driver asks the device where its
-    /// models are.
+    /// models are. Of several models with the same number `"model:160#2:14"` names the second one; the first one is
+    /// read where nothing is said.
     pub register: String,
     /// What the registers mean: `bool`, `u16`, `i16`, `u32`, `i32`, `u64`, `i64`, `f32`, `f64`, `string:N` with N
     /// bytes, `bcd16`, `bcd32`, `bcd64` (packed BCD), or a date with time: `time:unix` (2 registers, seconds since
     /// 1970), `time:iec870` (4 registers, IEC 870-5-4, which Schneider calls TI081 or DATETIME), `time:ymdhms` (6
-    /// registers: year or year less 2000, month, day, hour, minute, second; written with the full year) or `time:bcd`
-    /// (3 registers of BCD: YYMM, DDhh, mmss). A time is text: `2026-11-28T10:00:00` by the device's own clock, and
-    /// with a `Z` for `time:unix`. Coils and discrete inputs are `bool`; registers are `u16` unless it is said.
+    /// registers: year or year less 2000, month, day, hour, minute, second; written with the full year), `time:yymdhms`
+    /// (the same, where the year is to be written less 2000) or `time:bcd` (3 registers of BCD: YYMM, DDhh, mmss). A
+    /// time is text: `2026-11-28T10:00:00` by the device's own clock, and with a `Z` for `time:unix`. Coils and discrete
+    /// inputs are `bool`; registers are `u16` unless it is said.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// Order of the bytes of a value: `ABCD` (the specification's), `CDAB` (low register first), `BADC` (low byte
@@ -188,6 +190,17 @@ impl Area {
         ("input", Self::Input),
         ("holding", Self::Holding),
     ];
+
+    /// The function that reads it.
+    #[must_use]
+    pub const fn read_function(self) -> u8 {
+        match self {
+            Self::Coil => 1,
+            Self::Discrete => 2,
+            Self::Holding => 3,
+            Self::Input => 4,
+        }
+    }
 
     /// Whether it holds bits.
     #[must_use]

@@ -8,6 +8,7 @@ use driver_api::{DeviceSpec, Problem, Value};
 use crate::compile::Units;
 use crate::config::{Area, DeviceKeys, SetupKeys};
 use crate::place::{Space, place};
+use crate::plan::Span;
 use crate::setup::Target;
 use crate::write::{Change, WriteFunction};
 
@@ -105,39 +106,48 @@ pub(crate) fn device(spec: &DeviceSpec<'_>, units: Units, problems: &mut Vec<Pro
 
 /// The setup's entries as registers.
 fn setup(spec: &DeviceSpec<'_>, keys: &DeviceKeys, problems: &mut Vec<Problem>) -> Vec<Target> {
-    let at = || spec.table.place_of("setup");
     if keys.setup.len() > MAX_SETUP {
         let message = format!("`setup` has {} entries", keys.setup.len());
-        problems.push(Problem::new(at(), message).hint(format!("it has at most {MAX_SETUP}")));
+        let first_too_many = spec.table.nth("setup", MAX_SETUP).place();
+        problems.push(Problem::new(first_too_many, message).hint(format!("it has at most {MAX_SETUP}")));
     }
     let mut targets = Vec::new();
-    for entry in &keys.setup {
+    for (index, entry) in keys.setup.iter().enumerate() {
         match target(entry, keys) {
             Ok(target) => targets.push(target),
-            Err((message, hint)) => {
+            Err(Wrong { key, message, hint }) => {
+                let at = spec.table.nth("setup", index).place_of(key);
                 let message = format!("setup of `{}`: {message}", entry.register);
-                problems.push(Problem::new(at(), message).hint(hint));
+                problems.push(Problem::new(at, message).hint(hint));
             }
         }
     }
     targets
 }
 
-fn target(entry: &SetupKeys, keys: &DeviceKeys) -> Result<Target, (String, String)> {
-    let place = place(&entry.register)?;
+/// A mistake in an entry of a setup: in which key, what it is, and the cure.
+struct Wrong {
+    key: &'static str,
+    message: String,
+    hint: String,
+}
+
+fn target(entry: &SetupKeys, keys: &DeviceKeys) -> Result<Target, Wrong> {
+    let wrong = |key, message: String, hint: String| Wrong { key, message, hint };
+    let place = place(&entry.register).map_err(|(message, hint)| wrong("register", message, hint))?;
     let area = place.space.area();
     if !area.writable() {
-        return Err(("it cannot be written".to_owned(), "only coil: and holding: can".to_owned()));
+        let hint = "only coil: and holding: can".to_owned();
+        return Err(wrong("register", "it cannot be written".to_owned(), hint));
     }
     let order = entry.word_order.unwrap_or_default();
-    let unfit = |why: String| (why, "give the raw value, as the register shall hold it".to_owned());
+    let unfit =
+        |why: String| wrong("value", why, "give the raw value, as the register shall hold it".to_owned());
     if area == Area::Coil {
         for (key, there) in [("type", entry.kind.is_some()), ("word_order", entry.word_order.is_some())] {
             if there && entry.kind.as_deref() != Some("bool") {
-                return Err((
-                    format!("it is one bit; `{key}` has no meaning there"),
-                    format!("take `{key}` out"),
-                ));
+                let message = format!("it is one bit; `{key}` has no meaning there");
+                return Err(wrong(key, message, format!("take `{key}` out")));
             }
         }
         let words = encode(Kind::Bool, order, &entry.value.0).map_err(|e| unfit(e.to_string()))?;
@@ -145,29 +155,43 @@ fn target(entry: &SetupKeys, keys: &DeviceKeys) -> Result<Target, (String, Strin
     }
     let kind = match &entry.kind {
         None if matches!(entry.value.0, Value::Text(_)) => {
-            return Err(("a text needs a type".to_owned(), "add type = \"string:16\"".to_owned()));
+            let hint = "add type = \"string:16\"".to_owned();
+            return Err(wrong("type", "a text needs a type".to_owned(), hint));
         }
         None => Kind::U16,
-        Some(word) => word.parse().map_err(|hint| (format!("`{word}` is no type"), hint))?,
+        Some(word) => word.parse().map_err(|hint| wrong("type", format!("`{word}` is no type"), hint))?,
     };
     let words = encode(kind, order, &entry.value.0).map_err(|e| unfit(e.to_string()))?;
     let most = keys.write_function.most_registers();
     if words.len() > usize::from(most) {
         let hint = format!("with this `write_function` a value has at most {most}");
-        return Err((format!("a {kind} has {} registers", words.len()), hint));
+        return Err(wrong("type", format!("a {kind} has {} registers", words.len()), hint));
     }
     if usize::try_from(keys.max_registers).is_ok_and(|most| words.len() > most) {
         let hint = format!("max_registers of this device is {}", keys.max_registers);
-        return Err((format!("a {kind} takes {} registers, more than one answer holds", words.len()), hint));
+        let message = format!("a {kind} takes {} registers, more than one answer holds", words.len());
+        return Err(wrong("type", message, hint));
     }
     if usize::from(place.at) + words.len() > 0x1_0000 {
         let hint = format!("a {kind} takes {} registers; the last address is 65535", words.len());
-        return Err(("it ends beyond 65535".to_owned(), hint));
+        return Err(wrong("register", "it ends beyond 65535".to_owned(), hint));
     }
     Ok(Target { place, change: Change::Registers(words) })
 }
 
+/// As many registers are read in vain for the head of a model to be seen with its values: a request costs as
+/// much at 9600 baud.
+const NEAR: u16 = 10;
+
 impl Device {
+    /// What to read of a model so that its head is seen with the values, where that costs next to nothing.
+    pub fn with_head(&self, space: Space, span: Span) -> Option<Span> {
+        let Space::Model(_) = space else { return None };
+        let len = u16::try_from(span.end()).ok()?.max(2);
+        let near = span.start <= NEAR.min(self.max_gap) && len <= self.max_registers;
+        near.then_some(Span { start: 0, len })
+    }
+
     /// Whether anything of the setup stands in a model.
     pub fn setup_needs_models(&self) -> bool {
         self.setup.iter().any(|target| matches!(target.place.space, Space::Model(_)))

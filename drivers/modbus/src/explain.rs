@@ -4,27 +4,8 @@
 
 use crate::config::Area;
 use crate::frame::{crc16, sealed};
-
-/// How the frames of a bus are wrapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrap {
-    /// The header of Modbus TCP before the PDU.
-    Tcp,
-    /// Unit before, CRC behind.
-    Rtu,
-}
-
-impl Wrap {
-    /// That of a driver, by its name; `None` if it does not speak Modbus.
-    #[must_use]
-    pub fn of_driver(name: &str) -> Option<Self> {
-        match name {
-            "modbus-tcp" => Some(Self::Tcp),
-            "modbus-rtu" | "modbus-rtu-over-tcp" => Some(Self::Rtu),
-            _ => None,
-        }
-    }
-}
+use crate::function::{EXCEPTION, Function};
+use crate::wrap::{Header, Wrap};
 
 /// What a stretch of bytes in one direction is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,16 +26,15 @@ pub fn explain(wrap: Wrap, asks: bool, bytes: &[u8]) -> Said {
 }
 
 fn tcp(asks: bool, bytes: &[u8]) -> Said {
-    let &[t0, t1, p0, p1, l0, l1, unit, ref pdu @ ..] = bytes else {
+    let Some((header, pdu)) = bytes.split_first_chunk::<{ Header::LEN }>() else {
         return Said { text: "part of a Modbus TCP header".to_owned(), whole: false };
     };
-    let announced = usize::from(u16::from_be_bytes([l0, l1]));
-    if [p0, p1] != [0, 0] || !(2..=254).contains(&announced) {
+    let Some(Header { transaction, unit, pdu: announced }) = Header::of(*header) else {
         return Said { text: "no Modbus TCP header".to_owned(), whole: false };
-    }
-    let have = pdu.len() + 1;
-    let number = u16::from_be_bytes([t0, t1]);
-    let text = format!("unit {unit} {}  transaction {number}", words(asks, pdu));
+    };
+    // As the header counts: the unit is one of them.
+    let (have, announced) = (pdu.len() + 1, announced + 1);
+    let text = format!("unit {unit} {}  transaction {transaction}", words(asks, pdu));
     match have.cmp(&announced) {
         std::cmp::Ordering::Equal => Said { text, whole: true },
         std::cmp::Ordering::Less => {
@@ -87,20 +67,15 @@ fn words(asks: bool, pdu: &[u8]) -> String {
         Some(first) => format!("{area} {first}"),
         None => format!("{area} ?"),
     };
-    if function & 0x80 != 0 {
+    if function & EXCEPTION != 0 {
         let code = data.first().copied().unwrap_or(0);
-        return format!("function {}: {}", function & 0x7F, driver_api::ReadError::Refused(code));
+        return format!("function {}: {}", function & !EXCEPTION, driver_api::ReadError::Refused(code));
     }
-    let area = match function {
-        1 | 5 | 15 => Area::Coil,
-        2 => Area::Discrete,
-        4 => Area::Input,
-        _ => Area::Holding,
-    };
+    let area = Function::of(function).and_then(|known| known.area).unwrap_or(Area::Holding);
     match (function, asks) {
         (1..=4, true) => format!("read {}", range(area, 0, word(2).unwrap_or(1))),
         (1..=4, false) => match data.split_first() {
-            Some((count, values)) if usize::from(*count) == values.len() && function > 2 => {
+            Some((count, values)) if usize::from(*count) == values.len() && !area.bits() => {
                 format!("{area}: {}", registers(values))
             }
             Some((count, values)) if usize::from(*count) == values.len() => {

@@ -4,7 +4,8 @@
 //! count (for writes: the echo) and checksum are exactly those that the request predicts ([`crate::pdu`]).
 //! No input panics, and no input yields data of another length than was asked for.
 
-use crate::pdu::{Answer, Body, EXCEPTION, Expect, MAX_PDU};
+use crate::function::{EXCEPTION, Function, Shape};
+use crate::pdu::{Answer, Body, Expect, MAX_PDU};
 
 /// Longest RTU frame: unit, PDU, CRC.
 pub const MAX_RTU: usize = MAX_PDU + 3;
@@ -146,17 +147,18 @@ fn headed(frame: &[u8], expect: &Expect) -> bool {
 /// The length of the frame that begins here: `Some(n)` with `n` bytes there if they are a sealed
 /// frame of a known shape, `Some(n)` with fewer if they may become one, `None` otherwise.
 fn foreign(rest: &[u8]) -> Option<usize> {
-    let function = *rest.get(1)?;
-    let shapes: [Option<usize>; 2] = match function {
-        // An answer with a byte count, or somebody's request.
-        1..=4 => [rest.get(2).map(|n| 5 + usize::from(*n)), Some(8)],
-        5 | 6 | 15 | 16 => [Some(8), None],
-        22 => [Some(10), None],
-        23 => [rest.get(2).map(|n| 5 + usize::from(*n)), rest.get(10).map(|n| 13 + usize::from(*n))],
-        f if f & EXCEPTION != 0 => [Some(5), None],
-        _ => [None, None],
+    let pdu = rest.get(1..)?;
+    let code = *pdu.first()?;
+    // An answer, or somebody's request.
+    let (answer, request) = match Function::of(code) {
+        _ if code & EXCEPTION != 0 => (Some(2), None),
+        None | Some(Function { answer: Shape::Open, .. }) => (None, None),
+        // The request of a write of several begins like its answer and is longer: to wait for it would hold up the
+        // answer.
+        Some(Function { answer: answer @ Shape::Fixed(_), .. }) => (answer.length(pdu), None),
+        Some(known) => (known.answer.length(pdu), known.request.length(pdu)),
     };
-    let shapes = || shapes.iter().flatten().copied().filter(|n| *n <= MAX_RTU);
+    let shapes = || [answer, request].into_iter().flatten().map(|pdu| pdu + 3).filter(|n| *n <= MAX_RTU);
     shapes()
         .find(|n| rest.get(..*n).is_some_and(sealed))
         // Not yet a frame: wait only for the longest shape that is still possible.

@@ -1,7 +1,7 @@
 //! Modbus: RTU on a serial line, TCP, and RTU frames through a TCP serial converter.
 //!
-//! [`plan`] decides which registers are read together, [`pdu`] what an answer must look like, [`frame`] where
-//! it is in what a line said, and `late` what must not be believed; these are pure. [`rtu`] and `tcp` move the bytes, and `bus` is what
+//! [`plan`] decides which registers are read together, [`function`] says how long a request and its answer are,
+//! [`pdu`] what an answer must look like, [`frame`] where it is in what a line said, and `late` what must not be believed; these are pure. [`rtu`] and `tcp` move the bytes, and `bus` is what
 //! they have in common. Registers become values in [`driver_api::decode`].
 
 mod bus;
@@ -12,20 +12,23 @@ pub mod cover;
 mod device;
 pub mod explain;
 pub mod frame;
+pub mod function;
 pub mod given;
 mod late;
 mod learned;
 mod lessons;
 pub mod pdu;
 mod pipeline;
-mod place;
+pub mod place;
 pub mod plan;
 mod point;
 pub mod rtu;
 mod serial;
 mod setup;
-mod sunspec;
+pub mod sunspec;
 mod tcp;
+mod upkeep;
+pub mod wrap;
 pub mod write;
 mod writing;
 

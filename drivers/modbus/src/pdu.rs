@@ -6,11 +6,10 @@
 
 use tokio_modbus::Request;
 
+use crate::function::{EXCEPTION, Function, Shape};
+
 /// Longest PDU: function code and 252 bytes of data.
 pub const MAX_PDU: usize = 253;
-
-/// The bit that marks an exception in the function code of an answer.
-pub(crate) const EXCEPTION: u8 = 0x80;
 
 /// Function code and data of a request; `None` for requests this driver never makes.
 #[must_use]
@@ -72,16 +71,18 @@ impl Expect {
         let (function, data) = pdu.split_first()?;
         let word = |at: usize| data.get(at..at + 2).map(|w| u16::from_be_bytes([w[0], w[1]]));
         let counted = |bytes: Option<u16>| u8::try_from(bytes.filter(|n| *n <= 250)?).ok().map(Body::Data);
-        let body = match function {
-            1 | 2 => counted(word(2).map(|n| n.div_ceil(8)))?,
-            3 | 4 => counted(word(2)?.checked_mul(2))?,
-            5 | 6 => Body::Echo(data.get(..4)?.to_vec()),
-            15 | 16 => Body::Echo(data.get(..4)?.to_vec()),
-            22 => Body::Echo(data.get(..6)?.to_vec()),
-            23 => counted(word(2)?.checked_mul(2))?,
+        let body = match Function::of(*function) {
             // 0 is no function, and the upper half marks exceptions (Application Protocol V1.1b3, 4.1).
-            0 | 0x80.. => return None,
-            _ => Body::Open,
+            _ if matches!(function, 0 | EXCEPTION..) => return None,
+            Some(Function { answer: Shape::Counted(_), area: Some(area), .. }) if area.bits() => {
+                counted(word(2).map(|n| n.div_ceil(8)))?
+            }
+            Some(Function { answer: Shape::Counted(_), .. }) => counted(word(2)?.checked_mul(2))?,
+            // All of them confirm a write by its beginning.
+            Some(Function { answer: Shape::Fixed(length), .. }) => {
+                Body::Echo(data.get(..length - 1)?.to_vec())
+            }
+            Some(Function { answer: Shape::Open, .. }) | None => Body::Open,
         };
         (pdu.len() <= MAX_PDU).then_some(Self { unit, function: *function, body })
     }

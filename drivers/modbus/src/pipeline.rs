@@ -33,7 +33,7 @@ impl<L: Line> ModbusBus<L> {
         devices.sort_unstable();
         devices.dedup();
         for device in devices {
-            if let Err(error) = self.chore(device).await {
+            if let Err(error) = self.chores(device).await {
                 let lost = |_| Err(ReadError::Bus(io::Error::other(error.to_string())));
                 return blocks.iter().map(lost).collect();
             }

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::bus::{Line, ModbusBus, Reply};
 use crate::compile::{Units, compile};
 use crate::frame::{Scan, scan, seal};
+use crate::function::Function;
 use crate::late::{Before, Debts};
 use crate::pdu::{Answer, Expect};
 use crate::plan::Pace;
@@ -206,7 +207,7 @@ impl<C: Connect> RtuLine<C> {
         if !received.starts_with(sent) {
             return;
         }
-        let reads = matches!(sent.get(1), Some(1..=4));
+        let reads = sent.get(1).is_some_and(|code| Function::only_reads(*code));
         if reads && !std::mem::replace(&mut self.echoes, true) {
             tracing::warn!("the line gives back what is sent; switch the local echo of the adapter off");
         }

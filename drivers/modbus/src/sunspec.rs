@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use crate::place::Which;
 use crate::plan::Span;
 
 /// Where the mark may stand, most usual first.
@@ -17,11 +18,12 @@ const MARK: [u16; 2] = [0x5375, 0x6E53];
 const END: u16 = 0xFFFF;
 /// Most models that are followed. The longest chains of real devices have some 30; a device that answers
 /// anything everywhere would otherwise be walked for as long as 65535 registers last.
-const MAX_MODELS: usize = 64;
+pub(crate) const MAX_MODELS: usize = 64;
 
 /// One model of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Model {
+pub struct Model {
+    /// Its number.
     pub id: u16,
     /// Address of its first register, the one that holds its number.
     pub at: u16,
@@ -31,6 +33,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// How many registers it has in all.
+    #[must_use]
     pub fn registers(self) -> u32 {
         u32::from(self.len) + 2
     }
@@ -38,7 +41,7 @@ impl Model {
 
 /// The models of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Chain {
+pub struct Chain {
     /// Where the mark stands.
     base: u16,
     models: Vec<Model>,
@@ -47,12 +50,15 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// The first model with this number.
-    pub fn find(&self, id: u16) -> Option<Model> {
-        self.models.iter().find(|model| model.id == id).copied()
+    /// Where this model is.
+    #[must_use]
+    pub fn find(&self, which: Which) -> Option<Model> {
+        let same = self.models.iter().filter(|model| model.id == which.id);
+        same.copied().nth(usize::from(which.nth).checked_sub(1)?)
     }
 
     /// Why the rest of it is not known, unless it was read to its end.
+    #[must_use]
     pub fn cut(&self) -> Option<&str> {
         self.cut.as_deref()
     }
@@ -85,7 +91,7 @@ enum At {
 
 /// A walk along the chain of one device, one read after the other.
 #[derive(Debug)]
-pub(crate) struct Walk {
+pub struct Walk {
     bases: Vec<u16>,
     at: At,
     /// How many bases were answered, and had no mark.
@@ -97,6 +103,7 @@ pub(crate) struct Walk {
 
 impl Walk {
     /// Before the first read; `base` is where the mark stands, if that is known.
+    #[must_use]
     pub fn new(base: Option<u16>) -> Self {
         let bases = base.map_or_else(|| BASES.to_vec(), |base| vec![base]);
         let chain = Chain { base: 0, models: Vec::new(), cut: None };
@@ -116,6 +123,7 @@ impl Walk {
     }
 
     /// The chain, once it is known.
+    #[must_use]
     pub fn chain(&self) -> Option<&Chain> {
         (self.at == At::Done || self.resumed).then_some(&self.chain)
     }
@@ -132,21 +140,31 @@ impl Walk {
     }
 
     /// Whether it is only looked for what stands behind a cut.
+    #[must_use]
     pub fn resumed(&self) -> bool {
         self.resumed
     }
 
+    /// Whether the mark was found.
+    #[must_use]
+    pub fn begun(&self) -> bool {
+        matches!(self.at, At::Head(_) | At::Done)
+    }
+
     /// Whether the device has none.
+    #[must_use]
     pub fn nowhere(&self) -> bool {
         self.at == At::Nowhere
     }
 
     /// The bases in words, for the log.
+    #[must_use]
     pub fn places(&self) -> String {
         self.bases.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
     /// The holding registers to read next; `None` when nothing is left to find out.
+    #[must_use]
     pub fn next(&self) -> Option<Span> {
         match self.at {
             At::Mark(n) => self.bases.get(n).map(|base| Span { start: *base, len: 2 }),
@@ -228,6 +246,10 @@ mod tests {
 
     use super::*;
 
+    fn first(id: u16) -> Which {
+        Which { id, nth: 1 }
+    }
+
     /// A register image: `SunS` at `base`, then these models, then the end mark.
     fn image(base: u16, models: &[(u16, u16)]) -> BTreeMap<u16, u16> {
         let mut words = MARK.to_vec();
@@ -260,11 +282,21 @@ mod tests {
         let reads = walk(&mut found, &image(40_000, &[(1, 66), (103, 50), (160, 48)]));
         assert_eq!(reads, 5, "the mark, three models, the end");
         let chain = found.chain().expect("walked");
-        assert_eq!(chain.find(1), Some(Model { id: 1, at: 40_002, len: 66 }));
-        assert_eq!(chain.find(103), Some(Model { id: 103, at: 40_070, len: 50 }));
-        assert_eq!(chain.find(160), Some(Model { id: 160, at: 40_122, len: 48 }));
-        assert_eq!((chain.find(120), chain.cut()), (None, None));
+        assert_eq!(chain.find(first(1)), Some(Model { id: 1, at: 40_002, len: 66 }));
+        assert_eq!(chain.find(first(103)), Some(Model { id: 103, at: 40_070, len: 50 }));
+        assert_eq!(chain.find(first(160)), Some(Model { id: 160, at: 40_122, len: 48 }));
+        assert_eq!((chain.find(first(120)), chain.cut()), (None, None));
         assert_eq!(chain.to_string(), "40000: 1 (66 registers), 103 (50 registers), 160 (48 registers)");
+    }
+
+    #[test]
+    fn of_models_with_the_same_number_each_is_found() {
+        let mut found = Walk::new(None);
+        walk(&mut found, &image(40_000, &[(1, 66), (160, 48), (203, 105), (160, 28)]));
+        let chain = found.chain().expect("walked");
+        let at = |nth| chain.find(Which { id: 160, nth }).map(|model| (model.at, model.len));
+        assert_eq!([at(1), at(2), at(3)], [Some((40_070, 48)), Some((40_227, 28)), None]);
+        assert_eq!(at(0), None, "they are counted from 1");
     }
 
     #[test]
@@ -272,7 +304,7 @@ mod tests {
         for base in [50_000, 0] {
             let mut found = Walk::new(None);
             walk(&mut found, &image(base, &[(1, 66)]));
-            assert!(found.chain().is_some_and(|c| c.find(1).is_some()), "{base}");
+            assert!(found.chain().is_some_and(|c| c.find(first(1)).is_some()), "{base}");
         }
         let mut found = Walk::new(Some(1000));
         assert_eq!(found.next(), Some(Span { start: 1000, len: 2 }));
@@ -290,7 +322,7 @@ mod tests {
         }
         assert_eq!(found.next(), Some(Span { start: 0, len: 2 }));
         walk(&mut found, &there);
-        assert!(found.chain().is_some_and(|c| c.find(101).is_some()));
+        assert!(found.chain().is_some_and(|c| c.find(first(101)).is_some()));
     }
 
     #[test]
@@ -301,14 +333,14 @@ mod tests {
         let mut found = Walk::new(None);
         walk(&mut found, &wild);
         let chain = found.chain().expect("up to there");
-        assert!(chain.find(1).is_some() && chain.find(103).is_none() && chain.cut().is_some());
+        assert!(chain.find(first(1)).is_some() && chain.find(first(103)).is_none() && chain.cut().is_some());
         // A map that ends without its mark.
         let mut short = image(40_000, &[(1, 66)]);
         short.retain(|at, _| *at < 40_070);
         let mut found = Walk::new(None);
         walk(&mut found, &short);
         let chain = found.chain().expect("up to there");
-        assert!(chain.find(1).is_some() && chain.cut().is_some_and(|why| why.contains("40070")));
+        assert!(chain.find(first(1)).is_some() && chain.cut().is_some_and(|why| why.contains("40070")));
     }
 
     #[test]
@@ -319,7 +351,7 @@ mod tests {
         assert!(found.chain().is_none());
         walk(&mut found, &image(40_000, &[(1, 65), (111, 60)]));
         let chain = found.chain().expect("walked");
-        assert_eq!((chain.find(103), chain.find(111).map(|m| m.at)), (None, Some(40_069)));
+        assert_eq!((chain.find(first(103)), chain.find(first(111)).map(|m| m.at)), (None, Some(40_069)));
     }
 
     #[test]
@@ -330,11 +362,11 @@ mod tests {
         booting.extend([(40_070, 0), (40_071, 0)]);
         let mut found = Walk::new(None);
         walk(&mut found, &booting);
-        assert!(found.chain().is_some_and(|c| c.cut().is_some() && c.find(103).is_none()));
+        assert!(found.chain().is_some_and(|c| c.cut().is_some() && c.find(first(103)).is_none()));
         found.resume();
-        assert!(found.chain().is_some_and(|c| c.find(1).is_some()), "still known");
+        assert!(found.chain().is_some_and(|c| c.find(first(1)).is_some()), "still known");
         assert_eq!(walk(&mut found, &there), 2, "the model and the end");
-        assert!(found.chain().is_some_and(|c| c.cut().is_none() && c.find(103).is_some()));
+        assert!(found.chain().is_some_and(|c| c.cut().is_none() && c.find(first(103)).is_some()));
         found.resume();
         assert_eq!(found.next(), None, "it was not cut");
     }

@@ -16,14 +16,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::bus::{Ask, Line, Reply};
-use crate::pdu::{Expect, MAX_PDU};
+use crate::function::Function;
+use crate::pdu::Expect;
 use crate::rtu::{Connect, unspeakable};
+use crate::wrap::{Header, MAX_TCP};
 
 /// Longest wait for a connection when the bus is opened. Inside an exchange its own timeout counts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes taken from the socket at once: one frame.
-const CHUNK: usize = MAX_PDU + 7;
+const CHUNK: usize = MAX_TCP;
 
 /// Where a Modbus TCP device or a serial converter listens.
 #[derive(Debug, Clone)]
@@ -112,15 +114,11 @@ struct Frame<'b> {
 
 /// The first frame in `bytes`; `None` while it is not whole.
 fn first_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, String> {
-    let Some((header, rest)) = bytes.split_first_chunk::<7>() else { return Ok(None) };
-    let [t0, t1, p0, p1, l0, l1, unit] = *header;
-    // The length counts the unit and the PDU.
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
-    if [p0, p1] != [0, 0] || !(2..=MAX_PDU + 1).contains(&length) {
+    let Some((header, rest)) = bytes.split_first_chunk::<{ Header::LEN }>() else { return Ok(None) };
+    let Some(Header { transaction, unit, pdu }) = Header::of(*header) else {
         return Err(format!("no Modbus TCP header: {header:02X?}"));
-    }
-    let transaction = u16::from_be_bytes([t0, t1]);
-    Ok(rest.get(..length - 1).map(|pdu| Frame { transaction, unit, pdu, length: length + 6 }))
+    };
+    Ok(rest.get(..pdu).map(|pdu| Frame { transaction, unit, pdu, length: Header::LEN + pdu.len() }))
 }
 
 impl TcpLine {
@@ -164,12 +162,7 @@ impl TcpLine {
         for open in open.iter_mut().filter(|o| o.reply.is_none()) {
             self.transaction = self.transaction.wrapping_add(1);
             open.transaction = self.transaction;
-            let length = u16::try_from(open.ask.pdu.len() + 1).unwrap_or(u16::MAX);
-            frames.extend_from_slice(&open.transaction.to_be_bytes());
-            frames.extend_from_slice(&[0, 0]);
-            frames.extend_from_slice(&length.to_be_bytes());
-            frames.push(open.ask.unit);
-            frames.extend_from_slice(open.ask.pdu);
+            frames.extend(Header::frame(open.transaction, open.ask.unit, open.ask.pdu));
         }
         let Some(stream) = self.stream.as_mut() else {
             return Err(Lost::Connection(io::ErrorKind::NotConnected.into()));
@@ -261,7 +254,7 @@ impl Line for TcpLine {
             }
         }
         let Some(deadline) = open.iter().map(|open| open.deadline).max() else { return Vec::new() };
-        let reads = asks.iter().all(|ask| matches!(ask.pdu.first(), Some(1..=4)));
+        let reads = asks.iter().all(|ask| ask.pdu.first().is_some_and(|code| Function::only_reads(*code)));
         tokio::task::yield_now().await;
         let mut used = self.alive();
         let lost = loop {

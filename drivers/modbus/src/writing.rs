@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use driver_api::decode::BitPattern;
-use driver_api::exception::{Exception, Reaction};
+use driver_api::exception::{Exception, ILLEGAL_ADDRESS, Reaction};
 use driver_api::{FrameError, ReadError, Value};
 use tokio_modbus::Request;
 
 use crate::bus::{Line, ModbusBus, Power};
 use crate::chores::Found;
 use crate::config::Area;
-use crate::learned::ILLEGAL_ADDRESS;
 use crate::pdu::{Answer, encode as pdu_of};
 use crate::place::Place;
 use crate::plan::Span;

@@ -1,5 +1,7 @@
 //! A bus learns how long its devices take to answer, and which reads they refuse, and plans by it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +17,14 @@ struct Unit {
     turnaround: Duration,
     /// Reads that touch these registers are refused with exception 02.
     hole: std::ops::Range<u16>,
+    /// How often that happened.
+    refusals: Arc<AtomicUsize>,
+}
+
+impl Unit {
+    fn new(turnaround: Duration, hole: std::ops::Range<u16>) -> Self {
+        Self { turnaround, hole, refusals: Arc::default() }
+    }
 }
 
 #[async_trait]
@@ -22,7 +32,7 @@ impl Connect for Unit {
     type Port = DuplexStream;
     async fn connect(&mut self) -> std::io::Result<DuplexStream> {
         let (ours, mut theirs) = tokio::io::duplex(1024);
-        let (turnaround, hole) = (self.turnaround, self.hole.clone());
+        let (turnaround, hole, refusals) = (self.turnaround, self.hole.clone(), self.refusals.clone());
         tokio::spawn(async move {
             let mut request = [0; 8];
             let char_time = Pace::serial(115_200, 11).char_time;
@@ -30,6 +40,7 @@ impl Connect for Unit {
                 let [unit, function, at_high, at_low, high, low, ..] = request;
                 let (at, len) = (u16::from_be_bytes([at_high, at_low]), u16::from_be_bytes([high, low]));
                 let mut answer = if at < hole.end && hole.start < at + len {
+                    refusals.fetch_add(1, Ordering::Relaxed);
                     vec![unit, function | 0x80, 2]
                 } else {
                     let data = (at..at + len).flat_map(u16::to_be_bytes);
@@ -46,12 +57,17 @@ impl Connect for Unit {
     }
 }
 
-/// Two registers every second with so many between them that nobody wants.
-fn bus(gap: u16, unit: Unit) -> Box<dyn Bus> {
+/// Registers every second with so many between them that nobody wants.
+fn bus(gaps: &[u16], unit: Unit) -> Box<dyn Bus> {
     let table = |text| Table::from_text(0, text).expect("TOML");
-    let second = format!("register = 'holding:{}'", gap + 1);
-    let point = |(name, text)| PointSpec {
-        name: String::from(name),
+    let mut texts = vec!["register = 'holding:0'".to_owned()];
+    let mut at = 0;
+    for gap in gaps {
+        at += gap + 1;
+        texts.push(format!("register = 'holding:{at}'"));
+    }
+    let point = |(index, text)| PointSpec {
+        name: format!("p{index}"),
         interval: Duration::from_secs(1),
         writable: false,
         table: table(text),
@@ -61,7 +77,7 @@ fn bus(gap: u16, unit: Unit) -> Box<dyn Bus> {
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(500),
         table: table("address = 1"),
-        points: [("a", "register = 'holding:0'"), ("b", &second)].map(point).to_vec(),
+        points: texts.iter().map(String::as_str).enumerate().map(point).collect(),
     };
     let spec =
         BusSpec { name: "line".into(), table: table(""), devices: vec![device], wire: Wire::default() };
@@ -86,7 +102,7 @@ async fn read(bus: &mut dyn Bus, rounds: usize) -> Vec<Result<Value, driver_api:
 #[tokio::test(start_paused = true)]
 async fn a_slow_device_is_asked_for_more_at_once_as_soon_as_that_is_known() {
     let turnaround = Duration::from_millis(20);
-    let mut bus = bus(40, Unit { turnaround, hole: 0..0 });
+    let mut bus = bus(&[40], Unit::new(turnaround, 0..0));
     bus.open().await.expect("it opens");
     assert_eq!(bus.plan().blocks.len(), 2, "at 115200 baud 40 registers cost more than a request");
     assert_eq!(bus.learned(0).turnaround, None);
@@ -103,7 +119,7 @@ async fn a_slow_device_is_asked_for_more_at_once_as_soon_as_that_is_known() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_block_is_shown_with_its_parts() {
-    let mut bus = bus(4, Unit { turnaround: Duration::from_millis(2), hole: 1..5 });
+    let mut bus = bus(&[4], Unit::new(Duration::from_millis(2), 1..5));
     bus.open().await.expect("it opens");
     assert_eq!(bus.plan().blocks.len(), 1);
     assert_eq!(bus.learned(0).split_blocks, 0);
@@ -113,4 +129,25 @@ async fn a_refused_block_is_shown_with_its_parts() {
     // A new plan for nothing would ask for the whole again.
     assert!(!bus.replan());
     assert_eq!(bus.learned(0).split_blocks, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hole_that_is_known_is_not_read_again_after_a_new_plan() {
+    let unit = Unit::new(Duration::from_millis(20), 1..5);
+    let refusals = unit.refusals.clone();
+    let refused = || refusals.load(Ordering::Relaxed);
+    let mut bus = bus(&[4, 40], unit);
+    bus.open().await.expect("it opens");
+    assert_eq!(bus.plan().blocks.len(), 2);
+    let values = [Ok(Value::Int(0)), Ok(Value::Int(5)), Ok(Value::Int(46))];
+    assert_eq!(read(&mut *bus, 8).await, values);
+    assert_eq!(refused(), 1, "it is learned once");
+    assert!(bus.replan());
+    assert_eq!(bus.plan().blocks.len(), 1, "over the hole, and to the third register");
+    assert_eq!((bus.learned(0).split_blocks, bus.learned(0).split_parts), (1, 2));
+    assert_eq!(read(&mut *bus, 8).await, values);
+    assert_eq!(refused(), 1, "it is a fact about the registers, not about the block");
+    bus.open().await.expect("it opens");
+    assert_eq!(read(&mut *bus, 1).await, values);
+    assert_eq!(refused(), 2, "a reconnect is a new chance");
 }

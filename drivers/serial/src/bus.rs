@@ -63,7 +63,11 @@ impl<C: Connect> SerialBus<C> {
         let mut plan = Plan::default();
         let mut speaker = None;
         if let Some((device, speech)) = device {
-            plan.devices.push(DeviceInfo { name: device.name.clone(), address: settings.port.clone() });
+            plan.devices.push(DeviceInfo {
+                name: device.name.clone(),
+                address: settings.port.clone(),
+                models_at: None,
+            });
             plan.points = points_of(device, &speech);
             plan.blocks.push(block_of(device, &speech, &settings));
             speaker = Some(Speaker {

@@ -207,7 +207,7 @@ fn add_device(bus: &mut SimBus, index: usize, spec: &DeviceSpec<'_>, problems: &
     let keys = spec.table.parse::<DeviceKeys>(problems);
     let address =
         keys.as_ref().and_then(|k| k.address).map_or_else(|| (index + 1).to_string(), |a| a.to_string());
-    bus.plan.devices.push(DeviceInfo { name: spec.name.clone(), address });
+    bus.plan.devices.push(DeviceInfo { name: spec.name.clone(), address, models_at: None });
     bus.devices.push(SimDevice { dead: keys.is_some_and(|k| k.dead), timeout: spec.timeout });
     let first_block = bus.plan.blocks.len();
     for (nth, point) in spec.points.iter().enumerate() {

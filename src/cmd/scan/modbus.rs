@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use driver_api::exception::{Exception, Reaction};
+use driver_modbus::function::refusal;
 use serde::Serialize;
 
 use super::super::carrier::Carrier;
@@ -149,9 +150,11 @@ fn probe(carrier: &mut dyn Carrier, unit: u8, search: &Search<'_>) -> Probe {
             // A gateway that says the device behind it is silent.
             Ok(carried) if says_silent(&carried.answer) => {}
             Ok(carried) => {
-                let answer = match carried.answer[..] {
-                    [f, code, ..] if f & 0x80 != 0 => format!("exception {code:02x}"),
-                    [_, _, high, low] => format!("{} = {}", area(function), u16::from_be_bytes([high, low])),
+                let answer = match (refusal(&carried.answer), &carried.answer[..]) {
+                    (Some(code), _) => format!("exception {code:02x}"),
+                    (None, &[_, _, high, low]) => {
+                        format!("{} = {}", area(function), u16::from_be_bytes([high, low]))
+                    }
                     _ => "something".to_owned(),
                 };
                 return Probe::Answered(carried.took, answer);
@@ -166,7 +169,7 @@ fn probe(carrier: &mut dyn Carrier, unit: u8, search: &Search<'_>) -> Probe {
 
 /// Whether this is an exception that means that nobody answered.
 fn says_silent(answer: &[u8]) -> bool {
-    matches!(*answer, [f, code] if f & 0x80 != 0 && Exception::of(code).read == Reaction::Silent)
+    refusal(answer).is_some_and(|code| Exception::of(code).read == Reaction::Silent)
 }
 
 fn area(function: u8) -> &'static str {

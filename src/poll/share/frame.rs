@@ -5,23 +5,14 @@
 //! requests come out; and a full [`Inbox`] always holds a request or a mistake, so that it never waits for room.
 
 use driver_modbus::frame::{MAX_RTU, seal, sealed};
+use driver_modbus::function::Function;
+use driver_modbus::wrap::{Header, MAX_TCP, Wrap};
 
 use crate::config::share::Framing;
 
-/// Longest frame: the header of Modbus TCP and a PDU of 253 bytes.
-pub const LONGEST: usize = 7 + 253;
-
-/// Shortest and longest value of the length field of Modbus TCP: the unit, and a PDU of 1 to 253 bytes.
-const LENGTHS: std::ops::RangeInclusive<usize> = 2..=254;
-
-/// How a connection's frames are wrapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wrap {
-    /// The header of Modbus TCP before the PDU.
-    Tcp,
-    /// Unit before, checksum behind.
-    Rtu,
-}
+/// Longest frame of either kind.
+pub const LONGEST: usize = MAX_TCP;
+const _: () = assert!(MAX_RTU <= LONGEST);
 
 /// One request of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,23 +30,16 @@ impl Request {
     /// The frame that answers it with this PDU.
     #[must_use]
     pub fn answer(&self, pdu: &[u8]) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(LONGEST);
         match self.wrap {
-            Wrap::Tcp => {
-                frame.extend_from_slice(&self.transaction.to_be_bytes());
-                frame.extend_from_slice(&[0, 0]);
-                // A PDU has at most 253 bytes.
-                frame.extend_from_slice(&u16::try_from(pdu.len() + 1).unwrap_or(u16::MAX).to_be_bytes());
-                frame.push(self.unit);
-                frame.extend_from_slice(pdu);
-            }
+            Wrap::Tcp => Header::frame(self.transaction, self.unit, pdu),
             Wrap::Rtu => {
+                let mut frame = Vec::with_capacity(MAX_RTU);
                 frame.push(self.unit);
                 frame.extend_from_slice(pdu);
                 seal(&mut frame);
+                frame
             }
         }
-        frame
     }
 }
 
@@ -145,45 +129,26 @@ enum Length {
 }
 
 fn pdu_length(pdu: &[u8]) -> Length {
-    let counted = |at: usize| match pdu.get(at) {
-        Some(count) => Length::Known(at + 1 + usize::from(*count)),
-        None => Length::Later,
-    };
-    match pdu.first() {
-        None => Length::Later,
-        Some(1..=6) => Length::Known(5),
-        // Read exception status, get event counter and log, report server id.
-        Some(7 | 11 | 12 | 17) => Length::Known(1),
-        Some(8) => Length::Known(5),
-        Some(15 | 16) => counted(5),
-        Some(20 | 21) => counted(1),
-        Some(22) => Length::Known(7),
-        Some(23) => counted(9),
-        Some(24) => Length::Known(3),
-        Some(43) => Length::Known(4),
-        Some(_) => Length::Unknown,
+    let Some(code) = pdu.first() else { return Length::Later };
+    match Function::of(*code) {
+        None => Length::Unknown,
+        Some(known) => known.request.length(pdu).map_or(Length::Later, Length::Known),
     }
 }
 
 fn tcp(bytes: &[u8]) -> Found {
-    let &[t0, t1, p0, p1, l0, l1, ref rest @ ..] = bytes else {
+    let Some((header, rest)) = bytes.split_first_chunk::<{ Header::LEN }>() else {
         // Protocol 0 is all there is.
         let wrong = bytes.iter().skip(2).take(2).any(|protocol| *protocol != 0);
         return if wrong { Found::Nothing } else { Found::More };
     };
-    let length = usize::from(u16::from_be_bytes([l0, l1]));
-    if [p0, p1] != [0, 0] || !LENGTHS.contains(&length) {
-        return Found::Nothing;
-    }
+    let Some(Header { transaction, unit, pdu: length }) = Header::of(*header) else { return Found::Nothing };
     match rest.get(..length) {
-        Some([unit, pdu @ ..]) => {
-            let transaction = u16::from_be_bytes([t0, t1]);
-            Found::Request(
-                Request { wrap: Wrap::Tcp, transaction, unit: *unit, pdu: pdu.to_vec() },
-                6 + length,
-            )
-        }
-        _ => Found::More,
+        Some(pdu) => Found::Request(
+            Request { wrap: Wrap::Tcp, transaction, unit, pdu: pdu.to_vec() },
+            Header::LEN + length,
+        ),
+        None => Found::More,
     }
 }
 

@@ -4,25 +4,11 @@
 //! right length, and either reads or writes only what `writes` names; everything else is answered here, so that no
 //! device ever sees it.
 
+use driver_api::exception::{ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE};
 use driver_modbus::config::Area;
 
 use crate::config::share::Writable;
 
-/// Exceptions that the gateway answers with.
-pub const ILLEGAL_FUNCTION: u8 = 0x01;
-/// Registers beyond 65535.
-pub const ILLEGAL_ADDRESS: u8 = 0x02;
-/// A request that is not formed as its function wants.
-pub const ILLEGAL_VALUE: u8 = 0x03;
-/// Too much is waiting for the bus.
-pub const BUSY: u8 = 0x06;
-/// The bus is down, or has no such unit.
-pub const NO_PATH: u8 = 0x0A;
-/// The device does not answer.
-pub const NO_ANSWER: u8 = 0x0B;
-
-/// The bit that makes a function code an exception.
-const EXCEPTION: u8 = 0x80;
 /// Read device identification, within function 43.
 const IDENTIFICATION: u8 = 14;
 
@@ -83,21 +69,6 @@ pub fn judge(unit: u8, pdu: &[u8], writes: &[Writable]) -> Result<Permitted, u8>
         [43, IDENTIFICATION, 1..=4, _] => Ok(Permitted::Other),
         [17 | 23 | 43, ..] => Err(ILLEGAL_VALUE),
         _ => Err(ILLEGAL_FUNCTION),
-    }
-}
-
-/// The exception's PDU.
-#[must_use]
-pub fn exception(pdu: &[u8], code: u8) -> Vec<u8> {
-    vec![pdu.first().copied().unwrap_or(0) | EXCEPTION, code]
-}
-
-/// The code with which an answer refuses; `None` if it does not.
-#[must_use]
-pub fn refusal(answer: &[u8]) -> Option<u8> {
-    match answer {
-        [function, code, ..] if function & EXCEPTION != 0 => Some(*code),
-        _ => None,
     }
 }
 
@@ -187,11 +158,6 @@ mod tests {
         ] {
             assert_eq!(judge(unit, &hex(pdu), &writes()), verdict, "{unit}: {pdu}");
         }
-        assert_eq!(exception(&hex("03 00 00 00 01"), BUSY), hex("83 06"));
-        assert_eq!(
-            (refusal(&hex("83 06")), refusal(&hex("03 02 00 01")), refusal(&[])),
-            (Some(6), None, None)
-        );
     }
 
     proptest! {

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use driver_api::exception::{BUSY, NO_ANSWER, NO_PATH};
+use driver_modbus::function;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -17,7 +19,7 @@ use super::super::ask::{BusHandle, Carry, Guest, NotCarried};
 use super::super::stats::BusStats;
 use super::cache::{Asked, Cache};
 use super::frame::Inbox;
-use super::permit::{self, BUSY, NO_ANSWER, NO_PATH, Permitted};
+use super::permit::{self, Permitted};
 use super::stats::Door;
 use crate::bounds;
 use crate::config::share::Share;
@@ -178,7 +180,7 @@ impl Server {
         self.stats.share.requests.fetch_add(1, Relaxed);
         let refuse = |code: u8| {
             self.stats.share.refuse();
-            permit::exception(pdu, code)
+            function::refuse(pdu, code)
         };
         let does = match permit::judge(unit, pdu, &self.share.writes) {
             Ok(does) => does,
@@ -206,7 +208,7 @@ impl Server {
         };
         let answer = self.bus.carry(carry).await.map(|carried| carried.answer);
         if let (Some(cache), Ok(answer), Some(asked)) = (&self.cache, &answer, asked)
-            && permit::refusal(answer).is_none()
+            && function::refusal(answer).is_none()
         {
             lock(cache).keep(asked, answer, writes(), Instant::now());
         }

@@ -53,6 +53,8 @@ pub enum TimeForm {
     Iec870,
     /// Six registers: year (or year less 2000), month, day, hour, minute, second.
     Ymdhms,
+    /// The same, but the year is always less 2000: what is written says which of the two the device wants.
+    Yymdhms,
     /// Three registers of packed BCD: `YYMM`, `DDhh`, `mmss`.
     Bcd,
 }
@@ -74,6 +76,7 @@ pub(super) const WORDS: &[(&str, Kind)] = &[
     ("time:unix", Kind::Time(TimeForm::Unix)),
     ("time:iec870", Kind::Time(TimeForm::Iec870)),
     ("time:ymdhms", Kind::Time(TimeForm::Ymdhms)),
+    ("time:yymdhms", Kind::Time(TimeForm::Yymdhms)),
     ("time:bcd", Kind::Time(TimeForm::Bcd)),
 ];
 
@@ -86,7 +89,7 @@ impl Kind {
             Self::U32 | Self::I32 | Self::F32 | Self::Bcd32 | Self::Time(TimeForm::Unix) => 2,
             Self::Time(TimeForm::Bcd) => 3,
             Self::U64 | Self::I64 | Self::F64 | Self::Bcd64 | Self::Time(TimeForm::Iec870) => 4,
-            Self::Time(TimeForm::Ymdhms) => 6,
+            Self::Time(TimeForm::Ymdhms | TimeForm::Yymdhms) => 6,
             Self::Text(bytes) => bytes.div_ceil(2),
         }
     }
@@ -133,7 +136,9 @@ impl FromStr for Kind {
             return Err("say how many bytes, as in string:16".to_owned());
         }
         if word == "time" {
-            return Err("say in which form: time:unix, time:iec870, time:ymdhms or time:bcd".to_owned());
+            return Err(
+                "say in which form: time:unix, time:iec870, time:ymdhms, time:yymdhms or time:bcd".to_owned()
+            );
         }
         // Words of other programs for the same things.
         let other = match word.to_ascii_lowercase().as_str() {

@@ -52,7 +52,8 @@ pub fn decode(kind: Kind, order: WordOrder, registers: &[u16]) -> Result<Value, 
         let text = std::str::from_utf8(&bytes[..end]).map_err(|_| Reason::Parse)?;
         return Ok(Value::Text(text.trim_end().into()));
     }
-    if let Kind::Time(form @ (TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd)) = kind {
+    if let Kind::Time(form @ (TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Yymdhms | TimeForm::Bcd)) = kind
+    {
         let fields: Vec<u16> = registers.iter().map(|r| order.swap(*r)).collect();
         return time::from_fields(form, &fields)
             .map(|text| Value::Text(text.into()))
@@ -89,7 +90,8 @@ fn interpret(kind: Kind, raw: u64) -> Result<Value, Reason> {
         Kind::Bcd16 | Kind::Bcd32 | Kind::Bcd64 => Value::Int(bcd::digits(raw).ok_or(Reason::Parse)?),
         Kind::Time(TimeForm::Unix) => Value::Text(time::from_unix(raw).ok_or(Reason::SensorFault)?.into()),
         // Handled before, by their registers.
-        Kind::Text(_) | Kind::Time(TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd) => {
+        Kind::Text(_)
+        | Kind::Time(TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Yymdhms | TimeForm::Bcd) => {
             return Err(Reason::Parse);
         }
     })
@@ -130,8 +132,10 @@ pub fn encode(kind: Kind, order: WordOrder, value: &Value) -> Result<Vec<u16>, U
         bytes.resize(usize::from(kind.registers()) * 2, 0);
         return Ok(bytes.chunks_exact(2).map(|c| order.swap(u16::from_be_bytes([c[0], c[1]]))).collect());
     }
-    if let (Kind::Time(form @ (TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd)), Value::Text(text)) =
-        (kind, value)
+    if let (
+        Kind::Time(form @ (TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Yymdhms | TimeForm::Bcd)),
+        Value::Text(text),
+    ) = (kind, value)
     {
         let fields = time::to_fields(form, text).ok_or_else(unfit)?;
         return Ok(fields.into_iter().map(|field| order.swap(field)).collect());

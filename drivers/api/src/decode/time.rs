@@ -48,6 +48,9 @@ pub(super) fn from_fields(form: TimeForm, words: &[u16]) -> Option<String> {
             };
             civil(year, [month, day, hour, minute, second], 0)?
         }
+        (TimeForm::Yymdhms, &[year @ 0..=99, month, day, hour, minute, second]) => {
+            civil(2000 + year, [month, day, hour, minute, second], 0)?
+        }
         (TimeForm::Bcd, &[year_month, day_hour, minute_second]) => {
             let two = |byte: u16| bcd::digits(u64::from(byte & 0xFF)).and_then(|n| u16::try_from(n).ok());
             civil(
@@ -90,6 +93,10 @@ pub(super) fn to_fields(form: TimeForm, text: &str) -> Option<Vec<u16>> {
             Some(vec![year, month << 8 | day, hour << 8 | minute, millis])
         }
         TimeForm::Ymdhms if nanos == 0 && year >= 1970 => Some(vec![year, month, day, hour, minute, second]),
+        TimeForm::Yymdhms if nanos == 0 => {
+            let year = year.checked_sub(2000).filter(|y| *y <= 99)?;
+            Some(vec![year, month, day, hour, minute, second])
+        }
         TimeForm::Bcd if nanos == 0 => {
             let year = year.checked_sub(2000).filter(|y| *y <= 99)?;
             let two = |high: u16, low: u16| -> Option<u16> {
@@ -98,7 +105,7 @@ pub(super) fn to_fields(form: TimeForm, text: &str) -> Option<Vec<u16>> {
             };
             Some(vec![two(year, month)?, two(day, hour)?, two(minute, second)?])
         }
-        TimeForm::Unix | TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Bcd => None,
+        TimeForm::Unix | TimeForm::Iec870 | TimeForm::Ymdhms | TimeForm::Yymdhms | TimeForm::Bcd => None,
     }
 }
 
@@ -142,6 +149,7 @@ mod tests {
             (TimeForm::Unix, vec![0x6B0A, 0xA620], "2026-11-28T10:00:00Z"),
             (TimeForm::Iec870, vec![26, 0x0B1C, 0x0A00, 0], "2026-11-28T10:00:00"),
             (TimeForm::Ymdhms, vec![2026, 11, 28, 10, 0, 0], "2026-11-28T10:00:00"),
+            (TimeForm::Yymdhms, vec![26, 11, 28, 10, 0, 0], "2026-11-28T10:00:00"),
             (TimeForm::Bcd, vec![0x2611, 0x2810, 0x0000], "2026-11-28T10:00:00"),
         ] {
             assert_eq!(read(form, &registers), text(said), "{form:?}");
@@ -176,6 +184,9 @@ mod tests {
             (TimeForm::Ymdhms, vec![2026, 13, 1, 0, 0, 0]),
             (TimeForm::Ymdhms, vec![100, 1, 1, 0, 0, 0]),
             (TimeForm::Ymdhms, vec![2026, 1, 1, 24, 0, 0]),
+            // It has the full year: one less 2000 must not be written there.
+            (TimeForm::Yymdhms, vec![2026, 1, 1, 0, 0, 0]),
+            (TimeForm::Yymdhms, vec![100, 1, 1, 0, 0, 0]),
             (TimeForm::Bcd, vec![0x2611, 0x281A, 0]),
             (TimeForm::Bcd, vec![0x2600, 0x0100, 0]),
         ] {
@@ -204,6 +215,8 @@ mod tests {
             (TimeForm::Ymdhms, "2026-11-28T10:00:00-01:00"),
             (TimeForm::Ymdhms, "2026-11-28T10:00:00Z"),
             (TimeForm::Ymdhms, "2026-11-28"),
+            (TimeForm::Yymdhms, "1999-11-28T10:00:00"),
+            (TimeForm::Yymdhms, "2100-11-28T10:00:00"),
             (TimeForm::Iec870, "2128-01-01T00:00:00"),
             (TimeForm::Iec870, "2026-11-28T10:00:00.0001"),
             (TimeForm::Iec870, "now"),
@@ -232,7 +245,7 @@ mod tests {
         #[test]
         fn every_moment_comes_back_from_its_registers(
             day in 0i64..27_000, second in 0i64..86_400,
-            form in prop::sample::select(vec![TimeForm::Unix, TimeForm::Iec870, TimeForm::Ymdhms, TimeForm::Bcd]),
+            form in prop::sample::select(vec![TimeForm::Unix, TimeForm::Iec870, TimeForm::Ymdhms, TimeForm::Yymdhms, TimeForm::Bcd]),
             order in prop::sample::select(WordOrder::ALL.to_vec()),
         ) {
             // 2000-01-01 and up to 73 years on.
@@ -249,7 +262,7 @@ mod tests {
         #[test]
         fn no_registers_panic_and_what_is_a_time_can_be_written_again(
             registers in prop::collection::vec(prop_oneof![0u16..100, any::<u16>()], 6),
-            form in prop::sample::select(vec![TimeForm::Unix, TimeForm::Iec870, TimeForm::Ymdhms, TimeForm::Bcd]),
+            form in prop::sample::select(vec![TimeForm::Unix, TimeForm::Iec870, TimeForm::Ymdhms, TimeForm::Yymdhms, TimeForm::Bcd]),
         ) {
             let kind = Kind::Time(form);
             let registers = &registers[..usize::from(kind.registers())];

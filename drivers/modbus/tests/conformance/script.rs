@@ -160,6 +160,12 @@ impl Rig {
     }
 }
 
+/// A device whose 50 reads a second leave the line no time for anything else.
+pub fn busy() -> DeviceText {
+    let points: Vec<String> = (0..50).map(|n| format!("p{n}: register = 'input:{}'", 2 * n)).collect();
+    device("busy", "address = 9\nmax_gap = 0", &points.join("\n"))
+}
+
 pub fn good(point: usize, value: Value) -> (usize, Result<Value, Reason>) {
     (point, Ok(value))
 }

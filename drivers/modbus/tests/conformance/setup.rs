@@ -161,19 +161,24 @@ async fn an_entry_of_another_device_is_none_of_a_devices_business() {
 
 #[test]
 fn entries_that_cannot_be_are_problems() {
-    for (entry, cure) in [
-        ("{ register = 'input:1', value = 1 }", "coil: and holding:"),
-        ("{ register = '40001', value = 1 }", "`holding:0`"),
-        ("{ register = 'holding:1', value = 70000 }", "raw value"),
-        ("{ register = 'holding:1', value = 'x' }", "string:16"),
-        ("{ register = 'holding:1', type = 'flaot', value = 1 }", "f32"),
-        ("{ register = 'coil:1', type = 'u16', value = 1 }", "take `type` out"),
-        ("{ register = 'holding:65535', type = 'u32', value = 1 }", "65535"),
-        ("{ register = 'holding:1' }", "value"),
-        ("{ regster = 'holding:1', value = 1 }", "`register`"),
+    for (entry, at, cure) in [
+        ("{ register = 'input:1', value = 1 }", "'input:1'", "coil: and holding:"),
+        ("{ register = '40001', value = 1 }", "'40001'", "`holding:0`"),
+        ("{ register = 'holding:1', value = 70000 }", "70000", "raw value"),
+        ("{ register = 'holding:1', value = 'x' }", "{ register = 'holding:1', value = 'x' }", "string:16"),
+        ("{ register = 'holding:1', type = 'flaot', value = 1 }", "'flaot'", "f32"),
+        ("{ register = 'coil:1', type = 'u16', value = 1 }", "'u16'", "take `type` out"),
+        ("{ register = 'holding:65535', type = 'u32', value = 1 }", "'holding:65535'", "65535"),
+        ("{ register = 'holding:1' }", "{ register = 'holding:1' }", "value"),
+        ("{ regster = 'holding:1', value = 1 }", "regster", "`register`"),
     ] {
-        let keys = format!("address = 1\nsetup = [{entry}]");
+        // Behind a good one: it is the entry that is pointed at, not the list.
+        let keys = format!("address = 1\nsetup = [{{ register = 'holding:9', value = 5 }}, {entry}]");
         let found = problems(&driver_modbus::Rtu, "port = '/dev/ttyS0'", &[device("d", &keys, POINT)]);
-        assert!(found.iter().any(|(.., hint)| hint.contains(cure)), "{entry}: {found:#?}");
+        assert!(found.iter().any(|(told, _, hint)| told == at && hint.contains(cure)), "{entry}: {found:#?}");
     }
+    let many = "{ register = 'holding:9', value = 5 },".repeat(100);
+    let keys = format!("address = 1\nsetup = [{many} {{ register = 'holding:8', value = 5 }}]");
+    let found = problems(&driver_modbus::Rtu, "port = '/dev/ttyS0'", &[device("d", &keys, POINT)]);
+    assert!(found.iter().any(|(told, ..)| told.contains("holding:8")), "the first too many: {found:#?}");
 }

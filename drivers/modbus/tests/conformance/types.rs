@@ -3,7 +3,8 @@
 use driver_api::{Reason, Value};
 
 use crate::MS;
-use crate::script::{Rig, bad, good, rtu};
+use crate::script::{Rig, bad, busy, good, rtu};
+use crate::support::device;
 
 fn text(text: &str) -> Value {
     Value::Text(text.into())
@@ -119,6 +120,53 @@ async fn a_power_of_ten_elsewhere_is_read_first_and_then_every_twenty_seconds() 
     assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.2))]);
     tokio::time::advance(20_000 * MS).await;
     assert_eq!(rig.read(0).await.expect("a value"), [good(0, Value::Float(230.0))]);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_time_all_powers_of_ten_are_read_before_the_first_poll() {
+    let mut rig = Rig::new(
+        "address = 1",
+        "u: register = 'input:0', scale_register = 'holding:100'
+         i: register = 'input:1', scale_register = 'holding:600'",
+        rtu()
+            .expect("01 03 00 64 00 01", "01 03 02 FF FF")
+            .expect("01 03 02 58 00 01", "01 03 02 00 02")
+            .expect("01 04 00 00 00 02", "01 04 04 08 FD 00 05"),
+    )
+    .await;
+    let both = [good(0, Value::Float(230.1)), good(1, Value::Float(500.0))];
+    assert_eq!(rig.read(0).await.expect("values"), both);
+    rig.done();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_time_is_short_a_device_polled_rarely_still_comes_to_all_its_powers_of_ten() {
+    let values = ("01 04 00 00 00 02", "01 04 04 08 FD 00 05");
+    let first = ("01 03 00 64 00 01", "01 03 02 FF FF");
+    let second = ("01 03 02 58 00 01", "01 03 02 00 02");
+    let meter = device(
+        "meter",
+        "address = 1",
+        "u: register = 'input:0', scale_register = 'holding:100'
+         i: register = 'input:1', scale_register = 'holding:600'",
+    );
+    let script = rtu()
+        .expect(first.0, first.1)
+        .expect(values.0, values.1)
+        // The first one is due again by now; the second one has never been read.
+        .expect(second.0, second.1)
+        .expect(values.0, values.1)
+        .expect(first.0, first.1)
+        .expect(values.0, values.1);
+    let mut rig = Rig::of(&[meter, busy()], script).await;
+    let start = rig.now();
+    let both = [good(0, Value::Float(230.1)), good(1, Value::Float(500.0))];
+    assert_eq!(rig.read(0).await.expect("a value"), both[..1]);
+    for poll in 1..3 {
+        tokio::time::advance((start + 20_000 * MS * poll) - rig.now()).await;
+        assert_eq!(rig.read(0).await.expect("a value"), both);
+    }
     rig.done();
 }
 
