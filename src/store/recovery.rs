@@ -174,6 +174,14 @@ mod tests {
     }
 
     #[test]
+    fn a_start_that_is_killed_before_its_first_commit_leaves_the_loss_what_it_was() {
+        // The start wrote its head: epoch 4, its first number, and what the database held.
+        let v = judged(Some(&line(3, 100, false)), Some(&head(4, 117, 100, "now")), Some(&mark(3, 60)));
+        assert_eq!((v.start, v.next, v.rolled_back), (5, 117, false));
+        assert_eq!(gaps(&v), [gap(100..117, LossReason::UncleanStart, false)]);
+    }
+
+    #[test]
     fn a_commit_that_the_head_file_does_not_know_yet_is_no_loss() {
         let v = judged(Some(&line(3, 117, false)), Some(&head(3, 117, 100, "now")), None);
         assert_eq!((v.next, v.gaps), (117, vec![]));

@@ -272,6 +272,13 @@ fn newest_values(
 }
 
 impl Disk {
+    /// One past the highest number that the database holds or has declared; `None` if it is not to be believed.
+    #[must_use]
+    pub fn durable(&self) -> Option<u64> {
+        let believed = !self.verdict.rolled_back && self.set_aside.is_none();
+        self.line.as_ref().filter(|_| believed).map(|line| line.next)
+    }
+
     /// Puts what the disk knows under the state in RAM. What was taken before the disk was there moves to
     /// its place on the line.
     pub fn adopt_into(&self, state: &mut State, random: u32, clock: &dyn Clock) {

@@ -237,8 +237,11 @@ impl Writer {
             state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
             self.line.epoch = [state.epoch.start, state.epoch.random];
-            let head = self.shared.head_now(&state);
+            let mut head = self.shared.head_now(&state);
             drop(state);
+            // Until the commit below, what the last life lost is written down nowhere: a start that is killed in
+            // between must not look like a database that was turned back.
+            head.stored = disk.durable().unwrap_or(head.stored);
             // Numbers may be given out from here on.
             *file = disk.homes.create(&head).ok();
         }
