@@ -37,7 +37,7 @@
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
 //! `tail` and `column` are pure. `schema` and `log` are the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
-//! `writer` is the thread, `commit`, `room` and `reader` are what it does, `port` is what an uplink holds, `history`
+//! `writer` is the thread, `commit`, `room`, `reader` and `reopen` are what it does, `port` is what an uplink holds, `history`
 //! what a person asks for.
 
 mod account;
@@ -62,6 +62,7 @@ mod quota;
 mod ranges;
 mod reader;
 mod recovery;
+mod reopen;
 mod room;
 mod schema;
 mod start;

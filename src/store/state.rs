@@ -39,8 +39,10 @@ pub enum Phase {
 }
 
 /// Figures for the status.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Figures {
+    /// The start.
+    pub since: Tick,
     /// Commits since the start.
     pub commits: u64,
     /// Duration of the last commits, ms.
@@ -61,6 +63,24 @@ pub struct Figures {
     pub head_failures: u64,
     /// Databases that were set aside.
     pub set_aside: Vec<String>,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self {
+            since: Tick::now(),
+            commits: 0,
+            commit_ms: VecDeque::new(),
+            bytes_written: 0,
+            bytes: 0,
+            wal: 0,
+            used: 0,
+            dropped: 0,
+            taken: 0,
+            head_failures: 0,
+            set_aside: Vec::new(),
+        }
+    }
 }
 
 /// A moment of a boot.

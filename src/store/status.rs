@@ -1,5 +1,7 @@
 //! The store's figures, as contract §3 names them.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::state::{Phase, State};
@@ -35,6 +37,10 @@ pub struct StoreStatus {
     pub fsync_ms_p99: f64,
     /// Bytes the database wrote since the start, about.
     pub bytes_written: u64,
+    /// Of them for each reading taken.
+    pub bytes_per_reading: f64,
+    /// What that makes in a day, at the rate since the start; `None` in the first minute.
+    pub bytes_per_day: Option<u64>,
     /// Times the head file could not be written.
     pub head_failures: u64,
     /// Damaged databases in the directory.
@@ -68,8 +74,34 @@ impl StoreStatus {
             commits: figures.commits,
             fsync_ms_p99: p99.copied().unwrap_or(0.0),
             bytes_written: figures.bytes_written,
+            bytes_per_reading: wear(figures.bytes_written, figures.taken),
+            bytes_per_day: a_day(figures.bytes_written, figures.since.elapsed()),
             head_failures: figures.head_failures,
             set_aside: figures.set_aside.clone(),
         }
+    }
+}
+
+/// Rounded to tenths: it is a figure for people.
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn wear(bytes: u64, readings: u64) -> f64 {
+    (bytes as f64 / readings.max(1) as f64 * 10.0).round() / 10.0
+}
+
+fn a_day(bytes: u64, passed: Duration) -> Option<u64> {
+    let seconds = passed.as_secs();
+    (seconds >= 60)
+        .then(|| u64::try_from(u128::from(bytes) * 86_400 / u128::from(seconds)).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wear_is_told_for_a_reading_and_for_a_day() {
+        assert_eq!((wear(0, 0), wear(12_345, 1000)), (0.0, 12.3));
+        assert_eq!(a_day(1000, Duration::from_secs(59)), None);
+        assert_eq!(a_day(1000, Duration::from_secs(3600)), Some(24_000));
     }
 }

@@ -34,6 +34,7 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(rates(home.path()));
     runtime.block_on(written(home.path()));
+    runtime.block_on(wear(home.path()));
     let queue = home.path().join("long");
     runtime.block_on(fill(&queue, long));
     memory(home.path(), &queue, long);
@@ -193,6 +194,46 @@ async fn written(home: &Path) {
     println!("{:<22} {:>12.1}", "the status's account", a_reading(after.1 - before.1));
     println!("{:<22} {:>12}\n", "commits", store.status().commits);
     store.close().await.expect("closes");
+}
+
+/// What an interval of commits costs in a day, by the log's own account, with everything delivered at once.
+async fn wear(home: &Path) {
+    const COMMITS: u64 = 300;
+    let (points, clock) = (plant(), SystemClock::new(true));
+    let intervals = [0.1, 0.5, 1.0, 5.0, 30.0];
+    println!("MB written a day, by readings/s and by the interval of commits\n");
+    println!("{:<12} {}", "readings/s", intervals.map(|t| format!("{:>9}", format!("{t} s"))).concat());
+    for rate in [1.0, 10.0, 100.0, 1000.0] {
+        let mut row = String::new();
+        for interval in intervals {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 30,000")]
+            let group = (f64::max(rate * interval, 1.0)) as usize;
+            let dir = home.join(format!("wear-{rate}-{interval}"));
+            let (store, drain) = open(&configuration(&dir, Span::s(3600)));
+            let mut at = 0;
+            let before = store.status().bytes_written;
+            for _ in 0..COMMITS {
+                let mut left = group;
+                while left > 0 {
+                    let mut batch = second(&points, &clock);
+                    batch.rotate_left(at % POINTS);
+                    batch.truncate(left.min(POINTS).min(bounds::STORE_GROUP));
+                    (at, left) = (at + batch.len(), left - batch.len());
+                    let _ = store.take(batch);
+                }
+                store.flush().await.expect("the disk is there");
+                drain.pending().into_iter().for_each(|range| drain.delivered(range));
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+            let bytes = (store.status().bytes_written - before) as f64 / COMMITS as f64;
+            // Where less than one reading comes in an interval there is a commit for each.
+            let commits = 86_400.0 / f64::max(interval, 1.0 / rate);
+            row += &format!("{:>9.0}", bytes * commits / 1e6);
+            store.close().await.expect("closes");
+        }
+        println!("{rate:<12} {row}");
+    }
+    println!();
 }
 
 async fn fill(dir: &Path, readings: u64) {
