@@ -56,6 +56,14 @@ impl Account {
         news
     }
 
+    /// Takes back a declaration that nobody heard.
+    pub fn unlose(&mut self, range: Range<u64>) {
+        let n = self.settled.remove(range);
+        let from_lost = n.min(self.lost);
+        self.lost -= from_lost;
+        self.delivered -= n - from_lost;
+    }
+
     /// What of `among` is not settled.
     #[must_use]
     pub fn open(&self, among: Range<u64>) -> Vec<Range<u64>> {

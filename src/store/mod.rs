@@ -35,7 +35,7 @@
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
 //! `column` are pure. `log` is the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
-//! `writer` is the thread, `commit` and `reader` are what it does, `port` what an uplink holds.
+//! `writer` is the thread, `commit`, `mark` and `reader` are what it does, `port` what an uplink holds.
 
 mod account;
 mod block;
@@ -52,6 +52,7 @@ mod inspect;
 mod last;
 mod log;
 mod loss;
+mod mark;
 mod port;
 mod quota;
 mod ranges;
@@ -206,8 +207,13 @@ impl Store {
             }
         }
         recovery.set_aside.clone_from(&shared.state().figures.set_aside);
-        while let Ok(record) = events.try_recv() {
-            recovery.losses.push(record);
+        loop {
+            match events.try_recv() {
+                Ok(record) => recovery.losses.push(record),
+                // More than there is room for: the newest are still there.
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => break,
+            }
         }
         let at_start = writer.latest();
         let (alive, ended) = watch::channel(());
@@ -387,6 +393,13 @@ impl Store {
     pub async fn ended(&self) {
         let mut ended = self.inner.ended.clone();
         while ended.changed().await.is_ok() {}
+    }
+
+    /// Writes the mark, which otherwise may be a minute old.
+    #[cfg(test)]
+    async fn mark(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Mark(reply), answer).await.expect("the thread is there");
     }
 
     /// Ends at once as if killed, and waits for the thread.

@@ -68,6 +68,8 @@ pub struct Verdict {
     pub start: u32,
     /// First number of the new epoch: above every one that was given out.
     pub next: u64,
+    /// One past the highest number that is known to have been durable once.
+    pub known: u64,
     /// What is lost, ascending, not overlapping.
     pub gaps: Vec<Gap>,
     /// The database is older than the mark, or gone: the mark's accounts are the better ones.
@@ -109,14 +111,17 @@ pub fn judge(found: &Found<'_>) -> Verdict {
             (next.max(reserved), LossReason::PowerCut)
         }
     };
+    // Killed before the database knew the epoch: what its start declared with a bound is among it.
+    let begun = !rolled_back && same_boot.is_some_and(|h| h.epoch.start > db_epoch[0]);
+    let bound = begun || reason == LossReason::PowerCut;
     let older = if found.damaged { LossReason::Corrupt } else { LossReason::Rollback };
     let epoch = (newest[0] > 0).then_some(newest);
-    let gaps = [(db_next..known, older, true), (known..next, reason, reason == LossReason::PowerCut)]
+    let gaps = [(db_next..known, older, true), (known..next, reason, bound)]
         .into_iter()
         .filter(|(range, ..)| !range.is_empty())
         .map(|(range, reason, bound)| Gap { range, reason, bound, epoch })
         .collect();
-    Verdict { start: newest[0].saturating_add(1), next, gaps, rolled_back }
+    Verdict { start: newest[0].saturating_add(1), next, known, gaps, rolled_back }
 }
 
 #[cfg(test)]

@@ -271,6 +271,11 @@ fn newest_values(
 }
 
 impl Disk {
+    /// One past the highest number that is known to have been durable.
+    pub fn known(&self) -> u64 {
+        self.verdict.known
+    }
+
     /// Puts what the disk knows under the state in RAM. What was taken before the disk was there moves to
     /// its place on the line.
     pub fn adopt_into(&self, state: &mut State, random: u32, clock: &dyn Clock) {
@@ -289,7 +294,7 @@ impl Disk {
         self.adopt_boots(state, clock);
 
         let uplinks: Vec<String> = earlier.keys().cloned().collect();
-        let marked = self.mark.as_ref().filter(|_| self.verdict.rolled_back);
+        let marked = self.mark.as_ref().filter(|mark| self.verdict.rolled_back && self.is_behind(mark));
         let mut known = self.accounts.clone();
         if let Some(mark) = marked {
             known.extend(mark.accounts.clone().into_iter().filter(|(_, a)| a.balances()));
@@ -334,6 +339,11 @@ impl Disk {
         }
         self.declare(state, &uplinks);
         state.dirty_since.get_or_insert_with(super::state::Tick::now);
+    }
+
+    /// A roll-back that only the head file knows of may be a smaller one, and the mark still older.
+    fn is_behind(&self, mark: &Mark) -> bool {
+        self.line.as_ref().is_none_or(|line| mark.stored > line.next || mark.epoch[0] > line.epoch[0])
     }
 
     fn adopt_boots(&self, state: &mut State, clock: &dyn Clock) {

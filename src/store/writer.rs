@@ -112,6 +112,9 @@ pub enum Job {
     Flush(oneshot::Sender<()>),
     /// Last commit, clean mark, end.
     Close(oneshot::Sender<Result<(), String>>),
+    /// Write the mark now: for tests.
+    #[cfg(test)]
+    Mark(oneshot::Sender<()>),
     /// End as if killed: for tests.
     #[cfg(test)]
     Abort,
@@ -133,7 +136,7 @@ pub struct Writer {
     pub(super) log: Option<Log>,
     pub(super) lock: Option<File>,
     /// Where the head file may be, as long as the lock is held.
-    homes: Option<Homes>,
+    pub(super) homes: Option<Homes>,
     pub(super) line: Line,
     /// Commit number of a commit of unknown outcome.
     pub(super) attempted: Option<u64>,
@@ -156,12 +159,10 @@ pub struct Writer {
     damaged: bool,
     backoff: Backoff,
     retry_at: Tick,
-    mark_due: Tick,
-    marked: Option<Mark>,
+    pub(super) mark_due: Tick,
+    pub(super) marked: Option<Mark>,
 }
 
-/// How often the mark is written when something changed.
-const MARK_EVERY: Duration = Duration::from_secs(60);
 /// How often the latest values are written.
 pub(super) const LATEST_EVERY: Duration = Duration::from_secs(600);
 /// Longest sleep of the thread.
@@ -224,7 +225,8 @@ impl Writer {
             state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
             self.line.epoch = [state.epoch.start, state.epoch.random];
-            let head = self.shared.head_now(&state);
+            // The numbers of a gap become durable with the first commit: until then they were never stored.
+            let head = Head { stored: disk.known(), ..self.shared.head_now(&state) };
             drop(state);
             // Numbers may be given out from here on.
             *file = disk.homes.create(&head).ok();
@@ -237,10 +239,11 @@ impl Writer {
         self.log = Some(disk.log);
         self.lock = Some(disk.lock);
         self.homes = Some(disk.homes);
-        if let Err(trouble) = self.commit(false) {
-            self.fault(&trouble);
+        match self.log.as_mut().map_or(Ok(()), Log::settle).and_then(|()| self.commit(false)) {
+            // Not before: a mark of an epoch that the database does not know says that it was rolled back.
+            Ok(()) => self.write_mark(false),
+            Err(trouble) => self.fault(&trouble),
         }
-        self.write_mark(false);
         Ok(())
     }
 
@@ -273,6 +276,11 @@ impl Writer {
                             Err(trouble) => self.fault(&trouble),
                         }
                     }
+                }
+                #[cfg(test)]
+                Ok(Job::Mark(reply)) => {
+                    self.write_mark(false);
+                    let _ = reply.send(());
                 }
                 #[cfg(test)]
                 Ok(Job::Abort) => return,
@@ -370,7 +378,8 @@ impl Writer {
             tracing::error!(name, "the damaged database is set aside");
             self.damaged = false;
         }
-        let (log, _) = start::open_or_set_aside(&self.shared.dir)?;
+        let (mut log, _) = start::open_or_set_aside(&self.shared.dir)?;
+        log.settle()?;
         let line: Option<Line> = log.state("line")?;
         let same = line.as_ref().filter(|l| l.epoch == self.line.epoch);
         let set_aside = identity::all_set_aside(&self.shared.dir);
@@ -414,42 +423,6 @@ impl Writer {
         self.line.commit = self.line.commit.max(line.map_or(0, |l| l.commit)) + 1;
         self.line.next_loss = self.line.next_loss.max(line.map_or(0, |l| l.next_loss));
         Ok(())
-    }
-
-    fn write_mark(&mut self, clean: bool) {
-        self.mark_due = Tick::now() + MARK_EVERY;
-        if self.lock.is_none() {
-            return;
-        }
-        let mark = {
-            let state = self.shared.state();
-            Mark {
-                epoch: [state.epoch.start, state.epoch.random],
-                stored: self.line.next,
-                // Twice what two commits a second take at most until the next mark.
-                reserved: state.next + 256 * state.bound + 4096,
-                clean,
-                bound: state.bound.next_power_of_two(),
-                accounts: state.accounts.clone(),
-            }
-        };
-        let idle = self.marked.as_ref().is_some_and(|m| {
-            (m.epoch, m.stored, m.clean, m.bound, &m.accounts)
-                == (mark.epoch, mark.stored, mark.clean, mark.bound, &mark.accounts)
-        });
-        let mut file = self.shared.head();
-        if let (None, Some(homes)) = (&*file, &self.homes) {
-            let head = self.shared.head_now(&self.shared.state());
-            *file = homes.create(&head).ok();
-        }
-        drop(file);
-        if idle && self.marked.as_ref().is_some_and(|m| self.shared.state().next <= m.reserved) {
-            return;
-        }
-        match identity::write_mark(&self.shared.dir, &mark) {
-            Ok(()) => self.marked = Some(mark),
-            Err(error) => tracing::warn!(%error, "the mark cannot be written"),
-        }
     }
 
     /// Everything durable, the line marked clean, the WAL written back.
