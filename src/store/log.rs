@@ -10,11 +10,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::identity::{seal, unseal};
 use super::quota::Usage;
 use super::recovery::Line;
+pub use super::trouble::Trouble;
 use crate::message::LossRecord;
 
 /// Version of the schema. A database of a later one is refused and not touched.
@@ -22,45 +23,6 @@ pub const SCHEMA: i64 = 1;
 /// "FGAT": tells our database from somebody else's.
 const APPLICATION: i64 = 0x4647_4154;
 const PAGE: u64 = 4096;
-
-/// Why the database could not do it, sorted by what to do next.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// Set it aside and begin a new one.
-    #[error("the database is damaged: {0}")]
-    Damaged(String),
-    /// Made by a later version: leave it alone.
-    #[error("the database has schema {0}; this version knows {SCHEMA}")]
-    Newer(i64),
-    /// Close, wait, open again.
-    #[error("{0}")]
-    Disk(String),
-}
-
-impl From<rusqlite::Error> for Trouble {
-    fn from(e: rusqlite::Error) -> Self {
-        use rusqlite::Error as E;
-        match &e {
-            E::SqliteFailure(f, _)
-                if matches!(f.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-                    // "no such table": SQLITE_ERROR
-                    || f.extended_code == 1 =>
-            {
-                Self::Damaged(e.to_string())
-            }
-            E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
-                Self::Damaged(e.to_string())
-            }
-            _ => Self::Disk(e.to_string()),
-        }
-    }
-}
-
-impl From<std::io::Error> for Trouble {
-    fn from(e: std::io::Error) -> Self {
-        Self::Disk(e.to_string())
-    }
-}
 
 /// A block as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,6 +302,26 @@ impl Log {
     pub fn first_after(&self, at: u64) -> Result<Option<u64>, Trouble> {
         let mut statement = self.conn.prepare_cached("SELECT min(first) FROM block WHERE first>?1")?;
         Ok(statement.query_row([signed(at)], |r| r.get::<_, Option<i64>>(0))?.map(unsigned))
+    }
+
+    /// The loss record with this handle.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn loss(&self, handle: u64) -> Result<Option<LossRecord>, Trouble> {
+        let mut statement = self.conn.prepare_cached("SELECT body FROM loss WHERE handle=?1")?;
+        let body: Option<String> = statement.query_row([signed(handle)], |r| r.get(0)).optional()?;
+        Ok(body.as_deref().and_then(unseal))
+    }
+
+    /// A handle above all that are in use.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn next_loss(&self) -> Result<u64, Trouble> {
+        let newest: i64 =
+            self.conn.query_row("SELECT coalesce(max(handle),0) FROM loss", [], |r| r.get(0))?;
+        Ok(unsigned(newest).saturating_add(1))
     }
 
     /// The oldest loss records of an uplink.

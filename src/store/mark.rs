@@ -1,17 +1,12 @@
 //! Writing the mark: what is remembered beside the database of what the database held.
 //!
-//! Promises: an account in the mark counts as settled only what was acknowledged, or what its uplink was told is lost.
-//! So if the database is rolled back, and undelivered loss records with it, their numbers are declared again.
+//! Promises: it says only what is durable in the database at that moment; nothing that a commit has yet to bring.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::account::Account;
 use super::identity::{self, Mark};
-use super::log::Trouble;
 use super::state::Tick;
 use super::writer::Writer;
-use crate::bounds;
 
 /// How often the mark is written when something changed.
 const MARK_EVERY: Duration = Duration::from_secs(60);
@@ -28,10 +23,6 @@ impl Writer {
             *file = homes.create(&head).ok();
         }
         drop(file);
-        let accounts = match self.told() {
-            Ok(accounts) => accounts,
-            Err(trouble) => return self.fault(&trouble),
-        };
         let mark = {
             let state = self.shared.state();
             Mark {
@@ -41,7 +32,8 @@ impl Writer {
                 reserved: state.next + 256 * state.bound + 4096,
                 clean,
                 bound: state.bound.next_power_of_two(),
-                accounts,
+                // As the database holds them: what is declared there has its record.
+                accounts: self.saved.clone(),
             }
         };
         let idle = self.marked.as_ref().is_some_and(|m| {
@@ -55,21 +47,5 @@ impl Writer {
             Ok(()) => self.marked = Some(mark),
             Err(error) => tracing::warn!(%error, "the mark cannot be written"),
         }
-    }
-
-    /// The accounts as the database holds them, without what is only declared in there.
-    fn told(&self) -> Result<BTreeMap<String, Account>, Trouble> {
-        let mut accounts = self.saved.clone();
-        let Some(log) = &self.log else { return Ok(accounts) };
-        for (name, account) in &mut accounts {
-            for (_, record) in log.losses(name, bounds::STORE_LOSSES * 2)? {
-                let range = record.seq[0]..record.seq[1].saturating_add(1);
-                // One that was merged in a crowd has holes, and nobody knows where.
-                if range.end - range.start == record.count {
-                    account.unlose(range);
-                }
-            }
-        }
-        Ok(accounts)
     }
 }

@@ -34,7 +34,7 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block` and
-//! `column` are pure. `log` is the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
+//! `column` are pure. `log` is the SQL and `trouble` its errors, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
 //! `writer` is the thread, `commit`, `mark` and `reader` are what it does, `port` what an uplink holds.
 
 mod account;
@@ -64,6 +64,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod times;
+mod trouble;
 mod writer;
 
 use std::collections::HashSet;

@@ -67,6 +67,8 @@ pub struct Disk {
     pub homes: Homes,
     /// What the database says of the line, if it says anything.
     pub line: Option<Line>,
+    /// A handle above those of all loss records that are there.
+    pub next_loss: u64,
     /// Name under which a damaged database was set aside just now.
     pub set_aside: Option<String>,
     /// Numbers for which there are blocks.
@@ -78,6 +80,8 @@ pub struct Disk {
     accounts: BTreeMap<String, Account>,
     epochs: Epochs,
     boots: Vec<Boot>,
+    /// Number of the boot of the newest block.
+    newest_boot: u32,
     commands: Commands,
 }
 
@@ -132,6 +136,8 @@ struct Loaded {
     accounts: BTreeMap<String, Account>,
     epochs: Epochs,
     boots: Vec<Boot>,
+    newest_boot: u32,
+    next_loss: u64,
     commands: Commands,
     latest: Latest,
 }
@@ -139,6 +145,8 @@ struct Loaded {
 impl Loaded {
     fn from(log: &Log) -> Result<Self, Trouble> {
         let line: Option<Line> = log.state("line")?;
+        // On a disk that mixes pages of two commits the line may be older than the records.
+        let next_loss = log.next_loss()?.max(line.as_ref().map_or(1, |l| l.next_loss));
         let present = match &line {
             Some(line) => line.present.clone(),
             None => log.scan()?.into_iter().collect(),
@@ -153,13 +161,15 @@ impl Loaded {
         let latest = log.last()?.as_deref().and_then(last::unpack);
         let (mut latest, upto) = latest.unwrap_or_default();
         let boots: Vec<Boot> = log.state("boots")?.unwrap_or_default();
-        newest_values(log, &present, &boots, upto, &mut latest)?;
+        let newest_boot = newest_values(log, &present, &boots, upto, &mut latest)?;
         Ok(Self {
             line,
             present,
             accounts,
             epochs: log.state("epochs")?.unwrap_or_default(),
             boots,
+            newest_boot,
+            next_loss,
             commands: Commands::from_rows(log.commands()?),
             latest,
         })
@@ -188,7 +198,7 @@ impl Loaded {
                     bound: 0,
                     clean: false,
                     head_file: true,
-                    next_loss: u64::from(u32::MAX),
+                    next_loss: self.next_loss,
                 };
                 Some(&after_scan)
             }
@@ -207,6 +217,7 @@ impl Loaded {
             lock,
             homes,
             line,
+            next_loss: self.next_loss.max(1),
             set_aside,
             present: self.present,
             latest: self.latest,
@@ -215,6 +226,7 @@ impl Loaded {
             accounts: self.accounts,
             epochs: self.epochs,
             boots: self.boots,
+            newest_boot: self.newest_boot,
             commands: self.commands,
         }
     }
@@ -224,13 +236,15 @@ impl Loaded {
 const NEWEST_BLOCKS: usize = 32;
 const NEWEST_READINGS: usize = 16_384;
 
+/// Returns the highest number of a boot in these blocks.
 fn newest_values(
     log: &Log,
     present: &RangeSet,
     boots: &[Boot],
     upto: u64,
     latest: &mut Latest,
-) -> Result<(), Trouble> {
+) -> Result<u32, Trouble> {
+    let mut newest_boot = 0;
     let mut at = present.end().unwrap_or(0);
     let mut readings = 0;
     for _ in 0..NEWEST_BLOCKS {
@@ -243,6 +257,7 @@ fn newest_values(
         }
         at = first;
         let Ok(block) = super::block::decode(&data) else { continue };
+        newest_boot = newest_boot.max(block.head.boot);
         if block.range().end <= upto {
             break;
         }
@@ -267,7 +282,7 @@ fn newest_values(
             break;
         }
     }
-    Ok(())
+    Ok(newest_boot)
 }
 
 impl Disk {
@@ -349,7 +364,10 @@ impl Disk {
     fn adopt_boots(&self, state: &mut State, clock: &dyn Clock) {
         let mut boots: BTreeMap<u32, Boot> = self.boots.iter().map(|b| (b.n, b.clone())).collect();
         let known = boots.values().find(|b| b.id == clock.boot_id()).map(|b| b.n);
-        let fresh = boots.keys().next_back().map_or(1, |n| n.saturating_add(1));
+        // If what is known of the boots is damaged, blocks and epochs still name theirs; another boot under the same
+        // number would place them at a wrong time.
+        let used = self.epochs.0.iter().map(|s| s.boot).chain(boots.keys().copied()).max().unwrap_or(0);
+        let fresh = used.max(self.newest_boot).saturating_add(1);
         let n = known.unwrap_or(fresh);
         let boot =
             boots.entry(n).or_insert_with(|| Boot::new(n, clock.boot_id(), clock.boot(), clock.wall()));
@@ -378,6 +396,9 @@ impl Disk {
                 LossReason::Corrupt
             };
             state.complete(name, reason);
+            // A damaged record is in none of the answers.
+            let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
+            state.declare_again(name, &records, reason);
         }
     }
 }

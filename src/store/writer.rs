@@ -165,6 +165,8 @@ pub struct Writer {
 
 /// How often the latest values are written.
 pub(super) const LATEST_EVERY: Duration = Duration::from_secs(600);
+/// First wait after a fault; tests make thousands of faults.
+const FIRST_RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 /// Longest sleep of the thread.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -202,8 +204,7 @@ impl Writer {
             cache: super::reader::Cache::default(),
             sweep: false,
             damaged: false,
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
-                .expect("100 ms is shorter than 5 s"),
+            backoff: Backoff::new(FIRST_RETRY, Duration::from_secs(5)).expect("100 ms is shorter than 5 s"),
             retry_at: now,
             mark_due: now,
             marked: None,
@@ -233,8 +234,8 @@ impl Writer {
         }
         if let Some(line) = &disk.line {
             self.line.commit = line.commit;
-            self.line.next_loss = line.next_loss;
         }
+        self.line.next_loss = disk.next_loss;
         self.latest = disk.latest;
         self.log = Some(disk.log);
         self.lock = Some(disk.lock);
@@ -415,13 +416,20 @@ impl Writer {
         for part in there.minus(&state.present) {
             self.doomed.insert(part);
         }
+        let names: Vec<String> = state.accounts.keys().cloned().collect();
+        for name in names {
+            let mut records = log.losses(&name, usize::MAX >> 1)?;
+            // Those that no commit has brought yet are still in hand.
+            records.extend(self.records.iter().filter(|r| r.uplink == name).map(|r| (0, r.clone())));
+            state.declare_again(&name, &records, reason);
+        }
         state.commands.all_unsaved();
         self.saved.clear();
         self.saved_boots.clear();
         self.epochs_saved = false;
         self.latest_due = Tick::now();
         self.line.commit = self.line.commit.max(line.map_or(0, |l| l.commit)) + 1;
-        self.line.next_loss = self.line.next_loss.max(line.map_or(0, |l| l.next_loss));
+        self.line.next_loss = self.line.next_loss.max(log.next_loss()?);
         Ok(())
     }
 
