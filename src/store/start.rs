@@ -144,6 +144,7 @@ struct Loaded {
 
 impl Loaded {
     fn from(log: &Log) -> Result<Self, Trouble> {
+        log.check()?;
         let line: Option<Line> = log.state("line")?;
         // On a disk that mixes pages of two commits the line may be older than the records.
         let next_loss = log.next_loss()?.max(line.as_ref().map_or(1, |l| l.next_loss));
@@ -379,6 +380,15 @@ impl Disk {
     /// Every number that an account is owed and that is not there, with the reason that is known for it.
     fn declare(&self, state: &mut State, uplinks: &[String]) {
         for name in uplinks {
+            // A damaged record is in none of the answers.
+            let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
+            let whole = records.iter().filter(|(_, r)| r.count == r.seq[1].saturating_sub(r.seq[0]) + 1);
+            for (_, record) in whole {
+                // On a disk that mixes pages of two commits the account may be older than the record.
+                if let Some(account) = state.accounts.get_mut(name) {
+                    drop(account.lose(record.seq[0]..record.seq[1].saturating_add(1)));
+                }
+            }
             for gap in &self.verdict.gaps {
                 let there = &self.present;
                 for part in there.missing(gap.range.clone()) {
@@ -396,8 +406,6 @@ impl Disk {
                 LossReason::Corrupt
             };
             state.complete(name, reason);
-            // A damaged record is in none of the answers.
-            let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
             state.declare_again(name, &records, reason);
         }
     }

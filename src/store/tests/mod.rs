@@ -7,6 +7,7 @@ mod faults;
 mod figures;
 mod kill;
 mod limits;
+mod power;
 mod random;
 
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
