@@ -314,23 +314,6 @@ impl Log {
         Ok(body.as_deref().and_then(unseal))
     }
 
-    /// Looks whether the small tables hang together. (The large one is looked through when it is read: each block has
-    /// its place on the line and a CRC.) On a disk that mixes pages of two commits, a record that is written into a
-    /// tree that does not may never be found again.
-    ///
-    /// # Errors
-    /// They do not, or those of the database.
-    pub fn check(&self) -> Result<(), Trouble> {
-        for table in ["state", "loss", "command", "last"] {
-            let sql = format!("PRAGMA quick_check({table})");
-            let said: String = self.conn.query_row(&sql, [], |r| r.get(0))?;
-            if said != "ok" {
-                return Err(Trouble::Damaged(said));
-            }
-        }
-        Ok(())
-    }
-
     /// A handle above all that are in use.
     ///
     /// # Errors

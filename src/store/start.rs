@@ -144,7 +144,6 @@ struct Loaded {
 
 impl Loaded {
     fn from(log: &Log) -> Result<Self, Trouble> {
-        log.check()?;
         let line: Option<Line> = log.state("line")?;
         // On a disk that mixes pages of two commits the line may be older than the records.
         let next_loss = log.next_loss()?.max(line.as_ref().map_or(1, |l| l.next_loss));

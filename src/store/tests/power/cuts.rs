@@ -272,7 +272,7 @@ fn lying(cuts: u64, first: u64) {
     assert!(sum.stored_lost > 0, "the disk did not lie");
 }
 
-fn deep() -> u64 {
+pub fn deep() -> u64 {
     std::env::var("FIELDGATE_CUTS").ok().and_then(|n| n.parse().ok()).unwrap_or(100_000)
 }
 

@@ -12,7 +12,9 @@
 //! - The `lock` is empty, and another one after a cut.
 
 mod cuts;
+mod damage;
 mod disk;
+mod errors;
 mod scene;
 mod vfs;
 mod witness;

@@ -62,6 +62,10 @@ pub struct Track {
     pub cuts: Vec<Cut>,
     /// One call of so many is frozen; 0: none.
     pub every: u32,
+    /// This call fails, once; a write because the disk is full, if `true`.
+    pub fail: Option<(u64, bool)>,
+    /// Which did.
+    pub failed: Option<(Call, String)>,
     /// Readings are taken during calls.
     pub busy: bool,
     /// The process ends at this call. `Some(cut)` afterwards.
@@ -96,6 +100,8 @@ impl Scene {
             ledger: Ledger::default(),
             cuts: Vec::new(),
             every,
+            fail: None,
+            failed: None,
             busy: false,
             end_at: None,
             end: None,
@@ -158,13 +164,23 @@ impl Scene {
     }
 
     /// Takes readings, and notes what they became.
-    pub fn take(&self, store: &Store, n: u64) {
+    pub fn take(&self, store: &Store, n: u64) -> crate::message::Id {
         let (batch, offset) = {
             let mut track = self.track();
             (track.batch(n), track.offset)
         };
         let taken = store.take(batch.clone());
         self.track().ledger.note(taken, &batch, offset);
+        taken.first
+    }
+
+    /// Everything as it is now.
+    pub fn now(&self) -> Cut {
+        let mut track = self.track();
+        track.look();
+        let image = self.disk.image();
+        track.marked(&image, &self.dir);
+        track.freeze(&image, "the end".into())
     }
 
     /// Waits until the store has done what it was woken for, and freezes what it wrote beside the database.
@@ -250,6 +266,20 @@ impl Track {
             return Some(ffi::SQLITE_IOERR);
         }
         self.calls += 1;
+        if let Some((at, full)) = self.fail
+            && at == self.calls
+        {
+            self.failed = Some((call, name.to_owned()));
+            return Some(match call {
+                Call::Open => ffi::SQLITE_CANTOPEN,
+                Call::Read => ffi::SQLITE_IOERR_READ,
+                Call::Write if full => ffi::SQLITE_FULL,
+                Call::Write => ffi::SQLITE_IOERR_WRITE,
+                Call::Truncate => ffi::SQLITE_IOERR_TRUNCATE,
+                Call::Sync => ffi::SQLITE_IOERR_FSYNC,
+                Call::Delete => ffi::SQLITE_IOERR_DELETE,
+            });
+        }
         let frozen = call != Call::Read && self.every > 0 && self.random.u32(..self.every) == 0;
         let ends = self.end_at.is_some_and(|at| at <= self.calls);
         if frozen || ends {
@@ -274,6 +304,10 @@ impl Track {
             self.ledger.note(taken, &batch, self.offset);
         }
         None
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     pub fn end_in(&mut self, calls: u64) {
