@@ -272,6 +272,7 @@ impl Writer {
                 clean,
                 head_file,
                 next_loss: self.line.next_loss,
+                home: self.line.home,
             };
             state.dirty_since = None;
             // Looked-up or not: what came in since stays a draft without names.

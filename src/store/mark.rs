@@ -32,6 +32,7 @@ impl Writer {
                 reserved: state.next + 256 * state.bound + 4096,
                 clean,
                 bound: state.bound.next_power_of_two(),
+                home: self.line.home,
                 // As the database holds them: what is declared there has its record.
                 accounts: self.saved.clone(),
             }

@@ -88,6 +88,12 @@ impl Writer {
                 if !block.range().contains(&at) {
                     return Ok(None);
                 }
+                let epoch = self.shared.state().epochs.proven(first);
+                if epoch.is_some_and(|epoch| epoch != block.head.epoch) {
+                    // The WAL is ours and the database another gateway's, or the other way round.
+                    tracing::error!(first, "a stored block is of an epoch that had no such number");
+                    return Ok(None);
+                }
                 let block = Arc::new(block);
                 self.cache.put(Arc::clone(&block));
                 Ok(Some(block))

@@ -31,6 +31,9 @@ pub struct Line {
     pub head_file: bool,
     /// Handle of the next loss record.
     pub next_loss: u64,
+    /// The word of the directory it belongs to (see `identity`); 0: unknown.
+    #[serde(default)]
+    pub home: u64,
 }
 
 /// The witnesses.
@@ -74,6 +77,29 @@ pub struct Verdict {
     pub gaps: Vec<Gap>,
     /// The database is older than the mark, or gone: the mark's accounts are the better ones.
     pub rolled_back: bool,
+}
+
+/// Which files belong here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Belongs {
+    /// The database does.
+    pub database: bool,
+    /// The mark does.
+    pub mark: bool,
+    /// The word of the directory from now on, if one is known.
+    pub home: Option<u64>,
+}
+
+/// Three files name the directory: the lock, the database, the mark. One that was swapped for another gateway's is
+/// outvoted by the other two; where there is no majority, the database is believed. (Its readings would go out under
+/// this gateway's name, and a foreign mark would settle what was never sent.)
+#[must_use]
+pub fn belongs(lock: Option<u64>, database: u64, mark: u64) -> Belongs {
+    let known = |word: u64| (word != 0).then_some(word);
+    let (db, mark) = (known(database), known(mark));
+    let foreign = db.is_some() && lock.is_some() && lock != db && mark.is_none_or(|m| Some(m) == lock);
+    let home = db.filter(|_| !foreign).or(lock).or(mark);
+    Belongs { database: !foreign, mark: mark.is_none_or(|m| Some(m) == home), home }
 }
 
 /// Judges the witnesses.
@@ -133,7 +159,17 @@ mod tests {
     fn line(start: u32, next: u64, clean: bool) -> Line {
         let mut present = RangeSet::default();
         present.insert(1..next);
-        Line { commit: 1, epoch: [start, 7], next, present, bound: 50, clean, head_file: true, next_loss: 1 }
+        Line {
+            commit: 1,
+            epoch: [start, 7],
+            next,
+            present,
+            bound: 50,
+            clean,
+            head_file: true,
+            next_loss: 1,
+            home: 7,
+        }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {
         Head { epoch: Epoch { start, random: 7 }, next, stored, boot_id: boot.into() }
@@ -145,6 +181,7 @@ mod tests {
             reserved: stored + 1000,
             clean: false,
             bound: 50,
+            home: 7,
             accounts: BTreeMap::new(),
         }
     }
@@ -156,6 +193,23 @@ mod tests {
     }
     fn gaps(v: &Verdict) -> Vec<Gap> {
         v.gaps.iter().cloned().map(|g| Gap { epoch: None, ..g }).collect()
+    }
+
+    #[test]
+    fn a_file_of_another_gateway_is_outvoted() {
+        let said = |lock, db, mark| {
+            let b = belongs(lock, db, mark);
+            (b.database, b.mark, b.home)
+        };
+        assert_eq!(said(None, 0, 0), (true, true, None));
+        assert_eq!(said(Some(7), 0, 0), (true, true, Some(7)), "files of an earlier version");
+        assert_eq!(said(Some(7), 7, 7), (true, true, Some(7)));
+        assert_eq!(said(Some(7), 8, 7), (false, true, Some(7)));
+        assert_eq!(said(Some(7), 8, 0), (false, true, Some(7)));
+        assert_eq!(said(Some(7), 7, 8), (true, false, Some(7)));
+        assert_eq!(said(Some(9), 7, 7), (true, true, Some(7)), "a backup in a new directory");
+        assert_eq!(said(None, 7, 8), (true, false, Some(7)));
+        assert_eq!(said(Some(9), 7, 8), (true, false, Some(7)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::last::{self, Latest};
 use super::log::{Log, Trouble};
 use super::loss::Facts;
 use super::ranges::RangeSet;
-use super::recovery::{Found, Line, Verdict, judge};
+use super::recovery::{Found, Line, Verdict, belongs, judge};
 use super::state::State;
 use super::times::Boot;
 use crate::clock::Clock;
@@ -67,6 +67,8 @@ pub struct Disk {
     pub homes: Homes,
     /// What the database says of the line, if it says anything.
     pub line: Option<Line>,
+    /// The word of the directory.
+    pub home: u64,
     /// A handle above those of all loss records that are there.
     pub next_loss: u64,
     /// Name under which a damaged database was set aside just now.
@@ -92,24 +94,45 @@ pub struct Disk {
 pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, Refused> {
     std::fs::create_dir_all(dir)?;
     let lock = identity::lock(dir)?;
-    let homes = Homes::new(dir, &lock, run);
-    let held = (lock, homes);
-    let mark = identity::read_mark(dir);
+    let mut mark = identity::read_mark(dir);
     if let Some(bad) = identity::set_bad_mark_aside(dir)? {
         tracing::error!("the mark beside the database is damaged; set aside as {bad}");
     }
-    let (log, set_aside) = open_or_set_aside(dir)?;
-    match Loaded::from(&log) {
-        Ok(loaded) => Ok(loaded.judged(log, held, set_aside, mark, clock)),
+    let (mut log, mut set_aside) = open_or_set_aside(dir)?;
+    let mut loaded = match Loaded::from(&log) {
         Err(Trouble::Damaged(why)) => {
             tracing::error!(%why, "the database is damaged");
-            drop(log);
-            let bad = identity::set_aside(dir, DATABASE)?;
-            let log = Log::open(&identity::database(dir))?;
-            Ok(Loaded::default().judged(log, held, Some(bad), mark, clock))
+            None
         }
-        Err(other) => Err(other.into()),
+        loaded => Some(loaded?),
+    };
+    let word = identity::home(&lock);
+    let database = loaded.as_ref().and_then(|l| l.line.as_ref()).map_or(0, |line| line.home);
+    let belongs = belongs(word, database, mark.as_ref().map_or(0, |m| m.home));
+    if !belongs.database {
+        tracing::error!("the database belongs to another data directory");
+        loaded = None;
     }
+    if !belongs.mark {
+        let bad = identity::set_mark_aside(dir)?;
+        tracing::error!("the mark belongs to another data directory; set aside as {bad}");
+        mark = None;
+    }
+    let loaded = match loaded {
+        Some(loaded) => loaded,
+        None => {
+            drop(log);
+            set_aside = Some(identity::set_aside(dir, DATABASE)?);
+            log = Log::open(&identity::database(dir))?;
+            Loaded::default()
+        }
+    };
+    let home = belongs.home.map_or_else(getrandom::u64, Ok).unwrap_or_else(|_| fastrand::u64(..)).max(1);
+    if word != Some(home) {
+        identity::set_home(&lock, home)?;
+    }
+    let homes = Homes::new(dir, &lock, run);
+    Ok(Disk { home, ..loaded.judged(log, (lock, homes), set_aside, mark, clock) })
 }
 
 /// Opens the database; a damaged one gets another name and a new one begins.
@@ -161,12 +184,13 @@ impl Loaded {
         let latest = log.last()?.as_deref().and_then(last::unpack);
         let (mut latest, upto) = latest.unwrap_or_default();
         let boots: Vec<Boot> = log.state("boots")?.unwrap_or_default();
-        let newest_boot = newest_values(log, &present, &boots, upto, &mut latest)?;
+        let epochs: Epochs = log.state("epochs")?.unwrap_or_default();
+        let newest_boot = newest_values(log, &present, (&boots, &epochs), upto, &mut latest)?;
         Ok(Self {
             line,
             present,
             accounts,
-            epochs: log.state("epochs")?.unwrap_or_default(),
+            epochs,
             boots,
             newest_boot,
             next_loss,
@@ -199,6 +223,7 @@ impl Loaded {
                     clean: false,
                     head_file: true,
                     next_loss: self.next_loss,
+                    home: 0,
                 };
                 Some(&after_scan)
             }
@@ -217,6 +242,7 @@ impl Loaded {
             lock,
             homes,
             line,
+            home: 0,
             next_loss: self.next_loss.max(1),
             set_aside,
             present: self.present,
@@ -240,7 +266,7 @@ const NEWEST_READINGS: usize = 16_384;
 fn newest_values(
     log: &Log,
     present: &RangeSet,
-    boots: &[Boot],
+    (boots, epochs): (&[Boot], &Epochs),
     upto: u64,
     latest: &mut Latest,
 ) -> Result<u32, Trouble> {
@@ -257,6 +283,9 @@ fn newest_values(
         }
         at = first;
         let Ok(block) = super::block::decode(&data) else { continue };
+        if epochs.proven(first).is_some_and(|epoch| epoch != block.head.epoch) {
+            continue;
+        }
         newest_boot = newest_boot.max(block.head.boot);
         if block.range().end <= upto {
             break;

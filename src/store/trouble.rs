@@ -29,6 +29,8 @@ impl From<rusqlite::Error> for Trouble {
             {
                 Self::Damaged(e.to_string())
             }
+            // A flipped bit in a text, or in the text of the schema.
+            E::Utf8Error(..) | E::SqlInputError { .. } => Self::Damaged(e.to_string()),
             E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
                 Self::Damaged(e.to_string())
             }

@@ -183,6 +183,7 @@ impl Writer {
             clean: false,
             head_file: false,
             next_loss: 1,
+            home: 0,
         };
         Self {
             shared,
@@ -236,6 +237,7 @@ impl Writer {
             self.line.commit = line.commit;
         }
         self.line.next_loss = disk.next_loss;
+        self.line.home = disk.home;
         self.latest = disk.latest;
         self.log = Some(disk.log);
         self.lock = Some(disk.lock);
@@ -381,7 +383,13 @@ impl Writer {
         }
         let (mut log, _) = start::open_or_set_aside(&self.shared.dir)?;
         log.settle()?;
-        let line: Option<Line> = log.state("line")?;
+        let mut line: Option<Line> = log.state("line")?;
+        if line.as_ref().is_some_and(|l| l.home != 0 && l.home != self.line.home) {
+            drop(log);
+            let name = identity::set_aside(&self.shared.dir, identity::DATABASE)?;
+            tracing::error!(name, "a database of another data directory is set aside");
+            (log, line) = (Log::open(&identity::database(&self.shared.dir))?, None);
+        }
         let same = line.as_ref().filter(|l| l.epoch == self.line.epoch);
         let set_aside = identity::all_set_aside(&self.shared.dir);
         self.shared.state().figures.set_aside = set_aside;

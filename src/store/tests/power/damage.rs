@@ -183,7 +183,9 @@ async fn case(
     // The database alone knows what came after the mark.
     let marked = if data { stage.facts.stored } else { read_mark(&stage.dir).map_or(1, |m| m.stored) };
     let marked = if data || whole("mark") { marked } else { 1 };
-    let facts = Facts { marked, lying: !data, ..stage.facts.clone() };
+    // A file of a later time brings later acknowledgements.
+    let said = ours.stages.last().expect("some").facts.said.clone();
+    let facts = Facts { marked, lying: !data, said, ..stage.facts.clone() };
     let boot = if random.bool() { "ours" } else { "later" };
     let mut wrong = match start(&dir, boot) {
         Ok((store, recovery)) => {
