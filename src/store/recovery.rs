@@ -47,6 +47,9 @@ pub struct Found<'a> {
     pub head: Option<&'a Head>,
     /// The mark file's word.
     pub mark: Option<&'a Mark>,
+    /// One past the highest number that an account of the database has settled. Above the line only on a disk that
+    /// mixes pages of two commits: then the line is the older one.
+    pub settled: u64,
     /// The boot we are in.
     pub boot_id: &'a str,
 }
@@ -115,7 +118,10 @@ pub fn judge(found: &Found<'_>) -> Verdict {
         .collect();
     let newest = outside.iter().copied().chain([db_epoch]).max().unwrap_or_default();
     // One past the highest number that is known to have been durable once.
-    let known = db_next.max(found.head.map_or(0, |h| h.stored)).max(found.mark.map_or(0, |m| m.stored));
+    let known = db_next
+        .max(found.settled)
+        .max(found.head.map_or(0, |h| h.stored))
+        .max(found.mark.map_or(0, |m| m.stored));
     // The head file of an epoch is written before the database knows the epoch, the mark after.
     let rolled_back = known > db_next || found.mark.is_some_and(|m| m.epoch[0] > db_epoch[0]);
     let same_boot = found.head.filter(|h| h.boot_id == found.boot_id);
@@ -186,7 +192,7 @@ mod tests {
         }
     }
     fn judged(line: Option<&Line>, head: Option<&Head>, mark: Option<&Mark>) -> Verdict {
-        judge(&Found { line, damaged: false, head, mark, boot_id: "now" })
+        judge(&Found { line, damaged: false, head, mark, settled: 0, boot_id: "now" })
     }
     fn gap(range: Range<u64>, reason: LossReason, bound: bool) -> Gap {
         Gap { range, reason, bound, epoch: None }

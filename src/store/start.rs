@@ -234,6 +234,7 @@ impl Loaded {
             damaged: set_aside.is_some(),
             head: head.as_ref(),
             mark: mark.as_ref(),
+            settled: self.accounts.values().filter_map(|a| a.settled.end()).max().unwrap_or(0),
             boot_id: clock.boot_id(),
         });
         let line = line.cloned();

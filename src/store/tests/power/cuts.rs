@@ -226,6 +226,17 @@ enum End {
     Cut,
 }
 
+/// Says which seed it was, if something fails in the middle of it.
+pub struct Loud(pub &'static str, pub u64);
+
+impl Drop for Loud {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("failed under {}={}", self.0, self.1);
+        }
+    }
+}
+
 /// Lives, one seed each, until so many cuts are judged.
 fn run(lying: bool, cuts: u64, first: u64) -> Tally {
     let alone: Option<u64> = std::env::var("FIELDGATE_CUT_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -233,6 +244,7 @@ fn run(lying: bool, cuts: u64, first: u64) -> Tally {
     let mut seed = alone.unwrap_or(first);
     let began = crate::store::state::Tick::now();
     while sum.judged < cuts {
+        let _loud = Loud("FIELDGATE_CUT_SEED", seed);
         let mut random = fastrand::Rng::with_seed(seed);
         let room = room();
         let mut config = config(room.path());

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use super::super::*;
 use super::Facts;
-use super::cuts::room;
+use super::cuts::{Loud, room};
 use super::witness::{Ledger, Tally, UPLINKS};
 use crate::bounds::STORE_POWER_CUT;
 use crate::store::identity::read_mark;
@@ -218,6 +218,7 @@ fn run(seeds: std::ops::Range<u64>) {
     });
     let (mut tally, mut kinds, mut bad) = (Tally::default(), BTreeMap::new(), Vec::new());
     for seed in seeds.clone() {
+        let _loud = Loud("FIELDGATE_DAMAGE_SEED", seed);
         bad.extend(runtime.block_on(case(seed, &stock, room.path(), &mut tally, &mut kinds)));
     }
     println!("seeds {seeds:?}: {kinds:#?}\n{tally:#?}");
