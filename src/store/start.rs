@@ -411,8 +411,11 @@ impl Disk {
         for name in uplinks {
             // A damaged record is in none of the answers.
             let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
-            let whole = records.iter().filter(|(_, r)| r.count == r.seq[1].saturating_sub(r.seq[0]) + 1);
-            for (_, record) in whole {
+            let whole = records
+                .iter()
+                .filter(|(_, r)| r.count == r.seq[1].saturating_sub(r.seq[0]) + 1 && r.seq[1] < state.next);
+            let whole: Vec<_> = whole.map(|(_, r)| r.clone()).collect();
+            for record in whole {
                 // On a disk that mixes pages of two commits the account may be older than the record.
                 if let Some(account) = state.accounts.get_mut(name) {
                     drop(account.lose(record.seq[0]..record.seq[1].saturating_add(1)));
