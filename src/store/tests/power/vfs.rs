@@ -143,6 +143,7 @@ fn path_of(name: *const c_char) -> Option<PathBuf> {
     Some(PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())))
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn open(
     _: *mut ffi::sqlite3_vfs,
     name: *const c_char,
@@ -179,6 +180,7 @@ unsafe extern "C" fn open(
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, name: *const c_char, sync: c_int) -> c_int {
     if let Some((disk, file)) = path_of(name).and_then(|p| watched(&p)) {
         if let Some(code) = disk.call(Call::Delete, &file) {
@@ -220,17 +222,20 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
 ///
 /// # Safety
 /// `file` was opened by `open` above and is not closed.
+// SAFETY: only the methods below call it, with the file SQLite gave them.
 unsafe fn of<'a>(file: *mut ffi::sqlite3_file) -> &'a mut Open {
     // SAFETY: SQLite calls the methods of one file one at a time, between open and close.
     unsafe { &mut *(*file.cast::<Handle>()).open }
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn close(file: *mut ffi::sqlite3_file) -> c_int {
     // SAFETY: it was made by Box::into_raw in `open`, and SQLite closes once.
     drop(unsafe { Box::from_raw((*file.cast::<Handle>()).open) });
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, n: c_int, at: i64) -> c_int {
     // SAFETY: SQLite gives `n` bytes of room, and an open file.
     let (open, to) = unsafe { (of(file), std::slice::from_raw_parts_mut(to.cast::<u8>(), n as usize)) };
@@ -251,6 +256,7 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, n: c_in
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, n: c_int, at: i64) -> c_int {
     // SAFETY: SQLite gives `n` bytes, and an open file.
     let (open, from) = unsafe { (of(file), std::slice::from_raw_parts(from.cast::<u8>(), n as usize)) };
@@ -261,6 +267,7 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, n:
     open.file.write_all_at(from, at as u64).map_or(ffi::SQLITE_IOERR_WRITE, |()| ffi::SQLITE_OK)
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, len: i64) -> c_int {
     // SAFETY: an open file.
     let open = unsafe { of(file) };
@@ -271,6 +278,7 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, len: i64) -> c_int {
     open.file.set_len(len as u64).map_or(ffi::SQLITE_IOERR_TRUNCATE, |()| ffi::SQLITE_OK)
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, _: c_int) -> c_int {
     // SAFETY: an open file.
     let open = unsafe { of(file) };
@@ -290,6 +298,7 @@ unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, _: c_int) -> c_int {
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn size(file: *mut ffi::sqlite3_file, out: *mut i64) -> c_int {
     // SAFETY: an open file, and room for the answer.
     unsafe {
@@ -299,25 +308,30 @@ unsafe extern "C" fn size(file: *mut ffi::sqlite3_file, out: *mut i64) -> c_int 
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn ok(_: *mut ffi::sqlite3_file, _: c_int) -> c_int {
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn none(_: *mut ffi::sqlite3_file, out: *mut c_int) -> c_int {
     // SAFETY: room for the answer.
     unsafe { *out = 0 };
     ffi::SQLITE_OK
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn control(_: *mut ffi::sqlite3_file, _: c_int, _: *mut c_void) -> c_int {
     ffi::SQLITE_NOTFOUND
 }
 
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn sector(_: *mut ffi::sqlite3_file) -> c_int {
     4096
 }
 
 /// As the real one says by default: a write does not harm the bytes beside it.
+// SAFETY: only SQLite calls it, with what the VFS interface says.
 unsafe extern "C" fn characteristics(_: *mut ffi::sqlite3_file) -> c_int {
     ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE
 }
