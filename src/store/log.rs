@@ -428,7 +428,7 @@ impl Log {
     /// # Errors
     /// Those of the database.
     pub fn settle(&mut self) -> Result<(), Trouble> {
-        self.checkpoint("TRUNCATE")?;
+        self.checkpoint("RESTART")?;
         self.wal = 0;
         self.left = identify(&self.path);
         Ok(())

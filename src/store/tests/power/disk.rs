@@ -197,20 +197,55 @@ impl Node {
         (states, sizes)
     }
 
+    /// When it was made shorter, and how long it was then.
+    fn shorter(&self) -> Vec<(u64, u64)> {
+        let mut size = self.synced.len() as u64;
+        let mut found = Vec::new();
+        for (moment, op) in &self.ops {
+            match op {
+                Op::Write(at, data) => size = size.max(at + data.len() as u64),
+                Op::Size(len) => {
+                    if *len < size {
+                        found.push((*moment, *len));
+                    }
+                    size = *len;
+                }
+            }
+        }
+        found
+    }
+
     fn after(&self, until: u64, free: bool, torn: bool, random: &mut fastrand::Rng) -> Vec<u8> {
         let (states, sizes) = self.states();
-        let mut pick = |moments: &[u64]| match random.u8(..4) {
-            _ if !free => moments.partition_point(|m| *m <= until) - 1,
-            0 => 0,
-            1 => random.usize(..moments.len()),
-            _ => moments.len() - 1,
+        // A file is made shorter as a whole or not at all; what was written where it had been cut off is on new room,
+        // and there only if it was.
+        let shorter: Vec<(u64, u64)> = self.shorter();
+        let done = if free { random.usize(..=shorter.len()) } else { 0 };
+        let window = |touches: &dyn Fn(u64) -> bool| {
+            let from = shorter[..done].iter().filter(|s| touches(s.1)).map(|s| s.0).max().unwrap_or(0);
+            let to = shorter[done..].iter().filter(|s| touches(s.1)).map(|s| s.0).min().unwrap_or(u64::MAX);
+            (from, to)
         };
-        let size = sizes[pick(&sizes.iter().map(|s| s.0).collect::<Vec<_>>())].1 as usize;
+        let mut pick = |moments: &[u64], (from, to): (u64, u64)| {
+            if !free {
+                return moments.partition_point(|m| *m <= until) - 1;
+            }
+            let to = moments.partition_point(|m| *m < to).max(1);
+            let from = moments.partition_point(|m| *m < from).min(to - 1);
+            match random.u8(..4) {
+                0 => from,
+                1 => random.usize(from..to),
+                _ => to - 1,
+            }
+        };
+        let moments: Vec<u64> = sizes.iter().map(|s| s.0).collect();
+        let size = sizes[pick(&moments, window(&|_| true))].1 as usize;
         let mut bytes = self.synced.to_vec();
         bytes.resize(size, 0);
         let mut survivors = Vec::new();
         for (&page, states) in &states {
-            let n = pick(&states.iter().map(|s| s.0).collect::<Vec<_>>());
+            let moments: Vec<u64> = states.iter().map(|s| s.0).collect();
+            let n = pick(&moments, window(&|len| len < ((page + 1) * PAGE) as u64));
             put(&mut bytes, page, &states[n].1);
             if n > 0 {
                 survivors.push((page, n));

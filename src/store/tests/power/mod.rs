@@ -6,10 +6,11 @@
 //! # What is modelled
 //! - Database, WAL and journal: everything since the last sync of the file may survive or not, page by page or in the
 //!   order of the writes, one page only up to a sector; so may its length, and its name until the directory is synced.
+//!   A file that is made shorter is so as a whole or not at all, as file systems with a journal do it.
 //! - The mark (`identity`): written to another name, synced, renamed, the directory synced. It is always whole; cut in
 //!   the middle of its writing, it is the one before, with a torn `mark.tmp` beside it.
 //! - The head (`head`): in the page cache only. After a cut it is gone, empty, or in any of the states it had.
-//! - The `lock` is empty, and another one after a cut.
+//! - The `lock` holds a word that is not synced: after a cut it is gone, empty or whole.
 
 mod cuts;
 mod damage;

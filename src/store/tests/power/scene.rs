@@ -24,6 +24,7 @@ pub struct Cut {
     torn_mark: bool,
     /// The states of the head, the last one last.
     heads: Vec<Vec<u8>>,
+    lock: Vec<u8>,
     pub facts: Facts,
     /// Where: number of the call, which, of which file.
     pub at: String,
@@ -42,6 +43,11 @@ impl Cut {
         }
         if self.torn_mark {
             put("mark.tmp", b"1234abcd {\"epoch\":[");
+        }
+        match random.u8(..4) {
+            0 => put("lock", b""),
+            1 => {}
+            _ => put("lock", &self.lock),
         }
         let last = self.heads.len().saturating_sub(1);
         match (survives, random.u8(..8)) {
@@ -76,6 +82,7 @@ pub struct Track {
     calls: u64,
     heads: Vec<Vec<u8>>,
     mark: Option<Vec<u8>>,
+    lock: Vec<u8>,
     made: u64,
     pub offset: i64,
 }
@@ -110,6 +117,7 @@ impl Scene {
             calls: 0,
             heads: read("head").into_iter().collect(),
             mark: read("mark"),
+            lock: Vec::new(),
             made: 0,
             offset: NOW + 10_000,
         };
@@ -239,7 +247,7 @@ impl Track {
 
     fn freeze(&self, image: &Image, at: String) -> Cut {
         let (heads, mark, facts) = (self.heads.clone(), self.mark.clone(), self.facts.clone());
-        Cut { image: image.clone(), mark, torn_mark: false, heads, facts, at }
+        Cut { image: image.clone(), mark, torn_mark: false, heads, lock: self.lock.clone(), facts, at }
     }
 
     /// If the mark is another one than at the last look, it could have been cut in the middle of that.
@@ -251,6 +259,7 @@ impl Track {
             let old = self.heads.len().saturating_sub(8);
             self.heads.drain(..old);
         }
+        self.lock = std::fs::read(dir.join("lock")).unwrap_or_default();
         let mark = std::fs::read(dir.join("mark")).ok();
         if mark != self.mark {
             if self.every > 0 {

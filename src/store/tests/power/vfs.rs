@@ -98,7 +98,7 @@ struct Open {
     disk: Arc<Disk>,
     name: String,
     file: File,
-    /// A WAL or journal that was just made: its first sync is one of the directory too.
+    /// A WAL or journal that was just opened: as in SQLite's own VFS, its first sync is one of the directory too.
     fresh: bool,
 }
 
@@ -160,8 +160,8 @@ unsafe extern "C" fn open(
     if let Some(code) = disk.call(Call::Open, &name) {
         return code;
     }
-    let fresh = !path.exists() && flags & ffi::SQLITE_OPEN_MAIN_DB == 0;
     let create = flags & ffi::SQLITE_OPEN_CREATE != 0;
+    let fresh = create && flags & ffi::SQLITE_OPEN_MAIN_DB == 0;
     let Ok(opened) = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(&path)
     else {
         return ffi::SQLITE_CANTOPEN;
