@@ -12,12 +12,15 @@
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
 //!   most that was ever between taking and commit.
-//! - A database that is damaged, older than it should be, or gone is noticed, set aside, and what is missing
+//! - A database that is damaged, older than it should be, another gateway's, or gone is noticed, set aside, and what is missing
 //!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
 //!
 //! # What it does not
 //! - A power cut in the middle of a burst larger than every one before it may take more than the bound says (the
 //!   burst is committed early, so this is a matter of one commit).
+//! - A disk that says that it synced and did not may lose what was stored. What the mark knew of it is declared; what was
+//!   stored after the last mark (at most a minute) and exceeds the bound is not, because nothing outside knows of it.
+//!   Its numbers may then be given out again, in another epoch.
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
