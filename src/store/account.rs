@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ranges::{RangeSet, count};
 use crate::bounds;
+use crate::message::LossRecord;
 
 /// What one uplink has behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,10 @@ pub struct Account {
     pub delivered: u64,
     /// How many were declared lost.
     pub lost: u64,
+    /// What of the lost is declared in a loss record that was not acknowledged yet. If the record is damaged, or gone
+    /// with a database that was rolled back, it is declared again from here.
+    #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
+    pub untold: RangeSet,
     /// Since when (wall, ms) it is not in the configuration; such an account holds no blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<i64>,
@@ -30,7 +35,8 @@ impl Account {
     /// An account that begins at `first`.
     #[must_use]
     pub fn new(first: u64) -> Self {
-        Self { first, settled: RangeSet::default(), delivered: 0, lost: 0, parked: None }
+        let (settled, untold) = (RangeSet::default(), RangeSet::default());
+        Self { first, settled, delivered: 0, lost: 0, untold, parked: None }
     }
 
     /// Everything below this is settled.
@@ -52,8 +58,20 @@ impl Account {
         let news = self.settled.missing(range.start.max(self.first)..range.end);
         for part in &news {
             self.lost += self.settled.insert(part.clone());
+            self.untold.insert(part.clone());
+        }
+        while self.untold.spans() > 2 * bounds::STORE_LOSSES {
+            let Some(oldest) = self.untold.iter().next() else { break };
+            self.untold.remove(oldest);
         }
         news
+    }
+
+    /// What was declared, not acknowledged, and is not in these records.
+    #[must_use = "what is lost must be declared"]
+    pub fn unrecorded(&self, records: &[(u64, LossRecord)]) -> Vec<Range<u64>> {
+        let recorded = records.iter().map(|(_, r)| r.seq[0]..r.seq[1].saturating_add(1));
+        self.untold.minus(&recorded.collect())
     }
 
     /// What of `among` is not settled.
@@ -73,6 +91,7 @@ impl Account {
                 .filter(|r| r.start > passed && count(&present.overlap(r.clone())) == r.end - r.start)
                 .min_by_key(|r| r.end - r.start);
             let Some(island) = smallest else { return };
+            self.untold.remove(island.clone());
             let n = self.settled.remove(island);
             let from_delivered = n.min(self.delivered);
             self.delivered -= from_delivered;

@@ -14,9 +14,9 @@ use super::loss::{self, Facts};
 use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
-use super::schema::Trouble;
 use super::state::{Moment, Tick};
 use super::tail::Tail;
+use super::trouble::Trouble;
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
 use crate::message::{BootMs, Id, LossRecord};
@@ -143,8 +143,20 @@ impl Writer {
         };
         let now = self.shared.clock.wall();
         let head_file = self.shared.head().is_some();
+        let done: Vec<u64> = self.shared.state().losses_done.iter().copied().collect();
+        let mut heard = Vec::new();
+        if let Some(log) = &self.log {
+            for handle in &done {
+                heard.extend(log.loss(*handle)?);
+            }
+        }
         let (line, fresh) = {
             let mut state = self.shared.state();
+            for record in heard {
+                if let Some(account) = state.accounts.get_mut(&record.uplink) {
+                    account.untold.remove(record.seq[0]..record.seq[1].saturating_add(1));
+                }
+            }
             let mut present = state.present.clone();
             present.insert(state.hand.clone());
             for (name, account) in state.accounts.iter().chain(&state.parked) {
@@ -165,7 +177,7 @@ impl Writer {
                 change.state.push(("epochs".into(), Some(seal(&state.epochs)?)));
             }
             (change.commands, change.commands_from) = state.commands.unsaved();
-            change.losses_done = state.losses_done.iter().copied().collect();
+            change.losses_done = done;
             let line = Line {
                 commit: self.line.commit + 1,
                 epoch: [state.epoch.start, state.epoch.random],
@@ -175,6 +187,7 @@ impl Writer {
                 clean,
                 head_file,
                 next_loss: self.line.next_loss,
+                home: self.line.home,
             };
             state.dirty_since = None;
             // Looked-up or not: what came in since stays a draft without names.

@@ -40,6 +40,13 @@ impl Epochs {
         start.map_or(Epoch { start: 0, random: 0 }, |s| Epoch { start: s.epoch[0], random: s.epoch[1] })
     }
 
+    /// The epoch of a number, if it was written down when that began. (A guess has no boot.)
+    #[must_use]
+    pub fn proven(&self, seq: u64) -> Option<Epoch> {
+        let start = self.0.iter().rev().find(|s| s.first <= seq).filter(|s| s.boot != 0)?;
+        Some(Epoch { start: start.epoch[0], random: start.epoch[1] })
+    }
+
     /// The parts of a range that lie in one epoch each.
     #[must_use]
     pub fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, Epoch)> {

@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 use super::Store;
 use super::drain::{Chunk, DrainError};
 use super::loss::Facts;
-use super::schema::Trouble;
 use super::state::{State, Tick};
+use super::trouble::Trouble;
 use super::writer::{Job, Writer};
 use crate::message::{BootMs, LossReason, WallMs};
 

@@ -30,6 +30,9 @@ pub struct Mark {
     pub clean: bool,
     /// The bound for a power cut, as in the database.
     pub bound: u64,
+    /// The word of the directory it was written for; 0: unknown.
+    #[serde(default)]
+    pub home: u64,
     /// The accounts of that moment, for when the database is gone.
     pub accounts: BTreeMap<String, Account>,
 }
@@ -101,15 +104,30 @@ const WORD: usize = 16;
 /// # Errors
 /// Those of the file system, and of the system's random numbers.
 pub fn word(lock: &File) -> io::Result<String> {
-    let mut text = [0; WORD + 1];
-    let n = lock.read_at(&mut text, 0)?;
-    if n == WORD && text[..WORD].iter().all(u8::is_ascii_hexdigit) {
-        return Ok(String::from_utf8_lossy(&text[..WORD]).into_owned());
+    if let Some(word) = home(lock) {
+        return Ok(format!("{word:016x}"));
     }
-    let word = format!("{:016x}", getrandom::u64().map_err(io::Error::other)?);
+    let word = getrandom::u64().map_err(io::Error::other)?;
+    set_home(lock, word)?;
+    Ok(format!("{word:016x}"))
+}
+
+/// The word as a number, if there is one; never 0.
+#[must_use]
+pub fn home(lock: &File) -> Option<u64> {
+    let mut text = [0; WORD + 1];
+    let n = lock.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(text.get(..n).filter(|t| t.len() == WORD)?).ok()?;
+    u64::from_str_radix(text, 16).ok().filter(|word| *word != 0)
+}
+
+/// Makes it this word.
+///
+/// # Errors
+/// Those of the file system.
+pub fn set_home(lock: &File, word: u64) -> io::Result<()> {
     lock.set_len(0)?;
-    lock.write_all_at(word.as_bytes(), 0)?;
-    Ok(word)
+    lock.write_all_at(format!("{word:016x}").as_bytes(), 0)
 }
 
 /// How many damaged databases are kept; the oldest beyond go.
@@ -150,7 +168,15 @@ pub fn set_bad_mark_aside(dir: &Path) -> io::Result<Option<String>> {
     if read_mark(dir).is_some() || dir.join(MARK).symlink_metadata().is_err() {
         return Ok(None);
     }
-    set_aside(dir, MARK).map(Some)
+    set_mark_aside(dir).map(Some)
+}
+
+/// The mark goes aside.
+///
+/// # Errors
+/// Those of the file system.
+pub fn set_mark_aside(dir: &Path) -> io::Result<String> {
+    set_aside(dir, MARK)
 }
 
 /// Names of everything that was set aside.
@@ -190,7 +216,7 @@ mod tests {
     fn a_mark_with_a_changed_byte_is_no_mark() {
         let dir = tempfile::tempdir().expect("a directory");
         let accounts = [("cloud".to_owned(), Account::new(5))].into();
-        let mark = Mark { epoch: [1, 2], stored: 9, reserved: 20, clean: false, bound: 3, accounts };
+        let mark = Mark { epoch: [1, 2], stored: 9, reserved: 20, clean: false, bound: 3, home: 7, accounts };
         write_mark(dir.path(), &mark).expect("writes");
         assert_eq!(read_mark(dir.path()), Some(mark));
         let path = dir.path().join("mark");

@@ -13,9 +13,9 @@ use super::identity;
 use super::log::Log;
 use super::ranges::count;
 use super::recovery::Line;
-use super::schema::Trouble;
 use super::state;
 use super::times::Boot;
+use super::trouble::Trouble;
 use crate::message::{Epoch, Id, LossRecord, Record};
 
 /// What is in the directory.

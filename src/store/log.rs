@@ -15,7 +15,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use super::identity::{seal, unseal};
 use super::quota::Usage;
 use super::recovery::Line;
-use super::schema::{SCHEMA, Trouble};
+use super::schema::SCHEMA;
+use super::trouble::Trouble;
 use crate::message::LossRecord;
 
 const PAGE: u64 = 4096;
@@ -114,13 +115,15 @@ impl Log {
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags)?;
         conn.busy_timeout(std::time::Duration::from_millis(500))?;
+        // Before anything is read: so the index of the WAL is on the heap, and never in a file beside it, which would
+        // be written to the card for nothing and, mapped, kill the process where the disk fails.
+        conn.execute_batch("PRAGMA locking_mode=EXCLUSIVE")?;
         let version: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
         if version > SCHEMA {
             return Err(Trouble::Newer(version));
         }
         conn.execute_batch(
-            "PRAGMA locking_mode=EXCLUSIVE;
-             PRAGMA auto_vacuum=INCREMENTAL;
+            "PRAGMA auto_vacuum=INCREMENTAL;
              PRAGMA journal_mode=WAL;
              PRAGMA synchronous=FULL;
              PRAGMA wal_autocheckpoint=0;
@@ -295,6 +298,26 @@ impl Log {
         Ok(statement.query_row([signed(at)], |r| r.get::<_, Option<i64>>(0))?.map(unsigned))
     }
 
+    /// The loss record with this handle.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn loss(&self, handle: u64) -> Result<Option<LossRecord>, Trouble> {
+        let mut statement = self.conn.prepare_cached("SELECT body FROM loss WHERE handle=?1")?;
+        let body: Option<String> = statement.query_row([signed(handle)], |r| r.get(0)).optional()?;
+        Ok(body.as_deref().and_then(unseal))
+    }
+
+    /// A handle above all that are in use.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn next_loss(&self) -> Result<u64, Trouble> {
+        let newest: i64 =
+            self.conn.query_row("SELECT coalesce(max(handle),0) FROM loss", [], |r| r.get(0))?;
+        Ok(unsigned(newest).saturating_add(1))
+    }
+
     /// The oldest loss records of an uplink.
     ///
     /// # Errors
@@ -390,6 +413,19 @@ impl Log {
     fn checkpoint(&self, mode: &str) -> Result<u64, Trouble> {
         let sql = format!("PRAGMA wal_checkpoint({mode})");
         Ok(self.conn.query_row(&sql, [], |r| r.get::<_, i64>(1)).map(unsigned)?)
+    }
+
+    /// Makes durable what is read here, after an end in which something may not have been: what the WAL holds may be
+    /// in the page cache only, and after a failed fsync the kernel takes such pages for written. So it is copied into
+    /// the database, synced there, and the WAL begins anew.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn settle(&mut self) -> Result<(), Trouble> {
+        self.checkpoint("RESTART")?;
+        self.wal = 0;
+        self.left = identify(&self.path);
+        Ok(())
     }
 
     /// Gives back at most `bytes` of the file's room to the disk.

@@ -12,12 +12,15 @@
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
 //!   most that was ever between taking and commit.
-//! - A database that is damaged, older than it should be, or gone is noticed, set aside, and what is missing
+//! - A database that is damaged, older than it should be, another gateway's, or gone is noticed, set aside, and what is missing
 //!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
 //!
 //! # What it does not
 //! - A power cut in the middle of a burst larger than every one before it may take more than the bound says (the
 //!   burst is committed early, so this is a matter of one commit).
+//! - A disk that says that it synced and did not may lose what was stored. What the mark knew of it is declared; what was
+//!   stored after the last mark (at most a minute) and exceeds the bound is not, because nothing outside knows of it.
+//!   Its numbers may then be given out again, in another epoch.
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
@@ -36,9 +39,9 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
-//! `tail` and `column` are pure. `schema` and `log` are the SQL, `identity` and `head` the files beside it, `state` what is shared, `start` opens,
-//! `writer` is the thread, `commit`, `room`, `reader` and `reopen` are what it does, `port` is what an uplink holds, `history`
-//! what a person asks for.
+//! `tail` and `column` are pure. `schema` and `log` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! beside it, `state` what is shared, `start` opens, `writer` is the thread, `commit`, `mark`, `room`, `reader` and
+//! `reopen` are what it does, `port` is what an uplink holds, `history` what a person asks for.
 
 mod account;
 mod block;
@@ -57,6 +60,7 @@ mod inspect;
 mod last;
 mod log;
 mod loss;
+mod mark;
 mod port;
 mod quota;
 mod ranges;
@@ -72,6 +76,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod times;
+mod trouble;
 mod writer;
 
 use std::collections::HashSet;
@@ -210,13 +215,18 @@ impl Store {
             Err(start::Refused::InUse) => return Err(StoreError::InUse(path())),
             Err(start::Refused::Newer(schema)) => return Err(StoreError::Newer { path: path(), schema }),
             Err(start::Refused::Disk(why)) => {
-                writer.fault(&schema::Trouble::Disk(why.clone()));
+                writer.fault(&trouble::Trouble::Disk(why.clone()));
                 recovery.ram_only = Some(why);
             }
         }
         recovery.set_aside.clone_from(&shared.state().figures.set_aside);
-        while let Ok(record) = events.try_recv() {
-            recovery.losses.push(record);
+        loop {
+            match events.try_recv() {
+                Ok(record) => recovery.losses.push(record),
+                // More than there is room for: the newest are still there.
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => break,
+            }
         }
         let at_start = writer.latest();
         let (alive, ended) = watch::channel(());
@@ -396,6 +406,13 @@ impl Store {
     pub async fn ended(&self) {
         let mut ended = self.inner.ended.clone();
         while ended.changed().await.is_ok() {}
+    }
+
+    /// Writes the mark, which otherwise may be a minute old.
+    #[cfg(test)]
+    async fn mark(&self) {
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Mark(reply), answer).await.expect("the thread is there");
     }
 
     /// Ends at once as if killed, and waits for the thread.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::block::{self, Block};
 use super::drain::Chunk;
 use super::loss::Facts;
-use super::schema::Trouble;
+use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::bounds;
 use crate::message::{Id, LossReason};
@@ -86,6 +86,12 @@ impl Writer {
         match block::decode(&data) {
             Ok(block) if block.head.first == first => {
                 if !block.range().contains(&at) {
+                    return Ok(None);
+                }
+                let epoch = self.shared.state().epochs.proven(first);
+                if epoch.is_some_and(|epoch| epoch != block.head.epoch) {
+                    // The WAL is ours and the database another gateway's, or the other way round.
+                    tracing::error!(first, "a stored block is of an epoch that had no such number");
                     return Ok(None);
                 }
                 let block = Arc::new(block);

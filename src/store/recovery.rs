@@ -31,6 +31,9 @@ pub struct Line {
     pub head_file: bool,
     /// Handle of the next loss record.
     pub next_loss: u64,
+    /// The word of the directory it belongs to (see `identity`); 0: unknown.
+    #[serde(default)]
+    pub home: u64,
 }
 
 /// The witnesses.
@@ -44,6 +47,9 @@ pub struct Found<'a> {
     pub head: Option<&'a Head>,
     /// The mark file's word.
     pub mark: Option<&'a Mark>,
+    /// One past the highest number that an account of the database has settled. Above the line only on a disk that
+    /// mixes pages of two commits: then the line is the older one.
+    pub settled: u64,
     /// The boot we are in.
     pub boot_id: &'a str,
 }
@@ -68,10 +74,35 @@ pub struct Verdict {
     pub start: u32,
     /// First number of the new epoch: above every one that was given out.
     pub next: u64,
+    /// One past the highest number that is known to have been durable once.
+    pub known: u64,
     /// What is lost, ascending, not overlapping.
     pub gaps: Vec<Gap>,
     /// The database is older than the mark, or gone: the mark's accounts are the better ones.
     pub rolled_back: bool,
+}
+
+/// Which files belong here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Belongs {
+    /// The database does.
+    pub database: bool,
+    /// The mark does.
+    pub mark: bool,
+    /// The word of the directory from now on, if one is known.
+    pub home: Option<u64>,
+}
+
+/// Three files name the directory: the lock, the database, the mark. One that was swapped for another gateway's is
+/// outvoted by the other two; where there is no majority, the database is believed. (Its readings would go out under
+/// this gateway's name, and a foreign mark would settle what was never sent.)
+#[must_use]
+pub fn belongs(lock: Option<u64>, database: u64, mark: u64) -> Belongs {
+    let known = |word: u64| (word != 0).then_some(word);
+    let (db, mark) = (known(database), known(mark));
+    let foreign = db.is_some() && lock.is_some() && lock != db && mark.is_none_or(|m| Some(m) == lock);
+    let home = db.filter(|_| !foreign).or(lock).or(mark);
+    Belongs { database: !foreign, mark: mark.is_none_or(|m| Some(m) == home), home }
 }
 
 /// Judges the witnesses.
@@ -87,7 +118,10 @@ pub fn judge(found: &Found<'_>) -> Verdict {
         .collect();
     let newest = outside.iter().copied().chain([db_epoch]).max().unwrap_or_default();
     // One past the highest number that is known to have been durable once.
-    let known = db_next.max(found.head.map_or(0, |h| h.stored)).max(found.mark.map_or(0, |m| m.stored));
+    let known = db_next
+        .max(found.settled)
+        .max(found.head.map_or(0, |h| h.stored))
+        .max(found.mark.map_or(0, |m| m.stored));
     // The head file of an epoch is written before the database knows the epoch, the mark after.
     let rolled_back = known > db_next || found.mark.is_some_and(|m| m.epoch[0] > db_epoch[0]);
     let same_boot = found.head.filter(|h| h.boot_id == found.boot_id);
@@ -109,14 +143,17 @@ pub fn judge(found: &Found<'_>) -> Verdict {
             (next.max(reserved), LossReason::PowerCut)
         }
     };
+    // Killed before the database knew the epoch: what its start declared with a bound is among it.
+    let begun = !rolled_back && same_boot.is_some_and(|h| h.epoch.start > db_epoch[0]);
+    let bound = begun || reason == LossReason::PowerCut;
     let older = if found.damaged { LossReason::Corrupt } else { LossReason::Rollback };
     let epoch = (newest[0] > 0).then_some(newest);
-    let gaps = [(db_next..known, older, true), (known..next, reason, reason == LossReason::PowerCut)]
+    let gaps = [(db_next..known, older, true), (known..next, reason, bound)]
         .into_iter()
         .filter(|(range, ..)| !range.is_empty())
         .map(|(range, reason, bound)| Gap { range, reason, bound, epoch })
         .collect();
-    Verdict { start: newest[0].saturating_add(1), next, gaps, rolled_back }
+    Verdict { start: newest[0].saturating_add(1), next, known, gaps, rolled_back }
 }
 
 #[cfg(test)]
@@ -128,7 +165,17 @@ mod tests {
     fn line(start: u32, next: u64, clean: bool) -> Line {
         let mut present = RangeSet::default();
         present.insert(1..next);
-        Line { commit: 1, epoch: [start, 7], next, present, bound: 50, clean, head_file: true, next_loss: 1 }
+        Line {
+            commit: 1,
+            epoch: [start, 7],
+            next,
+            present,
+            bound: 50,
+            clean,
+            head_file: true,
+            next_loss: 1,
+            home: 7,
+        }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {
         Head { epoch: Epoch { start, random: 7 }, next, stored, boot_id: boot.into() }
@@ -140,17 +187,35 @@ mod tests {
             reserved: stored + 1000,
             clean: false,
             bound: 50,
+            home: 7,
             accounts: BTreeMap::new(),
         }
     }
     fn judged(line: Option<&Line>, head: Option<&Head>, mark: Option<&Mark>) -> Verdict {
-        judge(&Found { line, damaged: false, head, mark, boot_id: "now" })
+        judge(&Found { line, damaged: false, head, mark, settled: 0, boot_id: "now" })
     }
     fn gap(range: Range<u64>, reason: LossReason, bound: bool) -> Gap {
         Gap { range, reason, bound, epoch: None }
     }
     fn gaps(v: &Verdict) -> Vec<Gap> {
         v.gaps.iter().cloned().map(|g| Gap { epoch: None, ..g }).collect()
+    }
+
+    #[test]
+    fn a_file_of_another_gateway_is_outvoted() {
+        let said = |lock, db, mark| {
+            let b = belongs(lock, db, mark);
+            (b.database, b.mark, b.home)
+        };
+        assert_eq!(said(None, 0, 0), (true, true, None));
+        assert_eq!(said(Some(7), 0, 0), (true, true, Some(7)), "files of an earlier version");
+        assert_eq!(said(Some(7), 7, 7), (true, true, Some(7)));
+        assert_eq!(said(Some(7), 8, 7), (false, true, Some(7)));
+        assert_eq!(said(Some(7), 8, 0), (false, true, Some(7)));
+        assert_eq!(said(Some(7), 7, 8), (true, false, Some(7)));
+        assert_eq!(said(Some(9), 7, 7), (true, true, Some(7)), "a backup in a new directory");
+        assert_eq!(said(None, 7, 8), (true, false, Some(7)));
+        assert_eq!(said(Some(9), 7, 8), (true, false, Some(7)));
     }
 
     #[test]
@@ -178,7 +243,8 @@ mod tests {
         // The start wrote its head: epoch 4, its first number, and what the database held.
         let v = judged(Some(&line(3, 100, false)), Some(&head(4, 117, 100, "now")), Some(&mark(3, 60)));
         assert_eq!((v.start, v.next, v.rolled_back), (5, 117, false));
-        assert_eq!(gaps(&v), [gap(100..117, LossReason::UncleanStart, false)]);
+        // A bound: what the life before it left may have been one.
+        assert_eq!(gaps(&v), [gap(100..117, LossReason::UncleanStart, true)]);
     }
 
     #[test]

@@ -11,9 +11,9 @@ use super::log::Log;
 use super::loss::Facts;
 use super::ranges::RangeSet;
 use super::recovery::Line;
-use super::schema::Trouble;
 use super::start;
 use super::state::{Phase, Tick};
+use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::message::LossReason;
 
@@ -45,8 +45,15 @@ impl Writer {
             tracing::error!(name, "the damaged database is set aside");
             self.damaged = false;
         }
-        let (log, _) = start::open_or_set_aside(&self.shared.dir)?;
-        let line: Option<Line> = log.state("line")?;
+        let (mut log, _) = start::open_or_set_aside(&self.shared.dir)?;
+        log.settle()?;
+        let mut line: Option<Line> = log.state("line")?;
+        if line.as_ref().is_some_and(|l| l.home != 0 && l.home != self.line.home) {
+            drop(log);
+            let name = identity::set_aside(&self.shared.dir, identity::DATABASE)?;
+            tracing::error!(name, "a database of another data directory is set aside");
+            (log, line) = (Log::open(&identity::database(&self.shared.dir))?, None);
+        }
         let same = line.as_ref().filter(|l| l.epoch == self.line.epoch);
         let set_aside = identity::all_set_aside(&self.shared.dir);
         self.shared.state().figures.set_aside = set_aside;
@@ -81,13 +88,20 @@ impl Writer {
         for part in there.minus(&state.present) {
             self.doomed.insert(part);
         }
+        let names: Vec<String> = state.accounts.keys().cloned().collect();
+        for name in names {
+            let mut records = log.losses(&name, usize::MAX >> 1)?;
+            // Those that no commit has brought yet are still in hand.
+            records.extend(self.records.iter().filter(|r| r.uplink == name).map(|r| (0, r.clone())));
+            state.declare_again(&name, &records, reason);
+        }
         state.commands.all_unsaved();
         self.saved.clear();
         self.saved_boots.clear();
         self.epochs_saved = false;
         self.latest_due = Tick::now();
         self.line.commit = self.line.commit.max(line.map_or(0, |l| l.commit)) + 1;
-        self.line.next_loss = self.line.next_loss.max(line.map_or(0, |l| l.next_loss));
+        self.line.next_loss = self.line.next_loss.max(log.next_loss()?);
         Ok(())
     }
 }

@@ -8,8 +8,8 @@ use super::log::Row;
 use super::loss::Facts;
 use super::quota::{self, Limits};
 use super::ranges::RangeSet;
-use super::schema::Trouble;
 use super::state::{State, Tick};
+use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::message::{BootMs, LossReason, Reading};
 

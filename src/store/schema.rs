@@ -3,9 +3,8 @@
 //! Promises: a database of a later version is refused and not touched; one that is not ours is never written into;
 //! an upgrade is one transaction, so a kill or a power cut leaves the one version or the other.
 
-use rusqlite::ErrorCode;
-
 use super::log::Log;
+use super::trouble::Trouble;
 
 /// Version of the schema. A database of a later one is refused and not touched; one of an earlier one is brought
 /// here when it is opened to be written, see [`STEPS`].
@@ -17,45 +16,6 @@ const STEPS: [&str; SCHEMA as usize - 1] = [
 ];
 /// "FGAT": tells our database from somebody else's.
 const APPLICATION: i64 = 0x4647_4154;
-
-/// Why the database could not do it, sorted by what to do next.
-#[derive(Debug, thiserror::Error)]
-pub enum Trouble {
-    /// Set it aside and begin a new one.
-    #[error("the database is damaged: {0}")]
-    Damaged(String),
-    /// Made by a later version: leave it alone.
-    #[error("the database has schema {0}; this version knows {SCHEMA}")]
-    Newer(i64),
-    /// Close, wait, open again.
-    #[error("{0}")]
-    Disk(String),
-}
-
-impl From<rusqlite::Error> for Trouble {
-    fn from(e: rusqlite::Error) -> Self {
-        use rusqlite::Error as E;
-        match &e {
-            E::SqliteFailure(f, _)
-                if matches!(f.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
-                    // "no such table": SQLITE_ERROR
-                    || f.extended_code == 1 =>
-            {
-                Self::Damaged(e.to_string())
-            }
-            E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
-                Self::Damaged(e.to_string())
-            }
-            _ => Self::Disk(e.to_string()),
-        }
-    }
-}
-
-impl From<std::io::Error> for Trouble {
-    fn from(e: std::io::Error) -> Self {
-        Self::Disk(e.to_string())
-    }
-}
 
 impl Log {
     /// The tables of a new database.

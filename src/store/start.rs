@@ -16,10 +16,10 @@ use super::last::{self, Latest};
 use super::log::Log;
 use super::loss::Facts;
 use super::ranges::RangeSet;
-use super::recovery::{Found, Line, Verdict, judge};
-use super::schema::Trouble;
+use super::recovery::{Found, Line, Verdict, belongs, judge};
 use super::state::State;
 use super::times::Boot;
+use super::trouble::Trouble;
 use crate::clock::Clock;
 use crate::message::{Epoch, LossReason};
 
@@ -68,6 +68,10 @@ pub struct Disk {
     pub homes: Homes,
     /// What the database says of the line, if it says anything.
     pub line: Option<Line>,
+    /// The word of the directory.
+    pub home: u64,
+    /// A handle above those of all loss records that are there.
+    pub next_loss: u64,
     /// Name under which a damaged database was set aside just now.
     pub set_aside: Option<String>,
     /// Numbers for which there are blocks.
@@ -79,6 +83,8 @@ pub struct Disk {
     accounts: BTreeMap<String, Account>,
     epochs: Epochs,
     boots: Vec<Boot>,
+    /// Number of the boot of the newest block.
+    newest_boot: u32,
     commands: Commands,
 }
 
@@ -89,24 +95,45 @@ pub struct Disk {
 pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, Refused> {
     std::fs::create_dir_all(dir)?;
     let lock = identity::lock(dir)?;
-    let homes = Homes::new(dir, &lock, run);
-    let held = (lock, homes);
-    let mark = identity::read_mark(dir);
+    let mut mark = identity::read_mark(dir);
     if let Some(bad) = identity::set_bad_mark_aside(dir)? {
         tracing::error!("the mark beside the database is damaged; set aside as {bad}");
     }
-    let (log, set_aside) = open_or_set_aside(dir)?;
-    match Loaded::from(&log) {
-        Ok(loaded) => Ok(loaded.judged(log, held, set_aside, mark, clock)),
+    let (mut log, mut set_aside) = open_or_set_aside(dir)?;
+    let mut loaded = match Loaded::from(&log) {
         Err(Trouble::Damaged(why)) => {
             tracing::error!(%why, "the database is damaged");
-            drop(log);
-            let bad = identity::set_aside(dir, DATABASE)?;
-            let log = Log::open(&identity::database(dir))?;
-            Ok(Loaded::default().judged(log, held, Some(bad), mark, clock))
+            None
         }
-        Err(other) => Err(other.into()),
+        loaded => Some(loaded?),
+    };
+    let word = identity::home(&lock);
+    let database = loaded.as_ref().and_then(|l| l.line.as_ref()).map_or(0, |line| line.home);
+    let belongs = belongs(word, database, mark.as_ref().map_or(0, |m| m.home));
+    if !belongs.database {
+        tracing::error!("the database belongs to another data directory");
+        loaded = None;
     }
+    if !belongs.mark {
+        let bad = identity::set_mark_aside(dir)?;
+        tracing::error!("the mark belongs to another data directory; set aside as {bad}");
+        mark = None;
+    }
+    let loaded = match loaded {
+        Some(loaded) => loaded,
+        None => {
+            drop(log);
+            set_aside = Some(identity::set_aside(dir, DATABASE)?);
+            log = Log::open(&identity::database(dir))?;
+            Loaded::default()
+        }
+    };
+    let home = belongs.home.map_or_else(getrandom::u64, Ok).unwrap_or_else(|_| fastrand::u64(..)).max(1);
+    if word != Some(home) {
+        identity::set_home(&lock, home)?;
+    }
+    let homes = Homes::new(dir, &lock, run);
+    Ok(Disk { home, ..loaded.judged(log, (lock, homes), set_aside, mark, clock) })
 }
 
 /// Opens the database; a damaged one gets another name and a new one begins.
@@ -133,6 +160,8 @@ struct Loaded {
     accounts: BTreeMap<String, Account>,
     epochs: Epochs,
     boots: Vec<Boot>,
+    newest_boot: u32,
+    next_loss: u64,
     commands: Commands,
     latest: Latest,
 }
@@ -140,6 +169,8 @@ struct Loaded {
 impl Loaded {
     fn from(log: &Log) -> Result<Self, Trouble> {
         let line: Option<Line> = log.state("line")?;
+        // On a disk that mixes pages of two commits the line may be older than the records.
+        let next_loss = log.next_loss()?.max(line.as_ref().map_or(1, |l| l.next_loss));
         let present = match &line {
             Some(line) => line.present.clone(),
             None => log.scan()?.into_iter().collect(),
@@ -154,13 +185,16 @@ impl Loaded {
         let latest = log.last()?.as_deref().and_then(last::unpack);
         let (mut latest, upto) = latest.unwrap_or_default();
         let boots: Vec<Boot> = log.state("boots")?.unwrap_or_default();
-        newest_values(log, &present, &boots, upto, &mut latest)?;
+        let epochs: Epochs = log.state("epochs")?.unwrap_or_default();
+        let newest_boot = newest_values(log, &present, (&boots, &epochs), upto, &mut latest)?;
         Ok(Self {
             line,
             present,
             accounts,
-            epochs: log.state("epochs")?.unwrap_or_default(),
+            epochs,
             boots,
+            newest_boot,
+            next_loss,
             commands: Commands::from_rows(log.commands()?),
             latest,
         })
@@ -189,7 +223,8 @@ impl Loaded {
                     bound: 0,
                     clean: false,
                     head_file: true,
-                    next_loss: u64::from(u32::MAX),
+                    next_loss: self.next_loss,
+                    home: 0,
                 };
                 Some(&after_scan)
             }
@@ -200,6 +235,7 @@ impl Loaded {
             damaged: set_aside.is_some(),
             head: head.as_ref(),
             mark: mark.as_ref(),
+            settled: self.accounts.values().filter_map(|a| a.settled.end()).max().unwrap_or(0),
             boot_id: clock.boot_id(),
         });
         let line = line.cloned();
@@ -208,6 +244,8 @@ impl Loaded {
             lock,
             homes,
             line,
+            home: 0,
+            next_loss: self.next_loss.max(1),
             set_aside,
             present: self.present,
             latest: self.latest,
@@ -216,6 +254,7 @@ impl Loaded {
             accounts: self.accounts,
             epochs: self.epochs,
             boots: self.boots,
+            newest_boot: self.newest_boot,
             commands: self.commands,
         }
     }
@@ -225,13 +264,15 @@ impl Loaded {
 const NEWEST_BLOCKS: usize = 32;
 const NEWEST_READINGS: usize = 16_384;
 
+/// Returns the highest number of a boot in these blocks.
 fn newest_values(
     log: &Log,
     present: &RangeSet,
-    boots: &[Boot],
+    (boots, epochs): (&[Boot], &Epochs),
     upto: u64,
     latest: &mut Latest,
-) -> Result<(), Trouble> {
+) -> Result<u32, Trouble> {
+    let mut newest_boot = 0;
     let mut at = present.end().unwrap_or(0);
     let mut readings = 0;
     for _ in 0..NEWEST_BLOCKS {
@@ -244,6 +285,10 @@ fn newest_values(
         }
         at = first;
         let Ok(block) = super::block::decode(&data) else { continue };
+        if epochs.proven(first).is_some_and(|epoch| epoch != block.head.epoch) {
+            continue;
+        }
+        newest_boot = newest_boot.max(block.head.boot);
         if block.range().end <= upto {
             break;
         }
@@ -268,15 +313,13 @@ fn newest_values(
             break;
         }
     }
-    Ok(())
+    Ok(newest_boot)
 }
 
 impl Disk {
-    /// One past the highest number that the database holds or has declared; `None` if it is not to be believed.
-    #[must_use]
-    pub fn durable(&self) -> Option<u64> {
-        let believed = !self.verdict.rolled_back && self.set_aside.is_none();
-        self.line.as_ref().filter(|_| believed).map(|line| line.next)
+    /// One past the highest number that is known to have been durable.
+    pub fn known(&self) -> u64 {
+        self.verdict.known
     }
 
     /// Puts what the disk knows under the state in RAM. What was taken before the disk was there moves to
@@ -297,7 +340,7 @@ impl Disk {
         self.adopt_boots(state, clock);
 
         let uplinks: Vec<String> = earlier.keys().cloned().collect();
-        let marked = self.mark.as_ref().filter(|_| self.verdict.rolled_back);
+        let marked = self.mark.as_ref().filter(|mark| self.verdict.rolled_back && self.is_behind(mark));
         let mut known = self.accounts.clone();
         if let Some(mark) = marked {
             known.extend(mark.accounts.clone().into_iter().filter(|(_, a)| a.balances()));
@@ -345,10 +388,18 @@ impl Disk {
         state.dirty_since.get_or_insert_with(super::state::Tick::now);
     }
 
+    /// A roll-back that only the head file knows of may be a smaller one, and the mark still older.
+    fn is_behind(&self, mark: &Mark) -> bool {
+        self.line.as_ref().is_none_or(|line| mark.stored > line.next || mark.epoch[0] > line.epoch[0])
+    }
+
     fn adopt_boots(&self, state: &mut State, clock: &dyn Clock) {
         let mut boots: BTreeMap<u32, Boot> = self.boots.iter().map(|b| (b.n, b.clone())).collect();
         let known = boots.values().find(|b| b.id == clock.boot_id()).map(|b| b.n);
-        let fresh = boots.keys().next_back().map_or(1, |n| n.saturating_add(1));
+        // If what is known of the boots is damaged, blocks and epochs still name theirs; another boot under the same
+        // number would place them at a wrong time.
+        let used = self.epochs.0.iter().map(|s| s.boot).chain(boots.keys().copied()).max().unwrap_or(0);
+        let fresh = used.max(self.newest_boot).saturating_add(1);
         let n = known.unwrap_or(fresh);
         let boot =
             boots.entry(n).or_insert_with(|| Boot::new(n, clock.boot_id(), clock.boot(), clock.wall()));
@@ -360,6 +411,18 @@ impl Disk {
     /// Every number that an account is owed and that is not there, with the reason that is known for it.
     fn declare(&self, state: &mut State, uplinks: &[String]) {
         for name in uplinks {
+            // A damaged record is in none of the answers.
+            let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
+            let whole = records
+                .iter()
+                .filter(|(_, r)| r.count == r.seq[1].saturating_sub(r.seq[0]) + 1 && r.seq[1] < state.next);
+            let whole: Vec<_> = whole.map(|(_, r)| r.clone()).collect();
+            for record in whole {
+                // On a disk that mixes pages of two commits the account may be older than the record.
+                if let Some(account) = state.accounts.get_mut(name) {
+                    drop(account.lose(record.seq[0]..record.seq[1].saturating_add(1)));
+                }
+            }
             for gap in &self.verdict.gaps {
                 let there = &self.present;
                 for part in there.missing(gap.range.clone()) {
@@ -377,6 +440,7 @@ impl Disk {
                 LossReason::Corrupt
             };
             state.complete(name, reason);
+            state.declare_again(name, &records, reason);
         }
     }
 }

@@ -21,7 +21,7 @@ use super::quota::Limits;
 use super::ranges::{RangeSet, count};
 use super::times::Boot;
 use crate::bounds;
-use crate::message::{BootMs, Epoch, Id, LossReason, Reading, Record, WallMs};
+use crate::message::{BootMs, Epoch, Id, LossReason, LossRecord, Reading, Record, WallMs};
 
 /// Time for deadlines inside the store.
 #[expect(clippy::disallowed_types, reason = "deadlines of a plain thread: paused test time does not apply")]
@@ -265,6 +265,21 @@ impl State {
                 let facts = facts.clone();
                 let uplink = uplink.to_owned();
                 loss::push(&mut self.drafts, Draft { uplink, reason, bound, epoch, range, facts, look_up });
+            }
+            self.dirty_since.get_or_insert_with(Tick::now);
+        }
+    }
+
+    /// Declares once more what was declared in records that are gone, as these are all that there are.
+    pub fn declare_again(&mut self, uplink: &str, records: &[(u64, LossRecord)], reason: LossReason) {
+        let waiting: RangeSet =
+            self.drafts.iter().filter(|d| d.uplink == uplink).map(|d| d.range.clone()).collect();
+        let Some(account) = self.accounts.get(uplink) else { return };
+        for part in account.unrecorded(records).into_iter().flat_map(|part| waiting.missing(part)) {
+            for (range, epoch) in self.epochs.split(part) {
+                let (uplink, facts) = (uplink.to_owned(), Facts::default());
+                let draft = Draft { uplink, reason, bound: false, epoch, range, facts, look_up: false };
+                loss::push(&mut self.drafts, draft);
             }
             self.dirty_since.get_or_insert_with(Tick::now);
         }

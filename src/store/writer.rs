@@ -23,11 +23,11 @@ use super::last::Latest;
 use super::log::{Log, Row};
 use super::ranges::RangeSet;
 use super::recovery::Line;
-use super::schema::Trouble;
 use super::start::{self, Disk};
 use super::state::{Phase, State, Tick};
 use super::tail::Tail;
 use super::times::Boot;
+use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::message::{LossRecord, Reading, WallMs};
@@ -115,6 +115,9 @@ pub enum Job {
     Flush(oneshot::Sender<()>),
     /// Last commit, clean mark, end.
     Close(oneshot::Sender<Result<(), String>>),
+    /// Write the mark now: for tests.
+    #[cfg(test)]
+    Mark(oneshot::Sender<()>),
     /// End as if killed: for tests.
     #[cfg(test)]
     Abort,
@@ -139,7 +142,7 @@ pub struct Writer {
     pub(super) log: Option<Log>,
     pub(super) lock: Option<File>,
     /// Where the head file may be, as long as the lock is held.
-    homes: Option<Homes>,
+    pub(super) homes: Option<Homes>,
     pub(super) line: Line,
     /// Commit number of a commit of unknown outcome.
     pub(super) attempted: Option<u64>,
@@ -167,13 +170,13 @@ pub struct Writer {
     pub(super) backoff: Backoff,
     retry_at: Tick,
     pub(super) mark_due: Tick,
-    marked: Option<Mark>,
+    pub(super) marked: Option<Mark>,
 }
 
-/// How often the mark is written when something changed.
-const MARK_EVERY: Duration = Duration::from_secs(60);
 /// How often the latest values are written.
 pub(super) const LATEST_EVERY: Duration = Duration::from_secs(600);
+/// First wait after a fault; tests make thousands of faults.
+const FIRST_RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 /// Longest sleep of the thread.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -190,6 +193,7 @@ impl Writer {
             clean: false,
             head_file: false,
             next_loss: 1,
+            home: 0,
         };
         Self {
             shared,
@@ -213,8 +217,7 @@ impl Writer {
             sweep: false,
             sweep_due: now,
             damaged: false,
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
-                .expect("100 ms is shorter than 5 s"),
+            backoff: Backoff::new(FIRST_RETRY, Duration::from_secs(5)).expect("100 ms is shorter than 5 s"),
             retry_at: now,
             mark_due: now,
             marked: None,
@@ -236,26 +239,26 @@ impl Writer {
             state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
             self.line.epoch = [state.epoch.start, state.epoch.random];
-            let mut head = self.shared.head_now(&state);
+            // The numbers of a gap become durable with the first commit: until then they were never stored.
+            let head = Head { stored: disk.known(), ..self.shared.head_now(&state) };
             drop(state);
-            // Until the commit below, what the last life lost is written down nowhere: a start that is killed in
-            // between must not look like a database that was turned back.
-            head.stored = disk.durable().unwrap_or(head.stored);
             // Numbers may be given out from here on.
             *file = disk.homes.create(&head).ok();
         }
         if let Some(line) = &disk.line {
             self.line.commit = line.commit;
-            self.line.next_loss = line.next_loss;
         }
+        self.line.next_loss = disk.next_loss;
+        self.line.home = disk.home;
         self.latest = disk.latest;
         self.log = Some(disk.log);
         self.lock = Some(disk.lock);
         self.homes = Some(disk.homes);
-        if let Err(trouble) = self.commit(false) {
-            self.fault(&trouble);
+        match self.log.as_mut().map_or(Ok(()), Log::settle).and_then(|()| self.commit(false)) {
+            // Not before: a mark of an epoch that the database does not know says that it was rolled back.
+            Ok(()) => self.write_mark(false),
+            Err(trouble) => self.fault(&trouble),
         }
-        self.write_mark(false);
         Ok(())
     }
 
@@ -291,6 +294,11 @@ impl Writer {
                             Err(trouble) => self.fault(&trouble),
                         }
                     }
+                }
+                #[cfg(test)]
+                Ok(Job::Mark(reply)) => {
+                    self.write_mark(false);
+                    let _ = reply.send(());
                 }
                 #[cfg(test)]
                 Ok(Job::Abort) => return,
@@ -365,42 +373,6 @@ impl Writer {
             tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
         }
         state.phase = Phase::Fault(trouble.to_string());
-    }
-
-    pub(super) fn write_mark(&mut self, clean: bool) {
-        self.mark_due = Tick::now() + MARK_EVERY;
-        if self.lock.is_none() {
-            return;
-        }
-        let mark = {
-            let state = self.shared.state();
-            Mark {
-                epoch: [state.epoch.start, state.epoch.random],
-                stored: self.line.next,
-                // Twice what two commits a second take at most until the next mark.
-                reserved: state.next + 256 * state.bound + 4096,
-                clean,
-                bound: state.bound.next_power_of_two(),
-                accounts: state.accounts.clone(),
-            }
-        };
-        let idle = self.marked.as_ref().is_some_and(|m| {
-            (m.epoch, m.stored, m.clean, m.bound, &m.accounts)
-                == (mark.epoch, mark.stored, mark.clean, mark.bound, &mark.accounts)
-        });
-        let mut file = self.shared.head();
-        if let (None, Some(homes)) = (&*file, &self.homes) {
-            let head = self.shared.head_now(&self.shared.state());
-            *file = homes.create(&head).ok();
-        }
-        drop(file);
-        if idle && self.marked.as_ref().is_some_and(|m| self.shared.state().next <= m.reserved) {
-            return;
-        }
-        match identity::write_mark(&self.shared.dir, &mark) {
-            Ok(()) => self.marked = Some(mark),
-            Err(error) => tracing::warn!(%error, "the mark cannot be written"),
-        }
     }
 
     /// Everything durable, the line marked clean, the WAL written back.

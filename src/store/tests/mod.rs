@@ -7,6 +7,7 @@ mod faults;
 mod history;
 mod kill;
 mod limits;
+mod power;
 mod random;
 mod upgrade;
 

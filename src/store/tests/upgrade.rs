@@ -2,12 +2,20 @@
 
 use super::*;
 use crate::store::block_tests::version_1;
+use crate::store::log::Log;
 use crate::store::schema::SCHEMA;
 
-/// Makes the directory one of schema 1: its block is one that version 1 wrote.
+/// Makes the directory one of schema 1: its block is one that version 1 wrote, in the epoch and boot of the block
+/// that is there.
 fn age(dir: &Path) {
     let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
-    let stored = db.execute("UPDATE block SET data=?1", [version_1()]).expect("a block");
+    let now: Vec<u8> = db.query_row("SELECT data FROM block", [], |r| r.get(0)).expect("a block");
+    let mut old = version_1();
+    old[20..32].copy_from_slice(&now[20..32]);
+    let end = old.len() - 4;
+    let crc = crc32fast::hash(&old[..end]);
+    old[end..].copy_from_slice(&crc.to_le_bytes());
+    let stored = db.execute("UPDATE block SET data=?1", [old]).expect("a block");
     assert_eq!(stored, 1);
     db.execute_batch("PRAGMA user_version=1; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
 }
@@ -66,11 +74,10 @@ async fn a_directory_of_an_earlier_version_is_read_without_a_change_and_then_tak
 async fn an_upgrade_that_is_cut_off_leaves_the_one_version_or_the_other() {
     let dir = tempfile::tempdir().expect("a directory");
     directory(dir.path()).await;
-    // Every copy that a cut could leave: the WAL of the upgrade, cut off after each of its bytes' pages.
-    let (store, _) = open(dir.path(), "a");
-    store.crash();
+    // Every copy that a cut could leave: the WAL of the upgrade, cut off anywhere.
+    drop(Log::open(&dir.path().join("fieldgate.db")).expect("upgrades"));
     let wal = std::fs::read(dir.path().join("fieldgate.db-wal")).expect("reads");
-    assert!(wal.len() > 3 * 4096, "the upgrade and the first commit are in it");
+    assert!(wal.len() > 4096, "the upgrade is in it");
     for keep in (0..=wal.len()).step_by(512) {
         let copy = tempfile::tempdir().expect("a directory");
         for file in ["fieldgate.db", "mark"] {
