@@ -15,11 +15,11 @@ use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
 use super::state::{Moment, Tick};
-use super::tail::Tail;
+use super::tail::{PAGE_ROOM, Tail};
 use super::trouble::Trouble;
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
-use crate::message::{BootMs, Id, LossRecord};
+use crate::message::{BootMs, Id, LossRecord, Reading};
 
 /// Drafts that are completed in one commit. More are in the next.
 const DRAFTS: usize = 256;
@@ -114,21 +114,24 @@ impl Writer {
             (head, self.tail.as_ref().filter(|tail| whole(tail)))
         };
         let Some(hand) = &mut self.hand else { return Ok(()) };
-        let joined = tail.and_then(|tail| Some((tail.first(), tail.with(&head, &hand.readings)?)));
-        let mut rest = &hand.readings[..];
-        if let Some((first, readings)) = &joined {
-            head.first = *first;
-            rest = readings;
+        if let Some(tail) = tail
+            && let Some(readings) = tail.with(&head, &hand.readings)
+        {
+            let joined = block::Head { first: tail.first(), ..head };
+            let data = block::encode(&joined, &readings)?;
+            if data.len() <= PAGE_ROOM {
+                hand.tail = Tail::of(joined, &readings, data.len());
+                hand.blocks.push((row(&joined, &readings, data.len()), data));
+                return Ok(());
+            }
         }
+        let mut rest = &hand.readings[..];
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(block::piece(rest));
             let data = block::encode(&head, piece)?;
-            let times = piece.iter().map(|r| r.at.0);
-            let times = [times.clone().min().unwrap_or(0), times.max().unwrap_or(0)];
-            let (first, count) = (head.first, piece.len() as u64);
             hand.tail = Tail::of(head, piece, data.len());
-            hand.blocks.push((Row { first, count, boot: head.boot, times, bytes: data.len() as u64 }, data));
-            head.first += count;
+            hand.blocks.push((row(&head, piece, data.len()), data));
+            head.first += piece.len() as u64;
             rest = after;
         }
         Ok(())
@@ -358,4 +361,10 @@ impl Writer {
         handed.extend(rows.iter().map(|(handle, _)| *handle));
         Ok(rows)
     }
+}
+
+fn row(head: &block::Head, readings: &[Reading], bytes: usize) -> Row {
+    let times = readings.iter().map(|r| r.at.0);
+    let times = [times.clone().min().unwrap_or(0), times.max().unwrap_or(0)];
+    Row { first: head.first, count: readings.len() as u64, boot: head.boot, times, bytes: bytes as u64 }
 }

@@ -11,7 +11,7 @@ use crate::message::Reading;
 
 /// Bytes of a packed block up to which it stays within one page of the database, so that replacing it writes no more
 /// than adding to it would.
-const PAGE_ROOM: usize = 3900;
+pub const PAGE_ROOM: usize = 3900;
 /// Longest time from a block's first reading to its last, ms: limits drop whole blocks.
 const SPAN: u64 = 3_600_000;
 
@@ -20,7 +20,6 @@ const SPAN: u64 = 3_600_000;
 pub struct Tail {
     head: Head,
     readings: Vec<Reading>,
-    bytes: usize,
 }
 
 impl Tail {
@@ -28,7 +27,7 @@ impl Tail {
     #[must_use]
     pub fn of(head: Head, readings: &[Reading], bytes: usize) -> Option<Self> {
         let small = readings.len() < bounds::STORE_MERGE && bytes < PAGE_ROOM;
-        small.then(|| Self { head, readings: readings.to_vec(), bytes })
+        small.then(|| Self { head, readings: readings.to_vec() })
     }
 
     /// The numbers in it.
@@ -37,19 +36,19 @@ impl Tail {
         self.head.first..self.head.first + self.readings.len() as u64
     }
 
-    /// All readings of the block that it becomes with `more`, which follow it under `head`; `None` if it stays as
-    /// it is: they are of another life, do not follow it, come too late, or are too many.
+    /// All readings of the block that it becomes with `more`, which follow it under `head`, if that fits
+    /// [`PAGE_ROOM`] once it is packed; `None` if it stays as it is: they are of another life, do not follow it, come
+    /// too late, or are too many.
     #[must_use]
     pub fn with(&self, head: &Head, more: &[Reading]) -> Option<Vec<Reading>> {
         let follows =
             (head.first, head.epoch, head.boot) == (self.range().end, self.head.epoch, self.head.boot);
         let count = self.readings.len() + more.len();
-        // What comes is packed like what is there, text is not packed much.
+        // Text is not packed much: no need to try.
         let text: usize = more.iter().map(block::text_len).sum();
-        let grown = self.bytes * count / self.readings.len().max(1) + text;
         let at = |reading: Option<&Reading>| reading.map_or(0, |r| r.at.0);
         let long = at(more.last()).saturating_sub(at(self.readings.first())) > SPAN;
-        if !follows || long || count > bounds::STORE_MERGE || grown > PAGE_ROOM {
+        if !follows || long || count > bounds::STORE_MERGE || text > PAGE_ROOM {
             return None;
         }
         Some(self.readings.iter().chain(more).cloned().collect())
@@ -90,7 +89,6 @@ mod tests {
         let epoch = Epoch { start: 2, random: 2 };
         assert!(tail.with(&Head { epoch, ..head(110) }, &readings(5)).is_none(), "another epoch");
         assert!(tail.with(&head(110), &readings(bounds::STORE_MERGE)).is_none(), "too many");
-        assert!(tail.with(&head(110), &readings(200)).is_none(), "more than a page, as it is packed so far");
         let key = Arc::clone(&readings(1)[0].point);
         let late = Reading::good(Arc::clone(&key), BootMs(SPAN + 1), Value::Bool(true));
         assert!(tail.with(&head(110), &[late]).is_none(), "an hour after the first");
