@@ -2,7 +2,7 @@
 //!
 //! A plant has many devices of one kind, whose points have the same names: what is stored is each device, point
 //! and unit name once, and for every entry of the dictionary which of them it has. A thousand points of fifty
-//! meters take some 300 bytes after compression, where their full names take 1000.
+//! meters take less than 350 bytes after compression (a test holds it to that).
 //!
 //! Layout, version 2: how many entries · the devices, the point names, the units, each as how many, and for each
 //! the length it shares with the one before it and the rest · devices of the entries as runs · point names as

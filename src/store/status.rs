@@ -15,7 +15,7 @@ pub struct StoreStatus {
     pub last_error: Option<String>,
     /// Size of the database with its WAL, bytes.
     pub bytes: u64,
-    /// Readings stored and not yet passed by all uplinks.
+    /// Readings in the log: those that an uplink has not passed yet, and the history.
     pub readings: u64,
     /// Readings in RAM on their way to the disk.
     pub readings_in_ram: u64,

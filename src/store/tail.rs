@@ -1,7 +1,7 @@
 //! The newest block while it is small: the next commit packs what it brings together with it. Pure.
 //!
 //! A plant with ten points commits a handful of readings at a time. Alone each handful would take a row with a
-//! dictionary of its own, some 20 bytes a reading; together they take about two, and the log of a month has
+//! header and a dictionary of its own; together they take one to four bytes a reading, and the log of a month has
 //! thousands of rows instead of millions. The row is replaced within the transaction that adds the new readings, so
 //! at every instant the one or the other is durable, and what was stored stays so.
 
