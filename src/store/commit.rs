@@ -15,7 +15,7 @@ use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
 use super::state::{Moment, Tick};
-use super::tail::{PAGE_ROOM, Tail};
+use super::tail::Tail;
 use super::trouble::Trouble;
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
@@ -113,14 +113,16 @@ impl Writer {
             let whole = |tail: &Tail| state.present.missing(tail.range()).is_empty();
             (head, self.tail.as_ref().filter(|tail| whole(tail)))
         };
+        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+        let room = log.page_room();
         let Some(hand) = &mut self.hand else { return Ok(()) };
         if let Some(tail) = tail
-            && let Some(readings) = tail.with(&head, &hand.readings)
+            && let Some(readings) = tail.with(&head, &hand.readings, room)
         {
             let joined = block::Head { first: tail.first(), ..head };
             let data = block::encode(&joined, &readings)?;
-            if data.len() <= PAGE_ROOM {
-                hand.tail = Tail::of(joined, &readings, data.len());
+            if data.len() <= room {
+                hand.tail = Tail::of(joined, &readings, room - data.len());
                 hand.blocks.push((row(&joined, &readings, data.len()), data));
                 return Ok(());
             }
@@ -129,7 +131,7 @@ impl Writer {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(block::piece(rest));
             let data = block::encode(&head, piece)?;
-            hand.tail = Tail::of(head, piece, data.len());
+            hand.tail = Tail::of(head, piece, room.saturating_sub(data.len()));
             hand.blocks.push((row(&head, piece, data.len()), data));
             head.first += piece.len() as u64;
             rest = after;

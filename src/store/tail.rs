@@ -9,9 +9,6 @@ use super::block::{self, Head};
 use crate::bounds;
 use crate::message::Reading;
 
-/// Bytes of a packed block up to which it stays within one page of the database, so that replacing it writes no more
-/// than adding to it would.
-pub const PAGE_ROOM: usize = 3900;
 /// Longest time from a block's first reading to its last, ms: limits drop whole blocks.
 const SPAN: u64 = 3_600_000;
 
@@ -23,10 +20,10 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// The last block of a commit, if it may grow.
+    /// The last block of a commit, if it may grow: there are `left` bytes in its page.
     #[must_use]
-    pub fn of(head: Head, readings: &[Reading], bytes: usize) -> Option<Self> {
-        let small = readings.len() < bounds::STORE_MERGE && bytes < PAGE_ROOM;
+    pub fn of(head: Head, readings: &[Reading], left: usize) -> Option<Self> {
+        let small = readings.len() < bounds::STORE_MERGE && left > 0;
         small.then(|| Self { head, readings: readings.to_vec() })
     }
 
@@ -36,11 +33,11 @@ impl Tail {
         self.head.first..self.head.first + self.readings.len() as u64
     }
 
-    /// All readings of the block that it becomes with `more`, which follow it under `head`, if that fits
-    /// [`PAGE_ROOM`] once it is packed; `None` if it stays as it is: they are of another life, do not follow it, come
+    /// All readings of the block that it becomes with `more`, which follow it under `head`, if that may
+    /// fit `room` bytes once it is packed; `None` if it stays as it is: they are of another life, do not follow it, come
     /// too late, or are too many.
     #[must_use]
-    pub fn with(&self, head: &Head, more: &[Reading]) -> Option<Vec<Reading>> {
+    pub fn with(&self, head: &Head, more: &[Reading], room: usize) -> Option<Vec<Reading>> {
         let follows =
             (head.first, head.epoch, head.boot) == (self.range().end, self.head.epoch, self.head.boot);
         let count = self.readings.len() + more.len();
@@ -48,7 +45,7 @@ impl Tail {
         let text: usize = more.iter().map(block::text_len).sum();
         let at = |reading: Option<&Reading>| reading.map_or(0, |r| r.at.0);
         let long = at(more.last()).saturating_sub(at(self.readings.first())) > SPAN;
-        if !follows || long || count > bounds::STORE_MERGE || text > PAGE_ROOM {
+        if !follows || long || count > bounds::STORE_MERGE || text > room {
             return None;
         }
         Some(self.readings.iter().chain(more).cloned().collect())
@@ -83,22 +80,22 @@ mod tests {
     fn it_grows_by_what_follows_until_it_is_full() {
         let tail = Tail::of(head(100), &readings(10), 200).expect("small");
         assert_eq!((tail.first(), tail.range()), (100, 100..110));
-        assert_eq!(tail.with(&head(110), &readings(5)).expect("follows").len(), 15);
-        assert!(tail.with(&head(111), &readings(5)).is_none(), "a hole");
-        assert!(tail.with(&Head { boot: 4, ..head(110) }, &readings(5)).is_none(), "another boot");
+        assert_eq!(tail.with(&head(110), &readings(5), 3900).expect("follows").len(), 15);
+        assert!(tail.with(&head(111), &readings(5), 3900).is_none(), "a hole");
+        assert!(tail.with(&Head { boot: 4, ..head(110) }, &readings(5), 3900).is_none(), "another boot");
         let epoch = Epoch { start: 2, random: 2 };
-        assert!(tail.with(&Head { epoch, ..head(110) }, &readings(5)).is_none(), "another epoch");
-        assert!(tail.with(&head(110), &readings(bounds::STORE_MERGE)).is_none(), "too many");
+        assert!(tail.with(&Head { epoch, ..head(110) }, &readings(5), 3900).is_none(), "another epoch");
+        assert!(tail.with(&head(110), &readings(bounds::STORE_MERGE), 3900).is_none(), "too many");
         let key = Arc::clone(&readings(1)[0].point);
         let late = Reading::good(Arc::clone(&key), BootMs(SPAN + 1), Value::Bool(true));
-        assert!(tail.with(&head(110), &[late]).is_none(), "an hour after the first");
+        assert!(tail.with(&head(110), &[late], 3900).is_none(), "an hour after the first");
         let text = Reading::good(key, BootMs(1), Value::Text("x".repeat(4000).into()));
-        assert!(tail.with(&head(110), &[text]).is_none(), "text is not packed much");
+        assert!(tail.with(&head(110), &[text], 3900).is_none(), "text is not packed much");
     }
 
     #[test]
     fn what_is_large_stays_as_it_is() {
         assert!(Tail::of(head(1), &readings(bounds::STORE_MERGE), 100).is_none());
-        assert!(Tail::of(head(1), &readings(10), PAGE_ROOM).is_none());
+        assert!(Tail::of(head(1), &readings(10), 0).is_none());
     }
 }

@@ -240,7 +240,7 @@ async fn small_commits_become_one_block_and_a_cut_in_between_takes_nothing_that_
     store.crash();
     let wal = std::fs::read(dir.path().join("fieldgate.db-wal")).expect("reads");
     let mut most = 0;
-    for keep in (0..=wal.len()).step_by(4096 + 24) {
+    for keep in (0..=wal.len()).step_by(1024 + 24) {
         let copy = tempfile::tempdir().expect("a directory");
         std::fs::copy(dir.path().join("fieldgate.db"), copy.path().join("fieldgate.db")).expect("copies");
         let end = (keep + 32).min(wal.len());

@@ -5,7 +5,7 @@ use crate::store::block_tests::version_1;
 use crate::store::log::Log;
 use crate::store::schema::SCHEMA;
 
-/// Makes the directory one of schema 1: its block is one that version 1 wrote, in the epoch and boot of the block
+/// Makes the directory one of schema 1: its pages are of 4 KiB, and its block is one that version 1 wrote, in the epoch and boot of the block
 /// that is there.
 fn age(dir: &Path) {
     let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
@@ -17,12 +17,19 @@ fn age(dir: &Path) {
     old[end..].copy_from_slice(&crc.to_le_bytes());
     let stored = db.execute("UPDATE block SET data=?1", [old]).expect("a block");
     assert_eq!(stored, 1);
-    db.execute_batch("PRAGMA user_version=1; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
+    // Its pages are those that SQLite takes by itself.
+    let resize = "PRAGMA user_version=1; PRAGMA journal_mode=DELETE; PRAGMA page_size=4096; VACUUM; PRAGMA journal_mode=WAL";
+    db.execute_batch(resize).expect("written");
 }
 
 fn schema(dir: &Path) -> i64 {
     let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
     db.query_row("PRAGMA user_version", [], |r| r.get(0)).expect("reads")
+}
+
+fn page(dir: &Path) -> i64 {
+    let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
+    db.query_row("PRAGMA page_size", [], |r| r.get(0)).expect("reads")
 }
 
 /// A directory with the six readings of the block of version 1, from number 81,300 on.
@@ -67,7 +74,7 @@ async fn a_directory_of_an_earlier_version_is_read_without_a_change_and_then_tak
     assert_eq!(balanced(&*drain).lost, 0);
     drop(drain);
     store.close().await.expect("closes");
-    assert_eq!(schema(dir.path()), SCHEMA);
+    assert_eq!((schema(dir.path()), page(dir.path())), (SCHEMA, 4096));
 }
 
 #[tokio::test]
