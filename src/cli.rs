@@ -5,7 +5,9 @@ use std::io::Write;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
-use crate::cmd::{check, demo, exchange, papers, ports, profile, queue, run, scan, schema, status, watch};
+use crate::cmd::{
+    backup, check, demo, exchange, papers, ports, profile, queue, restore, run, scan, schema, status, watch,
+};
 use crate::registry::DRIVERS;
 
 /// The edge gateway that field engineers trust.
@@ -27,6 +29,8 @@ enum Command {
     Status(status::Args),
     Watch(watch::Args),
     Queue(queue::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Read(exchange::ReadArgs),
     Write(exchange::WriteArgs),
     Ports(ports::Args),
@@ -51,6 +55,8 @@ impl Cli {
             Command::Status(args) => status::run(&args, out),
             Command::Watch(args) => watch::run(&args, out),
             Command::Queue(args) => queue::run(&args, out),
+            Command::Backup(args) => backup::run(&args, out),
+            Command::Restore(args) => restore::run(&args, out),
             Command::Read(args) => exchange::read(&args, out),
             Command::Write(args) => exchange::write(&args, out),
             Command::Ports(args) => ports::run(&args, out),

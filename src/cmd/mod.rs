@@ -1,5 +1,6 @@
 //! The commands, one file each: `pub struct Args` and `pub fn run(&Args, …, out) -> Result<(), Exit>`.
 
+pub mod backup;
 pub mod carrier;
 pub mod check;
 pub mod client;
@@ -15,6 +16,7 @@ pub mod profile;
 pub mod progress;
 pub mod queue;
 pub mod raw;
+pub mod restore;
 pub mod run;
 pub mod scan;
 pub mod schema;

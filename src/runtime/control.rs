@@ -2,7 +2,7 @@
 //! daemon. One JSON object a line, in both directions, on a Unix socket in the data directory.
 //!
 //! Who may open the directory may use it; there is no other key. Each connection serves one request; all have
-//! one answer but `wire`, which is answered until the connection is closed, and `export`, which is a stream.
+//! one answer but `wire`, which is answered until the connection is closed, and `export` and `backup`, which are streams.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::backup::backup;
 use super::export::{Wanted, export};
 use super::lines::{self, BusLines};
 use crate::bounds;
@@ -75,6 +76,8 @@ pub enum Request {
         #[serde(default)]
         uplink: Option<String>,
     },
+    /// The database as of now (see `runtime/backup.rs`).
+    Backup {},
     /// What goes over a bus from now on.
     Wire {
         /// Bus name.
@@ -220,6 +223,10 @@ async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
             Some(store) => return export(store, &wanted, write).await,
             None => json!({ "error": "there is no log here" }),
         },
+        Ok(Request::Backup {}) => match &access.store {
+            Some(store) => return backup(store, write).await,
+            None => json!({ "error": "there is no log here" }),
+        },
         Ok(request) => respond(&request, access).await,
     };
     let mut bytes = answer.to_string().into_bytes();
@@ -248,6 +255,7 @@ pub async fn respond(request: &Request, access: &Access) -> Json {
             },
             None => json!({ "error": "there is no log here" }),
         },
+        Request::Backup {} => json!({ "error": "a backup needs a connection of its own" }),
         Request::Export { .. } => json!({ "error": "an export needs a connection of its own" }),
         Request::Wire { .. } => json!({ "error": "a trace needs a connection of its own" }),
     }

@@ -1,5 +1,6 @@
 //! Builds and owns the task tree; reload; shutdown from the taps downwards.
 
+pub mod backup;
 mod cloud;
 pub mod control;
 mod ending;

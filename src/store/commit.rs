@@ -44,8 +44,9 @@ impl Writer {
         let limits = self.shared.state().limits;
         self.note_saved(&change);
         self.committed(line, started.elapsed());
+        let wal = self.wal_limit(&limits);
         let Some(log) = &mut self.log else { return Ok(()) };
-        let written = log.tend_wal(limits.wal())?;
+        let written = log.tend_wal(wal)?;
         self.shared.state().figures.bytes_written += written;
         self.measure(&limits)
     }

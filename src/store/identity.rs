@@ -206,7 +206,7 @@ pub fn database(dir: &Path) -> PathBuf {
 pub const DATABASE: &str = "fieldgate.db";
 
 /// The mark's file name.
-const MARK: &str = "mark";
+pub const MARK: &str = "mark";
 
 #[cfg(test)]
 mod tests {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::StoreError;
 use super::account::Account;
+use super::backup::Copied;
 use super::block;
 use super::identity;
 use super::log::Log;
@@ -63,6 +65,7 @@ pub struct AtRest {
     line: Line,
     boots: BTreeMap<u32, Boot>,
     dir: PathBuf,
+    token: Arc<()>,
 }
 
 /// One block's readings.
@@ -107,11 +110,11 @@ impl super::Store {
         };
         let (log, line, boots) = open().map_err(|trouble| said(&path, trouble))?;
         let boots = boots.into_iter().map(|b| (b.n, b)).collect();
-        Ok(AtRest { log, _lock: lock, path, line, boots, dir: dir.to_owned() })
+        Ok(AtRest { log, _lock: lock, path, line, boots, dir: dir.to_owned(), token: Arc::new(()) })
     }
 }
 
-fn said(path: &str, trouble: Trouble) -> StoreError {
+pub(super) fn said(path: &str, trouble: Trouble) -> StoreError {
     let path = path.to_owned();
     match trouble {
         Trouble::Newer(schema) => StoreError::Newer { path, schema },
@@ -120,6 +123,23 @@ fn said(path: &str, trouble: Trouble) -> StoreError {
 }
 
 impl AtRest {
+    /// Begins a copy of the whole database: its WAL is written back, which changes nothing that is in it.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn begin_copy(&mut self) -> Result<Copied, StoreError> {
+        let of = self.log.begin_copy(&self.line, &self.token);
+        of.map_err(|trouble| said(&self.path, trouble))
+    }
+
+    /// The copy's bytes from `at` on; none after the last.
+    ///
+    /// # Errors
+    /// It was not begun, or cannot be read.
+    pub fn piece(&self, at: u64) -> Result<Vec<u8>, StoreError> {
+        self.log.copy.piece(&self.token, at).map_err(|why| said(&self.path, Trouble::Disk(why)))
+    }
+
     /// All accounts.
     ///
     /// # Errors

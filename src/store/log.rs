@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
+use super::backup::Copying;
 use super::identity::{seal, unseal};
 use super::quota::Usage;
 use super::recovery::Line;
@@ -24,9 +25,6 @@ use crate::message::LossRecord;
 /// SQLite takes by itself (`cargo bench --bench store`). A card's own blocks are larger, so a power cut while one is
 /// written must not harm the rest of it; SQLite's WAL, whose frames are not aligned, rests on that with any page size.
 const NEW_PAGE: u64 = 1024;
-
-/// What the kernel writes at least, bytes.
-const BLOCK: u64 = 4096;
 
 /// A block as a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,12 +74,14 @@ pub struct Change {
 #[derive(Debug)]
 pub struct Log {
     pub(super) conn: Connection,
-    wal: u64,
-    path: PathBuf,
+    pub(super) wal: u64,
+    pub(super) path: PathBuf,
     /// Inode and length of the file as we left it; only a checkpoint changes the length.
-    left: Option<(u64, u64)>,
+    pub(super) left: Option<(u64, u64)>,
     /// Bytes of a page: a database keeps what it was made with.
-    page: u64,
+    pub(super) page: u64,
+    /// Who copies the file (see `backup`). After the connection, so that it is closed after it.
+    pub(super) copy: Copying,
 }
 
 impl Log {
@@ -147,7 +147,8 @@ impl Log {
         // What the last commits left in the WAL stays there when we stop without closing.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let page = conn.query_row("PRAGMA page_size", [], |r| r.get(0)).map(unsigned)?;
-        Ok((Self { conn, wal: 0, path: path.to_owned(), left: None, page }, version))
+        let copy = Copying::default();
+        Ok((Self { conn, wal: 0, path: path.to_owned(), left: None, page, copy }, version))
     }
 
     /// Whether the file under the database's name is still the one that is open. (SQLite goes on writing into
@@ -410,48 +411,6 @@ impl Log {
         })
     }
 
-    /// Bytes written since the last call, about: the kernel's blocks that hold new frames of the WAL, and pages that
-    /// were written back; without what the file system writes for itself.
-    /// Writes the WAL back once it has more than `limit` bytes.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn tend_wal(&mut self, limit: u64) -> Result<u64, Trouble> {
-        let frames = self.checkpoint("NOOP")?;
-        let now = frames * (self.page + 24);
-        // The kernel writes whole blocks, also where the last one was written before.
-        let blocks = now.div_ceil(BLOCK).saturating_sub(self.wal / BLOCK);
-        let mut written = if now > self.wal { blocks * BLOCK } else { 0 };
-        self.wal = now;
-        if now > limit {
-            // It says how many frames are done with; a page that is in many of them is written once.
-            let pages: u64 = self.conn.query_row("PRAGMA page_count", [], |r| r.get(0)).map(unsigned)?;
-            written += self.checkpoint("PASSIVE")?.min(pages) * self.page;
-            // The next commit begins at the front of the file again.
-            self.wal = 0;
-            self.left = identify(&self.path).filter(|(inode, _)| self.left.is_some_and(|l| l.0 == *inode));
-        }
-        Ok(written)
-    }
-
-    fn checkpoint(&self, mode: &str) -> Result<u64, Trouble> {
-        let sql = format!("PRAGMA wal_checkpoint({mode})");
-        Ok(self.conn.query_row(&sql, [], |r| r.get::<_, i64>(1)).map(unsigned)?)
-    }
-
-    /// Makes durable what is read here, after an end in which something may not have been: what the WAL holds may be
-    /// in the page cache only, and after a failed fsync the kernel takes such pages for written. So it is copied into
-    /// the database, synced there, and the WAL begins anew.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn settle(&mut self) -> Result<(), Trouble> {
-        self.checkpoint("RESTART")?;
-        self.wal = 0;
-        self.left = identify(&self.path);
-        Ok(())
-    }
-
     /// Gives back at most `bytes` of the file's room to the disk.
     ///
     /// # Errors
@@ -460,18 +419,9 @@ impl Log {
         self.conn.execute_batch(&format!("PRAGMA incremental_vacuum({})", bytes / self.page))?;
         Ok(())
     }
-
-    /// Writes the WAL back and closes.
-    ///
-    /// # Errors
-    /// Those of the database.
-    pub fn close(self) -> Result<(), Trouble> {
-        self.checkpoint("TRUNCATE")?;
-        self.conn.close().map_err(|(_, e)| e.into())
-    }
 }
 
-fn identify(path: &Path) -> Option<(u64, u64)> {
+pub(super) fn identify(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|m| (m.ino(), m.len()))
 }
 
@@ -493,6 +443,6 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn unsigned(n: i64) -> u64 {
+pub(super) fn unsigned(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }

@@ -39,11 +39,12 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
-//! `tail` and `column` are pure. `schema` and `log` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! `tail` and `column` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `state` what is shared, `start` opens, `writer` is the thread, `commit`, `mark`, `room`, `reader` and
-//! `reopen` are what it does, `port` is what an uplink holds, `history` what a person asks for.
+//! `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an uplink holds, `history` what a person asks for.
 
 mod account;
+mod backup;
 mod block;
 #[cfg(test)]
 mod block_tests;
@@ -67,6 +68,7 @@ mod ranges;
 mod reader;
 mod recovery;
 mod reopen;
+mod restore;
 mod room;
 mod schema;
 mod start;
@@ -77,6 +79,7 @@ mod tail;
 mod tests;
 mod times;
 mod trouble;
+mod wal;
 mod writer;
 
 use std::collections::HashSet;
@@ -88,9 +91,11 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
+pub use backup::{Copied, Copy};
 pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use inspect::{AtRest, Inspection};
+pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use status::StoreStatus;
 
 use crate::bounds;

@@ -158,7 +158,7 @@ fn passed_by_all(state: &State) -> Vec<Range<u64>> {
     state.present.minus(&wanted)
 }
 
-fn free_disk(dir: &std::path::Path) -> Option<u64> {
+pub(super) fn free_disk(dir: &std::path::Path) -> Option<u64> {
     let v = rustix::fs::statvfs(dir).ok()?;
     Some(v.f_bavail.saturating_mul(v.f_frsize))
 }

@@ -48,6 +48,15 @@ impl Log {
         }
     }
 
+    /// Whether SQLite finds every page in its place.
+    ///
+    /// # Errors
+    /// It does not, or cannot look.
+    pub(super) fn is_whole(&self) -> Result<(), Trouble> {
+        let said: String = self.conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+        if said == "ok" { Ok(()) } else { Err(Trouble::Damaged(said)) }
+    }
+
     /// All steps from `version` on, in one transaction: a kill or a power cut leaves the one or the other.
     pub(super) fn migrate(&mut self, version: i64) -> Result<(), Trouble> {
         let done = usize::try_from(version - 1).unwrap_or(usize::MAX);

@@ -113,6 +113,8 @@ pub enum Job {
     Losses(String, usize, oneshot::Sender<Result<Vec<(u64, LossRecord)>, DrainError>>),
     /// Commit what is there; answered when it is durable, dropped when that fails.
     Flush(oneshot::Sender<()>),
+    /// Begin a copy of the database, or a piece of it.
+    Copy(super::backup::Ask),
     /// Last commit, clean mark, end.
     Close(oneshot::Sender<Result<(), String>>),
     /// Write the mark now: for tests.
@@ -287,6 +289,7 @@ impl Writer {
                 Ok(Job::Losses(uplink, most, reply)) => {
                     let _ = reply.send(self.answer(|w| w.losses(&uplink, most)));
                 }
+                Ok(Job::Copy(ask)) => self.copy(ask),
                 Ok(Job::Flush(reply)) => {
                     if self.log.is_some() {
                         match self.commit(false) {
@@ -309,7 +312,10 @@ impl Writer {
         }
     }
 
-    fn answer<T>(&mut self, ask: impl FnOnce(&mut Self) -> Result<T, Trouble>) -> Result<T, DrainError> {
+    pub(super) fn answer<T>(
+        &mut self,
+        ask: impl FnOnce(&mut Self) -> Result<T, Trouble>,
+    ) -> Result<T, DrainError> {
         if self.log.is_none() {
             return Err(DrainError("the disk is out of order".into()));
         }

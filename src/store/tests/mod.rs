@@ -3,6 +3,7 @@
 #![expect(clippy::single_range_in_vec_init, reason = "pending() is a list of ranges, often of one")]
 
 mod basics;
+mod copies;
 mod faults;
 mod history;
 mod kill;

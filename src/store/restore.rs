@@ -1,0 +1,350 @@
+//! A copied database made ready to live in another directory, or in its old one again.
+//!
+//! # What a restore is to the numbering
+//! A backup is of one moment; what its box took afterwards is not in it, and how much that was may be unknown. So the
+//! copy gets a **mark** that speaks for it (see `identity` and `recovery`): "numbers up to here were given out". The
+//! first start then finds a database that is older than its mark, which it knows how to mend: it skips these
+//! numbers, declares them (`rollback`, as a bound), and begins a new epoch above them. No identity can come back, for the
+//! new epoch has a random part of its own; what is queued in the copy goes out as what it is.
+//!
+//! How far the mark reaches:
+//! - Where the directory that is replaced lived on from the very moment of the backup, it knows exactly, and it
+//!   knows better what was delivered: its accounts are taken over.
+//! - Anywhere else it reaches as far as the box can have come since ([`most_since`]).
+//! - If a person says that nothing came after an end in order, it reaches nowhere and nothing is declared.
+//!
+//! The copy also gets a **word** of its own: from then on its directory is another one than the box it was copied
+//! from, and files of the two are never taken for each other's.
+//!
+//! Promises: nothing here changes the directory that is to be replaced, except that its WAL is written back.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::account::Account;
+use super::backup::Copied;
+use super::block;
+use super::epochs::Epochs;
+use super::identity::{self, Mark};
+use super::inspect::said;
+use super::log::{Change, Log};
+use super::recovery::Line;
+use super::trouble::Trouble;
+use super::{Store, StoreError};
+
+/// What a person knows of the time after the backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The box took nothing more: its end in order is in the backup.
+    Final,
+    /// It may have gone on for this long, ms.
+    Open(u64),
+}
+
+/// A copied database that was looked through.
+#[derive(Debug)]
+pub struct Restorable {
+    path: PathBuf,
+    line: Line,
+    accounts: BTreeMap<String, Account>,
+    pace: Pace,
+    /// What it is of.
+    pub of: Copied,
+    /// Blocks whose CRC is wrong: they were damaged before they were copied, and will be declared.
+    pub damaged: u64,
+    /// What waits for each uplink.
+    pub queued: BTreeMap<String, u64>,
+}
+
+/// What was made ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// How many numbers will be declared lost at most.
+    pub skipped: u64,
+    /// The directory that is replaced lived on from the backup, and knew how far.
+    pub known: bool,
+}
+
+/// A directory that is taken for a restore: nothing starts in it while this lives.
+#[derive(Debug)]
+pub struct Held {
+    dir: PathBuf,
+    _lock: File,
+    /// What waits there for each uplink, if there is a database that can be read.
+    pub queued: Option<BTreeMap<String, u64>>,
+    /// Its WAL could not be written back, so it must be set aside with the database.
+    pub torn: bool,
+    was: Option<Was>,
+    mark: Option<Mark>,
+}
+
+#[derive(Debug)]
+struct Was {
+    line: Line,
+    epochs: Epochs,
+    accounts: BTreeMap<String, Account>,
+}
+
+impl Restorable {
+    /// Looks through the database in the directory `dir`: that it is ours, not of a later version, whole for SQLite, and
+    /// which of its blocks are.
+    ///
+    /// # Errors
+    /// It cannot be used; nothing was changed.
+    pub fn examine(dir: &Path) -> Result<Self, StoreError> {
+        let path = identity::database(dir);
+        let shown = path.display().to_string();
+        let look = || -> Result<Self, Trouble> {
+            if !path.is_file() {
+                return Err(Trouble::Damaged("there is no database".into()));
+            }
+            let bytes = std::fs::metadata(&path)?.len();
+            let mut log = Log::open_to_read(&path)?;
+            log.is_whole()?;
+            let line: Line = log.state("line")?.ok_or(Trouble::Damaged("it has no line".into()))?;
+            let accounts = accounts(&log)?;
+            let (mut damaged, mut at, mut pace) = (0, 0, Pace::default());
+            while let Some(row) = log.rows(at..u64::MAX, 1)?.pop() {
+                let block = log.block_before(row.first)?.map(|(_, data)| block::decode(&data));
+                let sound = matches!(block, Some(Ok(b)) if b.range() == row.range());
+                damaged += u64::from(!sound);
+                pace.note(row.boot, row.first, row.times);
+                at = row.range().end.max(row.first + 1);
+            }
+            let queued = queued(&line, &accounts);
+            log.settle()?;
+            let of = Copied::of(&line, bytes);
+            Ok(Self { path: path.clone(), line, accounts, pace, of, damaged, queued })
+        };
+        look().map_err(|trouble| said(&shown, trouble))
+    }
+
+    /// Whether its epoch had ended in order, so that an [`Ending::Final`] can be believed.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.line.clean
+    }
+
+    /// What [`Self::make_ready`] would make of it.
+    #[must_use]
+    pub fn outlook(&self, held: &Held, ending: Ending) -> Ready {
+        let (stored, known) = self.reach(held, ending);
+        Ready { skipped: stored - self.line.next, known }
+    }
+
+    /// One past the highest number that the mark speaks for, and whether that is known.
+    fn reach(&self, held: &Held, ending: Ending) -> (u64, bool) {
+        let line = &self.line;
+        let after = match ending {
+            Ending::Final => line.next,
+            Ending::Open(elapsed) => line.next.saturating_add(most_since(&self.pace, line.bound, elapsed)),
+        };
+        let same = |home: u64| home != 0 && home == line.home;
+        if let Some(was) = held.was.as_ref().filter(|was| same(was.line.home)) {
+            let margin = if was.line.clean { 0 } else { was.line.bound };
+            let mark = held.mark.as_ref().filter(|m| same(m.home)).map_or(0, |m| m.stored);
+            let next = was.line.next.max(mark).saturating_add(margin).max(line.next);
+            // A clone of it has other epochs from its first start on.
+            let lived_on = was.epochs.0.iter().any(|start| start.epoch == line.epoch);
+            return if lived_on { (next, true) } else { (next.max(after), false) };
+        }
+        if let Some(mark) = held.mark.as_ref().filter(|m| same(m.home)) {
+            let next = if mark.clean { mark.stored } else { mark.reserved };
+            return (next.max(after), false);
+        }
+        (after, false)
+    }
+
+    /// Makes it ready for the directory that is held: its word, and its mark beside it. Only the copy is changed; what
+    /// belongs into the directory afterwards are the files [`READY`].
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn make_ready(&self, held: &Held, ending: Ending) -> Result<Ready, StoreError> {
+        let make = || -> Result<Ready, Trouble> {
+            let (stored, known) = self.reach(held, ending);
+            let home = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1);
+            let mut line = self.line.clone();
+            line.home = home;
+            line.commit += 1;
+            let mut log = Log::open(&self.path)?;
+            log.commit(&line, &Change::default())?;
+            log.close()?;
+            let accounts = match &held.was {
+                Some(was) if known => was.accounts.clone(),
+                _ => self.accounts.clone(),
+            };
+            // The next start counts on from the newest that is known of this gateway's.
+            let was = held.was.iter().map(|w| (w.line.home, w.line.epoch));
+            let earlier = was.chain(held.mark.iter().map(|m| (m.home, m.epoch)));
+            let earlier = earlier.filter(|(home, _)| *home != 0 && *home == self.line.home);
+            let mark = Mark {
+                epoch: earlier.map(|(_, epoch)| epoch).chain([line.epoch]).max().unwrap_or(line.epoch),
+                stored,
+                reserved: stored,
+                // Nothing was given out above it: what there can be is in it.
+                clean: true,
+                bound: line.bound,
+                home,
+                accounts,
+            };
+            let dir = self.path.parent().unwrap_or(Path::new("."));
+            identity::write_mark(dir, &mark)?;
+            for file in [identity::DATABASE, identity::MARK] {
+                File::open(dir.join(file))?.sync_all()?;
+            }
+            identity::sync_dir(dir)?;
+            Ok(Ready { skipped: stored - self.line.next, known })
+        };
+        make().map_err(|trouble| said(&self.path.display().to_string(), trouble))
+    }
+}
+
+impl Store {
+    /// Takes a directory for a restore, and looks at what is there. It is made if it is not there.
+    ///
+    /// # Errors
+    /// A daemon uses it, or it cannot be had. A database that cannot be read is no error: it is replaced.
+    pub fn hold(dir: &Path) -> Result<Held, StoreError> {
+        let path = dir.display().to_string();
+        let failed = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::WouldBlock => StoreError::InUse(path.clone()),
+            _ => StoreError::Unreadable { path: path.clone(), why: e.to_string() },
+        };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let lock = identity::lock(dir).map_err(failed)?;
+        let mut held = Held {
+            dir: dir.to_owned(),
+            _lock: lock,
+            queued: None,
+            torn: false,
+            was: None,
+            mark: identity::read_mark(dir),
+        };
+        let database = identity::database(dir);
+        if !database.is_file() {
+            return Ok(held);
+        }
+        let look = || -> Result<Was, Trouble> {
+            let log = Log::open_to_read(&database)?;
+            let line: Line = log.state("line")?.ok_or(Trouble::Damaged("no line".into()))?;
+            let epochs = log.state("epochs")?.unwrap_or_default();
+            let accounts = accounts(&log)?;
+            // The database alone is all of it then.
+            log.close()?;
+            Ok(Was { line, epochs, accounts })
+        };
+        match look() {
+            Ok(was) => {
+                held.queued = Some(queued(&was.line, &was.accounts));
+                held.was = Some(was);
+            }
+            Err(trouble) => {
+                tracing::debug!(%trouble, "the database that is replaced cannot be read");
+                held.torn = true;
+            }
+        }
+        Ok(held)
+    }
+}
+
+impl Held {
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Files of the life that was here, in the order in which they go aside: as long as the database is there the
+    /// directory is the old one, and the mark that is put in before it is nothing to it but another directory's.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut names = vec!["head"];
+        if self.torn {
+            names.push("fieldgate.db-wal");
+        }
+        names.iter().map(|name| self.dir.join(name)).filter(|path| path.symlink_metadata().is_ok()).collect()
+    }
+}
+
+/// What is put into the directory, in this order; with the last one it is the new one.
+pub const READY: [&str; 2] = [identity::MARK, identity::DATABASE];
+
+fn accounts(log: &Log) -> Result<BTreeMap<String, Account>, Trouble> {
+    let mut accounts = BTreeMap::new();
+    for name in log.keys("uplink:")? {
+        let account: Option<Account> = log.state(&format!("uplink:{name}"))?;
+        if let Some(account) = account.filter(Account::balances) {
+            accounts.insert(name, account);
+        }
+    }
+    Ok(accounts)
+}
+
+fn queued(line: &Line, accounts: &BTreeMap<String, Account>) -> BTreeMap<String, u64> {
+    let open = |account: &Account| {
+        let parts = line.present.iter().flat_map(|range| account.open(range));
+        parts.map(|part| part.end - part.start).sum()
+    };
+    accounts.iter().filter(|(_, a)| a.parked.is_none()).map(|(name, a)| (name.clone(), open(a))).collect()
+}
+
+/// How fast numbers were given out in the newest boot of which there are blocks: two of its moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Pace {
+    boot: u32,
+    first: Option<(u64, u64)>,
+    last: (u64, u64),
+}
+
+impl Pace {
+    fn note(&mut self, boot: u32, seq: u64, times: [u64; 2]) {
+        if self.boot != boot || self.first.is_none() {
+            *self = Self { boot, first: Some((seq, times[0])), last: (seq, times[0]) };
+        }
+        self.last = (seq, times[0]);
+    }
+
+    /// Numbers and the ms they took.
+    fn measured(&self) -> Option<(u64, u64)> {
+        let (seq, at) = self.first?;
+        let (n, ms) = (self.last.0.checked_sub(seq)?, self.last.1.checked_sub(at)?);
+        (n > 0 && ms >= MEASURED_MS).then_some((n, ms))
+    }
+}
+
+/// A shorter stretch says nothing of how fast numbers are given out.
+const MEASURED_MS: u64 = 10_000;
+
+/// The most a box can be thought to have taken in `elapsed` ms: twice as fast as it was seen to go, and the bound of a
+/// power cut above that. Where it was not seen, a bound each second: it is what two commits have at most between them.
+fn most_since(pace: &Pace, bound: u64, elapsed: u64) -> u64 {
+    let bound = bound.max(crate::bounds::STORE_POWER_CUT);
+    let (n, ms) = pace.measured().map_or((bound, 1000), |(n, ms)| (n.saturating_mul(2), ms));
+    let most = u128::from(n) * u128::from(elapsed) / u128::from(ms.max(1));
+    u64::try_from(most).unwrap_or(u64::MAX).saturating_add(bound).min(FARTHEST)
+}
+
+/// Numbers stay in what JSON readers count exactly, whatever the clocks say: 2^50 readings are a thousand
+/// readings a second for 35,000 years.
+const FARTHEST: u64 = 1 << 50;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_far_as_it_can_have_come_is_twice_as_fast_as_it_went() {
+        let mut pace = Pace::default();
+        assert_eq!(most_since(&pace, 256, 10_000), 2560 + 256, "nothing was seen");
+        for n in 0..=60 {
+            pace.note(3, 1000 + n * 10, [5000 + n * 1000, 5999 + n * 1000]);
+        }
+        assert_eq!(pace.measured(), Some((600, 60_000)));
+        assert_eq!(most_since(&pace, 256, 3_600_000), 2 * 36_000 + 256);
+        pace.note(4, 9000, [1, 2]);
+        assert_eq!(pace.measured(), None, "another boot has another clock");
+        assert_eq!(most_since(&pace, u64::MAX, u64::MAX), FARTHEST);
+    }
+}
