@@ -21,6 +21,23 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Tells one boot from another (`/proc/sys/kernel/random/boot_id`).
     fn boot_id(&self) -> &str;
 
+    /// Both clocks at one moment, as nearly as they can be read one after the other: a reading between which
+    /// this thread was put to sleep is taken again.
+    fn both(&self) -> (BootMs, WallMs) {
+        let mut best: Option<(u64, BootMs, WallMs)> = None;
+        for _ in 0..LOOKS {
+            let (before, wall) = (self.boot(), self.wall());
+            let apart = self.boot().0.saturating_sub(before.0);
+            if best.is_none_or(|(least, ..)| apart < least) {
+                best = Some((apart, before, wall));
+            }
+            if apart <= APART_MS {
+                break;
+            }
+        }
+        best.map_or_else(|| (self.boot(), self.wall()), |(_, boot, wall)| (boot, wall))
+    }
+
     /// Boot time of an instant of this process (past or future).
     fn boot_of(&self, at: Instant) -> BootMs {
         let (now, boot) = (Instant::now(), self.boot());
@@ -36,6 +53,11 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
         WallMs(self.wall().0 + (at.0.cast_signed() - self.boot().0.cast_signed()))
     }
 }
+
+/// Looks at both clocks before the best of them has to do.
+const LOOKS: usize = 5;
+/// Clocks read so near to each other were read at one moment: ms, less than what is taken for a step.
+const APART_MS: u64 = 2;
 
 /// The machine's own clocks.
 #[derive(Debug)]

@@ -62,11 +62,13 @@ mod last;
 mod log;
 mod loss;
 mod mark;
+mod placing;
 mod port;
 mod quota;
 mod ranges;
 mod reader;
 mod recovery;
+mod release;
 mod reopen;
 mod restore;
 mod room;
@@ -101,7 +103,7 @@ pub use status::StoreStatus;
 use crate::bounds;
 use crate::clock::Clock;
 use crate::config::model;
-use crate::message::{BootMs, Epoch, Id, LossRecord, Reading, Record, WallMs};
+use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossRecord, Reading, Record, WallMs};
 use state::State;
 use writer::{Job, Shared, Writer};
 
@@ -207,7 +209,7 @@ impl Store {
     ) -> Result<(Self, Recovery), StoreError> {
         let path = || config.path.display().to_string();
         let epoch = Epoch { start: 0, random: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)) };
-        let boot = times::Boot::new(1, clock.boot_id(), clock.boot(), clock.wall());
+        let boot = times::Boot::new(1, clock.boot_id(), clock.both(), Id { epoch, seq: 1 });
         let state = State::new(epoch, config.into(), uplinks, boot);
         let shared = Arc::new(Shared::new(config.path.clone(), run, clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
@@ -255,13 +257,29 @@ impl Store {
     /// The identities are those of the present epoch. (While the store has no disk since its start, they are
     /// those of an epoch 0; the readings get their place on the line, and a new identity, when it comes.)
     pub fn take(&self, readings: Vec<Reading>) -> Taken {
+        self.take_and(readings, |_| ()).0
+    }
+
+    /// As [`Store::take`]; returns also where the moments of the readings lie on the true time line, each with
+    /// whether that is believed. What is not can be put right later by [`Store::corrections`].
+    pub fn take_placed(&self, readings: Vec<Reading>) -> (Taken, Vec<(WallMs, bool)>) {
+        let times: Vec<BootMs> = readings.iter().map(|reading| reading.at).collect();
+        let place = |state: &State| {
+            // The state is made with its own boot, so it knows it.
+            times.into_iter().map(|at| state.place(state.boot, at).unwrap_or_default()).collect()
+        };
+        self.take_and(readings, place)
+    }
+
+    fn take_and<T>(&self, readings: Vec<Reading>, look: impl FnOnce(&State) -> T) -> (Taken, T) {
         let shared = &self.inner.shared;
         let count = readings.len() as u64;
         let mut file = shared.head();
-        let (first, wake, head) = {
+        let (first, wake, head, seen) = {
             let mut state = shared.state();
+            let seen = look(&state);
             let (first, wake) = state.take(readings, state::Tick::now());
-            (first, wake, shared.head_now(&state))
+            (first, wake, shared.head_now(&state), seen)
         };
         if count > 0 {
             shared.write_head(&mut file, &head);
@@ -270,7 +288,7 @@ impl Store {
         if wake {
             self.inner.wake();
         }
-        Taken { first, count }
+        (Taken { first, count }, seen)
     }
 
     /// An uplink's end of the log; `None` if the uplink is not in the configuration.
@@ -309,6 +327,12 @@ impl Store {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<LossRecord> {
         self.inner.shared.events.subscribe()
+    }
+
+    /// Corrections of what was shown on the local broker before the clock was set, once that is known.
+    #[must_use]
+    pub fn corrections(&self) -> broadcast::Receiver<CorrectionRecord> {
+        self.inner.shared.corrections.subscribe()
     }
 
     /// The latest stored value of each point as this start found it, in no order, one for each device and point:

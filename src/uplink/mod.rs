@@ -89,6 +89,7 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         topics.clone(),
         formats::choose(&config, &gateway, &topics),
         config.order,
+        config.wait_for_clock.0,
         timing.clone(),
     );
     let context = Context {
