@@ -12,6 +12,9 @@
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
 //!   most that was ever between taking and commit.
+//! - An uplink gets the same content for the same number each time. What it was given before the clock was set, with a guessed
+//!   time and `clock_unsynced`, stays so, and a *correction* says later how far the guess was off; it is kept until it is
+//!   acknowledged. All else has its true time from the start. No step of the clock drops, reorders or delays anything.
 //! - A database that is damaged, older than it should be, another gateway's, or gone is noticed, set aside, and what is missing
 //!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
 //!
@@ -24,10 +27,12 @@
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
-//! - A reading that went out before the clock was set, and whose acknowledgement was lost, goes out again afterwards
-//!   under the same number, but placed: with another `ts`, and `good` where it was `clock_unsynced` (a bad one keeps
-//!   its own reason, so only its `ts` differs). Both were honest when they were sent, but this repeat has not the
-//!   same content; of the two, the one that arrives last counts.
+//! - Readings of an earlier boot whose clock was never set cannot be placed any more: they go out as `clock_unsynced`, with the
+//!   last guess of their boot, and are never corrected.
+//! - A wall clock that was believed and then stepped was wrong before; what was placed by it stays where it is.
+//! - A clock that is stepped more than 64 times in one boot while it is believed makes the store forget the oldest
+//!   of these steps; a repeat from back then may have another time.
+//! - What the local broker was shown before the clock was set is corrected there once, for whoever listens then.
 //! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything. With
 //!   uplinks, what all of them have passed stays as history for a while (`history`).
 //!
@@ -38,10 +43,11 @@
 //! missed is declared (`purged`).
 //!
 //! # The parts
-//! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
+//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
 //! `tail` and `column` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
-//! beside it, `state` what is shared, `start` opens, `writer` is the thread, `commit`, `mark`, `room`, `reader` and
-//! `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an uplink holds, `history` what a person asks for.
+//! beside it, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
+//! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
+//! uplink holds, `history` what a person asks for.
 
 mod account;
 mod backup;
@@ -299,15 +305,6 @@ impl Store {
             let port = port::Port { inner: Arc::clone(&self.inner), uplink: uplink.to_owned() };
             Arc::new(port) as Arc<dyn Drain>
         })
-    }
-
-    /// Where a moment of this boot lies on the true time line, and whether that is believed: the very
-    /// time that every uplink gives to a reading of that moment.
-    #[must_use]
-    pub fn place(&self, at: BootMs) -> (WallMs, bool) {
-        let state = self.inner.shared.state();
-        // The state is made with its own boot, so it knows it.
-        state.place(state.boot, at).unwrap_or_default()
     }
 
     /// The epoch of what is taken now.
