@@ -185,8 +185,8 @@ mod tests {
         boot
     }
 
-    fn set(ranges: &[Range<u64>]) -> RangeSet {
-        ranges.iter().cloned().collect()
+    fn set(range: Range<u64>) -> RangeSet {
+        std::iter::once(range).collect()
     }
 
     #[test]
@@ -195,9 +195,9 @@ mod tests {
         released.open(1, 0);
         released.open(1, 99);
         assert_eq!((released.opened(1), released.opened(2)), (Some(0), None), "decided is decided");
-        released.close(&set(&[40..60]), &epochs());
+        released.close(&set(40..60), &epochs());
         released.open(1, 2000);
-        released.close(&set(&[30..70]), &epochs());
+        released.close(&set(30..70), &epochs());
         let offsets: Vec<_> = [29, 30, 39, 40, 59, 60, 70].map(|n| released.offset_of(n)).into();
         assert_eq!(offsets, [None, Some(2000), Some(2000), Some(0), Some(0), Some(2000), None]);
         assert_eq!((released.undecided(30), released.undecided(5)), (70, 5));
@@ -237,7 +237,7 @@ mod tests {
     fn what_can_never_be_corrected_is_forgotten_when_it_has_passed() {
         let mut released = Released::default();
         released.open(1, 0);
-        released.close(&set(&[1..10]), &epochs());
+        released.close(&set(1..10), &epochs());
         released.forget(5, 2);
         assert_eq!(released.offset_of(3), Some(0));
         released.forget(10, 1);
@@ -255,7 +255,7 @@ mod tests {
             let mut known = std::collections::BTreeMap::new();
             for (start, len, offset) in steps {
                 released.open(1, offset);
-                released.close(&set(&[start..start + len]), &epochs());
+                released.close(&set(start..start + len), &epochs());
                 for n in start..start + len {
                     known.entry(n).or_insert(offset);
                 }

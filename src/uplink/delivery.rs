@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -52,8 +51,7 @@ pub struct Delivery {
     open: [bool; 2],
     /// Sent on an earlier connection and never acknowledged.
     unsettled: Vec<Range<u64>>,
-    /// How long readings may wait for the clock, and since when they do.
-    clock_wait: Duration,
+    /// Since when readings wait for the clock.
     clock_wait_since: Option<Instant>,
     plan: Plan,
 }
@@ -102,7 +100,6 @@ impl Delivery {
         topics: Topics,
         format: Box<dyn Format>,
         order: Order,
-        clock_wait: Duration,
         timing: Timing,
     ) -> Self {
         let cut = format.cut();
@@ -123,7 +120,6 @@ impl Delivery {
             taken,
             open,
             unsettled,
-            clock_wait,
             clock_wait_since,
             plan,
         }
@@ -154,10 +150,10 @@ impl Delivery {
     /// there is one, once: the network usually brings both, the broker and the time; and where the time never
     /// comes, nothing waits again.
     pub fn look_at_the_clock(&mut self, now: Instant) {
-        let unplaced = if self.clock_wait.is_zero() { None } else { self.drain.unplaced() };
+        let unplaced = if self.timing.clock.is_zero() { None } else { self.drain.unplaced() };
         let left = unplaced.and_then(|_| {
             let since = *self.clock_wait_since.get_or_insert(now);
-            (since + self.clock_wait).checked_duration_since(now).filter(|left| !left.is_zero())
+            (since + self.timing.clock).checked_duration_since(now).filter(|left| !left.is_zero())
         });
         self.plan.held = unplaced.filter(|_| left.is_some());
         self.counters.set_clock_wait(left);
