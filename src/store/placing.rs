@@ -50,23 +50,24 @@ impl State {
 
     /// Takes a look at the clocks into account: what was sent with the guess so far is known then, and with the first
     /// anchor how far it was off.
-    pub fn observe(&mut self, look: Look) {
+    pub fn observe(&mut self, look: Look) -> Option<Change> {
         let next = Id { epoch: self.epoch, seq: self.next };
-        let Some(boot) = self.boots.get_mut(&self.boot) else { return };
-        let Some(change) = boot.observe(look.both, look.synced, next) else { return };
-        let boot = boot.clone();
+        let boot = self.boots.get_mut(&self.boot)?;
+        let change = boot.observe(look.both, look.synced, next)?;
         self.dirty_since.get_or_insert_with(Tick::now);
+        if change == Change::First {
+            self.shown.extend(shown(boot, next.seq, look.both.1));
+            boot.shown.clear();
+        }
         if change == Change::Step {
-            return;
+            return Some(change);
         }
         let epochs = &self.epochs;
         for (name, account) in self.accounts.iter_mut().chain(&mut self.parked) {
             account.released.close(&self.handed.remove(name).unwrap_or_default(), epochs);
         }
-        if change == Change::First {
-            self.shown.extend(shown(&boot, self.next, look.both.1));
-            self.correct(look.both.1);
-        }
+        self.correct(look.both.1);
+        Some(change)
     }
 
     /// Makes the corrections that can be made now.
@@ -83,14 +84,18 @@ impl State {
         starts.last().map_or(self.next, |s| s.first)
     }
 
-    /// The first durable number of which is not decided with what time it goes to this uplink, because the clock is
-    /// not set.
+    /// The first durable number of this boot of which is not decided with what time it goes to this uplink, because the clock is
+    /// not set; `None` as well if it is decided that all of them go with a guess.
     #[must_use]
     pub fn unplaced(&self, uplink: &str) -> Option<u64> {
         if self.is_set() {
             return None;
         }
-        let first = self.accounts.get(uplink)?.released.undecided(self.boot_first());
+        let released = &self.accounts.get(uplink)?.released;
+        if released.opened(self.boot).is_some() {
+            return None;
+        }
+        let first = released.undecided(self.boot_first());
         Some(first).filter(|first| *first < self.stored)
     }
 
@@ -173,7 +178,12 @@ const TRIES: usize = 4;
 impl Writer {
     pub(super) fn observe_clock(&self) {
         let look = Look::at(&*self.shared.clock);
-        self.shared.state().observe(look);
+        let change = self.shared.state().observe(look);
+        match change {
+            Some(Change::First) => tracing::info!("the clock is set: it is {}", look.both.1),
+            Some(Change::Step) => tracing::warn!("the clock was stepped: it is {} now", look.both.1),
+            Some(Change::Guess) | None => {}
+        }
     }
 
     /// Decides with which times these numbers go to an uplink, and makes that durable. `false`: the clocks do not

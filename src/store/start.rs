@@ -383,7 +383,7 @@ impl Disk {
             account.released.close(&numbers_of(boot, &self.epochs, self.verdict.known), &self.epochs);
         }
         let look = Look::at(clock);
-        state.observe(look);
+        let _ = state.observe(look);
         state.correct(clock.wall());
         for account in state.accounts.values_mut() {
             account.parked = None;

@@ -141,7 +141,6 @@ async fn a_boot_without_a_clock_that_an_earlier_version_began_goes_on_and_is_pla
     without_releases(dir.path());
 
     let (store, drain) = start();
-    assert_eq!(schema(dir.path()), SCHEMA);
     let _ = store.take(readings(10..16));
     store.flush().await.expect("the disk is there");
     assert_eq!(drain.read(7..10, 9).await.expect("reads").records.len(), 3);
@@ -154,4 +153,7 @@ async fn a_boot_without_a_clock_that_an_earlier_version_began_goes_on_and_is_pla
     let told = drain.corrections(9).await.expect("reads");
     assert_eq!(told.iter().map(|(_, c)| c.seq).collect::<Vec<_>>(), [[7, 9]]);
     balanced(&*drain);
+    drop(drain);
+    store.close().await.expect("closes");
+    assert_eq!(schema(dir.path()), SCHEMA);
 }
