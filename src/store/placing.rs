@@ -99,11 +99,14 @@ impl State {
         Some(first).filter(|first| *first < self.stored)
     }
 
-    /// These numbers are about to be handed to an uplink: those of this boot go with a guess, if its clock is not set.
+    /// These numbers are about to be handed to an uplink: those of this boot of which it is not decided go with a guess,
+    /// if its clock is not set.
     fn release(&mut self, uplink: &str, range: &Range<u64>) {
         let Some(guess) = self.present_boot().filter(|b| !b.is_set()).map(|b| b.guess) else { return };
-        let concerned = range.end > self.boot_first();
-        if let Some(account) = self.accounts.get_mut(uplink).filter(|_| concerned) {
+        let of_this_boot = range.start.max(self.boot_first())..range.end;
+        if let Some(account) = self.accounts.get_mut(uplink)
+            && !account.released.free(of_this_boot).is_empty()
+        {
             account.released.open(self.boot, guess);
         }
     }

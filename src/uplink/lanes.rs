@@ -4,6 +4,8 @@
 //!   history topics. What is committed later is **live**, and goes at once on the data topics.
 //! - `strict`: one lane, the live one, oldest first.
 //!
+//! Numbers that wait for the clock are the highest there are: they are not read yet, and lie in both lanes behind all else.
+//!
 //! Within a lane numbers only go up, so the order within a point and lane is kept. A plan is made anew
 //! for each connection from what the log says is pending: whatever was not acknowledged is in it again.
 

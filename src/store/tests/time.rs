@@ -240,6 +240,8 @@ async fn killed_between_sending_and_correcting_all_that_may_have_been_sent_stays
     let machine = machine.kill();
     machine.take(2000..2010).await;
     assert_eq!(machine.drain.unplaced(), Some(11));
+    machine.drain.read(1..11, 100).await.expect("reads");
+    assert_eq!(machine.drain.unplaced(), Some(11), "what is decided decides nothing for the rest");
     let kept = [row(1..4, 1000, 0, UNSYNCED), row(5..11, 1004, 0, UNSYNCED)].concat();
     machine.set(40_000, NOW, true).await;
     assert_eq!(machine.told().await, [kept, row(11..21, 2000, NOW, Quality::Good)].concat());
