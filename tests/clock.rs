@@ -83,6 +83,14 @@ fn corrections(messages: &[Message]) -> Vec<Correction> {
     found
 }
 
+/// Whether an observer heard corrections for all that it heard with a guessed time.
+fn is_corrected(observer: &Observer) -> bool {
+    let corrections = corrections(&observer.messages());
+    let within = |r: &Reading, c: &Correction| c.epoch == r.epoch && (c.seq[0]..=c.seq[1]).contains(&r.seq);
+    let unsynced = heard(observer).into_iter().filter(|r| r.reason == "clock_unsynced");
+    unsynced.into_iter().all(|r| corrections.iter().any(|c| within(&r, c)))
+}
+
 /// The readings with the corrections applied, as a receiver does it. Every one that said `clock_unsynced` is in exactly one
 /// correction, and no other in any.
 fn corrected(mut readings: Vec<Reading>, corrections: &[Correction]) -> Vec<Reading> {
@@ -136,6 +144,14 @@ fn heard(observer: &Observer) -> Vec<Reading> {
 }
 
 impl Scene {
+    /// Waits until the local observer, which was thrown out when the daemon was killed, hears it again.
+    fn back(&self, local: &Observer) {
+        let epoch = self.gate.status()["gateway"]["epoch"].as_str().expect("an epoch").to_owned();
+        wait_until("the local observer to be back", seconds(20), || {
+            heard(local).iter().any(|r| r.epoch == epoch && r.reason != "stale")
+        });
+    }
+
     fn local(&self) -> Observer {
         Observer::start(self.home.path(), self.gate.broker, "local", &["gw/box/#"])
     }
@@ -194,17 +210,12 @@ fn what_waits_for_the_clock_arrives_with_its_true_time() {
     // Killed, too, while it waits.
     daemon.kill();
     let daemon = scene.wall.spawn(&scene.gate);
-    let epoch = scene.gate.status()["gateway"]["epoch"].as_str().expect("an epoch").to_owned();
-    wait_until("the local observer to be back", seconds(20), || {
-        heard(&local).iter().any(|r| r.epoch == epoch && r.reason != "stale")
-    });
+    scene.back(&local);
     scene.wall.set();
     wait_until("all of it to arrive", seconds(60), || heard(&scene.cloud).len() > 100);
     assert_eq!(scene.gate.status()["uplink"]["cloud"]["waits"], "");
-    let shown = wait_for("the local correction", seconds(20), || {
-        Some(corrections(&local.messages())).filter(|list| !list.is_empty())
-    });
-    assert_eq!(shown[0].uplink, None);
+    wait_until("the local correction", seconds(20), || is_corrected(&local));
+    assert!(!corrections(&local.messages()).is_empty());
     assert_eq!(scene.judge(daemon, &local), [], "nothing had to be corrected");
 }
 
@@ -221,14 +232,16 @@ fn what_went_out_before_the_clock_was_set_is_corrected_whatever_happens_in_betwe
     scene.proxy.heal();
     let mut daemon = scene.wall.spawn(&scene.gate);
     wait_until("more to go out", seconds(30), || heard(&scene.cloud).len() > 150);
+    scene.back(&local);
     scene.proxy.cut();
     scene.wall.set();
     wait_until("the daemon to see it", seconds(20), || scene.gate.status()["gateway"]["clock"] == "synced");
     scene.proxy.heal();
     let good = || heard(&scene.cloud).iter().filter(|r| r.quality == "good").count();
     wait_until("readings with their true time", seconds(60), || good() > 50);
+    wait_until("the local correction", seconds(20), || is_corrected(&local));
     daemon.kill();
     let daemon = scene.wall.spawn(&scene.gate);
-    wait_until("the corrections", seconds(30), || !corrections(&scene.cloud.messages()).is_empty());
+    wait_until("the corrections", seconds(30), || is_corrected(&scene.cloud));
     assert!(!scene.judge(daemon, &local).is_empty());
 }

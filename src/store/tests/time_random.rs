@@ -192,7 +192,7 @@ async fn play(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(seeded(ProptestConfig { cases: 60, ..ProptestConfig::default() }))]
+    #![proptest_config(seeded(ProptestConfig { cases: 80, ..ProptestConfig::default() }))]
     #[test]
     fn what_was_told_stays_and_what_was_guessed_is_corrected(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
