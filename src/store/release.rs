@@ -246,6 +246,21 @@ mod tests {
         assert!(released.is_empty());
     }
 
+    #[test]
+    fn starts_without_a_clock_do_not_grow_the_list_and_take_no_correction_with_them() {
+        let mut released = Released::default();
+        released.open(1, 0);
+        released.close(&set(1..2), &epochs());
+        released.correct(&boot(1), WallMs(0));
+        for n in 2..3000u32 {
+            released.open(n, 0);
+            released.close(&set(u64::from(n) * 2..u64::from(n) * 2 + 1), &epochs());
+        }
+        assert_eq!(released.spans.len(), bounds::STORE_RELEASED);
+        assert_eq!(released.corrections("u", 9).len(), 1, "it is still owed");
+        assert_eq!((released.offset_of(4), released.offset_of(5998)), (None, Some(0)), "the oldest go");
+    }
+
     proptest! {
         #[test]
         fn what_is_decided_never_changes(

@@ -83,7 +83,8 @@ fn unset(id: &str, offset: i64) -> Arc<TestClock> {
 }
 
 fn start(dir: &Path, clock: &Arc<TestClock>) -> (Store, Arc<dyn Drain>) {
-    let (store, _) = opened(&config(dir), &uplinks(&["cloud"]), clock.clone());
+    let config = model::Store { history: Span::s(3600), ..config(dir) };
+    let (store, _) = opened(&config, &uplinks(&["cloud"]), clock.clone());
     let drain = store.drain("cloud").expect("configured");
     (store, drain)
 }
@@ -208,6 +209,58 @@ async fn a_step_of_a_clock_that_is_believed_counts_from_its_moment_on_and_drops_
         let machine = machine.reboot(TestClock::new("b")).await;
         assert_eq!(machine.told().await, all, "and in the next boot, by whose clock some of it is years old");
         assert_eq!((machine.corrections().await, balanced(&*machine.drain).lost), (vec![], 0));
+    }
+}
+
+#[tokio::test]
+async fn no_step_of_a_clock_takes_history_away() {
+    for step in [3000, -3000, 2 * YEAR, -2 * YEAR] {
+        let machine = Machine::boot("a", NOW - 5);
+        machine.take(1000..1010).await;
+        machine.drain.delivered(1..11);
+        machine.set(2000, NOW, true).await;
+        machine.take(2000..2010).await;
+        machine.drain.delivered(11..21);
+        machine.set(60_000, NOW + step, true).await;
+        machine.set(61_000, NOW + step, true).await;
+        assert_eq!(machine.store.status().readings, 20, "{step}");
+        let machine = machine.reboot(TestClock::new("b")).await;
+        machine.set(5000, NOW, true).await;
+        assert_eq!(machine.store.status().readings, 20, "{step}, the next boot");
+        machine.set(3_700_000, NOW, true).await;
+        machine.set(3_700_001, NOW, true).await;
+        let left = if step == 2 * YEAR { 20 } else { 0 };
+        assert_eq!(
+            machine.store.status().readings,
+            left,
+            "{step}: an hour is an hour, where nobody doubts it"
+        );
+    }
+}
+
+#[tokio::test]
+async fn many_separate_reads_before_the_clock_is_set_make_few_corrections() {
+    let machine = Machine::boot("a", 0);
+    machine.take(1000..1200).await;
+    let mut known = Vec::new();
+    for n in 0..40 {
+        let range = 1 + n * 5..3 + n * 5;
+        known.extend(machine.drain.read(range, 9).await.expect("reads").records);
+    }
+    machine.set(40_000, NOW, true).await;
+    let told = machine.told().await;
+    let shifts = machine.shifts().await;
+    assert!(shifts.len() <= bounds::STORE_HANDED, "{shifts:?}");
+    for record in known {
+        assert!(told.contains(&(record.id.seq, record.ts.0, UNSYNCED)), "{record:?}");
+    }
+    for (seq, ts, quality) in told {
+        let corrections = shifts.iter().filter(|(first, last, _)| (*first..=*last).contains(&seq)).count();
+        assert_eq!(corrections, usize::from(quality == UNSYNCED), "{seq}");
+        assert_eq!(
+            ts,
+            if quality == UNSYNCED { 999 + seq.cast_signed() } else { NOW + 999 + seq.cast_signed() }
+        );
     }
 }
 
