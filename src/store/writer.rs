@@ -356,14 +356,15 @@ impl Writer {
 
     fn tend(&mut self) {
         let now = Tick::now();
+        // Commits look at the clock as well, but uplinks may wait for it, and without a disk there are none.
+        if self.log.is_none() || !self.shared.state().is_set() {
+            self.observe_clock();
+        }
         if self.log.is_none() {
             if now >= self.retry_at {
                 self.come_back();
             }
             return;
-        }
-        if !self.shared.state().is_set() {
-            self.observe_clock();
         }
         let due = self.hand.is_some() || self.group_due().is_some_and(|due| due <= now);
         if due && let Err(trouble) = self.commit(false) {

@@ -374,3 +374,30 @@ async fn the_clock_is_noticed_while_nothing_comes_in() {
     machine.clock.synced.store(true, Ordering::SeqCst);
     until("the store sees it", || machine.drain.unplaced().is_none()).await;
 }
+
+#[tokio::test]
+async fn without_a_disk_the_clock_is_noticed_too_and_what_was_shown_is_corrected_when_it_is_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("queue");
+    std::fs::write(&path, b"not a directory").expect("writes");
+    let clock = unset("a", 0);
+    let (store, recovery) = opened(&config(&path), &uplinks(&["cloud"]), clock.clone());
+    assert!(recovery.ram_only.is_some());
+    let mut heard = store.corrections();
+    let (taken, placed) = store.take_placed(readings(1000..1003));
+    assert_eq!(placed[0], (WallMs(1000), false));
+    clock.offset.store(NOW, Ordering::SeqCst);
+    clock.synced.store(true, Ordering::SeqCst);
+    until("local readings are placed", || store.take_placed(readings(2000..2001)).1[0].1).await;
+    std::fs::remove_file(&path).expect("removes");
+    until("the store comes back", || store.status().state == "ok").await;
+    let drain = store.drain("cloud").expect("configured");
+    store.flush().await.expect("flushes");
+    let told = read_all(&*drain, 100).await;
+    assert!(told.iter().all(|r| r.quality == Quality::Good), "the uplink was told nothing before");
+    assert_eq!(told[0].ts, WallMs(NOW + 1000));
+    let epoch = taken.first.epoch.to_string();
+    let mut all = std::iter::from_fn(|| heard.try_recv().ok());
+    assert!(all.any(|c| c.epoch == epoch && c.seq[0] == 1 && c.seq[1] >= 3 && c.shift_ms == NOW));
+    store.close().await.expect("closes");
+}
