@@ -274,6 +274,10 @@ impl Writer {
         self.doomed = RangeSet::default();
         let records = std::mem::take(&mut self.records);
         let shown = std::mem::take(&mut self.shared.state().shown);
+        for correction in &shown {
+            self.latest.correct(correction);
+            self.latest_due = Tick::now();
+        }
         if let Some(hand) = &hand {
             self.remember(hand);
         }

@@ -401,3 +401,17 @@ async fn without_a_disk_the_clock_is_noticed_too_and_what_was_shown_is_corrected
     assert!(all.any(|c| c.epoch == epoch && c.seq[0] == 1 && c.seq[1] >= 3 && c.shift_ms == NOW));
     store.close().await.expect("closes");
 }
+
+#[tokio::test]
+async fn the_latest_values_have_their_true_time_once_the_clock_is_set() {
+    let machine = Machine::boot("a", 0);
+    machine.take(1000..1014).await;
+    machine.set(40_000, NOW, true).await;
+    machine.take(40_000..40_003).await;
+    let machine = machine.reboot(TestClock::new("b")).await;
+    let mut latest: Vec<(i64, Quality)> =
+        machine.store.last_values().into_iter().map(|r| (r.ts.0 - NOW, r.quality)).collect();
+    latest.sort_unstable_by_key(|(at, _)| *at);
+    let times = [1007, 1008, 1009, 1013, 40_000, 40_001, 40_002];
+    assert_eq!(latest, times.map(|at| (at, Quality::Good)));
+}
