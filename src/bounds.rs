@@ -145,6 +145,19 @@ pub const STORE_POWER_CUT: u64 = 256;
 /// More is answered in the next read.
 pub const STORE_READ: usize = 4096;
 
+/// Stretches of numbers, per uplink, that went out with a guessed time before the clock of their boot was set, until
+/// they are acknowledged and corrected. One or two for each start without a clock; 512 × about 120 B = 60 KiB.
+/// Full: the oldest that is corrected, or never can be, is forgotten. Should it have to be sent again, it has the last
+/// guess of its boot.
+pub const STORE_RELEASED: usize = 512;
+
+/// Stretches of numbers handed to one uplink in this boot while its clock was not set: one for each lane and
+/// connection. Full: the numbers between the two that are nearest count as handed out as well.
+pub const STORE_HANDED: usize = 16;
+
+/// Corrections read from the log at once. 16 × about 250 B. The rest waits in the log.
+pub const UPLINK_CORRECTIONS: usize = 16;
+
 /// Loss records on their way to the local broker.
 /// Full: the oldest are skipped there; the stored ones still go upstream.
 pub const STORE_EVENTS: usize = 64;

@@ -21,6 +21,23 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     /// Tells one boot from another (`/proc/sys/kernel/random/boot_id`).
     fn boot_id(&self) -> &str;
 
+    /// Both clocks at one moment, as nearly as they can be read one after the other: a reading between which
+    /// this thread was put to sleep is taken again.
+    fn both(&self) -> (BootMs, WallMs) {
+        let mut best: Option<(u64, BootMs, WallMs)> = None;
+        for _ in 0..LOOKS {
+            let (before, wall) = (self.boot(), self.wall());
+            let apart = self.boot().0.saturating_sub(before.0);
+            if best.is_none_or(|(least, ..)| apart < least) {
+                best = Some((apart, before, wall));
+            }
+            if apart <= APART_MS {
+                break;
+            }
+        }
+        best.map_or_else(|| (self.boot(), self.wall()), |(_, boot, wall)| (boot, wall))
+    }
+
     /// Boot time of an instant of this process (past or future).
     fn boot_of(&self, at: Instant) -> BootMs {
         let (now, boot) = (Instant::now(), self.boot());
@@ -36,6 +53,11 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
         WallMs(self.wall().0 + (at.0.cast_signed() - self.boot().0.cast_signed()))
     }
 }
+
+/// Looks at both clocks before the best of them has to do.
+const LOOKS: usize = 5;
+/// Clocks read so near to each other were read at one moment: ms, less than what is taken for a step.
+const APART_MS: u64 = 2;
 
 /// The machine's own clocks.
 #[derive(Debug)]
@@ -97,19 +119,20 @@ impl Clock for SystemClock {
         )
     }
 
+    /// Asked of the C library, so that a test may stand between (`tests/clock.rs`).
     fn wall(&self) -> WallMs {
-        let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        WallMs(t.tv_sec * 1000 + t.tv_nsec / 1_000_000)
+        #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+        let now = std::time::SystemTime::now();
+        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        WallMs(now.duration_since(std::time::UNIX_EPOCH).map_or_else(|e| -ms(e.duration()), ms))
     }
 
-    /// The kernel's own word (`STA_UNSYNC` clear), systemd-timesyncd's mark, or a battery-kept clock that
-    /// held the time when this process began.
+    /// The kernel's own word, systemd-timesyncd's mark, or a battery-kept clock that held the time when this process
+    /// began.
     fn synced(&self) -> bool {
-        self.wall() >= OLDEST_PLAUSIBLE
-            && (self.trusted
-                || kernel_says_synced()
-                || self.kept
-                || Path::new("/run/systemd/timesync/synchronized").exists())
+        let wall = self.wall();
+        wall >= OLDEST_PLAUSIBLE
+            && (self.trusted || kernel_says_synced() || self.kept || timesyncd_says_synced(wall))
     }
 
     fn boot_id(&self) -> &str {
@@ -117,6 +140,17 @@ impl Clock for SystemClock {
     }
 }
 
+/// Whether `STA_UNSYNC` is clear (adjtimex(2)). The kernel begins with it set, sets it when anybody sets the clock, and again when
+/// the last word of a time server is so old that it could be off by 16 s (`kernel/time/ntp.c`: 500 ppm, so 9 hours).
+/// Who clears it, and only after the clock was stepped:
+/// - systemd-timesyncd with each answer, except where the hardware clock runs in local time (`timesyncd-manager.c`);
+/// - chronyd once it has chosen a source, but only with `rtcsync` in its configuration (`sys_timex.c`), as Debian
+///   ships it. Without that it is never cleared: then `clock = "trusted"` is what is left;
+/// - ntpd and ntpsec with the kernel's discipline (their default), linuxptp's phc2sys. gpsd sets no clock itself, it feeds
+///   one of these.
+///
+/// A difference below a second they do not step but slew, and say that the clock is set meanwhile: the wall clock may be
+/// that much off, and so are the times of these minutes. (Boot time is slewed with it, so there is no later step.)
 fn kernel_says_synced() -> bool {
     // SAFETY: `timex` is plain data for which all zeroes is valid; modes = 0 only reads; the pointer
     // is to a live local for the whole call.
@@ -125,6 +159,24 @@ fn kernel_says_synced() -> bool {
         (libc::adjtimex(&raw mut timex), timex)
     };
     state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
+}
+
+/// systemd-timesyncd's mark (systemd-timesyncd.service(8)): touched with each answer of a server, and never removed.
+const SYNCHRONIZED: &str = "/run/systemd/timesync/synchronized";
+/// An older mark says nothing of the clock as it is now: it may have been set by hand since. The longest wait between
+/// two answers is 34 min by default (`PollIntervalMaxSec=` in timesyncd.conf(5)).
+const MARK_FRESH_MS: i64 = 2 * 3600 * 1000;
+
+/// What the kernel cannot say where the hardware clock runs in local time.
+fn timesyncd_says_synced(wall: WallMs) -> bool {
+    let touched = std::fs::metadata(SYNCHRONIZED).and_then(|m| m.modified()).ok();
+    let since_1970 = touched.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    since_1970.is_some_and(|t| is_fresh(i64::try_from(t.as_millis()).unwrap_or(0), wall))
+}
+
+/// Whether a mark touched at `touched` speaks of a clock that now says `wall`. Pure.
+fn is_fresh(touched: i64, wall: WallMs) -> bool {
+    (-1000..=MARK_FRESH_MS).contains(&wall.0.saturating_sub(touched))
 }
 
 #[cfg(test)]
@@ -137,6 +189,50 @@ mod tests {
         assert!(clock.boot().0 > 0 && clock.wall() > OLDEST_PLAUSIBLE && clock.synced());
         assert!(!clock.boot_id().is_empty());
         let _ = kernel_says_synced();
+    }
+
+    #[test]
+    fn a_mark_of_the_time_service_speaks_only_of_the_clock_that_it_was_touched_by() {
+        let wall = WallMs(1_795_000_000_000);
+        for (ago, fresh) in [(0, true), (2_048_000, true), (MARK_FRESH_MS + 1, false), (-86_400_000, false)] {
+            assert_eq!(is_fresh(wall.0 - ago, wall), fresh, "{ago}");
+        }
+    }
+
+    /// A thread that is put to sleep between its looks at the clocks.
+    #[derive(Debug)]
+    struct Drowsy(std::sync::atomic::AtomicU64);
+
+    impl Clock for Drowsy {
+        fn boot(&self) -> BootMs {
+            BootMs(self.0.load(std::sync::atomic::Ordering::SeqCst))
+        }
+        fn wall(&self) -> WallMs {
+            // The first look is interrupted for 300 ms, the second for 40, the third is not.
+            let now = self.0.load(std::sync::atomic::Ordering::SeqCst);
+            let slept = if now < 300 {
+                300
+            } else if now < 340 {
+                40
+            } else {
+                0
+            };
+            let now = self.0.fetch_add(slept, std::sync::atomic::Ordering::SeqCst) + slept;
+            WallMs(5000 + now.cast_signed())
+        }
+        fn synced(&self) -> bool {
+            true
+        }
+        fn boot_id(&self) -> &'static str {
+            "b"
+        }
+    }
+
+    #[test]
+    fn an_interrupted_look_at_both_clocks_is_taken_again() {
+        let clock = Drowsy(std::sync::atomic::AtomicU64::new(0));
+        let (boot, wall) = clock.both();
+        assert_eq!((boot, wall), (BootMs(340), WallMs(5340)));
     }
 
     #[test]

@@ -35,6 +35,14 @@ impl PointKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct BootMs(pub u64);
 
+impl BootMs {
+    /// The wall time of this moment, where wall = boot + `offset` ms.
+    #[must_use]
+    pub fn on(self, offset: i64) -> WallMs {
+        WallMs(self.0.cast_signed().saturating_add(offset))
+    }
+}
+
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct WallMs(pub i64);
@@ -216,6 +224,24 @@ pub struct LossRecord {
     /// `device/point` of what was lost; `null` where it cannot be known.
     pub points: Option<Vec<String>>,
     /// When the loss was declared, RFC 3339.
+    pub ts: String,
+}
+
+/// Says how far the times of readings were off that went out before the clock was set. Their true time is
+/// what they carry plus `shift_ms`; nothing else of them changes, and no ledger counts it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorrectionRecord {
+    /// At which uplink they arrive; `null`: on the local broker.
+    pub uplink: Option<String>,
+    /// Epoch of the numbers, as in payloads.
+    pub epoch: String,
+    /// First and last number.
+    pub seq: [u64; 2],
+    /// The machine's boot in which they were taken.
+    pub boot_id: String,
+    /// Milliseconds to add to the time that they carry.
+    pub shift_ms: i64,
+    /// When the clock was found to be set, RFC 3339.
     pub ts: String,
 }
 

@@ -110,13 +110,14 @@ pub fn render(snapshot: &Json) -> String {
     }
     for (name, uplink) in rows(&snapshot["uplink"]) {
         lines.push(format!(
-            "uplink   {name:<12} {}, {} delivered, {} queued ({}), {} declared lost{}{}",
+            "uplink   {name:<12} {}, {} delivered, {} queued ({}), {} declared lost{}{}{}",
             word(&uplink["state"]),
             count(number(&uplink["delivered"])),
             count(number(&uplink["queued_readings"])),
             bytes(number(&uplink["queued_bytes"])),
             count(number(&uplink["declared_lost"])),
             uplink["eta_s"].as_f64().map_or(String::new(), |s| format!(", drained in {}", span_s(s))),
+            uplink["waits"].as_str().filter(|w| !w.is_empty()).map_or(String::new(), |w| format!(", {w}")),
             uplink["last_error"]
                 .as_str()
                 .filter(|e| !e.is_empty())

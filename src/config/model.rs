@@ -182,6 +182,11 @@ pub struct Uplink {
     /// Limits of one `json-batch` message: whichever is reached first sends it.
     #[serde(default)]
     pub batch: Batch,
+    /// How long readings of a machine whose clock is not set yet wait for it, from the first connection after the
+    /// start, up to 24h. What the clock comes in time for goes out with its true time; the rest as `clock_unsynced`, and is
+    /// corrected on `event/correction` once the clock is set. `0s`: nothing waits.
+    #[serde(default = "defaults::wait_for_clock")]
+    pub wait_for_clock: Span,
 }
 
 /// MQTT protocol version.
@@ -388,6 +393,11 @@ pub mod defaults {
     #[must_use]
     pub fn keep_alive() -> Span {
         Span::s(30)
+    }
+    /// How long an uplink waits for the clock.
+    #[must_use]
+    pub fn wait_for_clock() -> Span {
+        Span::s(120)
     }
     /// Topic tree upstream.
     #[must_use]

@@ -12,7 +12,7 @@ use driver_api::{Quality, Reason, Value};
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Epoch, LossRecord, Record, WallMs};
+use crate::message::{CorrectionRecord, Epoch, LossRecord, Record, WallMs};
 
 /// The retained word of a gateway that is not there: last will and farewell.
 pub const OFFLINE: &[u8] = br#"{"state":"offline"}"#;
@@ -123,6 +123,12 @@ pub fn batch(gateway: &str, historical: bool, records: &[Record]) -> Option<Vec<
 /// A loss record, keys in the contract's order.
 #[must_use]
 pub fn loss(record: &LossRecord) -> Vec<u8> {
+    json(record)
+}
+
+/// A correction of times.
+#[must_use]
+pub fn correction(record: &CorrectionRecord) -> Vec<u8> {
     json(record)
 }
 
@@ -347,6 +353,24 @@ mod tests {
             text(loss(&lost)),
             r#"{"uplink":"cloud","reason":"queue_full","epoch":"00000012-9f3a61c2","seq":[81300,81950],"count":651,"from":"2026-11-22T14:30:00.123Z","to":null,"points":null,"ts":"2026-11-22T15:00:00.000Z"}"#
         );
+    }
+
+    #[test]
+    fn a_correction_says_how_far_which_times_were_off() {
+        let mut correction = CorrectionRecord {
+            uplink: Some("cloud".into()),
+            epoch: "00000012-9f3a61c2".into(),
+            seq: [81300, 81950],
+            boot_id: "6e1c".into(),
+            shift_ms: -63_072_000_000,
+            ts: "2026-11-22T15:00:00.000Z".into(),
+        };
+        assert_eq!(
+            text(super::correction(&correction)),
+            r#"{"uplink":"cloud","epoch":"00000012-9f3a61c2","seq":[81300,81950],"boot_id":"6e1c","shift_ms":-63072000000,"ts":"2026-11-22T15:00:00.000Z"}"#
+        );
+        correction.uplink = None;
+        assert!(text(super::correction(&correction)).starts_with(r#"{"uplink":null,"#));
     }
 
     #[test]

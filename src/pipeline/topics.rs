@@ -101,6 +101,12 @@ impl Topics {
         format!("{}/event/loss", self.root)
     }
 
+    /// Corrections of times that were sent before the clock was set.
+    #[must_use]
+    pub fn event_correction(&self) -> String {
+        format!("{}/event/correction", self.root)
+    }
+
     /// State changes worth a person's attention.
     #[must_use]
     pub fn event_alarm(&self) -> String {
@@ -150,6 +156,7 @@ mod tests {
         assert_eq!(t.status_of("bus", "rs485"), "gw/plant-7/status/bus/rs485");
         assert_eq!(t.status_part("store"), "gw/plant-7/status/store");
         assert_eq!(t.event_loss(), "gw/plant-7/event/loss");
+        assert_eq!(t.event_correction(), "gw/plant-7/event/correction");
         assert_eq!(t.event_alarm(), "gw/plant-7/event/alarm");
     }
 

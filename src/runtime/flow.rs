@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::bounds;
 use crate::clock::Clock;
 use crate::counters::FlowStats;
-use crate::message::{BootMs, Id, Message, Publish, Reading, Record, WallMs};
+use crate::message::{Id, Message, Publish, Reading, Record, WallMs};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::points::ByPoint;
@@ -66,11 +66,10 @@ impl Flow {
 
     fn take(&self, batch: Vec<Reading>, words: &mut Words) {
         self.stats.readings.fetch_add(batch.len() as u64, Relaxed);
-        let first = self.store.take(batch.clone()).first;
+        let (taken, placed) = self.store.take_placed(batch.clone());
         let mut messages = Vec::with_capacity(batch.len());
-        let mut placed = None;
-        for (reading, seq) in batch.into_iter().zip(first.seq..) {
-            let record = self.record(Id { epoch: first.epoch, seq }, reading, &mut placed);
+        for ((reading, id), placed) in batch.into_iter().zip(taken.ids()).zip(placed) {
+            let record = record(id, reading, placed);
             let payload = Bytes::copy_from_slice(words.payloads.write(&record));
             let point = &record.point;
             let topic = words.topics.get_or_insert_with(point, || self.topics.data(point).into());
@@ -78,22 +77,14 @@ impl Flow {
         }
         (self.publish)(messages);
     }
+}
 
-    /// The reading as known now; what the clock cannot vouch for says so. Its time is the store's, so that
-    /// a reading has one and the same content here and at every uplink.
-    ///
-    /// The readings of one exchange have one time: what the store said of the reading before stays in `placed`.
-    fn record(&self, id: Id, reading: Reading, placed: &mut Option<(BootMs, WallMs, bool)>) -> Record {
-        let (ts, believed) = match *placed {
-            Some((at, ts, believed)) if at == reading.at => (ts, believed),
-            _ => self.store.place(reading.at),
-        };
-        *placed = Some((reading.at, ts, believed));
-        let quality = match reading.quality() {
-            Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
-            quality => quality,
-        };
-        let (point, value) = reading.into_parts();
-        Record { id, ts, point, value, quality }
-    }
+/// The reading as known now; what the clock cannot vouch for says so, and is corrected later.
+fn record(id: Id, reading: Reading, (ts, believed): (WallMs, bool)) -> Record {
+    let quality = match reading.quality() {
+        Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
+        quality => quality,
+    };
+    let (point, value) = reading.into_parts();
+    Record { id, ts, point, value, quality }
 }

@@ -241,6 +241,17 @@ impl Gateway {
                 publish(vec![observe::loss_message(&record, &topics)]);
             }
         }));
+        let mut corrections = self.store.corrections();
+        let (publish, topics, stop) = (self.publish.clone(), self.topics.clone(), self.stop_helpers.clone());
+        self.helpers.push(tokio::spawn(async move {
+            while let Some(heard) = stop.run_until_cancelled(corrections.recv()).await {
+                match heard {
+                    Ok(record) => publish(vec![observe::correction_message(&record, &topics)]),
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        }));
         let rates = std::sync::Mutex::new(Rates::default());
         let access = Access {
             snapshot: Arc::new(move || {

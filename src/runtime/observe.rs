@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::message::{LossRecord, Message, Publish};
+use crate::message::{CorrectionRecord, LossRecord, Message, Publish};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::status::snapshot::{Rates, Snapshot, Sources};
@@ -130,6 +130,12 @@ fn to_json(part: &impl Serialize) -> Json {
 #[must_use]
 pub fn loss_message(record: &LossRecord, topics: &Topics) -> Message {
     Message::new(topics.event_loss(), payload::loss(record), false)
+}
+
+/// The message of a correction on the local broker.
+#[must_use]
+pub fn correction_message(record: &CorrectionRecord, topics: &Topics) -> Message {
+    Message::new(topics.event_correction(), payload::correction(record), false)
 }
 
 #[cfg(test)]

@@ -149,6 +149,8 @@ pub struct UplinkStatus {
     pub since: Option<String>,
     /// The last failure in words; `""` for none.
     pub last_error: String,
+    /// What its readings wait for, in words; `""` for nothing but the link.
+    pub waits: String,
     /// Readings taken for it.
     pub taken: u64,
     /// Readings waiting.
@@ -423,6 +425,7 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
         state: state.word(),
         since: (since.0 > 0).then(|| since.to_string()),
         last_error: uplink.counters.last_error().map(|(_, words)| words).unwrap_or_default(),
+        waits: uplink.counters.clock_wait_s().map(clock_wait).unwrap_or_default(),
         taken: ledger.taken,
         queued_readings: ledger.queued,
         queued_bytes: ledger.queued_bytes,
@@ -434,6 +437,10 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
         rate,
         eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
     }
+}
+
+fn clock_wait(left: u64) -> String {
+    format!("what was taken since the boot waits for the clock to be set, {left} s more at most")
 }
 
 /// What keeps the gateway from being healthy, in words.

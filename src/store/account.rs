@@ -8,6 +8,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::ranges::{RangeSet, count};
+use super::release::Released;
 use crate::bounds;
 use crate::message::LossRecord;
 
@@ -26,6 +27,9 @@ pub struct Account {
     /// with a database that was rolled back, it is declared again from here.
     #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
     pub untold: RangeSet,
+    /// What it was sent before the clock was set.
+    #[serde(default, skip_serializing_if = "Released::is_empty")]
+    pub released: Released,
     /// Since when (wall, ms) it is not in the configuration; such an account holds no blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<i64>,
@@ -35,8 +39,8 @@ impl Account {
     /// An account that begins at `first`.
     #[must_use]
     pub fn new(first: u64) -> Self {
-        let (settled, untold) = (RangeSet::default(), RangeSet::default());
-        Self { first, settled, delivered: 0, lost: 0, untold, parked: None }
+        let (settled, untold, released) = (RangeSet::default(), RangeSet::default(), Released::default());
+        Self { first, settled, delivered: 0, lost: 0, untold, released, parked: None }
     }
 
     /// Everything below this is settled.

@@ -51,15 +51,6 @@ impl Writer {
         self.measure(&limits)
     }
 
-    pub(super) fn observe_clock(&self) {
-        let clock = &self.shared.clock;
-        let mut state = self.shared.state();
-        let boot = state.boot;
-        if let Some(boot) = state.boots.get_mut(&boot) {
-            boot.observe(clock.boot(), clock.wall(), clock.synced());
-        }
-    }
-
     /// Fills in what is known of readings that were rejected and are still stored.
     fn look_up(&mut self) -> Result<(), Trouble> {
         let open: Vec<(usize, Range<u64>)> = {
@@ -84,7 +75,7 @@ impl Writer {
         if range.end - range.start > bounds::STORE_GROUP as u64 {
             return Ok(Facts::default());
         }
-        let chunk = self.read(range.clone(), bounds::STORE_READ)?;
+        let chunk = self.read(None, range.clone(), bounds::STORE_READ)?;
         if (chunk.records.len() as u64) < range.end - range.start {
             return Ok(Facts::default());
         }
@@ -165,6 +156,11 @@ impl Writer {
             }
             let mut present = state.present.clone();
             present.insert(state.hand.clone());
+            let boot = state.boot;
+            let state = &mut *state;
+            for account in state.accounts.values_mut().chain(state.parked.values_mut()) {
+                account.released.forget(account.passed(), boot);
+            }
             for (name, account) in state.accounts.iter().chain(&state.parked) {
                 if self.saved.get(name) != Some(account) {
                     change.state.push((format!("uplink:{name}"), Some(seal(account)?)));
@@ -277,6 +273,11 @@ impl Writer {
         self.attempted = None;
         self.doomed = RangeSet::default();
         let records = std::mem::take(&mut self.records);
+        let shown = std::mem::take(&mut self.shared.state().shown);
+        for correction in &shown {
+            self.latest.correct(correction);
+            self.latest_due = Tick::now();
+        }
         if let Some(hand) = &hand {
             self.remember(hand);
         }
@@ -304,6 +305,9 @@ impl Writer {
         for record in records {
             // Nobody listening is fine: the record is stored.
             let _ = self.shared.events.send(record);
+        }
+        for correction in shown {
+            let _ = self.shared.corrections.send(correction);
         }
     }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::message::{LossReason, LossRecord, Record, WallMs};
+use crate::message::{CorrectionRecord, LossReason, LossRecord, Record, WallMs};
 
 /// The log as one uplink sees it.
 #[async_trait]
@@ -21,7 +21,7 @@ pub trait Drain: Send + Sync {
     fn pending(&self) -> Vec<Range<u64>>;
 
     /// Reads at most `max` records with numbers in `range`, ascending. Numbers that are gone
-    /// (dropped, corrupt) are skipped: the store has declared them.
+    /// (dropped, corrupt) are skipped: the store has declared them. The same number is the same record each time.
     ///
     /// # Errors
     /// The disk cannot be read now. Ask again later; nothing is lost by the failure itself.
@@ -40,6 +40,17 @@ pub trait Drain: Send + Sync {
 
     /// The upstream broker acknowledged this loss record.
     fn loss_delivered(&self, handle: u64);
+
+    /// Numbers from here on (all of this boot) have no time yet: the clock is not set. Reading them is deciding that
+    /// they go out with a guess, for ever. `None`: there are none.
+    fn unplaced(&self) -> Option<u64>;
+
+    /// Corrections for this uplink that were not delivered yet, oldest first, at most `max`, each with its handle for
+    /// [`Drain::correction_delivered`].
+    async fn corrections(&self, max: usize) -> Result<Vec<(u64, CorrectionRecord)>, DrainError>;
+
+    /// The upstream broker acknowledged this correction.
+    fn correction_delivered(&self, handle: u64);
 
     /// The account at this instant.
     fn ledger(&self) -> Ledger;

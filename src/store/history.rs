@@ -33,7 +33,7 @@ impl Store {
     /// The disk cannot be read now.
     pub async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.ask(Job::Read(range, max, reply), answer).await?
+        self.inner.ask(Job::Read(None, range, max, reply), answer).await?
     }
 
     /// What is stored and not yet passed by this uplink; `None`: there is no such uplink.

@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use driver_api::Value;
+use driver_api::{Quality, Reason, Value};
 use serde::{Deserialize, Serialize};
 
 use super::block::{BODY_MAX, quality_code, quality_of};
 use super::identity::{seal, unseal};
-use crate::message::{Epoch, Id, PointKey, Record, WallMs};
+use crate::message::{CorrectionRecord, Epoch, Id, PointKey, Record, WallMs};
 
 /// A point by its place in the topic tree. Its unit belongs to the value: where it was changed there is still
 /// one latest value, in the unit of then.
@@ -50,6 +50,19 @@ impl Latest {
             Entry::Vacant(free) => drop(free.insert(record)),
             Entry::Occupied(mut old) if old.get().id.seq <= record.id.seq => drop(old.insert(record)),
             Entry::Occupied(_) => {}
+        }
+    }
+
+    /// Puts the times right that were made with a guess before the clock was set.
+    pub fn correct(&mut self, correction: &CorrectionRecord) {
+        let range = correction.seq[0]..=correction.seq[1];
+        let concerned =
+            |r: &&mut Record| range.contains(&r.id.seq) && r.id.epoch.to_string() == correction.epoch;
+        for record in self.0.values_mut().filter(concerned) {
+            record.ts.0 = record.ts.0.saturating_add(correction.shift_ms);
+            if record.quality == Quality::Uncertain(Reason::ClockUnsynced) {
+                record.quality = Quality::Good;
+            }
         }
     }
 

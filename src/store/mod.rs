@@ -12,6 +12,9 @@
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
 //!   most that was ever between taking and commit.
+//! - An uplink gets the same content for the same number each time. What it was given before the clock was set, with a guessed
+//!   time and `clock_unsynced`, stays so, and a *correction* says later how far the guess was off; it is kept until it is
+//!   acknowledged. All else has its true time from the start. No step of the clock drops, reorders or delays anything.
 //! - A database that is damaged, older than it should be, another gateway's, or gone is noticed, set aside, and what is missing
 //!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
 //!
@@ -24,10 +27,12 @@
 //! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
-//! - A reading that went out before the clock was set, and whose acknowledgement was lost, goes out again afterwards
-//!   under the same number, but placed: with another `ts`, and `good` where it was `clock_unsynced` (a bad one keeps
-//!   its own reason, so only its `ts` differs). Both were honest when they were sent, but this repeat has not the
-//!   same content; of the two, the one that arrives last counts.
+//! - Readings of an earlier boot whose clock was never set cannot be placed any more: they go out as `clock_unsynced`, with the
+//!   last guess of their boot, and are never corrected.
+//! - A wall clock that was believed and then stepped was wrong before; what was placed by it stays where it is.
+//! - A clock that is stepped more than 64 times in one boot while it is believed makes the store forget the oldest
+//!   of these steps; a repeat from back then may have another time.
+//! - What the local broker was shown before the clock was set is corrected there once, for whoever listens then.
 //! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything. With
 //!   uplinks, what all of them have passed stays as history for a while (`history`).
 //!
@@ -38,10 +43,11 @@
 //! missed is declared (`purged`).
 //!
 //! # The parts
-//! `ranges`, `account`, `times`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
+//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
 //! `tail` and `column` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
-//! beside it, `state` what is shared, `start` opens, `writer` is the thread, `commit`, `mark`, `room`, `reader` and
-//! `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an uplink holds, `history` what a person asks for.
+//! beside it, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
+//! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
+//! uplink holds, `history` what a person asks for.
 
 mod account;
 mod backup;
@@ -62,11 +68,13 @@ mod last;
 mod log;
 mod loss;
 mod mark;
+mod placing;
 mod port;
 mod quota;
 mod ranges;
 mod reader;
 mod recovery;
+mod release;
 mod reopen;
 mod restore;
 mod room;
@@ -101,7 +109,7 @@ pub use status::StoreStatus;
 use crate::bounds;
 use crate::clock::Clock;
 use crate::config::model;
-use crate::message::{BootMs, Epoch, Id, LossRecord, Reading, Record, WallMs};
+use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossRecord, Reading, Record, WallMs};
 use state::State;
 use writer::{Job, Shared, Writer};
 
@@ -207,7 +215,7 @@ impl Store {
     ) -> Result<(Self, Recovery), StoreError> {
         let path = || config.path.display().to_string();
         let epoch = Epoch { start: 0, random: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)) };
-        let boot = times::Boot::new(1, clock.boot_id(), clock.boot(), clock.wall());
+        let boot = times::Boot::new(1, clock.boot_id(), clock.both(), Id { epoch, seq: 1 });
         let state = State::new(epoch, config.into(), uplinks, boot);
         let shared = Arc::new(Shared::new(config.path.clone(), run, clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
@@ -255,13 +263,29 @@ impl Store {
     /// The identities are those of the present epoch. (While the store has no disk since its start, they are
     /// those of an epoch 0; the readings get their place on the line, and a new identity, when it comes.)
     pub fn take(&self, readings: Vec<Reading>) -> Taken {
+        self.take_and(readings, |_| ()).0
+    }
+
+    /// As [`Store::take`]; returns also where the moments of the readings lie on the true time line, each with
+    /// whether that is believed. What is not can be put right later by [`Store::corrections`].
+    pub fn take_placed(&self, readings: Vec<Reading>) -> (Taken, Vec<(WallMs, bool)>) {
+        let times: Vec<BootMs> = readings.iter().map(|reading| reading.at).collect();
+        let place = |state: &State| {
+            // The state is made with its own boot, so it knows it.
+            times.into_iter().map(|at| state.place(state.boot, at).unwrap_or_default()).collect()
+        };
+        self.take_and(readings, place)
+    }
+
+    fn take_and<T>(&self, readings: Vec<Reading>, look: impl FnOnce(&State) -> T) -> (Taken, T) {
         let shared = &self.inner.shared;
         let count = readings.len() as u64;
         let mut file = shared.head();
-        let (first, wake, head) = {
+        let (first, wake, head, seen) = {
             let mut state = shared.state();
+            let seen = look(&state);
             let (first, wake) = state.take(readings, state::Tick::now());
-            (first, wake, shared.head_now(&state))
+            (first, wake, shared.head_now(&state), seen)
         };
         if count > 0 {
             shared.write_head(&mut file, &head);
@@ -270,7 +294,7 @@ impl Store {
         if wake {
             self.inner.wake();
         }
-        Taken { first, count }
+        (Taken { first, count }, seen)
     }
 
     /// An uplink's end of the log; `None` if the uplink is not in the configuration.
@@ -281,15 +305,6 @@ impl Store {
             let port = port::Port { inner: Arc::clone(&self.inner), uplink: uplink.to_owned() };
             Arc::new(port) as Arc<dyn Drain>
         })
-    }
-
-    /// Where a moment of this boot lies on the true time line, and whether that is believed: the very
-    /// time that every uplink gives to a reading of that moment.
-    #[must_use]
-    pub fn place(&self, at: BootMs) -> (WallMs, bool) {
-        let state = self.inner.shared.state();
-        // The state is made with its own boot, so it knows it.
-        state.place(state.boot, at).unwrap_or_default()
     }
 
     /// The epoch of what is taken now.
@@ -309,6 +324,12 @@ impl Store {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<LossRecord> {
         self.inner.shared.events.subscribe()
+    }
+
+    /// Corrections of what was shown on the local broker before the clock was set, once that is known.
+    #[must_use]
+    pub fn corrections(&self) -> broadcast::Receiver<CorrectionRecord> {
+        self.inner.shared.corrections.subscribe()
     }
 
     /// The latest stored value of each point as this start found it, in no order, one for each device and point:

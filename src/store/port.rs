@@ -10,7 +10,7 @@ use super::Inner;
 use super::drain::{Chunk, Drain, DrainError, Ledger};
 use super::loss::Facts;
 use super::writer::Job;
-use crate::message::{LossReason, LossRecord};
+use crate::message::{CorrectionRecord, LossReason, LossRecord};
 
 /// One uplink's end of the log. After the uplink left the configuration it is empty.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Drain for Port {
 
     async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.ask(Job::Read(range, max, reply), answer).await?
+        self.inner.ask(Job::Read(Some(self.uplink.clone()), range, max, reply), answer).await?
     }
 
     fn delivered(&self, range: Range<u64>) {
@@ -57,6 +57,30 @@ impl Drain for Port {
         {
             let mut state = self.inner.shared.state();
             state.losses_done.insert(handle);
+            state.dirty_since.get_or_insert_with(super::state::Tick::now);
+        }
+        self.inner.wake();
+    }
+
+    fn unplaced(&self) -> Option<u64> {
+        self.inner.shared.state().unplaced(&self.uplink)
+    }
+
+    async fn corrections(&self, max: usize) -> Result<Vec<(u64, CorrectionRecord)>, DrainError> {
+        let none = |account: &super::account::Account| account.released.is_empty();
+        if self.inner.shared.state().accounts.get(&self.uplink).is_none_or(none) {
+            return Ok(Vec::new());
+        }
+        let (reply, answer) = oneshot::channel();
+        self.inner.ask(Job::Corrections(self.uplink.clone(), max, reply), answer).await?
+    }
+
+    fn correction_delivered(&self, first: u64) {
+        {
+            let mut state = self.inner.shared.state();
+            if let Some(account) = state.accounts.get_mut(&self.uplink) {
+                account.released.tell(first);
+            }
             state.dirty_since.get_or_insert_with(super::state::Tick::now);
         }
         self.inner.wake();

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use crate::config::model;
-use crate::message::{BootMs, WallMs};
 
 /// The user's limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,30 +74,21 @@ pub fn excess(usage: Usage, limits: &Limits) -> u64 {
     over.max(tight)
 }
 
-/// Whether what was last taken at `newest` is over age. Only with a clock that is believed on both ends:
-/// a clock that is set for the first time makes nothing old.
+/// Whether what was last taken so long ago (ms) is over age. What has no age is not: a clock that is not set, or set
+/// for the first time, makes nothing old.
 #[must_use]
-pub fn expired(newest: (WallMs, bool), now: (WallMs, bool), limits: &Limits) -> bool {
-    let age = i64::try_from(limits.max_age.as_millis()).unwrap_or(i64::MAX);
-    newest.1 && now.1 && now.0.0.saturating_sub(newest.0.0) > age
+pub fn expired(age: Option<i64>, limits: &Limits) -> bool {
+    age.is_some_and(|age| age > ms(limits.max_age))
 }
 
-/// Whether what was last taken at `at` in the boot `boot` (and there at wall time `newest`, if that is believed)
-/// is younger than the history that is kept. Within a boot its own clock says so; what lies in a boot whose clock
-/// was never set has no age, and is old.
+/// Whether what was last taken so long ago (ms) belongs to the history that is kept. What has no age is old.
 #[must_use]
-pub fn is_history(
-    (boot, at, newest): (u32, BootMs, (WallMs, bool)),
-    (now_boot, now_at, now): (u32, BootMs, (WallMs, bool)),
-    limits: &Limits,
-) -> bool {
-    let history = i64::try_from(limits.history.as_millis()).unwrap_or(i64::MAX);
-    let age = if boot == now_boot {
-        Some(now_at.0.saturating_sub(at.0).cast_signed())
-    } else {
-        (newest.1 && now.1).then(|| now.0.0.saturating_sub(newest.0.0))
-    };
-    age.is_some_and(|age| age < history)
+pub fn is_history(age: Option<i64>, limits: &Limits) -> bool {
+    age.is_some_and(|age| age < ms(limits.history))
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -130,24 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn only_believed_times_grow_old() {
-        let now = (WallMs(10_000_000), true);
-        assert!(expired((WallMs(1), true), now, &LIMITS));
-        assert!(!expired((WallMs(1), false), now, &LIMITS));
-        assert!(!expired((WallMs(1), true), (now.0, false), &LIMITS));
-        assert!(!expired((WallMs(9_000_000), true), now, &LIMITS));
-    }
-
-    #[test]
-    fn history_is_young_by_the_clock_of_its_boot_or_by_clocks_that_are_believed() {
+    fn what_has_no_age_does_not_expire_and_is_no_history() {
         let limits = Limits { history: Duration::from_secs(60), ..LIMITS };
-        let young = |block, now| is_history(block, now, &limits);
-        let (then, unset) = ((WallMs(1_000_000), true), (WallMs(1_000_000), false));
-        assert!(young((1, BootMs(5000), unset), (1, BootMs(64_999), unset)), "the same boot");
-        assert!(!young((1, BootMs(5000), then), (1, BootMs(65_000), then)));
-        assert!(young((1, BootMs(5000), then), (2, BootMs(1), (WallMs(1_059_999), true))), "an earlier boot");
-        assert!(!young((1, BootMs(5000), then), (2, BootMs(1), (WallMs(1_060_000), true))));
-        assert!(!young((1, BootMs(5000), unset), (2, BootMs(1), (WallMs(1_000_001), true))), "no age");
-        assert!(!young((1, BootMs(5000), then), (1, BootMs(5000), then)) || limits.history > Duration::ZERO);
+        let both = |age| (expired(age, &limits), is_history(age, &limits));
+        assert_eq!(both(None), (false, false));
+        assert_eq!(both(Some(59_999)), (false, true));
+        assert_eq!(both(Some(60_000)), (false, false));
+        assert_eq!(both(Some(3_600_001)), (true, false));
+        assert_eq!(both(Some(-5)), (false, true), "a clock that went back");
     }
 }

@@ -37,9 +37,21 @@ impl Cache {
 }
 
 impl Writer {
-    /// Records with numbers in `range`, at most `most`. What is damaged is declared on the way.
-    pub(super) fn read(&mut self, range: Range<u64>, most: usize) -> Result<Chunk, Trouble> {
-        self.observe_clock();
+    /// Records with numbers in `range`, at most `most`; for an uplink with the times that it is to be told, for a
+    /// person with what is known now. What is damaged is declared on the way.
+    pub(super) fn read(
+        &mut self,
+        uplink: Option<&str>,
+        range: Range<u64>,
+        most: usize,
+    ) -> Result<Chunk, Trouble> {
+        match uplink {
+            Some(uplink) if !self.settle_times(uplink, &range)? => {
+                return Ok(Chunk { records: Vec::new(), next: range.start });
+            }
+            Some(_) => {}
+            None => self.observe_clock(),
+        }
         let most = most.clamp(1, bounds::STORE_READ);
         let (parts, end) = {
             let state = self.shared.state();
@@ -63,7 +75,12 @@ impl Writer {
                     continue;
                 };
                 let until = block.range().end.min(part.end).min(at + (most - records.len()) as u64);
-                let state = self.shared.state();
+                let mut state = self.shared.state();
+                if let Some(uplink) = uplink {
+                    records.extend(state.hand_out(uplink, &block, at..until));
+                    at = until;
+                    continue;
+                }
                 let skip = usize::try_from(at - block.head.first).unwrap_or(usize::MAX);
                 for (seq, reading) in (at..until).zip(block.readings.iter().skip(skip)) {
                     let id = Id { epoch: block.head.epoch, seq };

@@ -83,30 +83,26 @@ impl Writer {
 
     /// Whether a block that every uplink has passed stays as history.
     fn is_kept(&self, row: &Row, limits: &Limits) -> bool {
+        let now = self.shared.clock.boot();
         let state = self.shared.state();
-        let clock = &self.shared.clock;
-        let at = BootMs(row.times[1]);
-        let block = (row.boot, at, state.place(row.boot, at).unwrap_or_default());
-        let now = (state.boot, clock.boot(), (clock.wall(), clock.synced()));
-        row.range().end > state.forget_below && quota::is_history(block, now, limits)
+        let age = state.age(row.boot, BootMs(row.times[1]), now);
+        row.range().end > state.forget_below && quota::is_history(age, limits)
     }
 
     fn too_old(&self, row: &Row, limits: &Limits) -> Result<bool, Trouble> {
-        let (mut newest, next_boot) = {
+        let now = self.shared.clock.boot();
+        let (mut age, next_boot) = {
             let state = self.shared.state();
-            (
-                state.place(row.boot, BootMs(row.times[1])).unwrap_or_default(),
-                state.epochs.next_boot(row.first, row.boot),
-            )
+            let age = state.age(row.boot, BootMs(row.times[1]), now);
+            (age, state.epochs.next_boot(row.first, row.boot))
         };
-        if let (false, Some(next), Some(log)) = (newest.1, next_boot, &self.log)
+        if let (None, Some(next), Some(log)) = (age, next_boot, &self.log)
             && let Some(later) = log.rows(next..u64::MAX, 1)?.first()
         {
             // From a boot whose clock was never set: it is older than what came after it.
-            newest = self.shared.state().place(later.boot, BootMs(later.times[1])).unwrap_or_default();
+            age = self.shared.state().age(later.boot, BootMs(later.times[1]), now);
         }
-        let clock = &self.shared.clock;
-        Ok(quota::expired(newest, (clock.wall(), clock.synced()), limits))
+        Ok(quota::expired(age, limits))
     }
 
     /// Drops a whole block; each uplink that had not settled all of it is told exactly what it misses.

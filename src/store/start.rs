@@ -15,13 +15,14 @@ use super::identity::{self, DATABASE, Mark};
 use super::last::{self, Latest};
 use super::log::Log;
 use super::loss::Facts;
+use super::placing::{Look, numbers_of};
 use super::ranges::RangeSet;
 use super::recovery::{Found, Line, Verdict, belongs, judge};
 use super::state::State;
 use super::times::Boot;
 use super::trouble::Trouble;
 use crate::clock::Clock;
-use crate::message::{Epoch, LossReason};
+use crate::message::{Epoch, Id, LossReason};
 
 /// Uplinks that are not in the configuration keep their position this long, ms.
 const PARKED_MS: i64 = 30 * 86_400_000;
@@ -376,6 +377,14 @@ impl Disk {
         let used: Vec<u32> = state.epochs.0.iter().map(|s| s.boot).chain([state.boot]).collect();
         state.boots.retain(|n, _| used.contains(n));
 
+        for account in state.accounts.values_mut().chain(state.parked.values_mut()) {
+            // The life before may have handed out all of it that was durable.
+            let boot = account.released.open_boot().unwrap_or(0);
+            account.released.close(&numbers_of(boot, &self.epochs, self.verdict.known), &self.epochs);
+        }
+        let look = Look::at(clock);
+        let _ = state.observe(look);
+        state.correct(clock.wall());
         for account in state.accounts.values_mut() {
             account.parked = None;
         }
@@ -401,9 +410,10 @@ impl Disk {
         let used = self.epochs.0.iter().map(|s| s.boot).chain(boots.keys().copied()).max().unwrap_or(0);
         let fresh = used.max(self.newest_boot).saturating_add(1);
         let n = known.unwrap_or(fresh);
-        let boot =
-            boots.entry(n).or_insert_with(|| Boot::new(n, clock.boot_id(), clock.boot(), clock.wall()));
-        boot.observe(clock.boot(), clock.wall(), clock.synced());
+        let first = Id { epoch: state.epoch, seq: self.verdict.next };
+        let new = || Boot::new(n, clock.boot_id(), clock.both(), first);
+        let boot = boots.entry(n).or_insert_with(new);
+        boot.begin(first);
         state.boots = boots;
         state.boot = n;
     }

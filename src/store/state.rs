@@ -21,7 +21,7 @@ use super::quota::Limits;
 use super::ranges::{RangeSet, count};
 use super::times::Boot;
 use crate::bounds;
-use crate::message::{BootMs, Epoch, Id, LossReason, LossRecord, Reading, Record, WallMs};
+use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossReason, LossRecord, Reading, Record, WallMs};
 
 /// Time for deadlines inside the store.
 #[expect(clippy::disallowed_types, reason = "deadlines of a plain thread: paused test time does not apply")]
@@ -122,6 +122,10 @@ pub struct State {
     pub boots: BTreeMap<u32, Boot>,
     /// Number of the present boot.
     pub boot: u32,
+    /// What each uplink was handed of this boot while its clock is not set, and since the guess is what it is.
+    pub handed: BTreeMap<String, RangeSet>,
+    /// What was shown on the local broker before the clock was set; until it is told there.
+    pub shown: Vec<CorrectionRecord>,
     /// Declared and not yet written down.
     pub drafts: Vec<Draft>,
     /// Loss records that were acknowledged and are still in the database.
@@ -166,6 +170,8 @@ impl State {
             epochs: Epochs::default(),
             boot: boot.n,
             boots: [(boot.n, boot)].into(),
+            handed: BTreeMap::new(),
+            shown: Vec::new(),
             drafts: Vec::new(),
             losses_done: BTreeSet::new(),
             forget_below: 0,
@@ -407,8 +413,13 @@ pub fn record(
     boot: u32,
     otherwise: (i64, bool),
 ) -> Record {
-    let unknown = || (WallMs(reading.at.0.cast_signed().saturating_add(otherwise.0)), otherwise.1);
-    let (ts, believed) = boots.get(&boot).map_or_else(unknown, |b| b.place(reading.at));
+    let unknown = || (reading.at.on(otherwise.0), otherwise.1);
+    placed(id, reading, boots.get(&boot).map_or_else(unknown, |b| b.place(reading.at)))
+}
+
+/// A reading with this time; what no clock vouches for says so, unless it has something worse to say.
+#[must_use]
+pub fn placed(id: Id, reading: &Reading, (ts, believed): (WallMs, bool)) -> Record {
     let quality = match reading.quality() {
         Quality::Good if !believed => Quality::Uncertain(Reason::ClockUnsynced),
         quality => quality,

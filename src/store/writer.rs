@@ -30,7 +30,7 @@ use super::times::Boot;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::message::{LossRecord, Reading, WallMs};
+use crate::message::{CorrectionRecord, LossRecord, Reading, WallMs};
 
 /// What both sides hold.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct Shared {
     pub stored: watch::Sender<u64>,
     /// Loss records as they are written down.
     pub events: broadcast::Sender<LossRecord>,
+    /// What was shown on the local broker before the clock was set, once that is known.
+    pub corrections: broadcast::Sender<CorrectionRecord>,
     /// A wake-up is on its way.
     pub waking: AtomicBool,
 }
@@ -68,6 +70,7 @@ impl Shared {
             head: Mutex::new(None),
             stored: watch::Sender::new(1),
             events: broadcast::Sender::new(events),
+            corrections: broadcast::Sender::new(events),
             waking: AtomicBool::new(false),
         }
     }
@@ -105,8 +108,10 @@ impl Shared {
 pub enum Job {
     /// Look at the ring.
     Wake,
-    /// Records of a range.
-    Read(Range<u64>, usize, oneshot::Sender<Result<Chunk, DrainError>>),
+    /// Records of a range, as this uplink is to be told them, or as they are known now.
+    Read(Option<String>, Range<u64>, usize, oneshot::Sender<Result<Chunk, DrainError>>),
+    /// Undelivered corrections of an uplink.
+    Corrections(String, usize, oneshot::Sender<Result<Vec<(u64, CorrectionRecord)>, DrainError>>),
     /// Numbers of a stretch of time.
     Stretch(Range<WallMs>, oneshot::Sender<Result<Vec<Range<u64>>, DrainError>>),
     /// Undelivered loss records of an uplink.
@@ -181,6 +186,8 @@ pub(super) const LATEST_EVERY: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 /// Longest sleep of the thread.
 const IDLE: Duration = Duration::from_secs(60);
+/// The same while the clock is not set: uplinks may wait for it.
+const UNSET: Duration = Duration::from_secs(1);
 
 impl Writer {
     /// A writer without a disk; [`Writer::begin`] or a retry finds it.
@@ -280,8 +287,11 @@ impl Writer {
                     return;
                 }
                 Ok(Job::Wake) => self.shared.waking.store(false, Ordering::Release),
-                Ok(Job::Read(range, most, reply)) => {
-                    let _ = reply.send(self.answer(|w| w.read(range, most)));
+                Ok(Job::Read(uplink, range, most, reply)) => {
+                    let _ = reply.send(self.answer(|w| w.read(uplink.as_deref(), range, most)));
+                }
+                Ok(Job::Corrections(uplink, most, reply)) => {
+                    let _ = reply.send(self.answer(|w| w.corrections(&uplink, most)));
                 }
                 Ok(Job::Stretch(time, reply)) => {
                     let _ = reply.send(self.answer(|w| w.stretch(&time)));
@@ -331,7 +341,8 @@ impl Writer {
         if self.log.is_none() {
             return self.retry_at.saturating_duration_since(now);
         }
-        let due = self.group_due().into_iter().chain([self.mark_due, now + IDLE]).min();
+        let idle = if self.shared.state().is_set() { IDLE } else { UNSET };
+        let due = self.group_due().into_iter().chain([self.mark_due, now + idle]).min();
         due.map_or(IDLE, |due| due.saturating_duration_since(now))
     }
 
@@ -345,6 +356,10 @@ impl Writer {
 
     fn tend(&mut self) {
         let now = Tick::now();
+        // Commits look at the clock as well, but uplinks may wait for it, and without a disk there are none.
+        if self.log.is_none() || !self.shared.state().is_set() {
+            self.observe_clock();
+        }
         if self.log.is_none() {
             if now >= self.retry_at {
                 self.come_back();

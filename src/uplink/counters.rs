@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::message::WallMs;
 
@@ -71,6 +72,8 @@ pub struct UplinkCounters {
     pub bytes_received: AtomicU64,
     /// Messages in flight now.
     pub in_flight: AtomicU64,
+    /// How long readings wait for the clock at most, from now, in seconds and one; 0: none do.
+    clock_wait: AtomicU64,
     /// Readings acknowledged per second, in thousandths, smoothed over some 10 s.
     rate_milli: AtomicU64,
     last_error: Mutex<Option<(WallMs, String)>>,
@@ -94,6 +97,16 @@ impl UplinkCounters {
     #[expect(clippy::cast_precision_loss, reason = "a rate of 2^53 per millisecond will not be reached")]
     pub fn rate(&self) -> f64 {
         self.rate_milli.load(Relaxed) as f64 / 1000.0
+    }
+
+    /// How long readings wait for the clock to be set, at most from now on; `None`: none do.
+    #[must_use]
+    pub fn clock_wait_s(&self) -> Option<u64> {
+        self.clock_wait.load(Relaxed).checked_sub(1)
+    }
+
+    pub(super) fn set_clock_wait(&self, left: Option<Duration>) {
+        self.clock_wait.store(left.map_or(0, |left| left.as_secs() + 1), Relaxed);
     }
 
     pub(super) fn set_state(&self, state: State, now: WallMs) {
@@ -142,6 +155,9 @@ mod tests {
         }
         counters.set_error(WallMs(5), "refused".into());
         assert_eq!(counters.last_error(), Some((WallMs(5), "refused".into())));
+        assert_eq!(counters.clock_wait_s(), None);
+        counters.set_clock_wait(Some(Duration::from_millis(90)));
+        assert_eq!(counters.clock_wait_s(), Some(0));
         counters.set_rate(12.5);
         assert!((counters.rate() - 12.5).abs() < 1e-9);
     }

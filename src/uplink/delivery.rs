@@ -26,7 +26,7 @@ use super::mirror::Mirror;
 use super::share::{CLASSES, Class, pick};
 use super::timing::Timing;
 use crate::config::model::Order;
-use crate::message::{LossReason, LossRecord};
+use crate::message::{CorrectionRecord, LossReason, LossRecord};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, Drain};
@@ -51,6 +51,8 @@ pub struct Delivery {
     open: [bool; 2],
     /// Sent on an earlier connection and never acknowledged.
     unsettled: Vec<Range<u64>>,
+    /// Since when readings wait for the clock.
+    clock_wait_since: Option<Instant>,
     plan: Plan,
 }
 
@@ -59,6 +61,9 @@ struct Plan {
     cut: Cut,
     refused: Vec<Refused>,
     losses: VecDeque<(u64, LossRecord)>,
+    corrections: VecDeque<(u64, CorrectionRecord)>,
+    /// Numbers from here on wait for the clock.
+    held: Option<u64>,
     losses_at: Instant,
     log_at: Instant,
     turn: u64,
@@ -102,7 +107,22 @@ impl Delivery {
         let plan = Plan::new(Lanes::new(order, Vec::new(), 0), cut, now);
         let (strikes, unsettled) = (BTreeMap::new(), Vec::new());
         let (taken, open) = (0, [false; 2]);
-        Self { drain, mirror, counters, topics, format, order, timing, strikes, taken, open, unsettled, plan }
+        let clock_wait_since = None;
+        Self {
+            drain,
+            mirror,
+            counters,
+            topics,
+            format,
+            order,
+            timing,
+            strikes,
+            taken,
+            open,
+            unsettled,
+            clock_wait_since,
+            plan,
+        }
     }
 
     /// A new connection: everything the log calls pending is planned again.
@@ -123,7 +143,20 @@ impl Delivery {
     /// What to read from the log now.
     #[must_use]
     pub fn want(&self, now: Instant) -> Option<Want> {
-        if now >= self.plan.log_at { self.plan.lanes.want(self.plan.cut) } else { None }
+        if now >= self.plan.log_at { self.plan.lanes.want(self.plan.cut, self.plan.held) } else { None }
+    }
+
+    /// Looks whether readings wait for the clock, and how long yet. The wait begins with the first connection on which
+    /// there is one, once: the network usually brings both, the broker and the time; and where the time never
+    /// comes, nothing waits again.
+    pub fn look_at_the_clock(&mut self, now: Instant) {
+        let unplaced = if self.timing.clock.is_zero() { None } else { self.drain.unplaced() };
+        let left = unplaced.and_then(|_| {
+            let since = *self.clock_wait_since.get_or_insert(now);
+            (since + self.timing.clock).checked_duration_since(now).filter(|left| !left.is_zero())
+        });
+        self.plan.held = unplaced.filter(|_| left.is_some());
+        self.counters.set_clock_wait(left);
     }
 
     /// The log's answer; `None` if it could not be read.
@@ -134,16 +167,22 @@ impl Delivery {
         }
     }
 
-    /// Whether to ask the log for loss records now.
+    /// Whether to ask the log for loss records and corrections now.
     #[must_use]
     pub fn wants_losses(&self, now: Instant) -> bool {
-        self.plan.losses.is_empty() && now >= self.plan.losses_at
+        self.plan.losses.is_empty() && self.plan.corrections.is_empty() && now >= self.plan.losses_at
     }
 
     /// Loss records from the log.
     pub fn losses(&mut self, list: Vec<(u64, LossRecord)>, inflight: &Inflight, now: Instant) {
         self.plan.losses = list.into_iter().filter(|(h, _)| !inflight.holds(&Cargo::Loss(*h))).collect();
         self.plan.losses_at = now + self.timing.losses;
+    }
+
+    /// Corrections from the log.
+    pub fn corrections(&mut self, list: Vec<(u64, CorrectionRecord)>, inflight: &Inflight) {
+        let new = |handle: &u64| !inflight.holds(&Cargo::Correction(*handle));
+        self.plan.corrections = list.into_iter().filter(|(handle, _)| new(handle)).collect();
     }
 
     /// The next message that may go out now. `finish`: only what is live, without waiting for company.
@@ -162,7 +201,10 @@ impl Delivery {
     /// Whether a class has something to send now.
     fn has(&self, class: Class, window: usize, now: Instant, finish: bool) -> bool {
         let lane = match class {
-            Class::Control => return self.mirror.wants() || !self.plan.losses.is_empty(),
+            Class::Control => {
+                let told = self.plan.losses.is_empty() && self.plan.corrections.is_empty();
+                return !told || self.mirror.wants();
+            }
             Class::Live => Lane::Live,
             Class::Backlog if finish => return false,
             Class::Backlog => Lane::Backlog,
@@ -174,16 +216,18 @@ impl Delivery {
     }
 
     fn control(&mut self) -> Option<Outgoing> {
-        let Some((handle, record)) = self.plan.losses.pop_front() else {
-            return self.mirror.next_message();
+        let event = |cargo, topic: String, payload: Vec<u8>| {
+            let (topic, payload) = (topic.into(), payload.into());
+            Some(Outgoing { cargo, class: Class::Control, topic, payload, retain: false })
         };
-        Some(Outgoing {
-            cargo: Cargo::Loss(handle),
-            class: Class::Control,
-            topic: self.topics.event_loss().into(),
-            payload: payload::loss(&record).into(),
-            retain: false,
-        })
+        if let Some((handle, record)) = self.plan.losses.pop_front() {
+            return event(Cargo::Loss(handle), self.topics.event_loss(), payload::loss(&record));
+        }
+        if let Some((handle, record)) = self.plan.corrections.pop_front() {
+            let (topic, payload) = (self.topics.event_correction(), payload::correction(&record));
+            return event(Cargo::Correction(handle), topic, payload);
+        }
+        self.mirror.next_message()
     }
 
     fn readings(&mut self, lane: Lane, class: Class, now: Instant, finish: bool) -> Option<Outgoing> {
@@ -228,6 +272,12 @@ impl Delivery {
                     self.plan.losses_at = now;
                 }
             }
+            Cargo::Correction(handle) => {
+                self.drain.correction_delivered(*handle);
+                if self.plan.corrections.is_empty() {
+                    self.plan.losses_at = now;
+                }
+            }
             Cargo::Retained(version) => self.mirror.acked(&message.topic, *version),
             Cargo::Event | Cargo::Farewell => {}
         }
@@ -253,7 +303,8 @@ impl Delivery {
                     self.plan.losses.push_front((handle, record));
                 }
             }
-            Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
+            // Asked of the log again; a broker that takes no 300 bytes takes nothing.
+            Cargo::Correction(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
         }
     }
 
@@ -272,7 +323,7 @@ impl Delivery {
                 self.strike(message, counts, now);
             }
             // Asked of the log again after a while: it keeps it until it is acknowledged.
-            Cargo::Loss(_) => self.plan.losses_at = now + self.timing.retry,
+            Cargo::Loss(_) | Cargo::Correction(_) => self.plan.losses_at = now + self.timing.retry,
             Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
         }
     }
@@ -287,7 +338,9 @@ impl Delivery {
     fn strikes_of(&self, message: &Outgoing) -> Option<Strikes> {
         match &message.cargo {
             Cargo::Readings(range) => self.strikes.get(&range.start).copied(),
-            Cargo::Loss(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => None,
+            Cargo::Loss(_) | Cargo::Correction(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {
+                None
+            }
         }
     }
 
@@ -320,9 +373,10 @@ impl Delivery {
                 Cargo::Readings(range) => self.unsettled.push(range),
                 Cargo::Event => events.push((message.topic, message.payload)),
                 // The log and the mirror bring these again.
-                Cargo::Loss(_) | Cargo::Retained(_) | Cargo::Farewell => {}
+                Cargo::Loss(_) | Cargo::Correction(_) | Cargo::Retained(_) | Cargo::Farewell => {}
             }
         }
+        self.counters.set_clock_wait(None);
         for (topic, payload) in events.into_iter().rev() {
             self.mirror.put_back(topic, payload);
         }
@@ -347,8 +401,17 @@ impl Delivery {
 
 impl Plan {
     fn new(lanes: Lanes, cut: Cut, now: Instant) -> Self {
-        let (refused, losses) = (Vec::new(), VecDeque::new());
-        Self { lanes, cut, refused, losses, losses_at: now, log_at: now, turn: 0 }
+        Self {
+            lanes,
+            cut,
+            refused: Vec::new(),
+            losses: VecDeque::new(),
+            corrections: VecDeque::new(),
+            held: None,
+            losses_at: now,
+            log_at: now,
+            turn: 0,
+        }
     }
 }
 

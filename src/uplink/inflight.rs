@@ -20,6 +20,8 @@ pub enum Cargo {
     Readings(Range<u64>),
     /// The loss record with this handle.
     Loss(u64),
+    /// The correction with this handle.
+    Correction(u64),
     /// The retained message of this topic, in this version.
     Retained(u64),
     /// An event, a command's result.
@@ -184,7 +186,7 @@ mod tests {
             prop_assert_eq!(flights.waiting_since().is_some(), !flights.is_empty());
             seen.extend(flights.into_unsettled().into_iter().map(|m| match m.cargo {
                 Cargo::Readings(range) => range.start,
-                Cargo::Loss(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => 0,
+                Cargo::Loss(_) | Cargo::Correction(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => 0,
             }));
             seen.sort_unstable();
             prop_assert_eq!(seen, (1..=u64::from(count)).collect::<Vec<_>>());

@@ -4,6 +4,8 @@
 //!   history topics. What is committed later is **live**, and goes at once on the data topics.
 //! - `strict`: one lane, the live one, oldest first.
 //!
+//! Numbers that wait for the clock are the highest there are: they are not read yet, and lie in both lanes behind all else.
+//!
 //! Within a lane numbers only go up, so the order within a point and lane is kept. A plan is made anew
 //! for each connection from what the log says is pending: whatever was not acknowledged is in it again.
 
@@ -93,14 +95,16 @@ impl Lanes {
         }
     }
 
-    /// What to read now, the live lane first. `None`: enough is at hand, or there is nothing.
+    /// What to read now, the live lane first; numbers from `held` on (all of which wait for the clock) not yet.
+    /// `None`: enough is at hand, or there is nothing.
     #[must_use]
-    pub fn want(&self, cut: Cut) -> Option<Want> {
+    pub fn want(&self, cut: Cut, held: Option<u64>) -> Option<Want> {
         let max = READ.max(cut.max_readings);
         LANES.into_iter().find_map(|lane| {
             let line = &self.lines[lane as usize];
-            let range = line.unread.front().cloned()?;
-            (line.ready.len() < max).then_some(Want { lane, range, max })
+            let mut range = line.unread.front().cloned()?;
+            range.end = range.end.min(held.unwrap_or(u64::MAX));
+            (!range.is_empty() && line.ready.len() < max).then_some(Want { lane, range, max })
         })
     }
 
@@ -228,7 +232,7 @@ mod tests {
     }
 
     fn fill(lanes: &mut Lanes, cut: Cut, gone: &[u64], now: Instant) {
-        while let Some(want) = lanes.want(cut) {
+        while let Some(want) = lanes.want(cut, None) {
             assert!(lanes.filled(&want, read(&want, gone), now));
         }
     }
@@ -285,11 +289,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_waits_for_the_clock_keeps_nothing_else_waiting_and_stays_in_its_lane() {
+        let now = Instant::now();
+        let mut lanes = Lanes::new(Order::LiveFirst, vec![1..4, 6..12], 12);
+        lanes.advance(15);
+        // All of the boot that began with 8 waits, and most of that is live.
+        while let Some(want) = lanes.want(ONE, Some(8)) {
+            assert_eq!((want.lane, want.range.end <= 8), (Lane::Backlog, true));
+            assert!(lanes.filled(&want, read(&want, &[]), now));
+        }
+        let all = |lanes: &mut Lanes, lane| {
+            let one = |_| seqs(&lanes.take(lane, ONE, now, false));
+            (0..9).flat_map(one).collect::<Vec<u64>>()
+        };
+        assert_eq!(
+            (all(&mut lanes, Lane::Live), all(&mut lanes, Lane::Backlog)),
+            (vec![], vec![1, 2, 3, 6, 7])
+        );
+        fill(&mut lanes, ONE, &[], now);
+        let rest = (all(&mut lanes, Lane::Live), all(&mut lanes, Lane::Backlog));
+        assert_eq!(rest, (vec![12, 13, 14], vec![8, 9, 10, 11]));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_log_that_looked_at_nothing_is_asked_again() {
         let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
-        let want = lanes.want(ONE).expect("something pending");
+        let want = lanes.want(ONE, None).expect("something pending");
         assert!(!lanes.filled(&want, Chunk { records: vec![], next: 1 }, Instant::now()));
-        assert_eq!(lanes.want(ONE), Some(want));
+        assert_eq!(lanes.want(ONE, None), Some(want));
     }
 
     proptest! {
@@ -320,7 +347,7 @@ mod tests {
                     loop {
                         let batch = lanes.take(lane, cut, now, grow == 0);
                         if batch.is_empty() {
-                            if grow == 0 && lanes.want(cut).is_some() {
+                            if grow == 0 && lanes.want(cut, None).is_some() {
                                 fill_partly(&mut lanes, cut, &gone, now);
                                 continue;
                             }
@@ -346,7 +373,7 @@ mod tests {
 
     fn fill_partly(lanes: &mut Lanes, cut: Cut, gone: &[u64], now: Instant) {
         for _ in 0..3 {
-            let Some(want) = lanes.want(cut) else { return };
+            let Some(want) = lanes.want(cut, None) else { return };
             assert!(lanes.filled(&want, read(&want, gone), now));
         }
     }

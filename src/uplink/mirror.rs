@@ -4,7 +4,7 @@
 //! kept, of events and results the newest [`bounds::UPLINK_EVENTS`]. What had to go is counted. After
 //! every (re)connect all retained messages are sent again, for the broker may have forgotten them.
 //!
-//! Loss records are not taken from here: they come from the log, which keeps them until they are
+//! Loss records and corrections are not taken from here: they come from the log, which keeps them until they are
 //! acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,7 +56,7 @@ impl Mirror {
         let Some(rest) = self.local.within(&message.topic) else { return };
         let shown = match rest.split_once('/').map_or(rest, |(first, _)| first) {
             "meta" | "status" | "result" => true,
-            "event" => rest != "event/loss",
+            "event" => rest != "event/loss" && rest != "event/correction",
             _ => false,
         };
         if !shown {
@@ -179,7 +179,14 @@ mod tests {
     #[test]
     fn readings_commands_loss_records_and_other_trees_stay_at_home() {
         let mut m = mirror();
-        for topic in ["gw/g/data/d/p", "gw/g/command/d/p", "gw/g/event/loss", "gw/other/status", "zigbee/x"] {
+        for topic in [
+            "gw/g/data/d/p",
+            "gw/g/command/d/p",
+            "gw/g/event/loss",
+            "gw/g/event/correction",
+            "gw/other/status",
+            "zigbee/x",
+        ] {
             m.take(Message::new(topic, "{}", false));
         }
         assert!(!m.wants());

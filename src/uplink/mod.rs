@@ -4,6 +4,7 @@
 //! - A reading is reported delivered to the log only after the broker's PUBACK. Delivery state lives in
 //!   the log alone; the MQTT session is clean and thrown away with each connection.
 //! - After a lost connection everything unacknowledged goes out again: same identity, same content.
+//! - Readings whose boot has no clock yet wait for it as long as the configuration says, and keep nothing else waiting.
 //! - Within one point and lane, order is kept (for the one exception see [`delivery`]).
 //! - Memory is bounded however long the link is down (`bounds.rs`).
 //! - The connection is given up when acknowledgements or answers to pings stop coming, and built anew
@@ -82,6 +83,7 @@ pub async fn run(config: Uplink, deps: Deps) {
 pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
     let Deps { gateway, drain, mirror, commands, counters, clock, stop } = deps;
     let topics = Topics::upstream(&config.topic_root, &gateway);
+    let timing = Timing { clock: config.wait_for_clock.0, ..timing };
     let mut delivery = Delivery::new(
         drain,
         Mirror::new(Topics::local(&gateway), topics.clone()),

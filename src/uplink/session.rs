@@ -27,7 +27,7 @@ use super::share::Class;
 use super::timing::Timing;
 use crate::bounds;
 use crate::clock::Clock;
-use crate::message::{CommandRequest, LossRecord, Message, Origin};
+use crate::message::{CommandRequest, CorrectionRecord, LossRecord, Message, Origin};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, DrainError};
@@ -52,7 +52,8 @@ pub(super) enum End {
 }
 
 type Reading = Pin<Box<dyn Future<Output = (Want, Result<Chunk, DrainError>)> + Send>>;
-type Losses = Pin<Box<dyn Future<Output = Result<Vec<(u64, LossRecord)>, DrainError>> + Send>>;
+type Told<T> = Result<Vec<(u64, T)>, DrainError>;
+type Losses = Pin<Box<dyn Future<Output = (Told<LossRecord>, Told<CorrectionRecord>)> + Send>>;
 
 struct Session<'a> {
     context: &'a Context,
@@ -68,7 +69,7 @@ struct Session<'a> {
     farewell: bool,
     rate: Rate,
     /// Kinds of complaints already logged.
-    told: Vec<&'static str>,
+    complained: Vec<&'static str>,
 }
 
 /// Runs one connection until it ends.
@@ -121,7 +122,7 @@ impl<'a> Session<'a> {
             stopping: None,
             farewell: false,
             rate: Rate { per_second: 0.0, counted, since: now },
-            told: Vec::new(),
+            complained: Vec::new(),
         }
     }
 
@@ -166,9 +167,11 @@ impl<'a> Session<'a> {
                     self.reading = None;
                     self.filled(&want, chunk);
                 }
-                list = maybe(&mut self.losing) => {
+                (losses, corrections) = maybe(&mut self.losing) => {
                     self.losing = None;
-                    self.lost(list);
+                    let (losses, corrections) = (self.told(losses), self.told(corrections));
+                    self.delivery.losses(losses, &self.inflight, Instant::now());
+                    self.delivery.corrections(corrections, &self.inflight);
                 }
                 changed = head.changed(), if log_open => {
                     // A closed log means that nothing new will come; what is there still goes out.
@@ -255,6 +258,7 @@ impl<'a> Session<'a> {
         if self.farewell {
             return;
         }
+        self.delivery.look_at_the_clock(now);
         if self.reading.is_none()
             && let Some(want) = self.delivery.want(now)
         {
@@ -266,7 +270,10 @@ impl<'a> Session<'a> {
         }
         if self.losing.is_none() && self.delivery.wants_losses(now) {
             let drain = self.delivery.drain.clone();
-            self.losing = Some(Box::pin(async move { drain.losses(bounds::UPLINK_LOSSES).await }));
+            self.losing = Some(Box::pin(async move {
+                let losses = drain.losses(bounds::UPLINK_LOSSES).await;
+                (losses, drain.corrections(bounds::UPLINK_CORRECTIONS).await)
+            }));
         }
     }
 
@@ -281,12 +288,11 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn lost(&mut self, list: Result<Vec<(u64, LossRecord)>, DrainError>) {
-        let list = list.unwrap_or_else(|e| {
+    fn told<T>(&mut self, list: Told<T>) -> Vec<(u64, T)> {
+        list.unwrap_or_else(|e| {
             self.complain("log", &Fault::Log(e.to_string()).to_string());
             Vec::new()
-        });
-        self.delivery.losses(list, &self.inflight, Instant::now());
+        })
     }
 
     fn heard(&mut self, bytes: &[u8]) -> Result<(), Fault> {
@@ -393,10 +399,10 @@ impl<'a> Session<'a> {
     /// Tells what went wrong without ending the connection: always to status, to the log once per kind
     /// and connection, for a broker that refuses one message often refuses all.
     fn complain(&mut self, kind: &'static str, what: &str) {
-        if self.told.contains(&kind) {
+        if self.complained.contains(&kind) {
             tracing::debug!(uplink = %self.context.name, "{what}");
         } else {
-            self.told.push(kind);
+            self.complained.push(kind);
             tracing::warn!(uplink = %self.context.name, "{what}");
         }
         self.delivery.counters.set_error(self.context.clock.wall(), what.to_owned());

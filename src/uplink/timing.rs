@@ -21,6 +21,8 @@ pub struct Timing {
     pub losses: Duration,
     /// Wait after the log could not be read.
     pub log_retry: Duration,
+    /// How long readings wait for the machine's clock to be set: `wait_for_clock` of the configuration.
+    pub clock: Duration,
     /// Most messages in flight, unless the broker allows fewer.
     pub window: usize,
     /// Tries before a refused message is given up.
@@ -38,6 +40,7 @@ impl Default for Timing {
             retry: Duration::from_secs(5),
             losses: Duration::from_secs(5),
             log_retry: Duration::from_secs(1),
+            clock: Duration::ZERO,
             window: crate::bounds::UPLINK_WINDOW,
             tries: 3,
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use driver_api::{Quality, Value};
-use fieldgate::message::{Epoch, Id, LossReason, LossRecord, PointKey, Record, WallMs};
+use fieldgate::message::{CorrectionRecord, Epoch, Id, LossReason, LossRecord, PointKey, Record, WallMs};
 use fieldgate::store::{Chunk, Drain, DrainError, Ledger};
 use tokio::sync::watch;
 
@@ -21,7 +21,9 @@ struct Inner {
     delivered: BTreeSet<u64>,
     rejected: BTreeSet<u64>,
     losses: Vec<(u64, LossRecord)>,
+    corrections: Vec<(u64, CorrectionRecord)>,
     told: Vec<u64>,
+    unplaced: Option<u64>,
     failing_reads: u32,
 }
 
@@ -73,6 +75,15 @@ impl MemoryDrain {
 
     pub fn declare(&self, handle: u64, record: LossRecord) {
         self.lock().losses.push((handle, record));
+    }
+
+    pub fn correct(&self, handle: u64, record: CorrectionRecord) {
+        self.lock().corrections.push((handle, record));
+    }
+
+    /// The clock is not set, and numbers from here on are of this boot; `None`: it is.
+    pub fn wait_from(&self, first: Option<u64>) {
+        self.lock().unplaced = first;
     }
 
     pub fn fail_reads(&self, times: u32) {
@@ -152,6 +163,21 @@ impl Drain for MemoryDrain {
     fn loss_delivered(&self, handle: u64) {
         let mut inner = self.lock();
         inner.losses.retain(|(h, _)| *h != handle);
+        inner.told.push(handle);
+    }
+
+    fn unplaced(&self) -> Option<u64> {
+        let inner = self.lock();
+        inner.unplaced.filter(|first| inner.records.keys().next_back().is_some_and(|last| last >= first))
+    }
+
+    async fn corrections(&self, max: usize) -> Result<Vec<(u64, CorrectionRecord)>, DrainError> {
+        Ok(self.lock().corrections.iter().take(max).cloned().collect())
+    }
+
+    fn correction_delivered(&self, handle: u64) {
+        let mut inner = self.lock();
+        inner.corrections.retain(|(h, _)| *h != handle);
         inner.told.push(handle);
     }
 

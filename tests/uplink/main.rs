@@ -1,6 +1,7 @@
 //! The uplink from outside: against a broker that misbehaves on demand, against Debian's mosquitto, and
 //! against noise.
 
+mod clock;
 mod faults;
 mod noise;
 mod real;

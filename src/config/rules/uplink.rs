@@ -13,6 +13,8 @@ use crate::config::url::Endpoint;
 const MAX_BATCH: u32 = 10_000;
 /// Longest wait for a batch to fill: beyond an hour nobody would call it live.
 const MAX_DELAY: Span = Span::s(3600);
+/// A clock that is not set in a day will hardly be, and nobody waits longer for a reading.
+const MAX_CLOCK_WAIT: Span = Span::s(86_400);
 
 pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &mut Findings) {
     let mut names = Names::of("uplink", sources);
@@ -106,6 +108,12 @@ fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
     if alive.0 < Duration::from_secs(1) || alive.0 > Duration::from_secs(65_535) {
         let problem = Problem::new(raw.at("keep_alive"), format!("`keep_alive` cannot be {alive}"));
         problems.push(problem.hint("MQTT takes 1s to 65535s; without it a dead link is not noticed"));
+    }
+    if uplink.wait_for_clock > MAX_CLOCK_WAIT {
+        let message = format!("`wait_for_clock` of {} is too long", uplink.wait_for_clock);
+        problems.push(
+            Problem::new(raw.at("wait_for_clock"), message).hint(format!("it goes up to {MAX_CLOCK_WAIT}")),
+        );
     }
     if let Some(message) = wrong_root(&uplink.topic_root) {
         let problem = Problem::new(raw.at("topic_root"), message);

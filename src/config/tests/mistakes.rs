@@ -173,6 +173,10 @@ fn every_rule_has_its_place_and_its_hint() {
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nkeep_alive = '0s'\n".into(),
             "f.toml:4:14: `keep_alive` cannot be 0s",
         ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nwait_for_clock = '25h'\n".into(),
+            "f.toml:4:18: `wait_for_clock` of 25h is too long",
+        ),
         ("[web]\nbind = 'off'\n".into(), "f.toml:1:2: unknown section `web` | this version has no dashboard"),
     ] {
         let found = wrong(&text);

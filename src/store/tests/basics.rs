@@ -1,8 +1,6 @@
 //! The life of a reading, and of the store's own memory, when nothing breaks.
 
-use std::sync::atomic::Ordering;
-
-use driver_api::{Quality, Reason, Value};
+use driver_api::{Quality, Value};
 
 use super::*;
 use crate::message::{LossReason, PointKey};
@@ -139,38 +137,6 @@ async fn each_uplink_has_its_own_position_and_the_slowest_keeps_the_blocks() {
     store.reconfigure(&config(dir.path()), &uplinks(&["cloud", "plant", "third"]));
     assert_eq!(store.drain("third").expect("known").pending(), [51..61]);
     assert_eq!(store.drain("nobody").map(|_| ()), None);
-    store.close().await.expect("closes");
-}
-
-#[tokio::test]
-async fn readings_from_before_the_clock_was_set_say_so_until_it_is() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let clock = TestClock::new("a");
-    clock.offset.store(0, Ordering::SeqCst);
-    clock.synced.store(false, Ordering::SeqCst);
-    let names = uplinks(&["cloud"]);
-    let (store, _) = Store::open(&config(dir.path()), &names, clock.clone()).expect("opens");
-    store.take(readings(5..8));
-    store.take(vec![Reading::bad(key(1), BootMs(9), Reason::Timeout)]);
-    store.flush().await.expect("flushes");
-    let drain = store.drain("cloud").expect("configured");
-    let records = read_all(&*drain, 10).await;
-    assert_eq!(records[0].quality, Quality::Uncertain(Reason::ClockUnsynced));
-    assert_eq!(records[0].ts, WallMs(5));
-    assert_eq!(records[3].quality, Quality::Bad(Reason::Timeout));
-
-    clock.offset.store(NOW, Ordering::SeqCst);
-    clock.synced.store(true, Ordering::SeqCst);
-    let records = read_all(&*drain, 10).await;
-    assert_eq!((records[0].quality, records[0].ts), (Quality::Good, WallMs(NOW + 5)));
-    store.flush().await.expect("flushes");
-    drop(drain);
-    store.crash();
-    // Another boot: the anchor of the first is remembered. A later step moves nothing.
-    let (store, _) = Store::open(&config(dir.path()), &names, TestClock::new("b")).expect("opens");
-    let drain = store.drain("cloud").expect("configured");
-    let records = read_all(&*drain, 10).await;
-    assert_eq!((records[0].quality, records[0].ts), (Quality::Good, WallMs(NOW + 5)));
     store.close().await.expect("closes");
 }
 

@@ -10,6 +10,8 @@ mod kill;
 mod limits;
 mod power;
 mod random;
+mod time;
+mod time_random;
 mod upgrade;
 
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};

@@ -1,7 +1,10 @@
 //! A data directory that an earlier version left: it is taken over whole, or not touched.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 use crate::store::block_tests::version_1;
+use crate::store::identity::{seal, unseal};
 use crate::store::log::Log;
 use crate::store::schema::SCHEMA;
 
@@ -100,4 +103,57 @@ async fn an_upgrade_that_is_cut_off_leaves_the_one_version_or_the_other() {
         store.close().await.expect("closes");
         assert_eq!(schema(copy.path()), SCHEMA, "{keep}");
     }
+}
+
+/// Makes the small state what version 2 wrote: without what came with version 3.
+fn without_releases(dir: &Path) {
+    let db = rusqlite::Connection::open(dir.join("fieldgate.db")).expect("opens");
+    for (key, list, gone) in [("uplink:cloud", false, "released"), ("boots", true, "shown")] {
+        let text: String =
+            db.query_row("SELECT value FROM state WHERE key=?1", [key], |r| r.get(0)).expect("there");
+        let mut value: serde_json::Value = unseal(&text).expect("whole");
+        let object = if list { &mut value[0] } else { &mut value };
+        assert!(object.as_object_mut().expect("an object").remove(gone).is_some(), "{key}: {text}");
+        let sealed = seal(&value).expect("JSON");
+        db.execute("UPDATE state SET value=?1 WHERE key=?2", [&sealed, key]).expect("written");
+    }
+    db.execute_batch("PRAGMA user_version=2; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
+}
+
+#[tokio::test]
+async fn a_boot_without_a_clock_that_an_earlier_version_began_goes_on_and_is_placed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = TestClock::new("a");
+    clock.offset.store(0, Ordering::SeqCst);
+    clock.synced.store(false, Ordering::SeqCst);
+    let start = || {
+        let (store, recovery) = opened(&config(dir.path()), &uplinks(&["cloud"]), clock.clone());
+        assert!(recovery.losses.is_empty() && recovery.set_aside.is_empty(), "{recovery:?}");
+        let drain = store.drain("cloud").expect("configured");
+        (store, drain)
+    };
+    let (store, drain) = start();
+    let _ = store.take(readings(0..6));
+    store.flush().await.expect("the disk is there");
+    assert_eq!(drain.read(1..4, 9).await.expect("reads").records.len(), 3);
+    drop(drain);
+    store.close().await.expect("closes");
+    without_releases(dir.path());
+
+    let (store, drain) = start();
+    let _ = store.take(readings(10..16));
+    store.flush().await.expect("the disk is there");
+    assert_eq!(drain.read(7..10, 9).await.expect("reads").records.len(), 3);
+    clock.offset.store(NOW, Ordering::SeqCst);
+    clock.synced.store(true, Ordering::SeqCst);
+    let times: Vec<i64> = read_all(&*drain, 9).await.iter().map(|r| r.ts.0).collect();
+    // What version 2 sent it did not remember: as it did then, all that is queued is placed.
+    let expected = (0..6).map(|n| NOW + n).chain(10..13).chain((13..16).map(|n| NOW + n));
+    assert_eq!(times, expected.collect::<Vec<_>>());
+    let told = drain.corrections(9).await.expect("reads");
+    assert_eq!(told.iter().map(|(_, c)| c.seq).collect::<Vec<_>>(), [[7, 9]]);
+    balanced(&*drain);
+    drop(drain);
+    store.close().await.expect("closes");
+    assert_eq!(schema(dir.path()), SCHEMA);
 }

@@ -1,7 +1,7 @@
 //! Power cuts and I/O errors under the store, at any call of SQLite.
 //!
 //! `disk` is what a disk remembers, `vfs` stands between SQLite and the files, `witness` keeps the ledger outside of
-//! the store, `scene` is the life that is cut; `cuts`, `errors` and `damage` are the tests.
+//! the store, `scene` is the life that is cut; `cuts`, `errors`, `damage` and `clocks` are the tests.
 //!
 //! # What is modelled
 //! - Database, WAL and journal: everything since the last sync of the file may survive or not, page by page or in the
@@ -12,6 +12,7 @@
 //! - The head (`head`): in the page cache only. After a cut it is gone, empty, or in any of the states it had.
 //! - The `lock` holds a word that is not synced: after a cut it is gone, empty or whole.
 
+mod clocks;
 mod cuts;
 mod damage;
 mod disk;
@@ -38,6 +39,10 @@ pub struct Facts {
     pub lying: bool,
     /// One past what the mark says was stored.
     pub marked: u64,
+    /// What an uplink was told of the time of each number, where the test keeps that.
+    pub times: BTreeMap<u64, (i64, driver_api::Quality)>,
+    /// The corrections that it was told, by their handles.
+    pub corrections: BTreeMap<u64, crate::message::CorrectionRecord>,
     /// What the uplinks know.
     pub said: BTreeMap<String, witness::Said>,
 }
