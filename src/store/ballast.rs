@@ -41,6 +41,8 @@ const PLENTY: u64 = 4;
 const CALM: Duration = Duration::from_secs(60);
 /// How often it is looked after. The first time only then, so that no start waits for it.
 const EVERY: Duration = Duration::from_secs(10);
+/// Bytes that go over at a time.
+const PIECE: u64 = 64 << 10;
 /// Bytes of the WAL after which it is written back near the end of the disk.
 const SHORT_WAL: u64 = 256 << 10;
 
@@ -154,20 +156,37 @@ impl Ballast {
     /// Gives it up. Its room goes over to the database, which is to be of `pages` bytes, and its WAL. No connection may
     /// be open: closing a file that SQLite has open too takes its locks away.
     fn give_up(&mut self, database: &Path, pages: u64) -> io::Result<()> {
-        std::fs::remove_file(&self.path)
-            .or_else(|_| OpenOptions::new().write(true).open(&self.path)?.set_len(0))?;
-        self.given_up = Some(Tick::now());
         let mut wal = database.as_os_str().to_owned();
         wal.push("-wal");
-        for (path, size) in [(database, pages + self.held / 4), (Path::new(&wal), self.held / 2)] {
-            if let Ok(file) = OpenOptions::new().write(true).open(path) {
-                // As far as it goes.
-                let _ = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size);
+        let wants = [(database, pages + self.held / 4), (Path::new(&wal), self.held / 2)];
+        let files = wants.iter().filter_map(|(path, size)| Some((writable(path).ok()?, *size)));
+        // Piece by piece: whoever else waits for room gets little of it in between.
+        if let Ok(own) = writable(&self.path) {
+            let mut left = self.held;
+            for (file, size) in files {
+                let mut got = 0;
+                while got < size && left > 0 {
+                    left = left.saturating_sub(PIECE);
+                    if own.set_len(left).is_err() {
+                        break;
+                    }
+                    while got < size
+                        && fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size.min(got + PIECE)).is_ok()
+                    {
+                        got += PIECE;
+                    }
+                }
             }
         }
+        std::fs::remove_file(&self.path).or_else(|_| writable(&self.path)?.set_len(0))?;
+        self.given_up = Some(Tick::now());
         self.held = 0;
         Ok(())
     }
+}
+
+fn writable(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).open(path)
 }
 
 /// Bytes that a file really occupies; a hole is no room. 0 if it is no plain file.
