@@ -31,7 +31,8 @@
 //! - What an uplink acknowledged while the disk was out of order is remembered in RAM only: after a kill in that state it
 //!   is among what is declared, as a bound.
 //! - While the disk is out of order the backlog waits for it, and so does what is live behind a stored reading that was
-//!   not read yet and is not of the last group. A store that has found no disk since its start lends nothing.
+//!   not read yet and is not of the last group. Nothing is lent before the clock of the boot is set, nor by a store that
+//!   has found no disk since its start.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
 //! - Readings of an earlier boot whose clock was never set cannot be placed any more: they go out as `clock_unsynced`, with the
