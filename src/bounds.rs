@@ -116,7 +116,8 @@ pub const STORE_RING_TEXT: usize = 4 << 20;
 /// Bytes of one text value in the log. A longer one is no measurement: stored as bad (`parse`).
 pub const STORE_TEXT: usize = 64 << 10;
 
-/// Readings in one transaction. At 150,000 readings/s one every 55 ms.
+/// Readings in one transaction. At 150,000 readings/s one every 55 ms. The last group stays in RAM until the next one,
+/// half a MiB and its texts, for a disk that breaks in between.
 /// Full: the group closes before its interval is over.
 pub const STORE_GROUP: usize = 8192;
 

@@ -105,7 +105,8 @@ pub struct Store {
     pub max_size: ByteSize,
     /// Readings older than this go, counted and declared.
     pub max_age: Span,
-    /// Free disk that is never touched.
+    /// Free disk that is never touched. Below it new readings take the room of the oldest. The last 4MiB (less on a
+    /// small disk) are not grown into in any case.
     pub min_free: ByteSize,
     /// How long readings that every uplink has passed stay, for the page's charts and for `queue export`:
     /// about 2 bytes a reading. They go before `max_size` or `min_free` take anything that is still owed.

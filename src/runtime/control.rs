@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -148,11 +149,15 @@ const LONGEST_REQUEST: u64 = 64 * 1024;
 /// Longest wait for a request line and for the taking of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether the socket is still under its name.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Serves the socket until stopped. A socket left behind by a killed daemon is replaced; the lock
 /// on the store already proves that no other daemon lives here.
 ///
 /// # Errors
-/// The socket cannot be made.
+/// The socket cannot be made; or (`NotFound`) it is not under its name any more, because the directory was removed, or
+/// its file system unmounted. (A socket that stayed open there would keep that file system from being mounted again.)
 pub async fn serve(path: &Path, access: Access, stop: CancellationToken) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -160,10 +165,18 @@ pub async fn serve(path: &Path, access: Access, stop: CancellationToken) -> io::
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o660))?;
+    let ours = place(path);
+    let mut look = tokio::time::interval(LOOK);
     let slots = Arc::new(Semaphore::new(bounds::CONTROL_CONNECTIONS));
     loop {
         let stream = tokio::select! {
             () = stop.cancelled() => break,
+            _ = look.tick() => {
+                if place(path) == ours {
+                    continue;
+                }
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the data directory is another one now"));
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -187,6 +200,10 @@ pub async fn serve(path: &Path, access: Access, stop: CancellationToken) -> io::
     Ok(())
 }
 
+fn place(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
 /// How long until a socket that could not be made is tried again: soon after a disk came back.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -195,6 +212,10 @@ const RETRY: Duration = Duration::from_secs(5);
 pub async fn serve_always(path: &Path, access: Access, stop: CancellationToken) {
     let mut said = false;
     while let Err(error) = serve(path, access.clone(), stop.clone()).await {
+        if error.kind() == io::ErrorKind::NotFound && path.parent().is_some_and(Path::is_dir) {
+            tracing::warn!("control socket {}: {error}; made again", path.display());
+            continue;
+        }
         if !said {
             tracing::error!(
                 "control socket {}: {error}; `fieldgate status` will not work, trying again",
@@ -387,6 +408,15 @@ mod tests {
             }
         };
         timeout(RETRY * 4, connected).await.expect("the socket comes");
+        // The directory is another one: unmounted, mounted, or removed and made again.
+        std::fs::rename(dir.path().join("late"), dir.path().join("away")).expect("moved");
+        std::fs::create_dir(dir.path().join("late")).expect("made");
+        let connected = async {
+            while UnixStream::connect(&path).await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        timeout(RETRY * 4, connected).await.expect("the socket comes again");
         stop.cancel();
         served.await.expect("it ends when stopped");
     }

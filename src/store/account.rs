@@ -84,6 +84,16 @@ impl Account {
         self.settled.missing(among.start.max(self.first)..among.end)
     }
 
+    /// The account as of the numbers below `end`. Beyond it, where nothing is durable, there are deliveries only: what
+    /// is lost of the readings in RAM is the oldest, and lies below.
+    #[must_use]
+    pub fn below(&self, end: u64) -> Self {
+        let mut below = self.clone();
+        let beyond = below.settled.remove(end..u64::MAX);
+        below.delivered = below.delivered.saturating_sub(beyond);
+        below
+    }
+
     /// Keeps the number of islands bounded: forgets the smallest that is still stored, so it is sent
     /// (or refused) again. Never a loss; the sum of the ledger stays exact.
     pub fn bound_islands(&mut self, present: &RangeSet) {

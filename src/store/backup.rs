@@ -181,7 +181,7 @@ impl Writer {
     pub(super) fn wal_limit(&self, limits: &Limits) -> u64 {
         let held = self.log.as_ref().is_some_and(|log| log.copy.is_held());
         let roomy = || free_disk(&self.shared.dir).is_none_or(|free| free > limits.min_free);
-        if held && roomy() { limits.wal() * bounds::STORE_COPY_WAL } else { limits.wal() }
+        if held && roomy() { limits.wal() * bounds::STORE_COPY_WAL } else { self.ballast.wal(limits) }
     }
 }
 

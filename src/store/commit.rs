@@ -21,6 +21,8 @@ use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
 use crate::message::{BootMs, Id, LossRecord, Reading};
 
+/// Before a commit, so that nothing is written into the void, and after it.
+const GONE: &str = "the database file was removed or replaced while it was open";
 /// Drafts that are completed in one commit. More are in the next.
 const DRAFTS: usize = 256;
 /// Commits whose duration is remembered.
@@ -33,6 +35,10 @@ impl Writer {
     /// The outcome is unknown; the connection must not be used again.
     pub(super) fn commit(&mut self, clean: bool) -> Result<(), Trouble> {
         let started = Tick::now();
+        self.shared.state().busy_since = Some(started);
+        if self.log.as_ref().is_some_and(|log| !log.in_place()) {
+            return Err(Trouble::Disk(GONE.into()));
+        }
         self.observe_clock();
         self.look_up()?;
         self.make_room()?;
@@ -41,7 +47,7 @@ impl Writer {
         self.attempted = Some(line.commit);
         let Some(log) = &mut self.log else { return Err(Trouble::Disk("no database".into())) };
         log.commit(&line, &change)?;
-        let limits = self.shared.state().limits;
+        let limits = self.limits();
         self.note_saved(&change);
         self.committed(line, started.elapsed());
         let wal = self.wal_limit(&limits);
@@ -162,8 +168,9 @@ impl Writer {
                 account.released.forget(account.passed(), boot);
             }
             for (name, account) in state.accounts.iter().chain(&state.parked) {
-                if self.saved.get(name) != Some(account) {
-                    change.state.push((format!("uplink:{name}"), Some(seal(account)?)));
+                let account = account.below(state.ring_range().start);
+                if self.saved.get(name) != Some(&account) {
+                    change.state.push((format!("uplink:{name}"), Some(seal(&account)?)));
                 }
             }
             for name in self.saved.keys() {
@@ -272,6 +279,7 @@ impl Writer {
         let hand = self.hand.take();
         self.attempted = None;
         self.doomed = RangeSet::default();
+        self.doomed_bytes = 0;
         let records = std::mem::take(&mut self.records);
         let shown = std::mem::take(&mut self.shared.state().shown);
         for correction in &shown {
@@ -289,7 +297,9 @@ impl Writer {
                 state.present.insert(hand.range);
                 state.hand = line.next..line.next;
             }
-            state.stored = line.next;
+            (state.stored, state.proven) = (line.next, line.next);
+            state.readable = state.readable.max(line.next);
+            state.busy_since = None;
             state.bound_saved = line.bound;
             state.figures.commits += 1;
             if state.figures.commit_ms.len() >= DURATIONS {
@@ -300,7 +310,7 @@ impl Writer {
             drop(state);
             self.shared.write_head(&mut file, &head);
         }
-        self.shared.stored.send_if_modified(|n| std::mem::replace(n, line.next) != line.next);
+        self.shared.tell(line.next);
         self.line = line;
         for record in records {
             // Nobody listening is fine: the record is stored.
@@ -313,7 +323,7 @@ impl Writer {
 
     fn remember(&mut self, hand: &Hand) {
         let state = self.shared.state();
-        for (seq, reading) in hand.range.clone().zip(&hand.readings) {
+        for (seq, reading) in hand.range.clone().zip(hand.readings.iter()) {
             let id = Id { epoch: state.epoch, seq };
             let record = state.record(id, reading, state.boot, (0, false));
             self.latest.note(record);
@@ -325,7 +335,7 @@ impl Writer {
         let Some(log) = &self.log else { return Ok(()) };
         let usage = log.usage()?;
         if !log.in_place() {
-            return Err(Trouble::Disk("the database file was removed or replaced while it was open".into()));
+            return Err(Trouble::Disk(GONE.into()));
         }
         let budget = limits.max_size.saturating_sub(limits.wal());
         if usage.file > budget && usage.reusable > 0 {

@@ -14,10 +14,11 @@ use crate::message::{CorrectionRecord, LossReason, LossRecord, Record, WallMs};
 /// The log as one uplink sees it.
 #[async_trait]
 pub trait Drain: Send + Sync {
-    /// One past the highest durable number. Changes after every commit.
+    /// One past the highest number that may be read: of the durable ones, and while the disk is out of order of those
+    /// in RAM. Changes after every commit; never goes back.
     fn head(&self) -> watch::Receiver<u64>;
 
-    /// What is durable and neither acknowledged nor declared lost: ascending, disjoint, not touching.
+    /// What may be read and is neither acknowledged nor declared lost: ascending, disjoint, not touching.
     fn pending(&self) -> Vec<Range<u64>>;
 
     /// Reads at most `max` records with numbers in `range`, ascending. Numbers that are gone

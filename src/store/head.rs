@@ -33,6 +33,8 @@ pub struct Head {
     pub next: u64,
     /// One past the highest number that was durable.
     pub stored: u64,
+    /// One past the highest number that an uplink may have had, durable or not (see `lend`); 0: not known.
+    pub lent: u64,
     /// The boot in which it was written.
     pub boot_id: String,
 }
@@ -50,6 +52,8 @@ fn encode(counter: u64, head: &Head) -> [u8; SLOT] {
     let id = &id[..id.len().min(BOOT_ID)];
     out.push(id.len() as u8);
     out.extend_from_slice(id);
+    // Behind everything else: earlier versions do not look there, and left zeros.
+    out.extend_from_slice(&head.lent.to_le_bytes());
     slot[..out.len()].copy_from_slice(&out);
     let crc = crc32fast::hash(&slot[..SLOT - 4]);
     slot[SLOT - 4..].copy_from_slice(&crc.to_le_bytes());
@@ -67,7 +71,8 @@ fn decode(slot: &[u8]) -> Option<(u64, Head)> {
     let (next, stored) = (u64::from_le_bytes(r.array()?), u64::from_le_bytes(r.array()?));
     let [len] = r.array()?;
     let boot_id = std::str::from_utf8(r.take(usize::from(len))?).ok()?.to_owned();
-    Some((counter, Head { epoch, next, stored, boot_id }))
+    let lent = u64::from_le_bytes(r.array()?);
+    Some((counter, Head { epoch, next, stored, lent, boot_id }))
 }
 
 /// Where the head file of one data directory may be.
@@ -185,6 +190,7 @@ mod tests {
             epoch: Epoch { start: 3, random: 4 },
             next,
             stored: next / 2,
+            lent: next / 2,
             boot_id: "9d4a3e0c-0000-4000-8000-123456789abc".into(),
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -94,6 +94,26 @@ pub fn lock(dir: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     Ok(file)
+}
+
+/// Whether this is still the lock under that name: the directory may have been removed and made again.
+#[must_use]
+pub fn is_lock_of(lock: &File, dir: &Path) -> bool {
+    let place = |m: std::fs::Metadata| (m.dev(), m.ino());
+    let (held, named) = (lock.metadata().map(place), std::fs::metadata(dir.join("lock")).map(place));
+    held.is_ok_and(|held| named.is_ok_and(|named| held == named))
+}
+
+/// The file system of a directory; of the nearest one above it, if there is none.
+#[must_use]
+pub fn device(dir: &Path) -> Option<u64> {
+    dir.ancestors().find_map(|dir| std::fs::metadata(dir).ok()).map(|m| m.dev())
+}
+
+/// The word of a directory that is not ours yet.
+#[must_use]
+pub fn word_in(dir: &Path) -> Option<u64> {
+    home(&File::open(dir.join("lock")).ok()?)
 }
 
 const WORD: usize = 16;

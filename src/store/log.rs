@@ -131,10 +131,12 @@ impl Log {
         if version > SCHEMA {
             return Err(Trouble::Newer(version));
         }
-        conn.execute_batch(&format!("PRAGMA page_size={NEW_PAGE}"))?;
+        if version == 0 {
+            // Of a database that is there it is known, and saying it again would be a write: on a full disk none opens.
+            conn.execute_batch(&format!("PRAGMA page_size={NEW_PAGE}; PRAGMA auto_vacuum=INCREMENTAL"))?;
+        }
         conn.execute_batch(
-            "PRAGMA auto_vacuum=INCREMENTAL;
-             PRAGMA journal_mode=WAL;
+            "PRAGMA journal_mode=WAL;
              PRAGMA synchronous=FULL;
              PRAGMA wal_autocheckpoint=0;
              PRAGMA cache_size=-1024;
@@ -169,12 +171,12 @@ impl Log {
         usize::try_from(self.page).unwrap_or(usize::MAX).saturating_sub(35 + 46)
     }
 
-    /// Size of the WAL file, bytes.
+    /// What the WAL file occupies, bytes: room may be reserved behind its end.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
         let mut wal = self.path.clone().into_os_string();
         wal.push("-wal");
-        std::fs::metadata(wal).map_or(0, |m| m.len())
+        std::fs::metadata(wal).map_or(0, |m| m.len().max(m.blocks().saturating_mul(512)))
     }
 
     /// Sealed state of a key. Damaged state is as good as none, and said.

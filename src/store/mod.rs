@@ -17,6 +17,8 @@
 //!   acknowledged. All else has its true time from the start. No step of the clock drops, reorders or delays anything.
 //! - A database that is damaged, older than it should be, another gateway's, or gone is noticed, set aside, and what is missing
 //!   declared. Only the directory itself can make the store live in RAM, and it goes on trying.
+//! - While the disk is full, broken, read-only or gone, readings go on in a bounded ring, and the uplinks get them from
+//!   there (`lend`), so live delivery does not wait for a disk. The store is back at most 5 s after the disk is.
 //!
 //! # What it does not
 //! - A power cut in the middle of a burst larger than every one before it may take more than the bound says (the
@@ -24,7 +26,13 @@
 //! - A disk that says that it synced and did not may lose what was stored. What the mark knew of it is declared; what was
 //!   stored after the last mark (at most a minute) and exceeds the bound is not, because nothing outside knows of it.
 //!   Its numbers may then be given out again, in another epoch.
-//! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound.
+//! - If the disk breaks *and then* the power goes, what was taken in between exceeds the declared bound. The same goes for
+//!   a kill, if there is no directory in RAM for the `head` file and that cannot be written either.
+//! - What an uplink acknowledged while the disk was out of order is remembered in RAM only: after a kill in that state it
+//!   is among what is declared, as a bound.
+//! - While the disk is out of order the backlog waits for it, and so does what is live behind a stored reading that was
+//!   not read yet and is not of the last group. Nothing is lent before the clock of the boot is set, nor by a store that
+//!   has found no disk since its start.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
 //! - Readings of an earlier boot whose clock was never set cannot be placed any more: they go out as `clock_unsynced`, with the
@@ -44,13 +52,14 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
-//! `tail` and `column` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
-//! beside it, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
+//! `tail`, `column` and `lend` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
 //! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.
 
 mod account;
 mod backup;
+mod ballast;
 mod block;
 #[cfg(test)]
 mod block_tests;
@@ -65,6 +74,7 @@ mod history;
 mod identity;
 mod inspect;
 mod last;
+mod lend;
 mod log;
 mod loss;
 mod mark;
@@ -227,9 +237,10 @@ impl Store {
             Ok(()) => {}
             Err(start::Refused::InUse) => return Err(StoreError::InUse(path())),
             Err(start::Refused::Newer(schema)) => return Err(StoreError::Newer { path: path(), schema }),
-            Err(start::Refused::Disk(why)) => {
-                writer.fault(&trouble::Trouble::Disk(why.clone()));
-                recovery.ram_only = Some(why);
+            Err(refused) => {
+                let why = refused.to_string();
+                writer.fault(&refused.into());
+                recovery.ram_only = writer.log.is_none().then_some(why);
             }
         }
         recovery.set_aside.clone_from(&shared.state().figures.set_aside);
@@ -281,16 +292,21 @@ impl Store {
         let shared = &self.inner.shared;
         let count = readings.len() as u64;
         let mut file = shared.head();
-        let (first, wake, head, seen) = {
+        let now = state::Tick::now();
+        let (first, wake, lent, head, seen) = {
             let mut state = shared.state();
             let seen = look(&state);
-            let (first, wake) = state.take(readings, state::Tick::now());
-            (first, wake, shared.head_now(&state), seen)
+            let (first, wake) = state.take(readings, now);
+            let lent = state.lend(now);
+            (first, wake, lent, shared.head_now(&state), seen)
         };
         if count > 0 {
             shared.write_head(&mut file, &head);
         }
         drop(file);
+        if let Some(readable) = lent {
+            shared.tell(readable);
+        }
         if wake {
             self.inner.wake();
         }

@@ -22,14 +22,17 @@ pub(super) struct Port {
 #[async_trait]
 impl Drain for Port {
     fn head(&self) -> watch::Receiver<u64> {
-        self.inner.shared.stored.subscribe()
+        self.inner.shared.readable.subscribe()
     }
 
     fn pending(&self) -> Vec<Range<u64>> {
-        self.inner.shared.state().pending(&self.uplink)
+        self.inner.shared.state().owed(&self.uplink)
     }
 
     async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
+        if let Some(chunk) = self.inner.shared.state().lent(&range, max) {
+            return Ok(chunk);
+        }
         let (reply, answer) = oneshot::channel();
         self.inner.ask(Job::Read(Some(self.uplink.clone()), range, max, reply), answer).await?
     }
@@ -42,6 +45,7 @@ impl Drain for Port {
     fn reject(&self, range: Range<u64>, reason: LossReason) {
         {
             let mut state = self.inner.shared.state();
+            // What is only lent is refused again by the next connection: a declaration must not be ahead of the log.
             let range = range.start..range.end.min(state.stored);
             state.lose_for(&self.uplink, range, reason, false, |_| Facts::default(), true);
         }

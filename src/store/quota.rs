@@ -60,8 +60,10 @@ pub struct Usage {
     pub free: Option<u64>,
 }
 
-/// Room to keep for new blocks below `min_free`, bytes.
+/// Most room to keep for new blocks below `min_free`, bytes.
 const ROOM: u64 = 256 << 10;
+/// A log up to this size still grows there: what it could give is not worth the readings.
+const SMALL: u64 = 256 << 10;
 
 /// Bytes of the oldest blocks that must go now; 0 for none.
 #[must_use]
@@ -70,7 +72,8 @@ pub fn excess(usage: Usage, limits: &Limits) -> u64 {
     let budget = limits.max_size.saturating_sub(limits.wal());
     let over = if used > budget { used - budget + limits.stride() } else { 0 };
     let squeezed = usage.free.is_some_and(|free| free < limits.min_free);
-    let tight = if squeezed && usage.reusable < ROOM / 2 { ROOM - usage.reusable } else { 0 };
+    let room = if used > SMALL { ROOM.min(used / 8) } else { 0 };
+    let tight = if squeezed && usage.reusable < room / 2 { room - usage.reusable } else { 0 };
     over.max(tight)
 }
 
@@ -117,6 +120,12 @@ mod tests {
         assert_eq!(excess(usage(0), &LIMITS), ROOM);
         assert_eq!(excess(usage(ROOM), &LIMITS), 0);
         assert_eq!(excess(Usage { free: None, ..usage(0) }, &LIMITS), 0);
+        assert_eq!(
+            excess(Usage { file: 1 << 20, ..usage(0) }, &LIMITS),
+            128 << 10,
+            "no more than an eighth of it"
+        );
+        assert_eq!(excess(Usage { file: SMALL, ..usage(0) }, &LIMITS), 0, "a small log is not thrown away");
     }
 
     #[test]

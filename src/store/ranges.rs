@@ -52,7 +52,6 @@ impl RangeSet {
     }
 
     /// Whether `n` is in it.
-    #[cfg(test)]
     #[must_use]
     pub fn contains(&self, n: u64) -> bool {
         self.spans.range(..=n).next_back().is_some_and(|(_, &end)| n < end)

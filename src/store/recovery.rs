@@ -146,9 +146,11 @@ pub fn judge(found: &Found<'_>) -> Verdict {
     // Killed before the database knew the epoch: what its start declared with a bound is among it.
     let begun = !rolled_back && same_boot.is_some_and(|h| h.epoch.start > db_epoch[0]);
     let bound = begun || reason == LossReason::PowerCut;
+    // What was lent may have arrived: of that the number is a bound.
+    let lent = same_boot.filter(|_| !bound).map_or(known, |h| h.lent.clamp(known, next));
     let older = if found.damaged { LossReason::Corrupt } else { LossReason::Rollback };
     let epoch = (newest[0] > 0).then_some(newest);
-    let gaps = [(db_next..known, older, true), (known..next, reason, bound)]
+    let gaps = [(db_next..known, older, true), (known..lent, reason, true), (lent..next, reason, bound)]
         .into_iter()
         .filter(|(range, ..)| !range.is_empty())
         .map(|(range, reason, bound)| Gap { range, reason, bound, epoch })
@@ -178,7 +180,7 @@ mod tests {
         }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {
-        Head { epoch: Epoch { start, random: 7 }, next, stored, boot_id: boot.into() }
+        Head { epoch: Epoch { start, random: 7 }, next, stored, lent: stored, boot_id: boot.into() }
     }
     fn mark(start: u32, stored: u64) -> Mark {
         Mark {
@@ -236,6 +238,21 @@ mod tests {
     fn after_a_kill_the_count_is_exact() {
         let v = judged(Some(&line(3, 100, false)), Some(&head(3, 117, 100, "now")), Some(&mark(3, 60)));
         assert_eq!((v.next, gaps(&v)), (117, vec![gap(100..117, LossReason::UncleanStart, false)]));
+    }
+
+    #[test]
+    fn of_what_was_lent_when_it_was_killed_the_count_is_a_bound() {
+        let lent = |lent| Head { lent, ..head(3, 117, 100, "now") };
+        let v = judged(Some(&line(3, 100, false)), Some(&lent(110)), Some(&mark(3, 60)));
+        let (first, rest) = ((100..110, true), (110..117, false));
+        assert_eq!(gaps(&v), [first, rest].map(|(r, bound)| gap(r, LossReason::UncleanStart, bound)));
+        for (said, bound) in [(0, false), (100, false), (117, true), (500, true)] {
+            let v = judged(Some(&line(3, 100, false)), Some(&lent(said)), None);
+            assert_eq!(gaps(&v), [gap(100..117, LossReason::UncleanStart, bound)], "{said}");
+        }
+        // Stored meanwhile, and the head does not know it yet.
+        let v = judged(Some(&line(3, 114, false)), Some(&lent(110)), None);
+        assert_eq!(gaps(&v), [gap(114..117, LossReason::UncleanStart, false)]);
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //! what of the last commit took place.
 //!
 //! Promises: what is in hand is committed once, whether the commit that failed took place or not; what is gone is
-//! declared; what is damaged is set aside.
+//! declared; what is damaged is set aside. A directory that was removed is made again, with its lock, its word and its
+//! head file. But one whose file system is not mounted is waited for: what lies there is not gone.
 
 use std::time::Duration;
 
+use super::head::Homes;
 use super::identity;
 use super::log::Log;
 use super::loss::Facts;
@@ -20,11 +22,9 @@ use crate::message::LossReason;
 impl Writer {
     /// Tries it; a fault of the trying is noted as one.
     pub(super) fn come_back(&mut self) {
-        let done = if self.lock.is_none() {
-            self.begin().map_err(|refused| Trouble::Disk(refused.to_string()))
-        } else {
-            self.reopen()
-        };
+        self.observe_clock();
+        self.shared.state().busy_since = Some(Tick::now());
+        let done = if self.homes.is_none() { self.begin().map_err(Trouble::from) } else { self.reopen() };
         match done {
             Ok(()) if self.log.is_some() => {
                 tracing::info!("the store writes again");
@@ -32,14 +32,14 @@ impl Writer {
                 let mut state = self.shared.state();
                 state.phase = Phase::Ok;
             }
-            Ok(()) => {}
+            Ok(()) => self.shared.state().busy_since = None,
             Err(trouble) => self.fault(&trouble),
         }
     }
 
     /// Opens the database again and compares it with what is known in RAM.
     fn reopen(&mut self) -> Result<(), Trouble> {
-        std::fs::create_dir_all(&self.shared.dir)?;
+        self.hold()?;
         if self.damaged {
             let name = identity::set_aside(&self.shared.dir, identity::DATABASE)?;
             tracing::error!(name, "the damaged database is set aside");
@@ -70,6 +70,39 @@ impl Writer {
         self.attempted = None;
         self.mark_due = Tick::now();
         self.commit(false)
+    }
+
+    /// Sees to it that the directory is there, is ours and is locked.
+    fn hold(&mut self) -> Result<(), Trouble> {
+        let dir = &self.shared.dir;
+        let elsewhere =
+            self.device.is_some_and(|device| identity::device(dir).is_some_and(|now| now != device));
+        if elsewhere && identity::word_in(dir) != Some(self.line.home) {
+            // It can be checked and mounted again only when nobody has a file of it open.
+            self.lock = None;
+            *self.shared.head() = None;
+            return Err(Trouble::Disk(format!(
+                "the file system of `{}` is gone; mount it again (or restart, to begin a new queue where it is not)",
+                dir.display()
+            )));
+        }
+        std::fs::create_dir_all(dir)?;
+        if self.lock.as_ref().is_some_and(|lock| identity::is_lock_of(lock, dir)) {
+            return Ok(());
+        }
+        let lock = identity::lock(dir)?;
+        if identity::home(&lock).is_none() {
+            identity::set_home(&lock, self.line.home)?;
+        }
+        let homes = Homes::new(dir, &lock, self.shared.run.as_deref());
+        {
+            let mut file = self.shared.head();
+            let head = self.shared.head_now(&self.shared.state());
+            *file = homes.create(&head).ok();
+        }
+        self.device = identity::device(dir);
+        (self.lock, self.homes, self.marked) = (Some(lock), Some(homes), None);
+        Ok(())
     }
 
     /// The database is another one than we wrote: what is missing is declared, the rest of what we know

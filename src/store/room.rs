@@ -23,17 +23,20 @@ impl Writer {
     /// What every uplink has passed and is no history goes; then the oldest blocks, if limits say so.
     pub(super) fn make_room(&mut self) -> Result<(), Trouble> {
         let now = Tick::now();
-        let (passed, limits, usage) = {
+        let (limits, free) = (self.limits(), free_disk(&self.shared.dir));
+        self.ballast.note(free, &limits);
+        let (passed, usage) = {
             let state = self.shared.state();
             let usage = quota::Usage {
                 file: state.figures.bytes,
-                reusable: state.figures.bytes.saturating_sub(state.figures.used),
-                free: free_disk(&self.shared.dir),
+                // What is doomed already counts, or each try of a commit that fails would drop more.
+                reusable: state.figures.bytes.saturating_sub(state.figures.used) + self.doomed_bytes,
+                free,
             };
             let purged = state.present.first().is_some_and(|first| first < state.forget_below);
             let due = self.sweep || purged || now >= self.sweep_due;
             let passed = if due { passed_by_all(&state) } else { Vec::new() };
-            (passed, state.limits, usage)
+            (passed, usage)
         };
         if now >= self.sweep_due {
             self.sweep_due = now + SWEEP_EVERY;
@@ -70,6 +73,7 @@ impl Writer {
             };
             let reason = if excess > 0 {
                 excess = excess.saturating_sub(row.bytes + 64);
+                self.doomed_bytes += row.bytes + 64;
                 LossReason::QueueFull
             } else if self.too_old(&row, &limits)? {
                 LossReason::Expired

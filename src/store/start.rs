@@ -13,6 +13,7 @@ use super::epochs::{Epochs, Start};
 use super::head::{Head, Homes};
 use super::identity::{self, DATABASE, Mark};
 use super::last::{self, Latest};
+use super::lend::Held;
 use super::log::Log;
 use super::loss::Facts;
 use super::placing::{Look, numbers_of};
@@ -38,14 +39,30 @@ pub enum Refused {
         "the database has schema {0}, made by a later version; install that version again, or move the directory away"
     )]
     Newer(i64),
+    /// There is no room: try again when there is.
+    #[error("{0}")]
+    Full(String),
     /// Try again later.
     #[error("{0}")]
     Disk(String),
 }
 
+impl From<Refused> for Trouble {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Full(why) => Self::Full(why),
+            Refused::Newer(n) => Self::Newer(n),
+            Refused::InUse | Refused::Disk(_) => Self::Disk(refused.to_string()),
+        }
+    }
+}
+
 impl From<std::io::Error> for Refused {
     fn from(e: std::io::Error) -> Self {
-        if e.kind() == std::io::ErrorKind::WouldBlock { Self::InUse } else { Self::Disk(e.to_string()) }
+        match e.kind() {
+            std::io::ErrorKind::WouldBlock => Self::InUse,
+            _ => Trouble::from(e).into(),
+        }
     }
 }
 
@@ -53,6 +70,7 @@ impl From<Trouble> for Refused {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Newer(n) => Self::Newer(n),
+            Trouble::Full(why) => Self::Full(why),
             Trouble::Damaged(why) | Trouble::Disk(why) => Self::Disk(why),
         }
     }
@@ -318,9 +336,9 @@ fn newest_values(
 }
 
 impl Disk {
-    /// One past the highest number that is known to have been durable.
-    pub fn known(&self) -> u64 {
-        self.verdict.known
+    /// One past the highest number that was durable by the word of the mark.
+    pub fn marked(&self) -> u64 {
+        self.mark.as_ref().map_or(1, |mark| mark.stored)
     }
 
     /// Puts what the disk knows under the state in RAM. What was taken before the disk was there moves to
@@ -333,6 +351,8 @@ impl Disk {
         state.present = self.present.clone();
         state.next += moved;
         state.stored = next;
+        state.proven = self.verdict.known;
+        (state.readable, state.held) = (next, Held::default());
         let ring = state.ring_range().start;
         state.hand = ring..ring;
         state.bound = state.bound.max(self.line.as_ref().map_or(0, |l| l.bound));

@@ -16,6 +16,7 @@ use super::commands::Commands;
 use super::drain::Ledger;
 use super::epochs::Epochs;
 use super::last;
+use super::lend::Held;
 use super::loss::{self, Draft, Facts};
 use super::quota::Limits;
 use super::ranges::{RangeSet, count};
@@ -53,6 +54,8 @@ pub struct Figures {
     pub bytes: u64,
     /// Size of the WAL file, bytes.
     pub wal: u64,
+    /// Size of the ballast, bytes.
+    pub ballast: u64,
     /// Bytes that blocks use.
     pub used: u64,
     /// Readings dropped by limits and overflow since the start.
@@ -74,6 +77,7 @@ impl Default for Figures {
             bytes_written: 0,
             bytes: 0,
             wal: 0,
+            ballast: 0,
             used: 0,
             dropped: 0,
             taken: 0,
@@ -103,8 +107,17 @@ pub struct State {
     pub next: u64,
     /// One past the highest durable number.
     pub stored: u64,
+    /// One past the highest that is known to have been durable ever. Less than `stored` until the first commit of this
+    /// life: the numbers of a gap, which it brings, never were.
+    pub proven: u64,
     /// What the writer has in hand for the commit that is going on.
     pub hand: Range<u64>,
+    /// The readings of the last hand.
+    pub held: Held,
+    /// One past the highest number that the uplinks may read: durable, or lent (see `lend`). Never goes back.
+    pub readable: u64,
+    /// Since when the writer has waited for the disk.
+    pub busy_since: Option<Tick>,
     /// What comes after that, up to `next`.
     pub ring: VecDeque<Reading>,
     ring_text: usize,
@@ -160,7 +173,11 @@ impl State {
             epoch,
             next: 1,
             stored: 1,
+            proven: 1,
             hand: 1..1,
+            held: Held::default(),
+            readable: 1,
+            busy_since: None,
             ring: VecDeque::new(),
             ring_text: 0,
             ring_since: None,
@@ -228,18 +245,24 @@ impl State {
         }
         if !gone.is_empty() {
             let range = from..from + gone.len() as u64;
-            self.figures.dropped += gone.len() as u64;
+            // What all of them have is no loss.
+            let owed: RangeSet = self.accounts.values().flat_map(|a| a.open(range.clone())).collect();
+            let dropped = if self.accounts.is_empty() { gone.len() as u64 } else { owed.len() };
+            self.figures.dropped += dropped;
             self.lose(range, LossReason::QueueFull, false, &Facts::of(gone));
         }
     }
 
     /// Takes at most a group out of the ring, into the writer's hands.
-    pub fn grab(&mut self) -> Vec<Reading> {
+    pub fn grab(&mut self) -> Arc<Vec<Reading>> {
         let n = self.ring.len().min(bounds::STORE_GROUP);
         let first = self.ring_range().start;
-        let group: Vec<Reading> = self.ring.drain(..n).collect();
+        let group: Arc<Vec<Reading>> = Arc::new(self.ring.drain(..n).collect());
         self.ring_text -= group.iter().map(block::text_len).sum::<usize>();
         self.hand = first..first + n as u64;
+        if n > 0 {
+            self.held = Held::new(first, Arc::clone(&group));
+        }
         if self.ring.is_empty() {
             self.ring_since = None;
         }
@@ -293,11 +316,14 @@ impl State {
 
     /// The upstream broker acknowledged these.
     pub fn deliver(&mut self, uplink: &str, range: Range<u64>) {
-        let end = self.stored;
+        let end = self.stored.max(self.readable);
         if let Some(account) = self.accounts.get_mut(uplink)
             && account.deliver(range, end) > 0
         {
-            account.bound_islands(&self.present);
+            if account.settled.spans() > bounds::STORE_ISLANDS {
+                let there = self.everywhere();
+                self.accounts.get_mut(uplink).into_iter().for_each(|a| a.bound_islands(&there));
+            }
             self.dirty_since.get_or_insert_with(Tick::now);
         }
     }
@@ -388,9 +414,7 @@ impl State {
 
     /// Declares what an account is owed and nobody has any more.
     pub fn complete(&mut self, uplink: &str, reason: LossReason) {
-        let mut there = self.present.clone();
-        there.insert(self.hand.clone());
-        there.insert(self.ring_range());
+        let there = self.everywhere();
         let Some(account) = self.accounts.get(uplink) else { return };
         for part in there.missing(account.first..self.next) {
             self.lose_for(uplink, part, reason, false, |_| Facts::default(), false);

@@ -13,8 +13,11 @@ pub struct StoreStatus {
     pub state: &'static str,
     /// What is wrong, if something is.
     pub last_error: Option<String>,
-    /// Size of the database with its WAL, bytes.
+    /// Size of the database with its WAL and the ballast, bytes: what counts against `max_size`. (Not with what was
+    /// set aside.)
     pub bytes: u64,
+    /// Of them, the ballast: room that is kept for a full disk. 0: none, or it was given up.
+    pub ballast_bytes: u64,
     /// Readings in the log: those that an uplink has not passed yet, and the history.
     pub readings: u64,
     /// Readings in RAM on their way to the disk.
@@ -62,7 +65,8 @@ impl StoreStatus {
         Self {
             state: word,
             last_error,
-            bytes: figures.bytes + figures.wal,
+            bytes: figures.bytes + figures.wal + figures.ballast,
+            ballast_bytes: figures.ballast,
             readings: state.present.len(),
             readings_in_ram: state.ring.len() as u64 + (state.hand.end - state.hand.start),
             oldest_ts: state.oldest_of("", state.present.first()).map(|ts| ts.to_string()),

@@ -13,6 +13,9 @@ pub enum Trouble {
     /// Made by a later version: leave it alone.
     #[error("the database has schema {0}; this version knows {SCHEMA}")]
     Newer(i64),
+    /// There is no room on the disk, or in a quota: close, give up the ballast, open again.
+    #[error("{0}")]
+    Full(String),
     /// Close, wait, open again.
     #[error("{0}")]
     Disk(String),
@@ -29,6 +32,7 @@ impl From<rusqlite::Error> for Trouble {
             {
                 Self::Damaged(e.to_string())
             }
+            E::SqliteFailure(f, _) if f.code == ErrorCode::DiskFull => Self::Full(e.to_string()),
             // A flipped bit in a text, or in the text of the schema.
             E::Utf8Error(..) | E::SqlInputError { .. } => Self::Damaged(e.to_string()),
             E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
@@ -41,6 +45,30 @@ impl From<rusqlite::Error> for Trouble {
 
 impl From<std::io::Error> for Trouble {
     fn from(e: std::io::Error) -> Self {
-        Self::Disk(e.to_string())
+        if is_no_room(&e) { Self::Full(e.to_string()) } else { Self::Disk(e.to_string()) }
+    }
+}
+
+/// Whether it is room that is missing.
+#[must_use]
+pub fn is_no_room(e: &std::io::Error) -> bool {
+    matches!(e.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lacks_room_is_told_from_what_is_broken() {
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_IOERR_WRITE] {
+            let failed = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            let full = code == rusqlite::ffi::SQLITE_FULL;
+            assert_eq!(matches!(Trouble::from(failed), Trouble::Full(_)), full);
+        }
+        let said = |errno: rustix::io::Errno| Trouble::from(std::io::Error::from(errno));
+        assert!(matches!(said(rustix::io::Errno::NOSPC), Trouble::Full(_)));
+        assert!(matches!(said(rustix::io::Errno::DQUOT), Trouble::Full(_)));
+        assert!(matches!(said(rustix::io::Errno::IO), Trouble::Disk(_)));
     }
 }

@@ -1,7 +1,7 @@
 //! The store's thread: commits in groups, answers questions, and comes back after a fault.
 //!
 //! It owns the only connection. Everybody else asks through one bounded channel or through the shared
-//! state. After an error of the database the connection is closed; at most 5 s later it is opened again,
+//! state. After an error of the database the connection is closed; at most 4 s later it is opened again,
 //! compared with what is known in RAM, and the group that was in hand is committed then, once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::account::Account;
+use super::ballast::Ballast;
 use super::drain::{Chunk, DrainError};
 use super::head::{Head, HeadFile, Homes};
 use super::identity::{self, Mark};
@@ -38,13 +39,13 @@ pub struct Shared {
     /// The data directory.
     pub dir: PathBuf,
     /// A directory of this service in RAM, if there is one.
-    run: Option<PathBuf>,
+    pub run: Option<PathBuf>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     state: Mutex<State>,
     head: Mutex<Option<HeadFile>>,
-    /// One past the highest durable number.
-    pub stored: watch::Sender<u64>,
+    /// One past the highest number that may be read: durable, or lent.
+    pub readable: watch::Sender<u64>,
     /// Loss records as they are written down.
     pub events: broadcast::Sender<LossRecord>,
     /// What was shown on the local broker before the clock was set, once that is known.
@@ -68,7 +69,7 @@ impl Shared {
             clock,
             state: Mutex::new(state),
             head: Mutex::new(None),
-            stored: watch::Sender::new(1),
+            readable: watch::Sender::new(1),
             events: broadcast::Sender::new(events),
             corrections: broadcast::Sender::new(events),
             waking: AtomicBool::new(false),
@@ -99,7 +100,12 @@ impl Shared {
     /// The head as it is now.
     pub fn head_now(&self, state: &State) -> Head {
         let boot_id = self.clock.boot_id().to_owned();
-        Head { epoch: state.epoch, next: state.next, stored: state.stored, boot_id }
+        Head { epoch: state.epoch, next: state.next, stored: state.proven, lent: state.readable, boot_id }
+    }
+
+    /// So far may be read.
+    pub fn tell(&self, readable: u64) {
+        self.readable.send_if_modified(|n| readable > std::mem::replace(n, readable.max(*n)));
     }
 }
 
@@ -134,7 +140,7 @@ pub enum Job {
 #[derive(Debug)]
 pub(super) struct Hand {
     pub range: Range<u64>,
-    pub readings: Vec<Reading>,
+    pub readings: Arc<Vec<Reading>>,
     /// Empty: to be packed (again).
     pub blocks: Vec<(Row, Vec<u8>)>,
     /// The last of the blocks, if it may grow.
@@ -148,6 +154,8 @@ pub struct Writer {
     jobs: Receiver<Job>,
     pub(super) log: Option<Log>,
     pub(super) lock: Option<File>,
+    /// The file system it is on.
+    pub(super) device: Option<u64>,
     /// Where the head file may be, as long as the lock is held.
     pub(super) homes: Option<Homes>,
     pub(super) line: Line,
@@ -174,6 +182,9 @@ pub struct Writer {
     /// When history is looked through next for what has become too old.
     pub(super) sweep_due: Tick,
     pub(super) damaged: bool,
+    /// Bytes of blocks that go with the next commit because there is no room for them.
+    pub(super) doomed_bytes: u64,
+    pub(super) ballast: Ballast,
     pub(super) backoff: Backoff,
     retry_at: Tick,
     pub(super) mark_due: Tick,
@@ -184,6 +195,8 @@ pub struct Writer {
 pub(super) const LATEST_EVERY: Duration = Duration::from_secs(600);
 /// First wait after a fault; tests make thousands of faults.
 const FIRST_RETRY: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
+/// Longest wait: with the time of the trying itself the store is back within 5 s.
+const LAST_RETRY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 4000 });
 /// Longest sleep of the thread.
 const IDLE: Duration = Duration::from_secs(60);
 /// The same while the clock is not set: uplinks may wait for it.
@@ -193,6 +206,7 @@ impl Writer {
     /// A writer without a disk; [`Writer::begin`] or a retry finds it.
     pub fn new(shared: Arc<Shared>, jobs: Receiver<Job>) -> Self {
         let now = Tick::now();
+        let ballast = Ballast::new(&shared.dir);
         let line = Line {
             commit: 0,
             epoch: [0, 0],
@@ -209,6 +223,7 @@ impl Writer {
             jobs,
             log: None,
             lock: None,
+            device: None,
             homes: None,
             line,
             attempted: None,
@@ -226,7 +241,9 @@ impl Writer {
             sweep: false,
             sweep_due: now,
             damaged: false,
-            backoff: Backoff::new(FIRST_RETRY, Duration::from_secs(5)).expect("100 ms is shorter than 5 s"),
+            doomed_bytes: 0,
+            ballast,
+            backoff: Backoff::new(FIRST_RETRY, LAST_RETRY).expect("100 ms is shorter than 4 s"),
             retry_at: now,
             mark_due: now,
             marked: None,
@@ -238,7 +255,9 @@ impl Writer {
     /// # Errors
     /// Why the directory cannot be used now; the state in RAM is as before.
     pub fn begin(&mut self) -> Result<(), start::Refused> {
-        let disk: Disk = start::look(&self.shared.dir, self.shared.run.as_deref(), &*self.shared.clock)?;
+        let mut disk: Disk = start::look(&self.shared.dir, self.shared.run.as_deref(), &*self.shared.clock)?;
+        // Before anything is said of it elsewhere: what is read may be in the page cache only.
+        let settled = disk.log.settle();
         let random = getrandom::u32().unwrap_or_else(|_| fastrand::u32(..));
         let set_aside = identity::all_set_aside(&self.shared.dir);
         {
@@ -247,9 +266,11 @@ impl Writer {
             disk.adopt_into(&mut state, random, &*self.shared.clock);
             state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
+            if settled.is_err() {
+                state.proven = disk.marked();
+            }
             self.line.epoch = [state.epoch.start, state.epoch.random];
-            // The numbers of a gap become durable with the first commit: until then they were never stored.
-            let head = Head { stored: disk.known(), ..self.shared.head_now(&state) };
+            let head = self.shared.head_now(&state);
             drop(state);
             // Numbers may be given out from here on.
             *file = disk.homes.create(&head).ok();
@@ -262,8 +283,10 @@ impl Writer {
         self.latest = disk.latest;
         self.log = Some(disk.log);
         self.lock = Some(disk.lock);
+        self.device = identity::device(&self.shared.dir);
         self.homes = Some(disk.homes);
-        match self.log.as_mut().map_or(Ok(()), Log::settle).and_then(|()| self.commit(false)) {
+        self.look_at_ballast();
+        match settled.and_then(|()| self.commit(false)) {
             // Not before: a mark of an epoch that the database does not know says that it was rolled back.
             Ok(()) => self.write_mark(false),
             Err(trouble) => self.fault(&trouble),
@@ -302,9 +325,12 @@ impl Writer {
                 Ok(Job::Copy(ask)) => self.copy(ask),
                 Ok(Job::Flush(reply)) => {
                     if self.log.is_some() {
-                        match self.commit(false) {
-                            Ok(()) => drop(reply.send(())),
-                            Err(trouble) => self.fault(&trouble),
+                        if let Err(trouble) = self.commit(false) {
+                            self.fault(&trouble);
+                        }
+                        // Where room was made the commit is through all the same.
+                        if self.log.is_some() {
+                            let _ = reply.send(());
                         }
                     }
                 }
@@ -371,6 +397,7 @@ impl Writer {
             self.fault(&trouble);
             return;
         }
+        self.tend_ballast(now);
         let short = self.marked.as_ref().is_some_and(|m| self.shared.state().next > m.reserved);
         if short || now >= self.mark_due {
             self.write_mark(false);
@@ -387,13 +414,25 @@ impl Writer {
         if let Some(hand) = &mut self.hand {
             hand.blocks.clear();
         }
+        if self.relieve(trouble) {
+            return self.come_back();
+        }
         let wait = self.backoff.next(fastrand::f64());
         self.retry_at = Tick::now() + wait;
+        let mut file = self.shared.head();
         let mut state = self.shared.state();
         if state.phase == Phase::Ok {
             tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
         }
         state.phase = Phase::Fault(trouble.to_string());
+        state.busy_since = None;
+        let lent = state.lend(Tick::now());
+        let head = self.shared.head_now(&state);
+        drop(state);
+        if let Some(readable) = lent {
+            self.shared.write_head(&mut file, &head);
+            self.shared.tell(readable);
+        }
     }
 
     /// Everything durable, the line marked clean, the WAL written back.

@@ -65,7 +65,8 @@ struct Plan {
     /// Numbers from here on wait for the clock.
     held: Option<u64>,
     losses_at: Instant,
-    log_at: Instant,
+    /// When the log is asked again, for each lane: what one needs may be in RAM while the other waits for the disk.
+    log_at: [Instant; 2],
     turn: u64,
 }
 
@@ -143,7 +144,8 @@ impl Delivery {
     /// What to read from the log now.
     #[must_use]
     pub fn want(&self, now: Instant) -> Option<Want> {
-        if now >= self.plan.log_at { self.plan.lanes.want(self.plan.cut, self.plan.held) } else { None }
+        let open = |lane| now >= self.plan.log_at[lane as usize];
+        self.plan.lanes.want(self.plan.cut, self.plan.held, open)
     }
 
     /// Looks whether readings wait for the clock, and how long yet. The wait begins with the first connection on which
@@ -163,7 +165,7 @@ impl Delivery {
     pub fn filled(&mut self, want: &Want, chunk: Option<Chunk>, now: Instant) {
         let useful = chunk.is_some_and(|chunk| self.plan.lanes.filled(want, chunk, now));
         if !useful {
-            self.plan.log_at = now + self.timing.log_retry;
+            self.plan.log_at[want.lane as usize] = now + self.timing.log_retry;
         }
     }
 
@@ -387,7 +389,7 @@ impl Delivery {
     pub fn next_wake(&self, now: Instant) -> Instant {
         let refused = self.plan.refused.iter().map(|r| r.due).min();
         let batch = self.plan.lanes.deadline(self.plan.cut);
-        let log = (self.plan.log_at > now).then_some(self.plan.log_at);
+        let log = self.plan.log_at.into_iter().filter(|at| *at > now).min();
         let losses = self.plan.losses.is_empty().then_some(self.plan.losses_at);
         // What is due already waits for room, not for time.
         [refused, batch, log, losses]
@@ -409,7 +411,7 @@ impl Plan {
             corrections: VecDeque::new(),
             held: None,
             losses_at: now,
-            log_at: now,
+            log_at: [now; 2],
             turn: 0,
         }
     }

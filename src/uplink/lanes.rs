@@ -95,12 +95,13 @@ impl Lanes {
         }
     }
 
-    /// What to read now, the live lane first; numbers from `held` on (all of which wait for the clock) not yet.
+    /// What to read now, the live lane first, of those that are `open` (the log could not be read for the others just
+    /// now; one must not wait for the other); numbers from `held` on (all of which wait for the clock) not yet.
     /// `None`: enough is at hand, or there is nothing.
     #[must_use]
-    pub fn want(&self, cut: Cut, held: Option<u64>) -> Option<Want> {
+    pub fn want(&self, cut: Cut, held: Option<u64>, open: impl Fn(Lane) -> bool) -> Option<Want> {
         let max = READ.max(cut.max_readings);
-        LANES.into_iter().find_map(|lane| {
+        LANES.into_iter().filter(|lane| open(*lane)).find_map(|lane| {
             let line = &self.lines[lane as usize];
             let mut range = line.unread.front().cloned()?;
             range.end = range.end.min(held.unwrap_or(u64::MAX));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     fn fill(lanes: &mut Lanes, cut: Cut, gone: &[u64], now: Instant) {
-        while let Some(want) = lanes.want(cut, None) {
+        while let Some(want) = lanes.want(cut, None, |_| true) {
             assert!(lanes.filled(&want, read(&want, gone), now));
         }
     }
@@ -294,7 +295,7 @@ mod tests {
         let mut lanes = Lanes::new(Order::LiveFirst, vec![1..4, 6..12], 12);
         lanes.advance(15);
         // All of the boot that began with 8 waits, and most of that is live.
-        while let Some(want) = lanes.want(ONE, Some(8)) {
+        while let Some(want) = lanes.want(ONE, Some(8), |_| true) {
             assert_eq!((want.lane, want.range.end <= 8), (Lane::Backlog, true));
             assert!(lanes.filled(&want, read(&want, &[]), now));
         }
@@ -314,9 +315,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_log_that_looked_at_nothing_is_asked_again() {
         let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
-        let want = lanes.want(ONE, None).expect("something pending");
+        let want = lanes.want(ONE, None, |_| true).expect("something pending");
         assert!(!lanes.filled(&want, Chunk { records: vec![], next: 1 }, Instant::now()));
-        assert_eq!(lanes.want(ONE, None), Some(want));
+        assert_eq!(lanes.want(ONE, None, |_| true), Some(want));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backlog_that_cannot_be_read_holds_up_nothing_live() {
+        let mut lanes = Lanes::new(Order::LiveFirst, some(1..3), 3);
+        let backlog = |lane: Lane| lane == Lane::Backlog;
+        let live = |lane: Lane| lane == Lane::Live;
+        assert_eq!(lanes.want(ONE, None, live), None);
+        assert_eq!(lanes.want(ONE, None, backlog).map(|w| w.range), Some(1..3));
+        lanes.advance(5);
+        assert_eq!(lanes.want(ONE, None, |_| true).map(|w| (w.lane, w.range)), Some((Lane::Live, 3..5)));
+        assert_eq!(lanes.want(ONE, None, live).map(|w| w.range), Some(3..5));
     }
 
     proptest! {
@@ -347,7 +360,7 @@ mod tests {
                     loop {
                         let batch = lanes.take(lane, cut, now, grow == 0);
                         if batch.is_empty() {
-                            if grow == 0 && lanes.want(cut, None).is_some() {
+                            if grow == 0 && lanes.want(cut, None, |_| true).is_some() {
                                 fill_partly(&mut lanes, cut, &gone, now);
                                 continue;
                             }
@@ -373,7 +386,7 @@ mod tests {
 
     fn fill_partly(lanes: &mut Lanes, cut: Cut, gone: &[u64], now: Instant) {
         for _ in 0..3 {
-            let Some(want) = lanes.want(cut, None) else { return };
+            let Some(want) = lanes.want(cut, None, |_| true) else { return };
             assert!(lanes.filled(&want, read(&want, gone), now));
         }
     }

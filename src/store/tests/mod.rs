@@ -8,6 +8,7 @@ mod faults;
 mod history;
 mod kill;
 mod limits;
+mod outage;
 mod power;
 mod random;
 mod time;

@@ -43,7 +43,7 @@ pub struct Verdict {
     /// Numbers that loss records declare.
     pub declared: u64,
     /// Numbers that were heard although they were declared lost: they were on their way when the link broke, their
-    /// acknowledgement never came, and they could not be kept until they were sent again.
+    /// acknowledgement never came, and they could not be kept until they were sent again; or the declaration is a bound.
     pub declared_but_heard: usize,
     /// Not of good quality.
     pub not_good: usize,
@@ -122,7 +122,10 @@ fn numbering(verdict: &mut Verdict, epochs: &[&str], heard: BTreeSet<(&str, u64)
         }
         let arrived: Vec<u64> = heard.range((epoch, from)..=(epoch, to)).map(|(_, seq)| *seq).collect();
         let given_up = matches!(loss.reason.as_str(), "expired" | "queue_full" | "purged");
-        if given_up && arrived.len() <= IN_FLIGHT {
+        // A bound says "at most these": of what was lent to the uplinks while the disk was out of order, before a kill,
+        // some may have arrived.
+        let at_most = loss.bound && loss.reason == "unclean_start";
+        if at_most || (given_up && arrived.len() <= IN_FLIGHT) {
             verdict.declared_but_heard += arrived.len();
         } else {
             false_ones.extend(arrived.iter().map(|seq| format!("{epoch}/{seq} was heard, and {loss:?}")));

@@ -55,6 +55,9 @@ fn a_hole_a_false_declaration_disorder_and_a_different_repeat_are_found() {
     let expired = |to| Loss { reason: "expired".into(), ..loss(1, to) };
     assert_eq!(judge(&row, &[expired(20)], false).declared_but_heard, 20, "they were on their way");
     assert!(faults(&row, &[expired(21)], false)[0].contains("not true"), "so many were not");
+    let lent = |bound| Loss { reason: "unclean_start".into(), bound, ..loss(1, 30) };
+    assert_eq!(judge(&row, &[lent(true)], false).declared_but_heard, 30, "at most these");
+    assert!(faults(&row, &[lent(false)], false)[0].contains("not true"));
     let short = Loss { count: 1, ..loss(2, 3) };
     assert!(faults(&[reading(1), reading(4)], &[short], false)[0].contains("not true"));
     assert!(faults(&[reading(2), reading(1)], &[], false)[0].contains("out of order"));

@@ -18,7 +18,7 @@ mod damage;
 mod disk;
 mod errors;
 mod scene;
-mod vfs;
+pub mod vfs;
 mod witness;
 
 use std::collections::BTreeMap;

@@ -68,9 +68,9 @@ pub struct Track {
     pub cuts: Vec<Cut>,
     /// One call of so many is frozen; 0: none.
     pub every: u32,
-    /// This call fails, once; a write because the disk is full, if `true`.
-    pub fail: Option<(u64, bool)>,
-    /// Which did.
+    /// These calls fail; writes because the disk is full, if `true`.
+    pub fail: Option<(std::ops::Range<u64>, bool)>,
+    /// Which did first.
     pub failed: Option<(Call, String)>,
     /// Readings are taken during calls.
     pub busy: bool,
@@ -241,8 +241,7 @@ impl Track {
         self.facts.next = self.facts.next.max(state.next);
         self.facts.bound = state.bound_saved;
         self.facts.burst = state.bound > state.bound_saved;
-        drop(state);
-        self.facts.stored = self.facts.stored.max(*shared.stored.borrow());
+        self.facts.stored = self.facts.stored.max(state.proven);
     }
 
     fn freeze(&self, image: &Image, at: String) -> Cut {
@@ -275,10 +274,13 @@ impl Track {
             return Some(ffi::SQLITE_IOERR);
         }
         self.calls += 1;
-        if let Some((at, full)) = self.fail
-            && at == self.calls
+        if let Some((calls, full)) = &self.fail
+            && calls.contains(&self.calls)
+            // On a full disk everything but writing works.
+            && (!full || calls.end - calls.start == 1 || call == Call::Write)
         {
-            self.failed = Some((call, name.to_owned()));
+            let full = *full;
+            self.failed.get_or_insert((call, name.to_owned()));
             return Some(match call {
                 Call::Open => ffi::SQLITE_CANTOPEN,
                 Call::Read => ffi::SQLITE_IOERR_READ,
