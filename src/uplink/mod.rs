@@ -12,22 +12,29 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`guard`], [`formats`], [`mod@check`], [`endpoint`]. Moving bytes:
-//! [`link`] (connect and log in), `session` (one connection), and the loop here.
+//! (status and events), [`liveness`], [`guard`], [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
+//! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
 pub mod counters;
 pub mod delivery;
+pub mod dial;
 pub mod fault;
 pub mod formats;
 pub mod guard;
+pub mod http;
 pub mod inflight;
 pub mod lanes;
 pub mod link;
 pub mod liveness;
+pub mod login;
 pub mod mirror;
 pub mod protocol;
+pub mod proxy;
+pub mod reasons;
 mod session;
 pub mod share;
+pub mod stage;
+pub mod tap;
 pub mod timing;
 pub mod tls;
 pub mod websocket;
@@ -45,14 +52,17 @@ pub use timing::Timing;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
+use crate::config::Endpoint;
 use crate::config::model::Uplink;
 use crate::message::{CommandRequest, Message};
 use crate::pipeline::topics::Topics;
 use crate::store::Drain;
 use delivery::Delivery;
-use fault::Fault;
+use fault::{Closes, Fault};
+use link::Way;
 use mirror::Mirror;
 use session::{Context, End};
+use stage::Progress;
 
 /// What an uplink needs from the rest of the house.
 pub struct Deps {
@@ -119,11 +129,11 @@ impl Loop<'_> {
         let (min, max) = self.context.timing.backoff;
         let mut backoff =
             Backoff::new(min, max).expect("Timing's shortest wait is above zero and below the longest");
-        let urls: Vec<&str> =
-            std::iter::once(&self.config.url).chain(&self.config.fallback_urls).map(String::as_str).collect();
+        let mut closes = Closes::default();
         let mut last = None;
         loop {
-            for url in &urls {
+            let mut hurry = true;
+            for url in std::iter::once(&self.config.url).chain(&self.config.fallback_urls) {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
                     attempt = self.connect(url) => attempt,
@@ -145,16 +155,20 @@ impl Loop<'_> {
                         match end {
                             End::Stopped => return,
                             End::Broken(fault) => {
+                                let fault = closes.after(since.elapsed(), fault, self.client_id());
+                                hurry &= !fault.is_settled();
                                 self.tell(&fault, &mut last);
                                 break; // The first URL has the first word again.
                             }
                         }
                     }
                 };
+                hurry &= !fault.is_settled();
                 self.tell(&fault, &mut last);
             }
             self.state(State::Waiting);
-            let wait = backoff.next(fastrand::f64());
+            let unit = fastrand::f64();
+            let wait = if hurry { backoff.next(unit) } else { backoff.longest(unit) };
             tokio::select! {
                 () = sleep(wait) => {}
                 () = take_all(&mut mirror, delivery) => return,
@@ -164,11 +178,24 @@ impl Loop<'_> {
     }
 
     async fn connect(&self, url: &str) -> Result<link::Link, Fault> {
+        let endpoint =
+            Endpoint::parse(url).map_err(|e| Fault::File(format!("url: {}; {}", e.message, e.hint)))?;
+        let progress = Progress::default();
+        let way = Way {
+            uplink: self.config,
+            gateway: self.gateway,
+            topics: &self.context.topics,
+            clock: &*self.context.clock,
+            progress: &progress,
+        };
         let limit = self.context.timing.connect;
-        let attempt = link::open(self.config, url, self.gateway, &self.context.topics);
-        timeout(limit, attempt)
-            .await
-            .unwrap_or_else(|_| Err(Fault::Timeout { what: format!("connecting to {url}"), limit }))
+        timeout(limit, Box::pin(way.open(&endpoint))).await.unwrap_or_else(|_| {
+            Err(Fault::Timeout { what: format!("connecting to {url}: {}", progress.words()), limit })
+        })
+    }
+
+    fn client_id(&self) -> &str {
+        self.config.client_id.as_deref().unwrap_or(self.gateway)
     }
 
     fn acknowledged(&self) -> u64 {

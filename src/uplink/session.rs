@@ -22,7 +22,8 @@ use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::Want;
 use super::link::{Link, Stream};
 use super::liveness::{Duty, Liveness};
-use super::protocol::{Incoming, Limits, Protocol, Unsendable, reason_words};
+use super::protocol::{Incoming, Limits, Protocol, Unsendable};
+use super::reasons::reason_words;
 use super::share::Class;
 use super::timing::Timing;
 use crate::bounds;
@@ -79,7 +80,7 @@ pub(super) async fn run(
     delivery: &mut Delivery,
     mirror: &mut Option<mpsc::Receiver<Message>>,
 ) -> End {
-    let Link { stream, protocol, limits, early } = link;
+    let Link { stream, wire: _, protocol, limits, early } = link;
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
@@ -297,7 +298,7 @@ impl<'a> Session<'a> {
 
     fn heard(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if bytes.is_empty() {
-            return Err(Fault::Lost("closed by the broker without a word".to_owned()));
+            return Err(Fault::HungUp { how: "closed by the broker without a word", hint: String::new() });
         }
         let now = Instant::now();
         self.liveness.heard(now);

@@ -2,10 +2,12 @@
 //! against noise.
 
 mod clock;
+mod causes;
 mod faults;
 mod noise;
 mod real;
 mod sides;
+mod ways;
 
 #[path = "../support/fake_broker.rs"]
 mod fake_broker;
@@ -15,6 +17,10 @@ mod memory_drain;
 mod mosquitto;
 #[path = "../support/outside.rs"]
 mod outside;
+#[path = "../support/proxies.rs"]
+mod proxies;
+#[path = "../support/tls_front.rs"]
+mod tls_front;
 #[path = "../support/uplink_bench.rs"]
 mod uplink_bench;
 #[path = "../support/websocket_bridge.rs"]
