@@ -117,6 +117,10 @@ pub struct Uplink {
     #[serde(default)]
     #[schemars(example = &"wwan0")]
     pub interface: Option<String>,
+    /// With MQTT 5: whether to follow a broker that sends us to another server, with our user name and
+    /// password. The scheme stays, so TLS does. When that server fails, `url` has the first word again.
+    #[serde(default)]
+    pub allow_redirect: bool,
     /// MQTT keep-alive, 1s to 65535s: how soon a dead link is noticed.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Span,
@@ -139,6 +143,10 @@ pub struct Uplink {
     /// `strict`: one lane, oldest first.
     #[serde(default)]
     pub order: Order,
+    /// With MQTT 5: every message says what its payload is (`application/json`, `application/zstd`), some 20
+    /// bytes each.
+    #[serde(default)]
+    pub content_type: bool,
     /// Limits of one `json-batch` message: whichever is reached first sends it.
     #[serde(default)]
     pub batch: Batch,

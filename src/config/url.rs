@@ -63,6 +63,26 @@ impl Endpoint {
         let websocket = ws.then(|| if path.is_empty() { "/mqtt".to_owned() } else { path.to_owned() });
         Ok(Self { tls, websocket, host: host.to_owned(), port })
     }
+
+    /// The same way to another server, which a broker names as `host` or `host:port` (MQTT 5, §4.11). TLS
+    /// stays TLS.
+    #[must_use]
+    pub fn moved(&self, reference: &str) -> Option<Self> {
+        let (host, port) = authority(reference, self.port).ok()?;
+        Some(Self { host: host.to_owned(), port, ..self.clone() })
+    }
+
+    /// As it stands in the configuration.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = match (self.websocket.is_some(), self.tls) {
+            (false, false) => "mqtt",
+            (false, true) => "mqtts",
+            (true, false) => "ws",
+            (true, true) => "wss",
+        };
+        format!("{scheme}://{self}{}", self.websocket.as_deref().unwrap_or_default())
+    }
 }
 
 /// Takes `host[:port]` apart; an IPv6 address stands in brackets.
@@ -120,6 +140,10 @@ mod tests {
         assert_eq!(Endpoint::parse("mqtt://b.example:9"), Ok(plain(false, 9)));
         let ws = Endpoint::parse("wss://b.example/x?y=1").expect("a url");
         assert_eq!((ws.tls, ws.websocket.as_deref(), ws.port), (true, Some("/x?y=1"), 443));
+        assert_eq!(ws.url(), "wss://b.example:443/x?y=1");
+        let moved = ws.moved("c.example:8443").expect("a server");
+        assert_eq!(moved.url(), "wss://c.example:8443/x?y=1");
+        assert_eq!((ws.moved("d").expect("a server").port, ws.moved("a b"), ws.moved("")), (443, None, None));
         let v6 = Endpoint::parse("mqtt://[::1]:1884").expect("a url");
         assert_eq!((v6.host.as_str(), v6.to_string().as_str()), ("::1", "[::1]:1884"));
     }

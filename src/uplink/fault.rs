@@ -77,6 +77,14 @@ pub enum Fault {
         /// Coming back soon is of no use, or makes it worse.
         settled: bool,
     },
+    /// The broker wants us to go to another server.
+    #[error("the broker asks to use another server{}{hint}", named(.to.as_deref()))]
+    Redirect {
+        /// Host, or host and port, as the broker wrote it.
+        to: Option<String>,
+        /// What we do about it; `""`, or it begins with `; `.
+        hint: &'static str,
+    },
     /// The other side closed the connection and did not say why.
     #[error("connection lost: {how}{hint}")]
     HungUp {
@@ -97,6 +105,10 @@ pub enum Fault {
     /// The log cannot be read.
     #[error("{0}")]
     Log(String),
+}
+
+fn named(to: Option<&str>) -> String {
+    to.map_or_else(String::new, |to| format!(" (`{to}`)"))
 }
 
 fn seconds(limit: Duration) -> String {

@@ -69,6 +69,9 @@ impl Way<'_> {
 
         self.progress.reached(Stage::Login);
         let mut protocol = Protocol::new(self.uplink.mqtt_version);
+        if self.uplink.content_type {
+            protocol.say_content();
+        }
         let mut out = BytesMut::new();
         protocol.connect(&login, &mut out)?;
         stream.write_all(&out).await.map_err(|e| Fault::broken(&e))?;

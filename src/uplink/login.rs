@@ -1,8 +1,9 @@
 //! The CONNECT packet: who we are, and what the broker should say if we vanish.
 
-use mqtt_protocol_core::mqtt::packet::{Packet, Qos, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::packet::{MaximumPacketSize, Packet, Qos, v3_1_1, v5_0};
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
+use crate::bounds;
 use crate::config::model::MqttVersion;
 
 /// Who we are, and what the broker should say if we vanish.
@@ -22,6 +23,7 @@ pub struct Login {
 
 /// The packet of a clean session in the given version.
 pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
+    let packet_in = u32::try_from(bounds::UPLINK_PACKET_IN).unwrap_or(u32::MAX);
     let offline = crate::pipeline::payload::OFFLINE.to_vec();
     Ok(match version {
         MqttVersion::V5 => {
@@ -29,6 +31,7 @@ pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Pack
                 .client_id(&*login.client_id)?
                 .clean_start(true)
                 .keep_alive(login.keep_alive_s)
+                .props(vec![MaximumPacketSize::new(packet_in)?.into()])
                 .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
             if let Some(name) = &login.username {
                 builder = builder.user_name(name.as_str())?;

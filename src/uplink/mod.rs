@@ -15,6 +15,7 @@
 //! (status and events), [`liveness`], [`guard`], [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
+pub mod aliases;
 pub mod counters;
 pub mod delivery;
 pub mod dial;
@@ -39,6 +40,7 @@ pub mod timing;
 pub mod tls;
 pub mod websocket;
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +119,9 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
     counters.set_state(State::Stopped, context.clock.wall());
 }
 
+/// Most servers that send us on in one round: two that point at each other must not keep us busy.
+const MOVES: u32 = 3;
+
 struct Loop<'a> {
     config: &'a Uplink,
     gateway: &'a str,
@@ -131,40 +136,55 @@ impl Loop<'_> {
             Backoff::new(min, max).expect("Timing's shortest wait is above zero and below the longest");
         let mut closes = Closes::default();
         let mut last = None;
+        // Where a broker sent us at the end of a connection.
+        let mut sent_to = None;
         loop {
             let mut hurry = true;
-            for url in std::iter::once(&self.config.url).chain(&self.config.fallback_urls) {
+            let mut moves = 0;
+            let mut round: VecDeque<Endpoint> = sent_to.take().into_iter().chain(self.endpoints()).collect();
+            while let Some(endpoint) = round.pop_front() {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(url) => attempt,
+                    attempt = self.connect(&endpoint) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
-                let fault = match attempt {
-                    Err(fault) => fault,
-                    Ok(link) => {
-                        self.state(State::Connected);
-                        UplinkCounters::add(&self.counters.connects, 1);
-                        tracing::info!(uplink = %self.config.name, url, "connected");
-                        let (since, before) = (Instant::now(), self.acknowledged());
-                        let end = session::run(link, self.context, delivery, &mut mirror).await;
-                        if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
-                            backoff.reset();
+                let link = match attempt {
+                    Ok(link) => link,
+                    Err(fault) => {
+                        let (fault, to) = self.follow(fault, &endpoint);
+                        if moves < MOVES
+                            && let Some(to) = to
+                        {
+                            moves += 1;
+                            round.push_front(to);
                         }
-                        last = None;
-                        match end {
-                            End::Stopped => return,
-                            End::Broken(fault) => {
-                                let fault = closes.after(since.elapsed(), fault, self.client_id());
-                                hurry &= !fault.is_settled();
-                                self.tell(&fault, &mut last);
-                                break; // The first URL has the first word again.
-                            }
-                        }
+                        hurry &= !fault.is_settled();
+                        self.tell(&fault, &mut last);
+                        continue;
                     }
+                };
+                self.state(State::Connected);
+                UplinkCounters::add(&self.counters.connects, 1);
+                tracing::info!(uplink = %self.config.name, url = endpoint.url(), "connected");
+                let (since, before) = (Instant::now(), self.acknowledged());
+                let end = session::run(link, self.context, delivery, &mut mirror).await;
+                if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
+                    backoff.reset();
+                }
+                last = None;
+                let fault = match end {
+                    End::Stopped => return,
+                    End::Broken(fault) => closes.after(since.elapsed(), fault, self.client_id()),
+                };
+                let fault = {
+                    let (fault, to) = self.follow(fault, &endpoint);
+                    sent_to = to;
+                    fault
                 };
                 hurry &= !fault.is_settled();
                 self.tell(&fault, &mut last);
+                break; // The first URL has the first word again.
             }
             self.state(State::Waiting);
             let unit = fastrand::f64();
@@ -177,9 +197,25 @@ impl Loop<'_> {
         }
     }
 
-    async fn connect(&self, url: &str) -> Result<link::Link, Fault> {
-        let endpoint =
-            Endpoint::parse(url).map_err(|e| Fault::File(format!("url: {}; {}", e.message, e.hint)))?;
+    /// The addresses of the configuration, in turn. The loader has checked them.
+    fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let urls = std::iter::once(&self.config.url).chain(&self.config.fallback_urls);
+        urls.filter_map(|url| Endpoint::parse(url).ok())
+    }
+
+    /// Whether a fault sends us somewhere else, and what we do about it.
+    fn follow(&self, fault: Fault, from: &Endpoint) -> (Fault, Option<Endpoint>) {
+        let Fault::Redirect { to, .. } = fault else { return (fault, None) };
+        let place = to.as_deref().and_then(|to| from.moved(to));
+        let (hint, place) = match place {
+            Some(place) if self.config.allow_redirect => ("", Some(place)),
+            Some(_) => ("; set allow_redirect = true to follow it, or change `url`", None),
+            None => ("; it names none that we can reach, so change `url`", None),
+        };
+        (Fault::Redirect { to, hint }, place)
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<link::Link, Fault> {
         let progress = Progress::default();
         let way = Way {
             uplink: self.config,
@@ -189,8 +225,11 @@ impl Loop<'_> {
             progress: &progress,
         };
         let limit = self.context.timing.connect;
-        timeout(limit, Box::pin(way.open(&endpoint))).await.unwrap_or_else(|_| {
-            Err(Fault::Timeout { what: format!("connecting to {url}: {}", progress.words()), limit })
+        timeout(limit, Box::pin(way.open(endpoint))).await.unwrap_or_else(|_| {
+            Err(Fault::Timeout {
+                what: format!("connecting to {}: {}", endpoint.url(), progress.words()),
+                limit,
+            })
         })
     }
 

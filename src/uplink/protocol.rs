@@ -9,11 +9,13 @@ use bytes::{Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event};
 use mqtt_protocol_core::mqtt::packet::{
-    GenericPacketTrait, Packet, Property, Qos, RetainHandling, SubEntry, SubOpts, v3_1_1, v5_0,
+    ContentType, GenericPacketTrait, Packet, Properties, Property, Qos, RetainHandling, SubEntry, SubOpts,
+    TopicAlias, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode, MqttError};
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 
+use super::aliases::{Aliases, Name};
 use super::fault::Fault;
 use super::guard::{Admitted, Guard};
 use super::inflight::Outgoing;
@@ -88,6 +90,9 @@ pub struct Protocol {
     version: MqttVersion,
     guard: Guard,
     limits: Limits,
+    aliases: Aliases,
+    /// Whether messages say what their payload is.
+    says_content: bool,
 }
 
 impl Protocol {
@@ -105,7 +110,13 @@ impl Protocol {
         engine.set_auto_pub_response(true);
         let limits =
             Limits { receive_maximum: u16::MAX, max_packet: MQTT_MAX, keep_alive_s: None, retain: true };
-        Self { engine, version, guard: Guard::new(bounds::UPLINK_PACKET_IN), limits }
+        let (guard, aliases) = (Guard::new(bounds::UPLINK_PACKET_IN), Aliases::default());
+        Self { engine, version, guard, limits, aliases, says_content: false }
+    }
+
+    /// With MQTT 5: every message says by its content type what its payload is.
+    pub fn say_content(&mut self) {
+        self.says_content = true;
     }
 
     /// Writes the CONNECT packet to `out`.
@@ -137,14 +148,39 @@ impl Protocol {
     fn publish_as(&mut self, id: u16, message: &Outgoing, out: &mut BytesMut) -> Result<u16, Unsendable> {
         let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
         let retain = message.retain && self.limits.retain;
+        let name = self.aliases.name(&message.topic);
         let packet: Packet = match self.version {
-            MqttVersion::V5 => v5_0::Publish::builder()
-                .topic_name(&*message.topic)
-                .and_then(|b| {
-                    b.qos(Qos::AtLeastOnce).retain(retain).packet_id(id).payload(&message.payload[..]).build()
-                })
-                .map_err(invalid)?
-                .into(),
+            MqttVersion::V5 => {
+                let mut properties = Properties::new();
+                let topic = match name {
+                    Name::Whole => &*message.topic,
+                    Name::Introduce(number) => {
+                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
+                        &*message.topic
+                    }
+                    Name::Number(number) => {
+                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
+                        ""
+                    }
+                };
+                if self.says_content
+                    && let Some(content) = content_type(&message.payload)
+                {
+                    properties.push(ContentType::new(content).map_err(invalid)?.into());
+                }
+                v5_0::Publish::builder()
+                    .topic_name(topic)
+                    .and_then(|b| {
+                        b.qos(Qos::AtLeastOnce)
+                            .retain(retain)
+                            .packet_id(id)
+                            .props(properties)
+                            .payload(&message.payload[..])
+                            .build()
+                    })
+                    .map_err(invalid)?
+                    .into()
+            }
             MqttVersion::V311 => v3_1_1::Publish::builder()
                 .topic_name(&*message.topic)
                 .and_then(|b| {
@@ -160,6 +196,7 @@ impl Protocol {
         let events = self.engine.send(packet);
         self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
         self.guard.await_ack(id);
+        self.aliases.sent(&message.topic, name);
         Ok(id)
     }
 
@@ -282,6 +319,7 @@ impl Protocol {
                                 usize::try_from(v.val()).unwrap_or(MQTT_MAX).min(MQTT_MAX);
                         }
                         Property::ServerKeepAlive(v) => self.limits.keep_alive_s = Some(v.val()),
+                        Property::TopicAliasMaximum(v) => self.aliases = Aliases::new(v.val()),
                         Property::RetainAvailable(v) => self.limits.retain = v.val() != 0,
                         Property::MaximumQos(v) if v.val() == 0 => {
                             return Err(Fault::login(
@@ -316,5 +354,15 @@ impl Protocol {
             }
             _ => Incoming::Nothing,
         })
+    }
+}
+
+/// What a payload of ours is, told by its first bytes: JSON objects begin with a brace, zstd frames with
+/// their magic number (RFC 8878, §3.1.1).
+fn content_type(payload: &[u8]) -> Option<&'static str> {
+    match payload {
+        [b'{', ..] => Some("application/json"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("application/zstd"),
+        _ => None,
     }
 }

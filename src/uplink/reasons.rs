@@ -16,13 +16,31 @@ pub fn login_311(code: ConnectReturnCode) -> Fault {
 /// A login refused in MQTT 5.
 #[must_use]
 pub fn login(code: u8, properties: &[Property]) -> Fault {
+    if let Some(fault) = redirect(code, properties) {
+        return fault;
+    }
     Fault::Login { why: with_reason(code, properties), settled: is_settled(code) }
 }
 
 /// A connection that the broker ends, in MQTT 5.
 #[must_use]
 pub fn ended(code: u8, properties: &[Property]) -> Fault {
+    if let Some(fault) = redirect(code, properties) {
+        return fault;
+    }
     Fault::Ended { why: with_reason(code, properties), settled: is_settled(code) }
+}
+
+/// Use another server, server moved (§4.13): the broker names hosts, separated by spaces; the first counts.
+fn redirect(code: u8, properties: &[Property]) -> Option<Fault> {
+    if !matches!(code, 0x9c | 0x9d) {
+        return None;
+    }
+    let to = properties.iter().find_map(|p| match p {
+        Property::ServerReference(text) => text.val().split(' ').find(|word| !word.is_empty()).map(printable),
+        _ => None,
+    });
+    Some(Fault::Redirect { to, hint: "" })
 }
 
 /// Reasons that coming back soon does not mend, or makes worse.

@@ -4,6 +4,7 @@
 mod clock;
 mod causes;
 mod faults;
+mod manners;
 mod noise;
 mod real;
 mod sides;

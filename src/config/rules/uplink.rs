@@ -79,6 +79,14 @@ fn check_way(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
         let problem = Problem::new(raw.at("url"), "AWS IoT speaks MQTT on port 443 only if it is asked to");
         findings.warnings.push(problem.hint("add `alpn = [\"x-amzn-mqtt-ca\"]`"));
     }
+    if uplink.mqtt_version == MqttVersion::V311 {
+        for (key, set) in [("allow_redirect", uplink.allow_redirect), ("content_type", uplink.content_type)] {
+            if set {
+                let problem = Problem::new(raw.key(key), format!("`{key}` has no effect in MQTT 3.1.1"));
+                findings.warnings.push(problem.hint("use `mqtt_version = \"5\"`, or leave it out"));
+            }
+        }
+    }
     let user = uplink.proxy.as_ref().and_then(|proxy| proxy.user.as_ref());
     if uplink.proxy_password_file.is_some() && user.is_none() {
         let problem = Problem::new(raw.key("proxy_password_file"), "a password for a proxy without a user");

@@ -61,6 +61,14 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
 fn what_works_but_is_hardly_meant_is_a_warning() {
     for (keys, expected) in [
         ("url = 'mqtt://h'\nca_file = '/dev/null'", "`ca_file` has no effect without TLS"),
+        (
+            "url = 'mqtt://h'\nmqtt_version = '3.1.1'\nallow_redirect = true",
+            "`allow_redirect` has no effect in MQTT 3.1.1",
+        ),
+        (
+            "url = 'mqtt://h'\nmqtt_version = '3.1.1'\ncontent_type = true",
+            "`content_type` has no effect in MQTT 3.1.1",
+        ),
         ("url = 'mqtt://h'\nalpn = ['mqtt']", "`alpn` has no effect without TLS"),
         (
             "url = 'mqtts://x-ats.iot.eu-central-1.amazonaws.com:443'",
