@@ -9,6 +9,7 @@ use driver_api::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::connect::Connect;
 pub use super::doors::{Broker, Listener, ListenerTls, Transport};
 use super::proxy::Proxy;
 use super::share::Share;
@@ -121,6 +122,13 @@ pub struct Uplink {
     /// password. The scheme stays, so TLS does. When that server fails, `url` has the first word again.
     #[serde(default)]
     pub allow_redirect: bool,
+    /// When to be connected: `always`, or in windows on a link that is paid for or powered up, such as
+    /// `every 15m for 2m`. A window ends early once everything is delivered. Commands arrive only in windows.
+    #[serde(default)]
+    pub connect: Connect,
+    /// Most bytes per second that are sent, TLS and WebSocket counted; `0`: no limit. At least 256B.
+    #[serde(default = "defaults::max_rate")]
+    pub max_rate: ByteSize,
     /// MQTT keep-alive, 1s to 65535s: how soon a dead link is noticed.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Span,
@@ -366,6 +374,11 @@ pub mod defaults {
     #[must_use]
     pub fn wait_for_clock() -> Span {
         Span::s(120)
+    }
+    /// No limit of what is sent.
+    #[must_use]
+    pub fn max_rate() -> ByteSize {
+        ByteSize(0)
     }
     /// Topic tree upstream.
     #[must_use]

@@ -165,8 +165,16 @@ pub struct UplinkStatus {
     pub declared_lost: u64,
     /// Readings sent again because a connection ended before their acknowledgement.
     pub repeats: u64,
-    /// Bytes given to the socket.
+    /// Bytes given to the socket, TLS and WebSocket included.
     pub bytes_sent: u64,
+    /// Bytes taken from it.
+    pub bytes_received: u64,
+    /// With windows (`connect`): when the next one opens, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_window: Option<String>,
+    /// With windows: how many in a row passed without a login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows_missed: Option<u64>,
     /// Readings acknowledged per second.
     pub rate: f64,
     /// Seconds until the queue is empty at this rate; absent while it does not shrink.
@@ -421,6 +429,7 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
     #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
     let eta = (ledger.queued as f64 / shrinking.max(0.001)).round();
     let (state, since) = uplink.counters.state();
+    let next_window = uplink.counters.next_window();
     UplinkStatus {
         state: state.word(),
         since: (since.0 > 0).then(|| since.to_string()),
@@ -434,6 +443,9 @@ fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &R
         declared_lost: ledger.lost,
         repeats: uplink.counters.repeats.load(Relaxed),
         bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
+        bytes_received: uplink.counters.bytes_received.load(Relaxed),
+        next_window: next_window.map(|at| at.to_string()),
+        windows_missed: next_window.map(|_| uplink.counters.windows_missed.load(Relaxed)),
         rate,
         eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
     }
@@ -458,8 +470,9 @@ fn reasons(snapshot: &Snapshot) -> Vec<String> {
     for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {
         reasons.push(down("device", name, device.state));
     }
-    // The very first try to connect belongs to the start.
+    // The very first try to connect belongs to the start, and to a window.
     let well = |u: &UplinkStatus| match u.state {
+        "connecting" | "waiting" | "sleeping" if u.windows_missed.is_some() => u.windows_missed == Some(0),
         "connecting" => u.last_error.is_empty(),
         state => state == "connected" || state == "starting",
     };

@@ -382,6 +382,13 @@ impl Delivery {
         }
     }
 
+    /// Nothing that was stored before `head` waits any more, and everything else there is to tell is told.
+    #[must_use]
+    pub fn is_drained(&self, head: u64, now: Instant) -> bool {
+        let told = !self.mirror.wants() && self.plan.losses.is_empty() && !self.wants_losses(now);
+        told && self.drain.pending().first().is_none_or(|first| first.start >= head)
+    }
+
     /// When there may be something to do without anything happening.
     #[must_use]
     pub fn next_wake(&self, now: Instant) -> Instant {

@@ -12,10 +12,13 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`guard`], [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
+//! (status and events), [`liveness`], [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
+//! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
 pub mod aliases;
+pub mod bucket;
+mod context;
 pub mod counters;
 pub mod delivery;
 pub mod dial;
@@ -31,7 +34,10 @@ pub mod login;
 pub mod mirror;
 pub mod protocol;
 pub mod proxy;
+mod pump;
+mod rate;
 pub mod reasons;
+pub mod schedule;
 mod session;
 pub mod share;
 pub mod stage;
@@ -41,7 +47,7 @@ pub mod tls;
 pub mod websocket;
 
 use std::collections::VecDeque;
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,14 +62,18 @@ use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::Endpoint;
 use crate::config::model::Uplink;
-use crate::message::{CommandRequest, Message};
+use crate::message::{BootMs, CommandRequest, Message};
+use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::Drain;
+use bucket::Bucket;
+use context::{Context, End, Terms};
 use delivery::Delivery;
 use fault::{Closes, Fault};
 use link::Way;
 use mirror::Mirror;
-use session::{Context, End};
+use schedule::{Schedule, Window};
+
 use stage::Progress;
 
 /// What an uplink needs from the rest of the house.
@@ -138,7 +148,28 @@ impl Loop<'_> {
         let mut last = None;
         // Where a broker sent us at the end of a connection.
         let mut sent_to = None;
+        let mut bucket = Bucket::new(self.config.max_rate.0, Instant::now());
+        let schedule = Schedule::new(self.config.connect, self.context.clock.boot(), fastrand::f64());
+        let mut logged_in = false;
+        // The window after the one in which everything was delivered.
+        let mut rested = None;
         loop {
+            let now = self.context.clock.boot();
+            let window = match (rested.take(), schedule.at(now)) {
+                (Some(opens), _) | (None, Window::Closed(opens)) => {
+                    self.goes_to_sleep(opens, logged_in);
+                    if self.stopped_during(self.until(opens), &mut mirror, delivery).await {
+                        return;
+                    }
+                    backoff.reset();
+                    logged_in = false;
+                    continue;
+                }
+                (None, Window::Open(until)) => until,
+            };
+            if schedule.has_windows() {
+                self.counters.set_next_window(self.context.clock.wall_of(schedule.next(now)));
+            }
             let mut hurry = true;
             let mut moves = 0;
             let mut round: VecDeque<Endpoint> = sent_to.take().into_iter().chain(self.endpoints()).collect();
@@ -167,14 +198,25 @@ impl Loop<'_> {
                 self.state(State::Connected);
                 UplinkCounters::add(&self.counters.connects, 1);
                 tracing::info!(uplink = %self.config.name, url = endpoint.url(), "connected");
+                logged_in = true;
+                self.counters.windows_missed.store(0, std::sync::atomic::Ordering::Relaxed);
                 let (since, before) = (Instant::now(), self.acknowledged());
-                let end = session::run(link, self.context, delivery, &mut mirror).await;
+                let terms = Terms {
+                    bucket: &mut bucket,
+                    window,
+                    asleep: payload::asleep(self.context.clock.wall_of(schedule.next(now))).into(),
+                };
+                let end = session::run(link, self.context, delivery, &mut mirror, terms).await;
                 if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
                     backoff.reset();
                 }
                 last = None;
                 let fault = match end {
                     End::Stopped => return,
+                    End::Rested => {
+                        rested = Some(schedule.next(now));
+                        break;
+                    }
                     End::Broken(fault) => closes.after(since.elapsed(), fault, self.client_id()),
                 };
                 let fault = {
@@ -186,15 +228,45 @@ impl Loop<'_> {
                 self.tell(&fault, &mut last);
                 break; // The first URL has the first word again.
             }
+            if rested.is_some() {
+                continue;
+            }
             self.state(State::Waiting);
             let unit = fastrand::f64();
             let wait = if hurry { backoff.next(unit) } else { backoff.longest(unit) };
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = take_all(&mut mirror, delivery) => return,
-                () = self.context.stop.cancelled() => return,
+            if self.stopped_during(sleep(wait), &mut mirror, delivery).await {
+                return;
             }
         }
+    }
+
+    /// Waits, takes local messages meanwhile, and says whether we were asked to stop.
+    async fn stopped_during(
+        &self,
+        time: impl Future<Output = ()>,
+        mirror: &mut Option<mpsc::Receiver<Message>>,
+        delivery: &mut Delivery,
+    ) -> bool {
+        tokio::select! {
+            () = time => false,
+            () = take_all(mirror, delivery) => true,
+            () = self.context.stop.cancelled() => true,
+        }
+    }
+
+    /// Waits for a moment of boot time.
+    async fn until(&self, moment: BootMs) {
+        while let Some(left) = moment.0.checked_sub(self.context.clock.boot().0).filter(|left| *left > 0) {
+            sleep(Duration::from_millis(left).min(self.context.timing.doze)).await;
+        }
+    }
+
+    fn goes_to_sleep(&self, opens: BootMs, logged_in: bool) {
+        if !logged_in {
+            UplinkCounters::add(&self.counters.windows_missed, 1);
+        }
+        self.counters.set_next_window(self.context.clock.wall_of(opens));
+        self.state(State::Sleeping);
     }
 
     /// The addresses of the configuration, in turn. The loader has checked them.

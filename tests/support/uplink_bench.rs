@@ -30,6 +30,8 @@ pub fn quick() -> Timing {
         backoff: (ms(20), ms(100)),
         stable: ms(5000),
         grace: ms(1000),
+        linger: ms(100),
+        doze: ms(10),
         retry: ms(30),
         losses: ms(50),
         log_retry: ms(20),

@@ -1,10 +1,11 @@
 //! The uplink from outside: against a broker that misbehaves on demand, against Debian's mosquitto, and
 //! against noise.
 
-mod clock;
 mod causes;
+mod clock;
 mod faults;
 mod manners;
+mod metered;
 mod noise;
 mod real;
 mod sides;

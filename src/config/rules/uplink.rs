@@ -12,6 +12,8 @@ use crate::config::url::Endpoint;
 
 /// Most readings in one message, as the manual says; 10,000 are some 400 KiB of JSON.
 const MAX_BATCH: u32 = 10_000;
+/// The least rate that is any use: a ping, an acknowledgement and a reading still get through.
+const SLOWEST_RATE: u64 = 256;
 /// Longest wait for a batch to fill: beyond an hour nobody would call it live.
 const MAX_DELAY: Span = Span::s(3600);
 /// A clock that is not set in a day will hardly be, and nobody waits longer for a reading.
@@ -159,6 +161,13 @@ fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
         let message = format!("`max_delay` of {} is too long", uplink.batch.max_delay);
         problems.push(
             Problem::new(raw.at("batch.max_delay"), message).hint(format!("it goes up to {MAX_DELAY}")),
+        );
+    }
+    let rate = uplink.max_rate;
+    if rate.0 != 0 && rate.0 < SLOWEST_RATE {
+        let problem = Problem::new(raw.at("max_rate"), format!("a `max_rate` of {rate} is too little"));
+        problems.push(
+            problem.hint(format!("it is bytes per second, at least {SLOWEST_RATE}B; \"0\" is no limit")),
         );
     }
     let alive = uplink.keep_alive;

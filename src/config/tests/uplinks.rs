@@ -19,6 +19,14 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
         ("url = 'mqtts://h'\ncert_file = '/dev/null'", "4:1: `cert_file` without `key_file`", "needs both"),
         ("url = 'mqtt://h'\nkeep_alive = '0s'", "4:14: `keep_alive` cannot be 0s", "1s to 65535s"),
         ("url = 'mqtt://h'\nwait_for_clock = '25h'", "4:18: `wait_for_clock` of 25h is too long", "24h"),
+        ("url = 'mqtt://h'\nmax_rate = '100B'", "4:12: a `max_rate` of 100B is too little", "256B"),
+        ("url = 'mqtt://h'\nmax_rate = 100", "4:12: `max_rate`: invalid type: integer", "put it in quotes"),
+        ("url = 'mqtt://h'\nconnect = 'hourly'", "4:11: `connect`: `hourly` is neither", "every 15m for 2m"),
+        (
+            "url = 'mqtt://h'\nconnect = 'every 5m for 5m'",
+            "4:11: `connect`: a window of 5m",
+            "every 15m for 2m",
+        ),
         ("url = 'mqtts://h'\nalpn = ['mqtt', '']", "4:17: `alpn` cannot hold a name of 0 bytes", "mqtt"),
         ("url = 'mqtts://h'\nalpn = 'mqtt'", "4:8: `alpn`: invalid type: string", "list"),
         ("url = 'mqtts://h'\nproxy = 'proxy:3128'", "4:9: `proxy`: `proxy:3128` has no scheme", "http://"),
@@ -86,7 +94,7 @@ fn a_way_with_everything_is_accepted() {
     let loaded = good(&[(
         "f.toml",
         &uplink(
-            "url = 'mqtts://x.amazonaws.com:443'\nalpn = ['x-amzn-mqtt-ca']\nproxy = 'socks5h://me@p'\nproxy_password_file = '/dev/null'\ninterface = 'wwan0'",
+            "url = 'mqtts://x.amazonaws.com:443'\nalpn = ['x-amzn-mqtt-ca']\nproxy = 'socks5h://me@p'\nproxy_password_file = '/dev/null'\ninterface = 'wwan0'\nmax_rate = '20KiB'\nconnect = 'every 15m for 2m'",
         ),
     )]);
     assert!(loaded.warnings.warnings.is_empty());
