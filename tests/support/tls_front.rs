@@ -2,7 +2,7 @@
 //! demanding as a test wants.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -45,7 +45,10 @@ impl Default for Terms {
 impl Authority {
     /// Its certificate is in `ca.pem`.
     pub fn new(name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key");
+        Self::with_key(name, KeyPair::generate().expect("a key"))
+    }
+
+    fn with_key(name: &str, key: KeyPair) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -53,6 +56,18 @@ impl Authority {
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("ca.pem"), certificate.pem()).expect("written");
         Self { issuer: Issuer::new(params, key), certificate: certificate.der().clone(), dir }
+    }
+
+    /// Writes its key beside its certificate, for another process: the path of the key.
+    pub fn keep(&self) -> PathBuf {
+        std::fs::write(self.file("ca.key"), self.issuer.key().serialize_pem()).expect("written");
+        self.file("ca.key")
+    }
+
+    /// The authority whose key was kept there, with the same name.
+    pub fn kept(key: &Path) -> Self {
+        let key = KeyPair::from_pem(&std::fs::read_to_string(key).expect("kept")).expect("a key");
+        Self::with_key("System CA", key)
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

@@ -9,6 +9,7 @@ mod metered;
 mod noise;
 mod real;
 mod sides;
+mod surroundings;
 mod ways;
 
 #[path = "../support/fake_broker.rs"]
