@@ -33,12 +33,17 @@ pub(super) struct Terms<'a> {
     pub window: Option<BootMs>,
     /// What to say when going because of that.
     pub asleep: Bytes,
+    /// The broker has all retained messages from the window before, but for what changed since.
+    pub informed: bool,
 }
 
 /// How a connection ended.
 pub(super) enum End {
     /// On a metered link: everything is delivered, or the window is over; the farewell is said.
-    Rested,
+    Rested {
+        /// Every message was acknowledged.
+        settled: bool,
+    },
     /// We were asked to stop; the farewell is said.
     Stopped,
     /// It broke.

@@ -125,13 +125,18 @@ impl Delivery {
         }
     }
 
-    /// A new connection: everything the log calls pending is planned again.
-    pub fn connected(&mut self, head: u64, now: Instant) {
+    /// A new connection: everything the log calls pending is planned again. `informed`: the broker knows what
+    /// is retained, but for what changed since.
+    pub fn connected(&mut self, head: u64, informed: bool, now: Instant) {
         self.open = [false; 2];
         let pending = self.drain.pending();
         self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
         self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
-        self.mirror.connected();
+        if informed {
+            self.mirror.awake();
+        } else {
+            self.mirror.connected();
+        }
     }
 
     /// The log has grown. New loss records may have come with it.

@@ -89,7 +89,9 @@ impl Way<'_> {
             if n == 0 {
                 return Err(if told.is_empty() { turned_away(endpoint) } else { no_mqtt() });
             }
-            told.extend_from_slice(&buffer[..n]);
+            if told.len() < http::HEAD_MAX {
+                told.extend_from_slice(&buffer[..n]);
+            }
             if let Some(fault) = other_tongue(&mut stream, &mut told).await {
                 return Err(fault);
             }

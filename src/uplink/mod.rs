@@ -132,6 +132,9 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
 /// Most servers that send us on in one round: two that point at each other must not keep us busy.
 const MOVES: u32 = 3;
 
+/// On a metered link everything retained is sent again after a day, should the broker have forgotten it.
+const INFORMED_MS: u64 = 86_400_000;
+
 struct Loop<'a> {
     config: &'a Uplink,
     gateway: &'a str,
@@ -153,6 +156,8 @@ impl Loop<'_> {
         let mut logged_in = false;
         // The window after the one in which everything was delivered.
         let mut rested = None;
+        // Since when the broker has everything that is retained and no connection broke.
+        let mut informed: Option<BootMs> = None;
         loop {
             let now = self.context.clock.boot();
             let window = match (rested.take(), schedule.at(now)) {
@@ -205,7 +210,11 @@ impl Loop<'_> {
                     bucket: &mut bucket,
                     window,
                     asleep: payload::asleep(self.context.clock.wall_of(schedule.next(now))).into(),
+                    informed: informed.is_some_and(|since| now.0 < since.0 + INFORMED_MS),
                 };
+                if !terms.informed {
+                    informed = None;
+                }
                 let end = session::run(link, self.context, delivery, &mut mirror, terms).await;
                 if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
                     backoff.reset();
@@ -213,12 +222,14 @@ impl Loop<'_> {
                 last = None;
                 let fault = match end {
                     End::Stopped => return,
-                    End::Rested => {
+                    End::Rested { settled } => {
+                        informed = if settled { informed.or(Some(now)) } else { None };
                         rested = Some(schedule.next(now));
                         break;
                     }
                     End::Broken(fault) => closes.after(since.elapsed(), fault, self.client_id()),
                 };
+                informed = None;
                 let fault = {
                     let (fault, to) = self.follow(fault, &endpoint);
                     sent_to = to;

@@ -77,7 +77,7 @@ pub(super) async fn run(
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
-    delivery.connected(at_connect, now);
+    delivery.connected(at_connect, terms.informed, now);
     let mut session = Session::new(context, delivery, protocol, &limits, terms, wire, now);
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
@@ -87,9 +87,10 @@ pub(super) async fn run(
     counters.stray_acks.fetch_add(protocol.stray_acks(), Relaxed);
     counters.in_flight.store(0, Relaxed);
     counters.set_rate(0.0);
+    let settled = inflight.is_empty();
     delivery.ended(inflight.into_unsettled());
     match result {
-        Ok(()) if resting && !context.stop.is_cancelled() => End::Rested,
+        Ok(()) if resting && !context.stop.is_cancelled() => End::Rested { settled },
         Ok(()) => End::Stopped,
         Err(fault) => End::Broken(fault),
     }

@@ -10,7 +10,7 @@ use crate::outside::{Arrival, judge, readings};
 use crate::tls_front::{Authority, Terms};
 use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::clock::{Clock, SystemClock};
-use fieldgate::message::{BootMs, WallMs};
+use fieldgate::message::{BootMs, Message, WallMs};
 use fieldgate::uplink::State;
 
 /// A box whose time passes twenty times as fast: windows of 10 s every minute are half a second every three.
@@ -73,6 +73,40 @@ async fn a_window_ends_once_everything_is_delivered_and_the_next_one_takes_the_r
         assert_eq!(judge(&arrivals(&broker), 1..151), 0);
         bench.stop().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_retained_goes_out_once_and_then_only_what_changed() {
+    let broker = FakeBroker::start(Welcome::default(), |_, p| {
+        // The third connection breaks: whoever is at the other end then may know nothing.
+        if p.connection == 2 { Answer::Reset } else { Answer::Ack }
+    })
+    .await;
+    let config = uplink(&broker.url(), WINDOWS);
+    let bench = Bench::start_with_clock(config, MemoryDrain::new(), quick(), Fast::start());
+    for topic in ["gw/g/status", "gw/g/meta/d/p", "gw/g/meta/d/q"] {
+        bench.mirror.send(Message::new(topic, "1", true)).await.expect("taken");
+    }
+    sleeps(&bench).await;
+    bench.mirror.send(Message::new("gw/g/meta/d/q", "2", true)).await.expect("taken");
+    let of = |connection: usize| -> Vec<(String, String)> {
+        let published = broker.published().into_iter().filter(|p| p.connection == connection);
+        let mut list: Vec<_> = published
+            .map(|p| (p.topic, String::from_utf8(p.payload).expect("text")))
+            .filter(|(_, text)| !text.contains("scheduled"))
+            .collect();
+        list.sort();
+        list
+    };
+    let told = |list: &[(&str, &str)]| -> Vec<(String, String)> {
+        list.iter().map(|(topic, text)| (format!("gw/g/{topic}"), (*text).to_owned())).collect()
+    };
+    until("the fourth connection", || broker.connects().len() >= 4).await;
+    sleeps(&bench).await;
+    assert_eq!(of(0), told(&[("meta/d/p", "1"), ("meta/d/q", "1"), ("status", "1")]));
+    assert_eq!(of(1), told(&[("meta/d/q", "2"), ("status", "1")]));
+    assert_eq!(of(3), told(&[("meta/d/p", "1"), ("meta/d/q", "2"), ("status", "1")]));
+    bench.stop().await;
 }
 
 #[tokio::test]
