@@ -390,7 +390,8 @@ impl Delivery {
     /// Nothing that was stored before `head` waits any more, and everything else there is to tell is told.
     #[must_use]
     pub fn is_drained(&self, head: u64, now: Instant) -> bool {
-        let told = !self.mirror.wants() && self.plan.losses.is_empty() && !self.wants_losses(now);
+        let recorded = self.plan.losses.is_empty() && self.plan.corrections.is_empty();
+        let told = !self.mirror.wants() && recorded && !self.wants_losses(now);
         told && self.drain.pending().first().is_none_or(|first| first.start >= head)
     }
 
