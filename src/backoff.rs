@@ -34,6 +34,13 @@ impl Backoff {
         full.mul_f64(1.0 - unit.clamp(0.0, 1.0) / 2.0).max(self.min.mul_f64(0.5))
     }
 
+    /// The longest wait, for when hurrying is known to be of no use. `unit` as for [`Backoff::next`].
+    #[must_use]
+    pub fn longest(&mut self, unit: f64) -> Duration {
+        self.attempt = u32::MAX;
+        self.next(unit)
+    }
+
     /// Starts again from the shortest wait.
     pub fn reset(&mut self) {
         self.attempt = 0;
@@ -52,6 +59,8 @@ mod tests {
         assert_eq!(b.next(1.0), Duration::from_secs(30));
         b.reset();
         assert_eq!(b.next(0.0), Duration::from_secs(1));
+        assert_eq!(b.longest(0.0), Duration::from_secs(60));
+        assert_eq!(b.next(0.0), Duration::from_secs(60), "and no shorter one follows");
         assert!(Backoff::new(Duration::ZERO, Duration::from_secs(1)).is_err());
     }
 }

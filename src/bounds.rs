@@ -248,3 +248,9 @@ pub const BROKER_TICKETS: usize = 2 * BROKER_INSIDE;
 ///
 /// 64 is a second of waiting. Full: the client is told that the server is busy.
 pub const BROKER_PASSWORD_CHECKS: usize = 64;
+
+/// Topics of one uplink that get a number instead of their name (MQTT 5), unless its broker allows fewer, and as
+/// many that may get one next.
+///
+/// 2 × 256 × about 80 B = 40 KiB. Full: the other topics are written out.
+pub const UPLINK_ALIASES: usize = 256;

@@ -113,7 +113,9 @@ fn live(story: &Story<'_>) -> Books {
         names.iter().all(|name| gate.account(name).queued < points * 3)
     });
     let drained = now();
-    pause(seconds(5));
+    // What is taken from six seconds after the healing on is judged below, and a second of it must be there even
+    // where the uplink came back in the same moment.
+    pause(seconds(5).max(Duration::from_secs_f64((healed + 9.0 - drained).max(0.0))));
     let (cpu, memory) = (first_cpu + daemon.cpu_s(), daemon.memory_kib());
     let stopping = now();
     daemon.signal(Signal::TERM);

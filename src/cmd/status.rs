@@ -110,8 +110,9 @@ pub fn render(snapshot: &Json) -> String {
     }
     for (name, uplink) in rows(&snapshot["uplink"]) {
         lines.push(format!(
-            "uplink   {name:<12} {}, {} delivered, {} queued ({}), {} declared lost{}{}{}",
+            "uplink   {name:<12} {}{}, {} delivered, {} queued ({}), {} declared lost{}{}{}",
             word(&uplink["state"]),
+            uplink["next_window"].as_str().map_or(String::new(), |at| format!(" (next window {at})")),
             count(number(&uplink["delivered"])),
             count(number(&uplink["queued_readings"])),
             bytes(number(&uplink["queued_bytes"])),

@@ -7,10 +7,13 @@
 pub mod buses;
 mod canon;
 pub mod catalogue;
+pub mod connect;
 mod deadband;
+mod doors;
 pub mod model;
 pub mod problems;
 pub mod profile;
+pub mod proxy;
 mod raw;
 pub mod reference;
 mod rules;
@@ -171,7 +174,7 @@ fn improve(problem: &mut Problem) {
         }
         "user" | "user_name" => "it is called `username`".to_owned(),
         "host" | "hostname" | "server" | "broker" => "an uplink's address is its `url`".to_owned(),
-        "max_rate" | "forward" | "subscribe" => {
+        "forward" | "subscribe" => {
             format!("this version has no `{key}`; leave it out")
         }
         _ => return,

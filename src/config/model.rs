@@ -3,13 +3,15 @@
 //!
 //! The doc comments on the fields are the manual: `reference.toml` and the JSON Schema are made from them.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use driver_api::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::connect::Connect;
+pub use super::doors::{Broker, Listener, ListenerTls, Transport};
+use super::proxy::Proxy;
 use super::share::Share;
 use super::values::Values;
 
@@ -34,65 +36,6 @@ pub enum ClockTrust {
     Auto,
     /// Always.
     Trusted,
-}
-
-/// The embedded local broker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Broker {
-    /// Users and password hashes, in the format of `mosquitto_passwd` (`$7$` lines).
-    #[schemars(example = &"passwd")]
-    pub password_file: Option<PathBuf>,
-    /// Who may read and write what, in mosquitto's ACL file format.
-    #[schemars(example = &"acl")]
-    pub acl_file: Option<PathBuf>,
-    /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
-    pub listener: Vec<Listener>,
-}
-
-/// One door of the local broker.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listener {
-    /// Address and port. MQTT 3.1.1 and 5 on the same port; port 0 takes any free one.
-    #[schemars(example = &"127.0.0.1:1883")]
-    pub bind: SocketAddr,
-    /// `tcp` or `websocket`.
-    #[serde(default)]
-    pub transport: Transport,
-    /// Certificate and key, for TLS.
-    #[serde(default)]
-    pub tls: Option<ListenerTls>,
-    /// Clients without a name are welcome. Default: only on loopback, and only without a password file.
-    #[serde(default)]
-    pub allow_anonymous: Option<bool>,
-}
-
-/// How MQTT travels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// Plain TCP.
-    #[default]
-    Tcp,
-    /// WebSocket with the subprotocol `mqtt`.
-    Websocket,
-}
-
-/// A listener's TLS.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ListenerTls {
-    /// Certificate chain, PEM.
-    #[schemars(example = &"server.crt")]
-    pub cert: PathBuf,
-    /// Private key, PEM.
-    #[schemars(example = &"server.key")]
-    pub key: PathBuf,
-    /// If set, clients must show a certificate of this CA.
-    #[serde(default)]
-    #[schemars(example = &"ca.crt")]
-    pub client_ca: Option<PathBuf>,
 }
 
 /// The store-and-forward queue.
@@ -158,6 +101,35 @@ pub struct Uplink {
     #[serde(default)]
     #[schemars(example = &"client.key")]
     pub key_file: Option<PathBuf>,
+    /// Names of the protocol inside TLS (ALPN), for brokers that tell by them what a shared port 443 is for.
+    /// AWS IoT wants `x-amzn-mqtt-ca` there.
+    #[serde(default)]
+    #[schemars(example = &["x-amzn-mqtt-ca"])]
+    pub alpn: Vec<String>,
+    /// The way out through a proxy: `http://user@host:3128` (method CONNECT) or `socks5://user@host:1080`. It
+    /// is given the broker's name and asks DNS itself; TLS to the broker runs inside.
+    #[serde(default)]
+    pub proxy: Option<Proxy>,
+    /// File whose first line is the password for the user of `proxy`.
+    #[serde(default)]
+    #[schemars(example = &"proxy.password")]
+    pub proxy_password_file: Option<PathBuf>,
+    /// Network interface through which the connection goes, whatever the routes say. DNS is asked as the
+    /// system asks it.
+    #[serde(default)]
+    #[schemars(example = &"wwan0")]
+    pub interface: Option<String>,
+    /// With MQTT 5: whether to follow a broker that sends us to another server, with our user name and
+    /// password. The scheme stays, so TLS does. When that server fails, `url` has the first word again.
+    #[serde(default)]
+    pub allow_redirect: bool,
+    /// When to be connected: `always`, or in windows on a link that is paid for or powered up, such as
+    /// `every 15m for 2m`. A window ends early once everything is delivered. Commands arrive only in windows.
+    #[serde(default)]
+    pub connect: Connect,
+    /// Most bytes per second that are sent, TLS and WebSocket counted; `0`: no limit. At least 256B.
+    #[serde(default = "defaults::max_rate")]
+    pub max_rate: ByteSize,
     /// MQTT keep-alive, 1s to 65535s: how soon a dead link is noticed.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Span,
@@ -180,6 +152,10 @@ pub struct Uplink {
     /// `strict`: one lane, oldest first.
     #[serde(default)]
     pub order: Order,
+    /// With MQTT 5: every message says what its payload is (`application/json`, `application/zstd`), some 20
+    /// bytes each.
+    #[serde(default)]
+    pub content_type: bool,
     /// Limits of one `json-batch` message: whichever is reached first sends it.
     #[serde(default)]
     pub batch: Batch,
@@ -399,6 +375,11 @@ pub mod defaults {
     #[must_use]
     pub fn wait_for_clock() -> Span {
         Span::s(120)
+    }
+    /// No limit of what is sent.
+    #[must_use]
+    pub fn max_rate() -> ByteSize {
+        ByteSize(0)
     }
     /// Topic tree upstream.
     #[must_use]

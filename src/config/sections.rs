@@ -74,8 +74,8 @@ pub(super) fn read<'r, 'i>(
     let mut uplinks = Vec::new();
     for (mut uplink, raw) in understood::<Uplink>(&all.uplinks, problems) {
         let base = sources.directory(raw.source);
-        let Uplink { password_file, ca_file, cert_file, key_file, .. } = &mut uplink;
-        make_whole(base, [password_file, ca_file, cert_file, key_file]);
+        let Uplink { password_file, ca_file, cert_file, key_file, proxy_password_file, .. } = &mut uplink;
+        make_whole(base, [password_file, ca_file, cert_file, key_file, proxy_password_file]);
         uplinks.push((uplink, raw));
     }
 

@@ -49,8 +49,8 @@ impl Endpoint {
                 );
             }
         };
-        let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
-        if authority.contains('@') {
+        let (place, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        if place.contains('@') {
             return wrong(
                 "a user name does not belong into the url".to_owned(),
                 "use the keys `username` and `password_file`",
@@ -59,34 +59,60 @@ impl Endpoint {
         if !ws && !matches!(path, "" | "/") {
             return wrong(format!("`{path}` means nothing to {scheme}"), "only ws and wss have a path");
         }
-        let (host, port) = match authority.strip_prefix('[') {
-            Some(v6) => match v6.split_once(']') {
-                Some((host, "")) => (host, None),
-                Some((host, port)) => (host, port.strip_prefix(':').or(Some("-"))),
-                None => return wrong(format!("`{authority}` lacks a `]`"), "write [2001:db8::1]:8883"),
-            },
-            None => match authority.split_once(':') {
-                Some((_, more)) if more.contains(':') => {
-                    return wrong(
-                        format!("`{authority}` is ambiguous"),
-                        "an IPv6 address stands in brackets: [2001:db8::1]:8883",
-                    );
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (authority, None),
-            },
-        };
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
-        if host.is_empty() || !host.chars().all(allowed) {
-            return wrong(format!("`{host}` is not a host"), "write mqtt://host:1883");
-        }
-        let port = match port.map(str::parse::<u16>) {
-            None => default_port,
-            Some(Ok(port)) if port != 0 => port,
-            Some(_) => return wrong(format!("`{authority}` has no valid port"), "a port is 1 to 65535"),
-        };
+        let (host, port) = authority(place, default_port)?;
         let websocket = ws.then(|| if path.is_empty() { "/mqtt".to_owned() } else { path.to_owned() });
         Ok(Self { tls, websocket, host: host.to_owned(), port })
+    }
+
+    /// The same way to another server, which a broker names as `host` or `host:port` (MQTT 5, §4.11). TLS
+    /// stays TLS.
+    #[must_use]
+    pub fn moved(&self, reference: &str) -> Option<Self> {
+        let (host, port) = authority(reference, self.port).ok()?;
+        Some(Self { host: host.to_owned(), port, ..self.clone() })
+    }
+
+    /// As it stands in the configuration.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = match (self.websocket.is_some(), self.tls) {
+            (false, false) => "mqtt",
+            (false, true) => "mqtts",
+            (true, false) => "ws",
+            (true, true) => "wss",
+        };
+        format!("{scheme}://{self}{}", self.websocket.as_deref().unwrap_or_default())
+    }
+}
+
+/// Takes `host[:port]` apart; an IPv6 address stands in brackets.
+pub(super) fn authority(text: &str, default_port: u16) -> Result<(&str, u16), WrongUrl> {
+    let wrong = |message: String, hint: &str| Err(WrongUrl { message, hint: hint.to_owned() });
+    let (host, port) = match text.strip_prefix('[') {
+        Some(v6) => match v6.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, port.strip_prefix(':').or(Some("-"))),
+            None => return wrong(format!("`{text}` lacks a `]`"), "write [2001:db8::1]:8883"),
+        },
+        None => match text.split_once(':') {
+            Some((_, more)) if more.contains(':') => {
+                return wrong(
+                    format!("`{text}` is ambiguous"),
+                    "an IPv6 address stands in brackets: [2001:db8::1]:8883",
+                );
+            }
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+    if host.is_empty() || !host.chars().all(allowed) {
+        return wrong(format!("`{host}` is not a host"), "write mqtt://host:1883");
+    }
+    match port.map(str::parse::<u16>) {
+        None => Ok((host, default_port)),
+        Some(Ok(port)) if port != 0 => Ok((host, port)),
+        Some(_) => wrong(format!("`{text}` has no valid port"), "a port is 1 to 65535"),
     }
 }
 
@@ -114,6 +140,10 @@ mod tests {
         assert_eq!(Endpoint::parse("mqtt://b.example:9"), Ok(plain(false, 9)));
         let ws = Endpoint::parse("wss://b.example/x?y=1").expect("a url");
         assert_eq!((ws.tls, ws.websocket.as_deref(), ws.port), (true, Some("/x?y=1"), 443));
+        assert_eq!(ws.url(), "wss://b.example:443/x?y=1");
+        let moved = ws.moved("c.example:8443").expect("a server");
+        assert_eq!(moved.url(), "wss://c.example:8443/x?y=1");
+        assert_eq!((ws.moved("d").expect("a server").port, ws.moved("a b"), ws.moved("")), (443, None, None));
         let v6 = Endpoint::parse("mqtt://[::1]:1884").expect("a url");
         assert_eq!((v6.host.as_str(), v6.to_string().as_str()), ("::1", "[::1]:1884"));
     }

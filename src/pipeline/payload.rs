@@ -17,6 +17,12 @@ use crate::message::{CorrectionRecord, Epoch, LossRecord, Record, WallMs};
 /// The retained word of a gateway that is not there: last will and farewell.
 pub const OFFLINE: &[u8] = br#"{"state":"offline"}"#;
 
+/// The farewell of a gateway on a metered link: not there now, and when it will be next.
+#[must_use]
+pub fn asleep(until: WallMs) -> Vec<u8> {
+    format!(r#"{{"state":"offline","reason":"scheduled","until":"{until}"}}"#).into_bytes()
+}
+
 /// One reading:
 /// `{"ts":"2026-11-22T14:30:00.123Z","value":230.1,"unit":"V","quality":"good","epoch":"00000012-9f3a61c2","seq":81213}`.
 /// `unit` is absent when there is none, `reason` follows `quality` unless that is `good`.

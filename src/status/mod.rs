@@ -5,5 +5,6 @@ pub mod journal;
 pub mod notify;
 pub mod process;
 pub mod snapshot;
+pub mod uplink;
 
 pub use snapshot::{Rates, Snapshot};

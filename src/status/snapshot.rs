@@ -12,14 +12,14 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::process::Process;
+pub use super::uplink::{UplinkSource, UplinkStatus};
 use crate::broker::{Broker, BrokerStats};
 use crate::clock::Clock;
 use crate::counters::FlowStats;
 use crate::message::{BootMs, WallMs};
 use crate::poll::share::{Door, ShareStats};
 use crate::poll::stats::BusStats;
-use crate::store::{Drain, Store, StoreStatus};
-use crate::uplink::UplinkCounters;
+use crate::store::{Store, StoreStatus};
 
 /// Everything at one instant.
 #[derive(Debug, Clone, Serialize)]
@@ -140,39 +140,6 @@ pub struct DeviceStatus {
     pub split_parts: u64,
 }
 
-/// One uplink.
-#[derive(Debug, Clone, Serialize)]
-pub struct UplinkStatus {
-    /// The connection's state.
-    pub state: &'static str,
-    /// Since when, RFC 3339.
-    pub since: Option<String>,
-    /// The last failure in words; `""` for none.
-    pub last_error: String,
-    /// What its readings wait for, in words; `""` for nothing but the link.
-    pub waits: String,
-    /// Readings taken for it.
-    pub taken: u64,
-    /// Readings waiting.
-    pub queued_readings: u64,
-    /// Their size on disk, about.
-    pub queued_bytes: u64,
-    /// Time of the oldest waiting reading, RFC 3339.
-    pub oldest_ts: Option<String>,
-    /// Readings acknowledged.
-    pub delivered: u64,
-    /// Readings declared lost.
-    pub declared_lost: u64,
-    /// Readings sent again because a connection ended before their acknowledgement.
-    pub repeats: u64,
-    /// Bytes given to the socket.
-    pub bytes_sent: u64,
-    /// Readings acknowledged per second.
-    pub rate: f64,
-    /// Seconds until the queue is empty at this rate; absent while it does not shrink.
-    pub eta_s: Option<f64>,
-}
-
 /// The local broker.
 #[derive(Debug, Clone, Serialize)]
 pub struct BrokerStatus {
@@ -198,17 +165,6 @@ pub struct BrokerStatus {
     pub refused: u64,
     /// The routing engine in use.
     pub engine: &'static str,
-}
-
-/// An uplink, to be looked at.
-#[derive(Clone)]
-pub struct UplinkSource {
-    /// Its name.
-    pub name: String,
-    /// Its connection's counters.
-    pub counters: Arc<UplinkCounters>,
-    /// Its position in the log.
-    pub drain: Arc<dyn Drain>,
 }
 
 /// Everything a snapshot is made from.
@@ -310,7 +266,10 @@ impl Sources {
             device: self.buses.iter().flat_map(|(bus, _)| devices(bus)).collect(),
             uplink: ledgers
                 .iter()
-                .map(|(uplink, ledger)| (uplink.name.clone(), uplink_status(uplink, ledger, rates)))
+                .map(|(uplink, ledger)| {
+                    let of = |what: &str| rates.of(&format!("{what} {}", uplink.name));
+                    (uplink.name.clone(), UplinkStatus::of(uplink, ledger, of("delivered"), of("taken")))
+                })
                 .collect(),
             store: self.store.status(),
             broker: broker_status(&self.broker.stats()),
@@ -415,34 +374,6 @@ fn devices(bus: &BusStats) -> impl Iterator<Item = (String, DeviceStatus)> {
     })
 }
 
-fn uplink_status(uplink: &UplinkSource, ledger: &crate::store::Ledger, rates: &Rates) -> UplinkStatus {
-    let rate = rates.of(&format!("delivered {}", uplink.name));
-    let shrinking = rate - rates.of(&format!("taken {}", uplink.name));
-    #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
-    let eta = (ledger.queued as f64 / shrinking.max(0.001)).round();
-    let (state, since) = uplink.counters.state();
-    UplinkStatus {
-        state: state.word(),
-        since: (since.0 > 0).then(|| since.to_string()),
-        last_error: uplink.counters.last_error().map(|(_, words)| words).unwrap_or_default(),
-        waits: uplink.counters.clock_wait_s().map(clock_wait).unwrap_or_default(),
-        taken: ledger.taken,
-        queued_readings: ledger.queued,
-        queued_bytes: ledger.queued_bytes,
-        oldest_ts: ledger.oldest.map(|ts| ts.to_string()),
-        delivered: ledger.delivered,
-        declared_lost: ledger.lost,
-        repeats: uplink.counters.repeats.load(Relaxed),
-        bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
-        rate,
-        eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
-    }
-}
-
-fn clock_wait(left: u64) -> String {
-    format!("what was taken since the boot waits for the clock to be set, {left} s more at most")
-}
-
 /// What keeps the gateway from being healthy, in words.
 fn reasons(snapshot: &Snapshot) -> Vec<String> {
     let down = |kind: &str, name: &String, state: &str| format!("{kind} {name} is {state}");
@@ -458,12 +389,7 @@ fn reasons(snapshot: &Snapshot) -> Vec<String> {
     for (name, device) in snapshot.device.iter().filter(|(_, d)| d.state == "offline") {
         reasons.push(down("device", name, device.state));
     }
-    // The very first try to connect belongs to the start.
-    let well = |u: &UplinkStatus| match u.state {
-        "connecting" => u.last_error.is_empty(),
-        state => state == "connected" || state == "starting",
-    };
-    for (name, uplink) in snapshot.uplink.iter().filter(|(_, u)| !well(u)) {
+    for (name, uplink) in snapshot.uplink.iter().filter(|(_, u)| !u.is_well()) {
         reasons.push(down("uplink", name, uplink.state));
     }
     if snapshot.store.state != "ok" {

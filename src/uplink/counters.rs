@@ -19,6 +19,8 @@ pub enum State {
     Waiting,
     /// Ended.
     Stopped,
+    /// On a metered link: not connected until the next window opens.
+    Sleeping,
 }
 
 impl State {
@@ -31,6 +33,7 @@ impl State {
             Self::Connected => "connected",
             Self::Waiting => "waiting",
             Self::Stopped => "stopped",
+            Self::Sleeping => "sleeping",
         }
     }
 
@@ -40,6 +43,7 @@ impl State {
             2 => Self::Connected,
             3 => Self::Waiting,
             4 => Self::Stopped,
+            5 => Self::Sleeping,
             _ => Self::Starting,
         }
     }
@@ -66,10 +70,14 @@ pub struct UplinkCounters {
     pub mirror_dropped: AtomicU64,
     /// Commands refused because too many were waiting.
     pub commands_busy: AtomicU64,
-    /// Bytes given to the socket, TLS and below not counted.
+    /// Bytes given to the socket: TLS and WebSocket counted, TCP and below not.
     pub bytes_sent: AtomicU64,
-    /// Bytes taken from the socket, TLS and below not counted.
+    /// Bytes taken from the socket: TLS and WebSocket counted, TCP and below not.
     pub bytes_received: AtomicU64,
+    /// With windows: when the next one opens, as milliseconds since 1970; 0 without.
+    next_window: AtomicI64,
+    /// Windows in a row that passed without a login.
+    pub windows_missed: AtomicU64,
     /// Messages in flight now.
     pub in_flight: AtomicU64,
     /// How long readings wait for the clock at most, from now, in seconds and one; 0: none do.
@@ -107,6 +115,16 @@ impl UplinkCounters {
 
     pub(super) fn set_clock_wait(&self, left: Option<Duration>) {
         self.clock_wait.store(left.map_or(0, |left| left.as_secs() + 1), Relaxed);
+    }
+
+    /// When the next window opens; `None`: the uplink has none, it is connected as long as the link allows.
+    #[must_use]
+    pub fn next_window(&self) -> Option<WallMs> {
+        Some(WallMs(self.next_window.load(Relaxed))).filter(|at| at.0 > 0)
+    }
+
+    pub(super) fn set_next_window(&self, at: WallMs) {
+        self.next_window.store(at.0, Relaxed);
     }
 
     pub(super) fn set_state(&self, state: State, now: WallMs) {
@@ -149,6 +167,7 @@ mod tests {
             (State::Connected, 30, 30),
             (State::Waiting, 40, 40),
             (State::Stopped, 50, 50),
+            (State::Sleeping, 60, 60),
         ] {
             counters.set_state(state, WallMs(now));
             assert_eq!(counters.state(), (state, WallMs(since)));

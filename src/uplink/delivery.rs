@@ -126,13 +126,18 @@ impl Delivery {
         }
     }
 
-    /// A new connection: everything the log calls pending is planned again.
-    pub fn connected(&mut self, head: u64, now: Instant) {
+    /// A new connection: everything the log calls pending is planned again. `informed`: the broker knows what
+    /// is retained, but for what changed since.
+    pub fn connected(&mut self, head: u64, informed: bool, now: Instant) {
         self.open = [false; 2];
         let pending = self.drain.pending();
         self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
         self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
-        self.mirror.connected();
+        if informed {
+            self.mirror.awake();
+        } else {
+            self.mirror.connected();
+        }
     }
 
     /// The log has grown. New loss records may have come with it.
@@ -382,6 +387,14 @@ impl Delivery {
         for (topic, payload) in events.into_iter().rev() {
             self.mirror.put_back(topic, payload);
         }
+    }
+
+    /// Nothing that was stored before `head` waits any more, and everything else there is to tell is told.
+    #[must_use]
+    pub fn is_drained(&self, head: u64, now: Instant) -> bool {
+        let recorded = self.plan.losses.is_empty() && self.plan.corrections.is_empty();
+        let told = !self.mirror.wants() && recorded && !self.wants_losses(now);
+        told && self.drain.pending().first().is_none_or(|first| first.start >= head)
     }
 
     /// When there may be something to do without anything happening.

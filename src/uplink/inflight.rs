@@ -106,6 +106,13 @@ impl Inflight {
         self.waiting_since
     }
 
+    /// What is in flight has not left us whole: the wait for acknowledgements begins anew.
+    pub fn still_leaving(&mut self, now: Instant) {
+        if let Some(since) = &mut self.waiting_since {
+            *since = now;
+        }
+    }
+
     /// A message went out under this packet id.
     pub fn sent(&mut self, id: u16, message: Outgoing, now: Instant) {
         self.used[message.class as usize] += 1;

@@ -1,8 +1,12 @@
-//! From a URL to a logged-in connection: DNS, TCP, TLS, WebSocket, CONNECT, CONNACK.
+//! From a URL to a logged-in connection: DNS, TCP, proxy, TLS, WebSocket, CONNECT, CONNACK.
 //!
-//! Everything is done anew for each attempt: names are resolved again, files read again.
+//! Everything is done anew for each attempt: names are resolved again, files read again. Who answers in
+//! another tongue than was expected is named: a TLS port, a web server, a captive portal.
 
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
@@ -12,7 +16,10 @@ use tokio_rustls::TlsConnector;
 
 use super::fault::Fault;
 use super::protocol::{Incoming, Limits, Login, Protocol};
-use super::{tls, websocket};
+use super::stage::{Progress, Stage};
+use super::tap::{Tap, Wire};
+use super::{dial, http, proxy, tls, websocket};
+use crate::clock::Clock;
 use crate::config::Endpoint;
 use crate::config::model::Uplink;
 use crate::pipeline::topics::Topics;
@@ -25,6 +32,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 pub struct Link {
     /// The bytes.
     pub stream: Box<dyn Stream>,
+    /// What goes over the socket below it.
+    pub wire: Arc<Wire>,
     /// The protocol's state.
     pub protocol: Protocol,
     /// What the broker allows.
@@ -33,102 +42,198 @@ pub struct Link {
     pub early: Vec<Incoming>,
 }
 
-/// Connects and logs in. The caller sets the time limit.
-///
-/// # Errors
-/// Why not, in words.
-pub async fn open(uplink: &Uplink, url: &str, gateway: &str, topics: &Topics) -> Result<Link, Fault> {
-    let endpoint =
-        Endpoint::parse(url).map_err(|e| Fault::File(format!("url: {}; {}", e.message, e.hint)))?;
-    let login = login(uplink, gateway, topics).await?;
-    let mut stream = transport(uplink, &endpoint).await?;
+/// What all attempts of an uplink share.
+pub struct Way<'a> {
+    /// Its configuration.
+    pub uplink: &'a Uplink,
+    /// The gateway's id.
+    pub gateway: &'a str,
+    /// The tree upstream.
+    pub topics: &'a Topics,
+    /// Whether the wall clock is to be believed when a certificate seems out of date.
+    pub clock: &'a dyn Clock,
+    /// How far the attempt has come.
+    pub progress: &'a Progress,
+}
 
-    let mut protocol = Protocol::new(uplink.mqtt_version);
-    let mut out = BytesMut::new();
-    protocol.connect(&login, &mut out)?;
-    stream.write_all(&out).await.map_err(|e| Fault::broken(&e))?;
-    stream.flush().await.map_err(|e| Fault::broken(&e))?;
-    let mut buffer = vec![0; 4096];
-    loop {
-        let n = stream.read(&mut buffer).await.map_err(|e| Fault::broken(&e))?;
-        if n == 0 {
-            return Err(Fault::Login(
-                "the broker closed the connection without an answer; it may not speak this MQTT version"
-                    .to_owned(),
-            ));
+impl Way<'_> {
+    /// Connects and logs in. The caller sets the time limit.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub async fn open(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
+        let login = self.login().await?;
+        let tcp = self.reach(endpoint).await?;
+        let (tap, wire) = Tap::new(tcp);
+        let mut stream = self.secured(tap, &wire, endpoint).await?;
+
+        self.progress.reached(Stage::Login);
+        let mut protocol = Protocol::new(self.uplink.mqtt_version);
+        if self.uplink.content_type {
+            protocol.say_content();
         }
-        out.clear();
-        let mut incoming = protocol.receive(&buffer[..n], &mut out)?.into_iter();
-        if let Some(Incoming::Welcome(limits)) = incoming.next() {
-            return Ok(Link { stream, protocol, limits, early: incoming.collect() });
+        let mut out = BytesMut::new();
+        protocol.connect(&login, &mut out)?;
+        stream.write_all(&out).await.map_err(|e| Fault::broken(&e))?;
+        stream.flush().await.map_err(|e| Fault::broken(&e))?;
+        let mut buffer = vec![0; 4096];
+        let mut told = Vec::new();
+        loop {
+            let n = match stream.read(&mut buffer).await {
+                Ok(n) => n,
+                Err(e) => match Fault::broken(&e) {
+                    Fault::HungUp { .. } => 0,
+                    other => return Err(other),
+                },
+            };
+            if n == 0 {
+                return Err(if told.is_empty() { turned_away(endpoint) } else { no_mqtt() });
+            }
+            if told.len() < http::HEAD_MAX {
+                told.extend_from_slice(&buffer[..n]);
+            }
+            if let Some(fault) = other_tongue(&mut stream, &mut told).await {
+                return Err(fault);
+            }
+            out.clear();
+            let mut incoming = protocol.receive(&buffer[..n], &mut out)?.into_iter();
+            if let Some(Incoming::Welcome(limits)) = incoming.next() {
+                return Ok(Link { stream, wire, protocol, limits, early: incoming.collect() });
+            }
         }
+    }
+
+    async fn login(&self) -> Result<Login, Fault> {
+        let uplink = self.uplink;
+        let password = match &uplink.password_file {
+            None => None,
+            Some(path) => Some(first_line("password_file", path).await?),
+        };
+        Ok(Login {
+            client_id: uplink.client_id.clone().unwrap_or_else(|| self.gateway.to_owned()),
+            username: uplink.username.clone(),
+            password,
+            keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
+            will_topic: self.topics.status(),
+        })
+    }
+
+    /// TCP to the broker, directly or through the proxy.
+    async fn reach(&self, endpoint: &Endpoint) -> Result<TcpStream, Fault> {
+        let interface = self.uplink.interface.as_deref();
+        let Some(proxy) = &self.uplink.proxy else {
+            return dial::tcp(&endpoint.host, endpoint.port, interface, self.progress).await;
+        };
+        let password = match &self.uplink.proxy_password_file {
+            None => None,
+            Some(path) => Some(first_line("proxy_password_file", path).await?),
+        };
+        let stream = dial::tcp(&proxy.host, proxy.port, interface, self.progress)
+            .await
+            .map_err(|fault| Fault::Proxy { at: proxy.place(), why: fault.to_string() })?;
+        self.progress.reached(Stage::Proxy);
+        proxy::through(stream, proxy, password.as_deref(), &endpoint.host, endpoint.port).await
+    }
+
+    /// TLS and WebSocket, as the URL wants them.
+    async fn secured(&self, tap: Tap, wire: &Wire, endpoint: &Endpoint) -> Result<Box<dyn Stream>, Fault> {
+        if !endpoint.tls {
+            return self.framed(tap, endpoint).await;
+        }
+        self.progress.reached(Stage::Tls);
+        let for_blocking = self.uplink.clone();
+        let config = tokio::task::spawn_blocking(move || tls::client_config(&for_blocking))
+            .await
+            .map_err(|e| Fault::Tls(e.to_string()))??;
+        let name = ServerName::try_from(endpoint.host.clone()).map_err(|_| {
+            Fault::Tls(format!("`{}` is no name that a certificate can be for", endpoint.host))
+        })?;
+        match TlsConnector::from(config).connect(name, tap).into_fallible().await {
+            Ok(stream) => self.framed(stream, endpoint).await,
+            Err((error, mut tap)) => {
+                let mut told = wire.opening();
+                if told.starts_with(b"HTTP") {
+                    return Err(web_server(&mut tap, &mut told).await);
+                }
+                Err(tls_fault(&error, self.clock.synced()))
+            }
+        }
+    }
+
+    async fn framed<S: Stream + 'static>(
+        &self,
+        stream: S,
+        endpoint: &Endpoint,
+    ) -> Result<Box<dyn Stream>, Fault> {
+        Ok(match &endpoint.websocket {
+            None => Box::new(stream),
+            Some(path) => {
+                self.progress.reached(Stage::WebSocket);
+                Box::new(websocket::upgrade(stream, endpoint, path).await?)
+            }
+        })
     }
 }
 
-async fn login(uplink: &Uplink, gateway: &str, topics: &Topics) -> Result<Login, Fault> {
-    let password = match &uplink.password_file {
-        None => None,
-        Some(path) => {
-            let text = tokio::fs::read(path).await.map_err(|e| {
-                Fault::File(format!("password_file `{}` cannot be read: {e}", path.display()))
-            })?;
-            let line = text.split(|b| *b == b'\n').next().unwrap_or_default();
-            Some(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
-        }
-    };
-    Ok(Login {
-        client_id: uplink.client_id.clone().unwrap_or_else(|| gateway.to_owned()),
-        username: uplink.username.clone(),
-        password,
-        keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
-        will_topic: topics.status(),
-    })
-}
-
-async fn transport(uplink: &Uplink, endpoint: &Endpoint) -> Result<Box<dyn Stream>, Fault> {
-    let tcp = tcp(endpoint).await?;
-    if !endpoint.tls {
-        return framed(tcp, endpoint).await;
-    }
-    let for_blocking = uplink.clone();
-    let config = tokio::task::spawn_blocking(move || tls::client_config(&for_blocking))
+/// A secret is the first line of its file.
+async fn first_line(key: &str, path: &Path) -> Result<Vec<u8>, Fault> {
+    let text = tokio::fs::read(path)
         .await
-        .map_err(|e| Fault::Tls(e.to_string()))??;
-    let name = ServerName::try_from(endpoint.host.clone())
-        .map_err(|_| Fault::Tls(format!("`{}` is no name that a certificate can be for", endpoint.host)))?;
-    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|e| match tls::words(&e) {
-        Some(words) => Fault::Tls(words),
-        None if e.kind() == io::ErrorKind::UnexpectedEof => {
+        .map_err(|e| Fault::File(format!("{key} `{}` cannot be read: {e}", path.display())))?;
+    let line = text.split(|b| *b == b'\n').next().unwrap_or_default();
+    Ok(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
+}
+
+/// A handshake that failed.
+fn tls_fault(error: &io::Error, synced: bool) -> Fault {
+    if let Some(words) = tls::words(error, synced) {
+        return Fault::Tls(words);
+    }
+    match Fault::broken(error) {
+        Fault::HungUp { .. } => {
             Fault::Tls("the other side hung up during the handshake; is this the TLS port?".to_owned())
         }
-        None => Fault::broken(&e),
-    })?;
-    framed(stream, endpoint).await
-}
-
-async fn framed<S: Stream + 'static>(stream: S, endpoint: &Endpoint) -> Result<Box<dyn Stream>, Fault> {
-    Ok(match &endpoint.websocket {
-        None => Box::new(stream),
-        Some(path) => Box::new(websocket::upgrade(stream, endpoint, path).await?),
-    })
-}
-
-/// Resolves the name and tries its addresses in turn.
-async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, Fault> {
-    let dns = |why: String| Fault::Dns { host: endpoint.host.clone(), why };
-    let addresses = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(|e| dns(e.to_string()))?;
-    let mut last = dns("it has no address".to_owned());
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                // A live reading must not wait for the acknowledgement of the segment before it.
-                stream.set_nodelay(true).map_err(|e| Fault::broken(&e))?;
-                return Ok(stream);
-            }
-            Err(e) => last = Fault::connecting(endpoint.to_string(), &e),
-        }
+        other => other,
     }
-    Err(last)
+}
+
+/// The connection was closed instead of an answer to CONNECT.
+fn turned_away(endpoint: &Endpoint) -> Fault {
+    let or = if endpoint.tls { "" } else { ", or this is its TLS port (mqtts://)" };
+    Fault::login(format!(
+        "the broker closed the connection without an answer; it may not speak this MQTT version{or}"
+    ))
+}
+
+fn no_mqtt() -> Fault {
+    Fault::Protocol("the answer is no MQTT packet; is this an MQTT broker?".to_owned())
+}
+
+/// Longest wait for the rest of an answer that is no MQTT.
+const REST: Duration = Duration::from_secs(1);
+
+/// Who answers a CONNECT in another tongue: a TLS port or a web server. `told` is all that came so far; a
+/// CONNACK begins with 0x20, so there is no doubt.
+async fn other_tongue(stream: &mut Box<dyn Stream>, told: &mut Vec<u8>) -> Option<Fault> {
+    // Record types 20 to 23 and the major version (RFC 8446, §5.1).
+    if let [20..=23, 3, ..] = told.as_slice() {
+        return Some(Fault::NoBroker(
+            "this port speaks TLS, and we do not: write mqtts:// (or wss://) in `url`".to_owned(),
+        ));
+    }
+    if told.starts_with(b"HTTP") { Some(web_server(stream, told).await) } else { None }
+}
+
+/// Reads the rest of a head that has begun, and says what it means.
+async fn web_server<S: AsyncRead + Unpin>(stream: &mut S, told: &mut Vec<u8>) -> Fault {
+    let whole = async {
+        while http::head(told).is_none_or(|h| h.len.is_none()) && told.len() < http::HEAD_MAX {
+            if !matches!(stream.read_buf(told).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    // What is there by then has to do.
+    let _late = tokio::time::timeout(REST, whole).await;
+    http::head(told).map_or_else(no_mqtt, |head| Fault::NoBroker(http::portal_words(&head)))
 }

@@ -94,6 +94,15 @@ impl Mirror {
         self.dirty.extend(self.kept.keys().cloned());
     }
 
+    /// Back after a farewell that was heard: only the gateway's own status is another one now, and what
+    /// changed meanwhile.
+    pub fn awake(&mut self) {
+        let status: Arc<str> = self.upstream.status().into();
+        if self.kept.contains_key(&status) {
+            self.dirty.insert(status);
+        }
+    }
+
     /// Something waits to be sent.
     #[must_use]
     pub fn wants(&self) -> bool {

@@ -12,27 +12,42 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`guard`], [`formats`], [`mod@check`], [`endpoint`]. Moving bytes:
-//! [`link`] (connect and log in), `session` (one connection), and the loop here.
+//! (status and events), [`liveness`], [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
+//! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
+//! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
+pub mod aliases;
+pub mod bucket;
+mod context;
 pub mod counters;
 pub mod delivery;
+pub mod dial;
 pub mod fault;
 pub mod formats;
 pub mod guard;
+pub mod http;
 pub mod inflight;
 pub mod lanes;
 pub mod link;
 pub mod liveness;
+pub mod login;
 pub mod mirror;
 pub mod protocol;
+pub mod proxy;
+mod pump;
+mod rate;
+pub mod reasons;
+pub mod schedule;
 mod session;
 pub mod share;
+pub mod stage;
+pub mod tap;
 pub mod timing;
 pub mod tls;
 pub mod websocket;
 
-use std::future::pending;
+use std::collections::VecDeque;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,14 +60,21 @@ pub use timing::Timing;
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
+use crate::config::Endpoint;
 use crate::config::model::Uplink;
-use crate::message::{CommandRequest, Message};
+use crate::message::{BootMs, CommandRequest, Message};
+use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::Drain;
+use bucket::Bucket;
+use context::{Context, End, Terms};
 use delivery::Delivery;
-use fault::Fault;
+use fault::{Closes, Fault};
+use link::Way;
 use mirror::Mirror;
-use session::{Context, End};
+use schedule::{Schedule, Window};
+
+use stage::Progress;
 
 /// What an uplink needs from the rest of the house.
 pub struct Deps {
@@ -107,6 +129,12 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
     counters.set_state(State::Stopped, context.clock.wall());
 }
 
+/// Most servers that send us on in one round: two that point at each other must not keep us busy.
+const MOVES: u32 = 3;
+
+/// On a metered link everything retained is sent again after a day, should the broker have forgotten it.
+const INFORMED_MS: u64 = 86_400_000;
+
 struct Loop<'a> {
     config: &'a Uplink,
     gateway: &'a str,
@@ -119,56 +147,177 @@ impl Loop<'_> {
         let (min, max) = self.context.timing.backoff;
         let mut backoff =
             Backoff::new(min, max).expect("Timing's shortest wait is above zero and below the longest");
-        let urls: Vec<&str> =
-            std::iter::once(&self.config.url).chain(&self.config.fallback_urls).map(String::as_str).collect();
+        let mut closes = Closes::default();
         let mut last = None;
+        // Where a broker sent us at the end of a connection.
+        let mut sent_to = None;
+        let mut bucket = Bucket::new(self.config.max_rate.0, Instant::now());
+        let schedule = Schedule::new(self.config.connect, self.context.clock.boot(), fastrand::f64());
+        let mut logged_in = false;
+        // The window after the one in which everything was delivered.
+        let mut rested = None;
+        // Since when the broker has everything that is retained and no connection broke.
+        let mut informed: Option<BootMs> = None;
         loop {
-            for url in &urls {
+            let now = self.context.clock.boot();
+            let window = match (rested.take(), schedule.at(now)) {
+                (Some(opens), _) | (None, Window::Closed(opens)) => {
+                    self.goes_to_sleep(opens, logged_in);
+                    if self.stopped_during(self.until(opens), &mut mirror, delivery).await {
+                        return;
+                    }
+                    backoff.reset();
+                    logged_in = false;
+                    continue;
+                }
+                (None, Window::Open(until)) => until,
+            };
+            if schedule.has_windows() {
+                self.counters.set_next_window(self.context.clock.wall_of(schedule.next(now)));
+            }
+            let mut hurry = true;
+            let mut moves = 0;
+            let mut round: VecDeque<Endpoint> = sent_to.take().into_iter().chain(self.endpoints()).collect();
+            while let Some(endpoint) = round.pop_front() {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(url) => attempt,
+                    attempt = self.connect(&endpoint) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
-                let fault = match attempt {
-                    Err(fault) => fault,
-                    Ok(link) => {
-                        self.state(State::Connected);
-                        UplinkCounters::add(&self.counters.connects, 1);
-                        tracing::info!(uplink = %self.config.name, url, "connected");
-                        let (since, before) = (Instant::now(), self.acknowledged());
-                        let end = session::run(link, self.context, delivery, &mut mirror).await;
-                        if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
-                            backoff.reset();
+                let link = match attempt {
+                    Ok(link) => link,
+                    Err(fault) => {
+                        let (fault, to) = self.follow(fault, &endpoint);
+                        if moves < MOVES
+                            && let Some(to) = to
+                        {
+                            moves += 1;
+                            round.push_front(to);
                         }
-                        last = None;
-                        match end {
-                            End::Stopped => return,
-                            End::Broken(fault) => {
-                                self.tell(&fault, &mut last);
-                                break; // The first URL has the first word again.
-                            }
-                        }
+                        hurry &= !fault.is_settled();
+                        self.tell(&fault, &mut last);
+                        continue;
                     }
                 };
+                self.state(State::Connected);
+                UplinkCounters::add(&self.counters.connects, 1);
+                tracing::info!(uplink = %self.config.name, url = endpoint.url(), "connected");
+                logged_in = true;
+                self.counters.windows_missed.store(0, std::sync::atomic::Ordering::Relaxed);
+                let (since, before) = (Instant::now(), self.acknowledged());
+                let terms = Terms {
+                    bucket: &mut bucket,
+                    window,
+                    asleep: payload::asleep(self.context.clock.wall_of(schedule.next(now))).into(),
+                    informed: informed.is_some_and(|since| now.0 < since.0 + INFORMED_MS),
+                };
+                if !terms.informed {
+                    informed = None;
+                }
+                let end = session::run(link, self.context, delivery, &mut mirror, terms).await;
+                if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
+                    backoff.reset();
+                }
+                last = None;
+                let fault = match end {
+                    End::Stopped => return,
+                    End::Rested { settled } => {
+                        informed = if settled { informed.or(Some(now)) } else { None };
+                        rested = Some(schedule.next(now));
+                        break;
+                    }
+                    End::Broken(fault) => closes.after(since.elapsed(), fault, self.client_id()),
+                };
+                informed = None;
+                let fault = {
+                    let (fault, to) = self.follow(fault, &endpoint);
+                    sent_to = to;
+                    fault
+                };
+                hurry &= !fault.is_settled();
                 self.tell(&fault, &mut last);
+                break; // The first URL has the first word again.
+            }
+            if rested.is_some() {
+                continue;
             }
             self.state(State::Waiting);
-            let wait = backoff.next(fastrand::f64());
-            tokio::select! {
-                () = sleep(wait) => {}
-                () = take_all(&mut mirror, delivery) => return,
-                () = self.context.stop.cancelled() => return,
+            let unit = fastrand::f64();
+            let wait = if hurry { backoff.next(unit) } else { backoff.longest(unit) };
+            if self.stopped_during(sleep(wait), &mut mirror, delivery).await {
+                return;
             }
         }
     }
 
-    async fn connect(&self, url: &str) -> Result<link::Link, Fault> {
+    /// Waits, takes local messages meanwhile, and says whether we were asked to stop.
+    async fn stopped_during(
+        &self,
+        time: impl Future<Output = ()>,
+        mirror: &mut Option<mpsc::Receiver<Message>>,
+        delivery: &mut Delivery,
+    ) -> bool {
+        tokio::select! {
+            () = time => false,
+            () = take_all(mirror, delivery) => true,
+            () = self.context.stop.cancelled() => true,
+        }
+    }
+
+    /// Waits for a moment of boot time.
+    async fn until(&self, moment: BootMs) {
+        while let Some(left) = moment.0.checked_sub(self.context.clock.boot().0).filter(|left| *left > 0) {
+            sleep(Duration::from_millis(left).min(self.context.timing.doze)).await;
+        }
+    }
+
+    fn goes_to_sleep(&self, opens: BootMs, logged_in: bool) {
+        if !logged_in {
+            UplinkCounters::add(&self.counters.windows_missed, 1);
+        }
+        self.counters.set_next_window(self.context.clock.wall_of(opens));
+        self.state(State::Sleeping);
+    }
+
+    /// The addresses of the configuration, in turn. The loader has checked them.
+    fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        let urls = std::iter::once(&self.config.url).chain(&self.config.fallback_urls);
+        urls.filter_map(|url| Endpoint::parse(url).ok())
+    }
+
+    /// Whether a fault sends us somewhere else, and what we do about it.
+    fn follow(&self, fault: Fault, from: &Endpoint) -> (Fault, Option<Endpoint>) {
+        let Fault::Redirect { to, .. } = fault else { return (fault, None) };
+        let place = to.as_deref().and_then(|to| from.moved(to));
+        let (hint, place) = match place {
+            Some(place) if self.config.allow_redirect => ("", Some(place)),
+            Some(_) => ("; set allow_redirect = true to follow it, or change `url`", None),
+            None => ("; it names none that we can reach, so change `url`", None),
+        };
+        (Fault::Redirect { to, hint }, place)
+    }
+
+    async fn connect(&self, endpoint: &Endpoint) -> Result<link::Link, Fault> {
+        let progress = Progress::default();
+        let way = Way {
+            uplink: self.config,
+            gateway: self.gateway,
+            topics: &self.context.topics,
+            clock: &*self.context.clock,
+            progress: &progress,
+        };
         let limit = self.context.timing.connect;
-        let attempt = link::open(self.config, url, self.gateway, &self.context.topics);
-        timeout(limit, attempt)
-            .await
-            .unwrap_or_else(|_| Err(Fault::Timeout { what: format!("connecting to {url}"), limit }))
+        timeout(limit, Box::pin(way.open(endpoint))).await.unwrap_or_else(|_| {
+            Err(Fault::Timeout {
+                what: format!("connecting to {}: {}", endpoint.url(), progress.words()),
+                limit,
+            })
+        })
+    }
+
+    fn client_id(&self) -> &str {
+        self.config.client_id.as_deref().unwrap_or(self.gateway)
     }
 
     fn acknowledged(&self) -> u64 {

@@ -9,31 +9,21 @@ use bytes::{Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event};
 use mqtt_protocol_core::mqtt::packet::{
-    GenericPacketTrait, Packet, Property, Qos, RetainHandling, SubEntry, SubOpts, v3_1_1, v5_0,
+    ContentType, GenericPacketTrait, Packet, Properties, Property, Qos, RetainHandling, SubEntry, SubOpts,
+    TopicAlias, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode, MqttError};
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 
+use super::aliases::{Aliases, Name};
 use super::fault::Fault;
 use super::guard::{Admitted, Guard};
 use super::inflight::Outgoing;
+pub use super::login::Login;
+use super::login::connect_packet;
+use super::reasons;
 use crate::bounds;
 use crate::config::model::MqttVersion;
-
-/// Who we are, and what the broker should say if we vanish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
-    /// Client id.
-    pub client_id: String,
-    /// User name.
-    pub username: Option<String>,
-    /// Password; only with a user name.
-    pub password: Option<Vec<u8>>,
-    /// Whole seconds, 0: no keep-alive.
-    pub keep_alive_s: u16,
-    /// Topic of the last will; its payload is [`crate::pipeline::payload::OFFLINE`], retained.
-    pub will_topic: String,
-}
 
 /// What the broker allows on this connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +90,9 @@ pub struct Protocol {
     version: MqttVersion,
     guard: Guard,
     limits: Limits,
+    aliases: Aliases,
+    /// Whether messages say what their payload is.
+    says_content: bool,
 }
 
 impl Protocol {
@@ -117,7 +110,13 @@ impl Protocol {
         engine.set_auto_pub_response(true);
         let limits =
             Limits { receive_maximum: u16::MAX, max_packet: MQTT_MAX, keep_alive_s: None, retain: true };
-        Self { engine, version, guard: Guard::new(bounds::UPLINK_PACKET_IN), limits }
+        let (guard, aliases) = (Guard::new(bounds::UPLINK_PACKET_IN), Aliases::default());
+        Self { engine, version, guard, limits, aliases, says_content: false }
+    }
+
+    /// With MQTT 5: every message says by its content type what its payload is.
+    pub fn say_content(&mut self) {
+        self.says_content = true;
     }
 
     /// Writes the CONNECT packet to `out`.
@@ -126,7 +125,7 @@ impl Protocol {
     /// A name, password or topic that MQTT cannot carry.
     pub fn connect(&mut self, login: &Login, out: &mut BytesMut) -> Result<(), Fault> {
         let packet = connect_packet(self.version, login).map_err(|e| {
-            Fault::Login(format!("client id, user name, password or topic cannot be sent: {e}"))
+            Fault::login(format!("client id, user name, password or topic cannot be sent: {e}"))
         })?;
         let events = self.engine.send(packet);
         self.obey(events, out).map(drop)
@@ -149,14 +148,39 @@ impl Protocol {
     fn publish_as(&mut self, id: u16, message: &Outgoing, out: &mut BytesMut) -> Result<u16, Unsendable> {
         let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
         let retain = message.retain && self.limits.retain;
+        let name = self.aliases.name(&message.topic);
         let packet: Packet = match self.version {
-            MqttVersion::V5 => v5_0::Publish::builder()
-                .topic_name(&*message.topic)
-                .and_then(|b| {
-                    b.qos(Qos::AtLeastOnce).retain(retain).packet_id(id).payload(&message.payload[..]).build()
-                })
-                .map_err(invalid)?
-                .into(),
+            MqttVersion::V5 => {
+                let mut properties = Properties::new();
+                let topic = match name {
+                    Name::Whole => &*message.topic,
+                    Name::Introduce(number) => {
+                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
+                        &*message.topic
+                    }
+                    Name::Number(number) => {
+                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
+                        ""
+                    }
+                };
+                if self.says_content
+                    && let Some(content) = content_type(&message.payload)
+                {
+                    properties.push(ContentType::new(content).map_err(invalid)?.into());
+                }
+                v5_0::Publish::builder()
+                    .topic_name(topic)
+                    .and_then(|b| {
+                        b.qos(Qos::AtLeastOnce)
+                            .retain(retain)
+                            .packet_id(id)
+                            .props(properties)
+                            .payload(&message.payload[..])
+                            .build()
+                    })
+                    .map_err(invalid)?
+                    .into()
+            }
             MqttVersion::V311 => v3_1_1::Publish::builder()
                 .topic_name(&*message.topic)
                 .and_then(|b| {
@@ -172,6 +196,7 @@ impl Protocol {
         let events = self.engine.send(packet);
         self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
         self.guard.await_ack(id);
+        self.aliases.sent(&message.topic, name);
         Ok(id)
     }
 
@@ -277,14 +302,14 @@ impl Protocol {
             Packet::V3_1_1Connack(p) => {
                 let code = p.return_code();
                 if code != ConnectReturnCode::Accepted {
-                    return Err(Fault::Login(return_words(code).to_owned()));
+                    return Err(reasons::login_311(code));
                 }
                 Incoming::Welcome(self.limits.clone())
             }
             Packet::V5_0Connack(p) => {
                 let code = p.reason_code();
                 if code != ConnectReasonCode::Success {
-                    return Err(Fault::Login(with_reason(code as u8, p.props())));
+                    return Err(reasons::login(code as u8, p.props()));
                 }
                 for property in p.props() {
                     match property {
@@ -294,10 +319,11 @@ impl Protocol {
                                 usize::try_from(v.val()).unwrap_or(MQTT_MAX).min(MQTT_MAX);
                         }
                         Property::ServerKeepAlive(v) => self.limits.keep_alive_s = Some(v.val()),
+                        Property::TopicAliasMaximum(v) => self.aliases = Aliases::new(v.val()),
                         Property::RetainAvailable(v) => self.limits.retain = v.val() != 0,
                         Property::MaximumQos(v) if v.val() == 0 => {
-                            return Err(Fault::Login(
-                                "the broker takes QoS 0 only, which acknowledges nothing".to_owned(),
+                            return Err(Fault::login(
+                                "the broker takes QoS 0 only, which acknowledges nothing",
                             ));
                         }
                         _ => {}
@@ -324,109 +350,19 @@ impl Protocol {
             Packet::V5_0Disconnect(p) => {
                 let code = p.reason_code().map_or(0, |code| code as u8);
                 let none = Vec::new();
-                return Err(Fault::Ended(with_reason(code, p.props().as_ref().unwrap_or(&none))));
+                return Err(reasons::ended(code, p.props().as_ref().unwrap_or(&none)));
             }
             _ => Incoming::Nothing,
         })
     }
 }
 
-fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
-    let offline = crate::pipeline::payload::OFFLINE.to_vec();
-    Ok(match version {
-        MqttVersion::V5 => {
-            let mut builder = v5_0::Connect::builder()
-                .client_id(&*login.client_id)?
-                .clean_start(true)
-                .keep_alive(login.keep_alive_s)
-                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
-            if let Some(name) = &login.username {
-                builder = builder.user_name(name.as_str())?;
-            }
-            if let Some(password) = &login.password {
-                builder = builder.password(password.clone())?;
-            }
-            builder.build()?.into()
-        }
-        MqttVersion::V311 => {
-            let mut builder = v3_1_1::Connect::builder()
-                .client_id(&*login.client_id)?
-                .clean_session(true)
-                .keep_alive(login.keep_alive_s)
-                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
-            if let Some(name) = &login.username {
-                builder = builder.user_name(name.as_str())?;
-            }
-            if let Some(password) = &login.password {
-                builder = builder.password(password.clone())?;
-            }
-            builder.build()?.into()
-        }
-    })
-}
-
-fn return_words(code: ConnectReturnCode) -> &'static str {
-    match code {
-        ConnectReturnCode::Accepted => "accepted",
-        ConnectReturnCode::UnacceptableProtocolVersion => {
-            "the broker does not speak MQTT 3.1.1; try mqtt_version = \"5\""
-        }
-        ConnectReturnCode::IdentifierRejected => "the client id is not allowed",
-        ConnectReturnCode::ServerUnavailable => "the broker is not available now",
-        ConnectReturnCode::BadUserNameOrPassword => "wrong user name or password",
-        ConnectReturnCode::NotAuthorized => "not authorised; check user name, password and certificate",
-    }
-}
-
-/// The broker's own words are cut to this many characters.
-const REASON_MAX: usize = 200;
-
-fn with_reason(code: u8, properties: &[Property]) -> String {
-    let told = properties.iter().find_map(|p| match p {
-        Property::ReasonString(text) => Some(text.val().to_owned()),
+/// What a payload of ours is, told by its first bytes: JSON objects begin with a brace, zstd frames with
+/// their magic number (RFC 8878, §3.1.1).
+fn content_type(payload: &[u8]) -> Option<&'static str> {
+    match payload {
+        [b'{', ..] => Some("application/json"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("application/zstd"),
         _ => None,
-    });
-    match told {
-        Some(text) => {
-            let clean: String =
-                text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON_MAX).collect();
-            format!("{} (\"{clean}\")", reason_words(code))
-        }
-        None => reason_words(code),
     }
-}
-
-/// An MQTT 5 reason code (§2.4) in words.
-#[must_use]
-pub fn reason_words(code: u8) -> String {
-    let words = match code {
-        0x00 => "normal disconnection",
-        0x81 => "malformed packet",
-        0x82 => "protocol error",
-        0x84 => "the broker does not speak MQTT 5; try mqtt_version = \"3.1.1\"",
-        0x85 => "the client id is not allowed",
-        0x86 => "wrong user name or password",
-        0x87 => "not authorised",
-        0x88 => "the broker is not available now",
-        0x89 => "the broker is busy",
-        0x8a => "banned",
-        0x8b => "the broker is shutting down",
-        0x8d => "keep-alive timeout",
-        0x8e => "another client with the same client id took over",
-        0x8f => "topic filter not accepted",
-        0x90 => "topic not accepted",
-        0x93 => "more messages in flight than allowed",
-        0x95 => "packet too large",
-        0x96 => "message rate too high",
-        0x97 => "quota exceeded",
-        0x98 => "administrative action",
-        0x99 => "payload format not accepted",
-        0x9a => "retained messages are not supported",
-        0x9b => "QoS 1 is not supported",
-        0x9c | 0x9d => "the broker asks to use another server",
-        0x9f => "too many connections in a short time",
-        0xa0 => "longest connection time reached",
-        other => return format!("reason code {other:#04x}"),
-    };
-    words.to_owned()
 }

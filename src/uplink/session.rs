@@ -3,18 +3,18 @@
 //! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
 //! write never keeps an acknowledgement or a ping from being seen.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
+use super::context::{Context, End, Terms};
 use super::counters::UplinkCounters;
 use super::delivery::Delivery;
 use super::fault::Fault;
@@ -22,34 +22,16 @@ use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::Want;
 use super::link::{Link, Stream};
 use super::liveness::{Duty, Liveness};
-use super::protocol::{Incoming, Limits, Protocol, Unsendable, reason_words};
+use super::protocol::{Incoming, Limits, Protocol, Unsendable};
+use super::pump::{maybe, push, receive, say_goodbye};
+use super::rate::{RATE_TICK, Rate};
+use super::reasons::reason_words;
 use super::share::Class;
-use super::timing::Timing;
+use super::tap::Wire;
 use crate::bounds;
-use crate::clock::Clock;
 use crate::message::{CommandRequest, CorrectionRecord, LossRecord, Message, Origin};
 use crate::pipeline::payload;
-use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, DrainError};
-
-/// What every connection of an uplink shares.
-pub(super) struct Context {
-    pub name: String,
-    pub topics: Topics,
-    pub timing: Timing,
-    pub keep_alive: Duration,
-    pub clock: Arc<dyn Clock>,
-    pub commands: mpsc::Sender<CommandRequest>,
-    pub stop: CancellationToken,
-}
-
-/// How a connection ended.
-pub(super) enum End {
-    /// We were asked to stop; the farewell is said.
-    Stopped,
-    /// It broke.
-    Broken(Fault),
-}
 
 type Reading = Pin<Box<dyn Future<Output = (Want, Result<Chunk, DrainError>)> + Send>>;
 type Told<T> = Result<Vec<(u64, T)>, DrainError>;
@@ -62,6 +44,17 @@ struct Session<'a> {
     inflight: Inflight,
     liveness: Liveness,
     out: BytesMut,
+    /// Bytes of `out` up to the end of the last message, and of the last ping.
+    leaving: usize,
+    pinging: usize,
+    terms: Terms<'a>,
+    wire: Arc<Wire>,
+    /// Bytes of `wire` that are accounted for: sent, received.
+    counted: (u64, u64),
+    /// The log's head at the login, and when the first answers have had their time.
+    at_login: u64,
+    settled: Instant,
+    resting: bool,
     reading: Option<Reading>,
     losing: Option<Losses>,
     /// When the stop was asked for.
@@ -78,21 +71,26 @@ pub(super) async fn run(
     context: &Context,
     delivery: &mut Delivery,
     mirror: &mut Option<mpsc::Receiver<Message>>,
+    terms: Terms<'_>,
 ) -> End {
-    let Link { stream, protocol, limits, early } = link;
+    let Link { stream, wire, protocol, limits, early } = link;
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
-    delivery.connected(at_connect, now);
-    let mut session = Session::new(context, delivery, protocol, &limits, now);
+    delivery.connected(at_connect, terms.informed, now);
+    let mut session = Session::new(context, delivery, protocol, &limits, terms, wire, now);
+    session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
-    let Session { delivery, inflight, protocol, .. } = session;
+    session.account(Instant::now());
+    let Session { delivery, inflight, protocol, resting, .. } = session;
     let counters = &delivery.counters;
     counters.stray_acks.fetch_add(protocol.stray_acks(), Relaxed);
     counters.in_flight.store(0, Relaxed);
     counters.set_rate(0.0);
+    let settled = inflight.is_empty();
     delivery.ended(inflight.into_unsettled());
     match result {
+        Ok(()) if resting && !context.stop.is_cancelled() => End::Rested { settled },
         Ok(()) => End::Stopped,
         Err(fault) => End::Broken(fault),
     }
@@ -104,6 +102,8 @@ impl<'a> Session<'a> {
         delivery: &'a mut Delivery,
         protocol: Protocol,
         limits: &Limits,
+        terms: Terms<'a>,
+        wire: Arc<Wire>,
         now: Instant,
     ) -> Self {
         let keep_alive =
@@ -114,14 +114,22 @@ impl<'a> Session<'a> {
             context,
             delivery,
             protocol,
-            inflight: Inflight::new(window, bounds::UPLINK_WINDOW_BYTES),
+            inflight: Inflight::new(window, terms.bucket.in_flight()),
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),
+            leaving: 0,
+            pinging: 0,
+            terms,
+            wire,
+            counted: (0, 0),
+            at_login: 0,
+            settled: now + context.timing.linger,
+            resting: false,
             reading: None,
             losing: None,
             stopping: None,
             farewell: false,
-            rate: Rate { per_second: 0.0, counted, since: now },
+            rate: Rate::new(counted, now),
             complained: Vec::new(),
         }
     }
@@ -141,7 +149,9 @@ impl<'a> Session<'a> {
         let (mut unflushed, mut log_open) = (false, true);
         loop {
             let now = Instant::now();
+            self.account(now);
             self.watch(now)?;
+            self.rest(now);
             self.fill(now)?;
             self.ask_the_log(now);
             if self.finished(now)? {
@@ -149,19 +159,16 @@ impl<'a> Session<'a> {
                 return say_goodbye(&mut writer, &mut self.out).await;
             }
             let wake = self.wake(now);
+            let may = self.terms.bucket.allowance(self.out.len(), now);
             tokio::select! {
                 n = reader.read(&mut buffer) => {
                     let n = n.map_err(|e| Fault::broken(&e))?;
                     self.heard(&buffer[..n])?;
                 }
-                written = push(&mut writer, &self.out), if !self.out.is_empty() || unflushed => {
+                written = push(&mut writer, &self.out[..may]), if may > 0 || unflushed => {
                     let n = written.map_err(|e| Fault::broken(&e))?;
                     unflushed = n > 0;
-                    self.out.advance(n);
-                    if n > 0 {
-                        self.liveness.sent(Instant::now());
-                        UplinkCounters::add(&self.delivery.counters.bytes_sent, n);
-                    }
+                    self.wrote(n, Instant::now());
                 }
                 (want, chunk) = maybe(&mut self.reading) => {
                     self.reading = None;
@@ -191,6 +198,52 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Bytes have left us. Nobody can answer what has not: while a message or a ping is leaving, the wait for
+    /// its answer begins anew.
+    fn wrote(&mut self, n: usize, now: Instant) {
+        if n == 0 {
+            return;
+        }
+        self.out.advance(n);
+        self.liveness.sent(now);
+        if self.leaving > 0 {
+            self.inflight.still_leaving(now);
+        }
+        if self.pinging > 0 {
+            self.liveness.pinged(now);
+        }
+        self.leaving = self.leaving.saturating_sub(n);
+        self.pinging = self.pinging.saturating_sub(n);
+    }
+
+    /// What went over the wire since the last time.
+    fn account(&mut self, now: Instant) {
+        let (sent, received) = (self.wire.sent(), self.wire.received());
+        let (new, came) = (sent - self.counted.0, received - self.counted.1);
+        self.counted = (sent, received);
+        self.terms.bucket.spent(new, now);
+        self.delivery.counters.bytes_sent.fetch_add(new, Relaxed);
+        self.delivery.counters.bytes_received.fetch_add(came, Relaxed);
+    }
+
+    /// On a metered link: goes when what was stored by the login is delivered and everything else is told,
+    /// and at the latest when the window is over.
+    fn rest(&mut self, now: Instant) {
+        let Some(until) = self.terms.window else { return };
+        if self.stopping.is_some() {
+            return;
+        }
+        let over = self.context.clock.boot() >= until;
+        let quiet = now >= self.settled
+            && self.losing.is_none()
+            && self.inflight.used()[Class::Control as usize] == 0
+            && self.delivery.is_drained(self.at_login, now);
+        if over || quiet {
+            self.resting = true;
+            self.stopping = Some(now);
+        }
+    }
+
     /// Timers: acknowledgements that do not come, a line that is silent, the rate.
     fn watch(&mut self, now: Instant) -> Result<(), Fault> {
         let ack = self.context.timing.ack;
@@ -202,6 +255,7 @@ impl<'a> Session<'a> {
             Duty::Ping => {
                 self.protocol.ping(&mut self.out)?;
                 self.liveness.pinged(now);
+                self.pinging = self.out.len();
             }
             Duty::Dead => return Err(Fault::Lost("the broker does not answer pings".to_owned())),
         }
@@ -220,7 +274,8 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let finish = self.stopping.is_some();
-        while self.out.len() < bounds::UPLINK_OUT_BYTES && self.inflight.has_room() {
+        let room = self.terms.bucket.encoded();
+        while self.out.len() < room && self.inflight.has_room() {
             let Some(message) = self.delivery.next_message(&self.inflight, now, finish) else { break };
             self.publish(message, now)?;
         }
@@ -232,6 +287,7 @@ impl<'a> Session<'a> {
             Ok(id) => {
                 self.delivery.sent(&message);
                 self.inflight.sent(id, message, now);
+                self.leaving = self.out.len();
             }
             Err(Unsendable::TooLarge { size, limit }) => {
                 self.complain(
@@ -297,11 +353,10 @@ impl<'a> Session<'a> {
 
     fn heard(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if bytes.is_empty() {
-            return Err(Fault::Lost("closed by the broker without a word".to_owned()));
+            return Err(Fault::HungUp { how: "closed by the broker without a word", hint: String::new() });
         }
         let now = Instant::now();
         self.liveness.heard(now);
-        UplinkCounters::add(&self.delivery.counters.bytes_received, bytes.len());
         let incoming = self.protocol.receive(bytes, &mut self.out)?;
         self.understand(incoming, now);
         Ok(())
@@ -373,7 +428,11 @@ impl<'a> Session<'a> {
                 cargo: Cargo::Farewell,
                 class: Class::Control,
                 topic: self.context.topics.status().into(),
-                payload: Bytes::from_static(payload::OFFLINE),
+                payload: if self.resting {
+                    self.terms.asleep.clone()
+                } else {
+                    Bytes::from_static(payload::OFFLINE)
+                },
                 retain: true,
             };
             self.publish(message, now)?;
@@ -389,11 +448,21 @@ impl<'a> Session<'a> {
         let ack = self.inflight.waiting_since().map(|since| since + self.context.timing.ack);
         let grace = self.context.timing.grace;
         let stop = self.stopping.map(|s| if self.farewell { s + grace + grace / 2 } else { s + grace });
-        [ack, self.liveness.next(), stop, Some(self.delivery.next_wake(now)), Some(now + RATE_TICK)]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(now + RATE_TICK)
+        let bucket = self.terms.bucket.ready_at(self.out.len(), now);
+        let settled = self.terms.window.and((self.settled > now).then_some(self.settled));
+        [
+            ack,
+            self.liveness.next(),
+            stop,
+            bucket,
+            settled,
+            Some(self.delivery.next_wake(now)),
+            Some(now + RATE_TICK),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(now + RATE_TICK)
     }
 
     /// Tells what went wrong without ending the connection: always to status, to the log once per kind
@@ -406,64 +475,5 @@ impl<'a> Session<'a> {
             tracing::warn!(uplink = %self.context.name, "{what}");
         }
         self.delivery.counters.set_error(self.context.clock.wall(), what.to_owned());
-    }
-}
-
-const RATE_TICK: Duration = Duration::from_secs(1);
-
-/// Readings acknowledged per second, smoothed.
-struct Rate {
-    per_second: f64,
-    counted: u64,
-    since: Instant,
-}
-
-impl Rate {
-    #[expect(clippy::cast_precision_loss, reason = "a count within one second is far below 2^53")]
-    fn tick(&mut self, delivered: u64, now: Instant) -> Option<f64> {
-        let elapsed = now.duration_since(self.since);
-        if elapsed < RATE_TICK {
-            return None;
-        }
-        let rate = delivered.saturating_sub(self.counted) as f64 / elapsed.as_secs_f64();
-        // About the last ten seconds: each second weighs a fifth of what is known.
-        self.per_second += (rate - self.per_second) * 0.2;
-        (self.counted, self.since) = (delivered, now);
-        Some(self.per_second)
-    }
-}
-
-/// Writes what is there, or flushes what the layers below hold back. Returns the bytes taken.
-async fn push(writer: &mut WriteHalf<Box<dyn Stream>>, out: &BytesMut) -> std::io::Result<usize> {
-    if out.is_empty() {
-        writer.flush().await?;
-        return Ok(0);
-    }
-    writer.write(out).await
-}
-
-async fn say_goodbye(writer: &mut WriteHalf<Box<dyn Stream>>, out: &mut BytesMut) -> Result<(), Fault> {
-    let bye = async {
-        writer.write_all_buf(out).await?;
-        writer.flush().await?;
-        writer.shutdown().await
-    };
-    match tokio::time::timeout(Duration::from_secs(1), bye).await {
-        Ok(done) => done.map_err(|e| Fault::broken(&e)),
-        Err(_) => Err(Fault::Timeout { what: "the farewell".to_owned(), limit: Duration::from_secs(1) }),
-    }
-}
-
-async fn maybe<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
-    match future {
-        Some(future) => future.await,
-        None => pending().await,
-    }
-}
-
-async fn receive(mirror: &mut Option<mpsc::Receiver<Message>>) -> Option<Message> {
-    match mirror {
-        Some(mirror) => mirror.recv().await,
-        None => pending().await,
     }
 }

@@ -15,6 +15,11 @@ pub struct Timing {
     pub stable: Duration,
     /// How long what is in flight may take to be acknowledged after the stop.
     pub grace: Duration,
+    /// On a metered link: how long to stay at least, so that a command that waits for us finds us.
+    pub linger: Duration,
+    /// How often boot time is looked at while a window is awaited: the timers of this process stand still while
+    /// a box is suspended, and boot time does not.
+    pub doze: Duration,
     /// Wait before a refused message is tried again.
     pub retry: Duration,
     /// How often the log is asked for loss records, besides when it grows.
@@ -37,6 +42,8 @@ impl Default for Timing {
             backoff: (Duration::from_secs(1), Duration::from_secs(60)),
             stable: Duration::from_secs(30),
             grace: Duration::from_secs(5),
+            linger: Duration::from_secs(2),
+            doze: Duration::from_secs(1),
             retry: Duration::from_secs(5),
             losses: Duration::from_secs(5),
             log_retry: Duration::from_secs(1),

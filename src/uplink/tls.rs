@@ -41,7 +41,7 @@ pub fn client_config(uplink: &Uplink) -> Result<Arc<ClientConfig>, Fault> {
         .with_safe_default_protocol_versions()
         .map_err(|e| Fault::Tls(e.to_string()))?
         .with_root_certificates(roots);
-    let config = match (&uplink.cert_file, &uplink.key_file) {
+    let mut config = match (&uplink.cert_file, &uplink.key_file) {
         (Some(cert), Some(key)) => {
             let chain = certificates("cert_file", cert)?;
             let secret = PrivateKeyDer::from_pem_file(key)
@@ -56,6 +56,7 @@ pub fn client_config(uplink: &Uplink) -> Result<Arc<ClientConfig>, Fault> {
         }
         (None, None) | (Some(_), None) | (None, Some(_)) => builder.with_no_client_auth(),
     };
+    config.alpn_protocols = uplink.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
 
@@ -69,12 +70,12 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     if list.is_empty() { Err(wrong(&"it holds no certificate")) } else { Ok(list) }
 }
 
-/// What went wrong in TLS, in words; `None` if the error is not one of TLS.
+/// What went wrong in TLS, in words; `None` if the error is not one of TLS. `synced`: our clock is believed.
 #[must_use]
-pub fn words(error: &io::Error) -> Option<String> {
+pub fn words(error: &io::Error, synced: bool) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     Some(match error {
-        rustls::Error::InvalidCertificate(certificate) => certificate_words(certificate),
+        rustls::Error::InvalidCertificate(certificate) => certificate_words(certificate, synced),
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate,
         ) => "the broker wants a client certificate; set cert_file and key_file".to_owned(),
@@ -86,6 +87,15 @@ pub fn words(error: &io::Error) -> Option<String> {
             | AlertDescription::CertificateRevoked
             | AlertDescription::AccessDenied),
         ) => format!("the broker does not accept our certificate ({alert:?})"),
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "the broker ended the handshake (HandshakeFailure); does it want a client certificate (cert_file and key_file), or nothing that we offer?"
+                .to_owned()
+        }
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => {
+            "the broker speaks neither TLS 1.2 nor 1.3".to_owned()
+        }
+        rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)
+        | rustls::Error::NoApplicationProtocol => "the broker knows none of the names in `alpn`".to_owned(),
         rustls::Error::AlertReceived(alert) => format!("the broker ended the handshake ({alert:?})"),
         rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. } => {
             "the answer is no TLS; is this the port for plain mqtt://, or a captive portal?".to_owned()
@@ -94,8 +104,12 @@ pub fn words(error: &io::Error) -> Option<String> {
     })
 }
 
-fn certificate_words(error: &CertificateError) -> String {
-    const CLOCK: &str = "if that is not so, the clock of this machine is wrong";
+fn certificate_words(error: &CertificateError, synced: bool) -> String {
+    let clock = if synced {
+        "if that is not so, the clock of this machine is wrong"
+    } else {
+        "the clock of this machine is not set, so that may not be so: it needs NTP, or a battery"
+    };
     match error {
         CertificateError::UnknownIssuer => {
             "the broker's certificate comes from an unknown CA; set ca_file to the CA that issued it"
@@ -111,15 +125,15 @@ fn certificate_words(error: &CertificateError) -> String {
             expected.to_str(),
             if presented.is_empty() { "none".to_owned() } else { names(presented) }
         ),
-        CertificateError::Expired => format!("the broker's certificate has expired; {CLOCK}"),
+        CertificateError::Expired => format!("the broker's certificate has expired; {clock}"),
         CertificateError::ExpiredContext { time, not_after } => format!(
-            "the broker's certificate expired on {}, and it is now {}; {CLOCK}",
+            "the broker's certificate expired on {}, and it is now {}; {clock}",
             shown(*not_after),
             shown(*time)
         ),
-        CertificateError::NotValidYet => format!("the broker's certificate is not valid yet; {CLOCK}"),
+        CertificateError::NotValidYet => format!("the broker's certificate is not valid yet; {clock}"),
         CertificateError::NotValidYetContext { time, not_before } => format!(
-            "the broker's certificate is valid from {}, and it is now {}; {CLOCK}",
+            "the broker's certificate is valid from {}, and it is now {}; {clock}",
             shown(*not_before),
             shown(*time)
         ),
@@ -143,7 +157,7 @@ mod tests {
     use super::*;
 
     fn said(error: rustls::Error) -> String {
-        words(&io::Error::new(io::ErrorKind::InvalidData, error)).expect("an error of TLS")
+        words(&io::Error::new(io::ErrorKind::InvalidData, error), true).expect("an error of TLS")
     }
 
     #[test]
@@ -166,6 +180,6 @@ mod tests {
         );
         let plain = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
         assert!(said(plain).contains("no TLS"));
-        assert_eq!(words(&io::Error::from(io::ErrorKind::ConnectionReset)), None);
+        assert_eq!(words(&io::Error::from(io::ErrorKind::ConnectionReset), true), None);
     }
 }

@@ -9,6 +9,7 @@ use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::ClientRequestBuilder;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, http};
 
@@ -40,17 +41,37 @@ where
         .max_frame_size(Some(2 * bounds::UPLINK_PACKET_IN));
     let (inner, _response) = tokio_tungstenite::client_async_with_config(request, stream, Some(config))
         .await
-        .map_err(|e| Fault::WebSocket(words(&e)))?;
+        .map_err(|e| fault(&e))?;
     Ok(FrameStream { inner, rest: Bytes::new() })
 }
 
-fn words(error: &Error) -> String {
-    match error {
+fn fault(error: &Error) -> Fault {
+    let hung_up = "the other side hung up instead of upgrading; is this the WebSocket port?";
+    Fault::WebSocket(match error {
         Error::Http(response) => {
-            format!("the server answered {} instead of upgrading; is the path right?", response.status())
+            let (status, location) = (response.status(), response.headers().get(http::header::LOCATION));
+            let head = super::http::Head {
+                status: status.as_u16(),
+                location: location.map(|l| super::http::printable(&String::from_utf8_lossy(l.as_bytes()))),
+                len: None,
+            };
+            if head.location.is_some() || status == http::StatusCode::NETWORK_AUTHENTICATION_REQUIRED {
+                return Fault::NoBroker(super::http::portal_words(&head));
+            }
+            match status {
+                http::StatusCode::UNAUTHORIZED | http::StatusCode::FORBIDDEN => {
+                    format!("the server does not let us in ({status})")
+                }
+                _ => format!("the server answered {status} instead of upgrading; is the path right?"),
+            }
+        }
+        Error::Protocol(ProtocolError::HandshakeIncomplete) => hung_up.to_owned(),
+        Error::Io(e) if matches!(Fault::broken(e), Fault::HungUp { .. }) => hung_up.to_owned(),
+        Error::Protocol(ProtocolError::HttparseError(_)) => {
+            "the answer is no HTTP; is this the WebSocket port?".to_owned()
         }
         other => other.to_string(),
-    }
+    })
 }
 
 fn broken(error: Error) -> io::Error {

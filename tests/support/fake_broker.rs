@@ -1,6 +1,7 @@
 //! A broker that does on demand what real ones do only on bad days. Speaks just enough MQTT 3.1.1
 //! and 5, written from the specification and sharing no code with the client under test.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,10 @@ pub struct Published {
     pub retain: bool,
     pub dup: bool,
     pub id: u16,
+    /// MQTT 5: what the payload is said to be.
+    pub content_type: Option<String>,
+    /// Bytes of the packet behind its fixed header.
+    pub len: usize,
 }
 
 /// What to do about a PUBLISH.
@@ -54,6 +59,15 @@ impl Welcome {
         let [a, b] = max.to_be_bytes();
         Self { properties: vec![0x21, a, b], ..Self::default() }
     }
+    pub fn topic_alias_maximum(max: u16) -> Self {
+        let [a, b] = max.to_be_bytes();
+        Self { properties: vec![0x22, a, b], ..Self::default() }
+    }
+    /// A refusal that names another server.
+    pub fn redirect(code: u8, to: &str) -> Self {
+        let len = u8::try_from(to.len()).expect("short");
+        Self { code, properties: [&[0x1c, 0, len], to.as_bytes()].concat(), ..Self::default() }
+    }
     pub fn maximum_packet_size(max: u32) -> Self {
         Self { properties: [vec![0x27], max.to_be_bytes().to_vec()].concat(), ..Self::default() }
     }
@@ -88,7 +102,20 @@ impl FakeBroker {
         welcome: Welcome,
         script: impl Fn(usize, &Published) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::listen(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), welcome, script)
+    }
+
+    /// One at this address that acknowledges everything.
+    pub async fn start_at(address: SocketAddr, welcome: Welcome) -> Self {
+        let listener = TcpListener::bind(address).await.expect("it was free a moment ago");
+        Self::listen(listener, welcome, |_, _| Answer::Ack)
+    }
+
+    fn listen(
+        listener: TcpListener,
+        welcome: Welcome,
+        script: impl Fn(usize, &Published) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let address = listener.local_addr().expect("bound");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let push = tokio::sync::broadcast::Sender::new(64);
@@ -193,6 +220,7 @@ async fn serve(
         }
     });
     let unanswered = Arc::new(AtomicUsize::new(0));
+    let mut aliases = HashMap::new();
     loop {
         let (first, body) = tokio::select! {
             got = come.recv() => got?,
@@ -208,7 +236,7 @@ async fn serve(
         };
         match first >> 4 {
             3 => {
-                let published = understand(connection, first, &body, v5);
+                let published = understand(connection, first, &body, v5, &mut aliases);
                 let number = {
                     let mut seen = seen.lock().expect("not poisoned");
                     seen.published.push(published.clone());
@@ -257,22 +285,45 @@ async fn serve(
     }
 }
 
-fn understand(connection: usize, first: u8, body: &[u8], v5: bool) -> Published {
+fn understand(
+    connection: usize,
+    first: u8,
+    body: &[u8],
+    v5: bool,
+    aliases: &mut HashMap<u16, String>,
+) -> Published {
     assert_eq!(first & 0b0110, 0b0010, "everything is QoS 1");
     let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
     let (topic, rest) = body[2..].split_at(topic_len);
+    let mut topic = String::from_utf8(topic.to_vec()).expect("UTF-8");
     let id = u16::from_be_bytes([rest[0], rest[1]]);
     let mut payload = &rest[2..];
+    let mut content_type = None;
     if v5 {
         assert!(payload[0] < 0x80, "short properties");
-        payload = &payload[1 + usize::from(payload[0])..];
+        let (mut properties, rest) = payload[1..].split_at(usize::from(payload[0]));
+        payload = rest;
+        while let [kind, a, b, more @ ..] = properties {
+            let number = u16::from_be_bytes([*a, *b]);
+            properties = match kind {
+                0x23 if topic.is_empty() => {
+                    topic.clone_from(aliases.get(&number).expect("a number that was introduced"));
+                    more
+                }
+                0x23 => {
+                    aliases.insert(number, topic.clone());
+                    more
+                }
+                0x03 => {
+                    let (text, more) = more.split_at(usize::from(number));
+                    content_type = Some(String::from_utf8(text.to_vec()).expect("UTF-8"));
+                    more
+                }
+                other => panic!("a property {other:#x} that is not expected"),
+            };
+        }
     }
-    Published {
-        connection,
-        topic: String::from_utf8(topic.to_vec()).expect("UTF-8"),
-        payload: payload.to_vec(),
-        retain: first & 1 != 0,
-        dup: first & 8 != 0,
-        id,
-    }
+    assert!(!topic.is_empty());
+    let (retain, dup, payload) = (first & 1 != 0, first & 8 != 0, payload.to_vec());
+    Published { connection, topic, payload, retain, dup, id, content_type, len: body.len() }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate::clock::SystemClock;
+use fieldgate::clock::{Clock, SystemClock};
 use fieldgate::config::model::Uplink;
 use fieldgate::message::{CommandRequest, Message};
 use fieldgate::uplink::{Deps, Timing, UplinkCounters, run_with};
@@ -30,6 +30,8 @@ pub fn quick() -> Timing {
         backoff: (ms(20), ms(100)),
         stable: ms(5000),
         grace: ms(1000),
+        linger: ms(100),
+        doze: ms(10),
         retry: ms(30),
         losses: ms(50),
         log_retry: ms(20),
@@ -43,6 +45,15 @@ pub fn uplink(url: &str, more: &str) -> Uplink {
 
 impl Bench {
     pub fn start(config: Uplink, drain: Arc<MemoryDrain>, timing: Timing) -> Self {
+        Self::start_with_clock(config, drain, timing, Arc::new(SystemClock::new(true)))
+    }
+
+    pub fn start_with_clock(
+        config: Uplink,
+        drain: Arc<MemoryDrain>,
+        timing: Timing,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let counters = Arc::new(UplinkCounters::default());
         let (mirror, mirror_rx) = mpsc::channel(64);
         let (commands_tx, commands) = mpsc::channel(2);
@@ -53,7 +64,7 @@ impl Bench {
             mirror: mirror_rx,
             commands: commands_tx,
             counters: counters.clone(),
-            clock: Arc::new(SystemClock::new(true)),
+            clock,
             stop: stop.clone(),
         };
         let task = tokio::spawn(run_with(config, deps, timing));

@@ -1,11 +1,16 @@
 //! The uplink from outside: against a broker that misbehaves on demand, against Debian's mosquitto, and
 //! against noise.
 
+mod causes;
 mod clock;
 mod faults;
+mod manners;
+mod metered;
 mod noise;
 mod real;
 mod sides;
+mod surroundings;
+mod ways;
 
 #[path = "../support/fake_broker.rs"]
 mod fake_broker;
@@ -15,6 +20,10 @@ mod memory_drain;
 mod mosquitto;
 #[path = "../support/outside.rs"]
 mod outside;
+#[path = "../support/proxies.rs"]
+mod proxies;
+#[path = "../support/tls_front.rs"]
+mod tls_front;
 #[path = "../support/uplink_bench.rs"]
 mod uplink_bench;
 #[path = "../support/websocket_bridge.rs"]

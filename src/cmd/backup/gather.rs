@@ -241,8 +241,17 @@ mod tests {
     #[test]
     fn no_key_that_names_a_file_is_overlooked() {
         let schema = crate::config::schema::whole(crate::registry::DRIVERS).to_string();
-        let keys =
-            ["password_file", "acl_file", "ca_file", "cert_file", "key_file", "cert", "key", "client_ca"];
+        let keys = [
+            "password_file",
+            "proxy_password_file",
+            "acl_file",
+            "ca_file",
+            "cert_file",
+            "key_file",
+            "cert",
+            "key",
+            "client_ca",
+        ];
         for key in keys {
             assert!(schema.contains(&format!("\"{key}\"")), "{key} is a key no more");
         }

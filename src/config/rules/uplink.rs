@@ -6,11 +6,14 @@ use driver_api::{Problem, Span};
 
 use super::{Findings, Names, Sections, Sources, must_exist};
 use crate::config::model::{Compression, Format, MqttVersion, Uplink};
+use crate::config::proxy::ProxyKind;
 use crate::config::raw::Raw;
 use crate::config::url::Endpoint;
 
 /// Most readings in one message, as the manual says; 10,000 are some 400 KiB of JSON.
 const MAX_BATCH: u32 = 10_000;
+/// The least rate that is any use: a ping, an acknowledgement and a reading still get through.
+const SLOWEST_RATE: u64 = 256;
 /// Longest wait for a batch to fill: beyond an hour nobody would call it live.
 const MAX_DELAY: Span = Span::s(3600);
 /// A clock that is not set in a day will hardly be, and nobody waits longer for a reading.
@@ -21,6 +24,7 @@ pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &m
     for (uplink, raw) in &sections.uplinks {
         names.add(&uplink.name, raw.at("name"), &mut findings.problems);
         check_addresses(uplink, raw, findings);
+        check_way(uplink, raw, findings);
         check_files(uplink, raw, &mut findings.problems);
         check_limits(uplink, raw, &mut findings.problems);
     }
@@ -49,11 +53,61 @@ fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
             ("ca_file", uplink.ca_file.is_some()),
             ("cert_file", uplink.cert_file.is_some()),
             ("key_file", uplink.key_file.is_some()),
+            ("alpn", !uplink.alpn.is_empty()),
         ] {
             if set {
                 let problem = Problem::new(raw.key(key), format!("`{key}` has no effect without TLS"));
                 findings.warnings.push(problem.hint("use `mqtts://` or `wss://` in `url`"));
             }
+        }
+    }
+}
+
+/// Linux names interfaces with at most 15 bytes (`IFNAMSIZ`).
+const INTERFACE_MAX: usize = 15;
+
+/// The keys about the way to the broker.
+fn check_way(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {
+    for (index, name) in uplink.alpn.iter().enumerate() {
+        if name.is_empty() || name.len() > 255 {
+            let message = format!("`alpn` cannot hold a name of {} bytes", name.len());
+            let problem = Problem::new(raw.at(&format!("alpn.{index}")), message);
+            findings.problems.push(problem.hint("a name has 1 to 255 bytes, such as \"mqtt\""));
+        }
+    }
+    let aws = Endpoint::parse(&uplink.url)
+        .is_ok_and(|e| e.port == 443 && e.websocket.is_none() && e.host.contains(".amazonaws.com"));
+    if aws && uplink.alpn.is_empty() {
+        let problem = Problem::new(raw.at("url"), "AWS IoT speaks MQTT on port 443 only if it is asked to");
+        findings.warnings.push(problem.hint("add `alpn = [\"x-amzn-mqtt-ca\"]`"));
+    }
+    if uplink.mqtt_version == MqttVersion::V311 {
+        for (key, set) in [("allow_redirect", uplink.allow_redirect), ("content_type", uplink.content_type)] {
+            if set {
+                let problem = Problem::new(raw.key(key), format!("`{key}` has no effect in MQTT 3.1.1"));
+                findings.warnings.push(problem.hint("use `mqtt_version = \"5\"`, or leave it out"));
+            }
+        }
+    }
+    let user = uplink.proxy.as_ref().and_then(|proxy| proxy.user.as_ref());
+    if uplink.proxy_password_file.is_some() && user.is_none() {
+        let problem = Problem::new(raw.key("proxy_password_file"), "a password for a proxy without a user");
+        findings.problems.push(problem.hint("write the user into `proxy`: http://user@host:3128"));
+    }
+    if let Some(proxy) = &uplink.proxy
+        && proxy.kind == ProxyKind::Socks5
+        && user.is_some()
+        && uplink.proxy_password_file.is_none()
+        && !raw.table.contains_key("proxy_password_file")
+    {
+        let problem = Problem::new(raw.at("proxy"), "SOCKS5 has no user without a password");
+        findings.problems.push(problem.hint("add `proxy_password_file`"));
+    }
+    if let Some(name) = &uplink.interface {
+        let allowed = |c: char| !c.is_whitespace() && !c.is_control() && c != '/';
+        if name.is_empty() || name.len() > INTERFACE_MAX || !name.chars().all(allowed) {
+            let problem = Problem::new(raw.at("interface"), format!("`{name}` is no network interface"));
+            findings.problems.push(problem.hint("`ip link` shows their names, such as wwan0"));
         }
     }
 }
@@ -65,6 +119,11 @@ fn check_files(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
         ("ca_file", &uplink.ca_file, "leave it out to use the system's CAs"),
         ("cert_file", &uplink.cert_file, beside),
         ("key_file", &uplink.key_file, beside),
+        (
+            "proxy_password_file",
+            &uplink.proxy_password_file,
+            "put the password on the first line of that file",
+        ),
     ] {
         if let Some(path) = path {
             must_exist(path, key, raw.at(key), hint, problems);
@@ -102,6 +161,13 @@ fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
         let message = format!("`max_delay` of {} is too long", uplink.batch.max_delay);
         problems.push(
             Problem::new(raw.at("batch.max_delay"), message).hint(format!("it goes up to {MAX_DELAY}")),
+        );
+    }
+    let rate = uplink.max_rate;
+    if rate.0 != 0 && rate.0 < SLOWEST_RATE {
+        let problem = Problem::new(raw.at("max_rate"), format!("a `max_rate` of {rate} is too little"));
+        problems.push(
+            problem.hint(format!("it is bytes per second, at least {SLOWEST_RATE}B; \"0\" is no limit")),
         );
     }
     let alive = uplink.keep_alive;

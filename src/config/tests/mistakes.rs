@@ -139,44 +139,6 @@ fn every_rule_has_its_place_and_its_hint() {
             format!("{BUS}{}", bus("").replacen("'a'", "'b'", 1)),
             "f.toml:8:8: `/dev/ttyX` is the `port` of two buses",
         ),
-        // Uplinks.
-        ("[[uplink]]\nname = 'u'\nurl = 'tcp://h'\n".into(), "f.toml:3:7: unknown scheme `tcp`"),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nfallback_urls = ['mqtt://h:0']\n".into(),
-            "f.toml:4:18: `h:0` has no valid port",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ncompression = 'zstd'\n".into(),
-            "f.toml:4:15: only batches",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\npassword = 'x'\n".into(),
-            "f.toml:4:1: unknown key `password` | a secret",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nbatch = { max_readings = 0 }\n".into(),
-            "f.toml:4:26: `max_readings` cannot be 0",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nqos = 2\n".into(),
-            "f.toml:4:7: `qos`: this version delivers",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ntopic_root = 'a/#'\n".into(),
-            "f.toml:4:14: `topic_root` cannot hold `#`",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtts://h'\ncert_file = '/dev/null'\n".into(),
-            "f.toml:4:1: `cert_file` without `key_file`",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nkeep_alive = '0s'\n".into(),
-            "f.toml:4:14: `keep_alive` cannot be 0s",
-        ),
-        (
-            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nwait_for_clock = '25h'\n".into(),
-            "f.toml:4:18: `wait_for_clock` of 25h is too long",
-        ),
         ("[web]\nbind = 'off'\n".into(), "f.toml:1:2: unknown section `web` | this version has no dashboard"),
     ] {
         let found = wrong(&text);
@@ -211,10 +173,6 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
     );
     assert!(warned(&busy)[0].starts_with("f.toml:2:8: bus `a` would be busy 100 % of the time"));
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}max_interval = '5s'\n"))[0].contains("without `deadband`"));
-    assert!(
-        warned("[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nca_file = '/dev/null'\n")[0]
-            .contains("without TLS")
-    );
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}")).is_empty());
 }
 
@@ -223,7 +181,6 @@ fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
     let uplink = "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\n";
     let cases = [
         ("[web]\nbind = 'off'\n".to_owned(), "this version has no dashboard"),
-        (format!("{uplink}max_rate = '0'\n"), "this version has no `max_rate`"),
         (format!("{uplink}[[uplink.forward]]\nfilter = 'a'\n"), "this version has no `forward`"),
         (format!("{uplink}[[uplink.subscribe]]\nfilter = 'a'\n"), "this version has no `subscribe`"),
         (format!("{uplink}format = 'compact'\n"), "this version has `json` and `json-batch`"),

@@ -2,6 +2,7 @@
 
 mod mistakes;
 mod shipped;
+mod uplinks;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,68 @@
+//! The typed model of `[broker]`: the doors of the embedded local broker.
+//!
+//! The doc comments on the fields are the manual, as in [`super::model`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The embedded local broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Broker {
+    /// Users and password hashes, in the format of `mosquitto_passwd` (`$7$` lines).
+    #[schemars(example = &"passwd")]
+    pub password_file: Option<PathBuf>,
+    /// Who may read and write what, in mosquitto's ACL file format.
+    #[schemars(example = &"acl")]
+    pub acl_file: Option<PathBuf>,
+    /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
+    pub listener: Vec<Listener>,
+}
+
+/// One door of the local broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Address and port. MQTT 3.1.1 and 5 on the same port; port 0 takes any free one.
+    #[schemars(example = &"127.0.0.1:1883")]
+    pub bind: SocketAddr,
+    /// `tcp` or `websocket`.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Certificate and key, for TLS.
+    #[serde(default)]
+    pub tls: Option<ListenerTls>,
+    /// Clients without a name are welcome. Default: only on loopback, and only without a password file.
+    #[serde(default)]
+    pub allow_anonymous: Option<bool>,
+}
+
+/// How MQTT travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Plain TCP.
+    #[default]
+    Tcp,
+    /// WebSocket with the subprotocol `mqtt`.
+    Websocket,
+}
+
+/// A listener's TLS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Certificate chain, PEM.
+    #[schemars(example = &"server.crt")]
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    #[schemars(example = &"server.key")]
+    pub key: PathBuf,
+    /// If set, clients must show a certificate of this CA.
+    #[serde(default)]
+    #[schemars(example = &"ca.crt")]
+    pub client_ca: Option<PathBuf>,
+}

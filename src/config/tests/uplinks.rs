@@ -1,0 +1,109 @@
+//! Mistakes in `[[uplink]]`: each at its place, with a message and a hint.
+
+use super::*;
+
+fn uplink(keys: &str) -> String {
+    format!("[[uplink]]\nname = 'u'\n{keys}\n")
+}
+
+#[test]
+fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
+    for (keys, expected, hint) in [
+        ("url = 'tcp://h'", "3:7: unknown scheme `tcp`", "mqtt://"),
+        ("url = 'mqtt://h'\nfallback_urls = ['mqtt://h:0']", "4:18: `h:0` has no valid port", "1 to 65535"),
+        ("url = 'mqtt://h'\ncompression = 'zstd'", "4:15: only batches", "json-batch"),
+        ("url = 'mqtt://h'\npassword = 'x'", "4:1: unknown key `password`", "a secret"),
+        ("url = 'mqtt://h'\nbatch = { max_readings = 0 }", "4:26: `max_readings` cannot be 0", "1 to"),
+        ("url = 'mqtt://h'\nqos = 2", "4:7: `qos`: this version delivers", "-"),
+        ("url = 'mqtt://h'\ntopic_root = 'a/#'", "4:14: `topic_root` cannot hold `#`", "gw/{gateway}"),
+        ("url = 'mqtts://h'\ncert_file = '/dev/null'", "4:1: `cert_file` without `key_file`", "needs both"),
+        ("url = 'mqtt://h'\nkeep_alive = '0s'", "4:14: `keep_alive` cannot be 0s", "1s to 65535s"),
+        (
+            "url = 'mqtt://h'\nwait_for_clock = '25h'",
+            "4:18: `wait_for_clock` of 25h is too long",
+            "it goes up to",
+        ),
+        ("url = 'mqtt://h'\nmax_rate = '100B'", "4:12: a `max_rate` of 100B is too little", "256B"),
+        ("url = 'mqtt://h'\nmax_rate = 100", "4:12: `max_rate`: invalid type: integer", "put it in quotes"),
+        ("url = 'mqtt://h'\nconnect = 'hourly'", "4:11: `connect`: `hourly` is neither", "every 15m for 2m"),
+        (
+            "url = 'mqtt://h'\nconnect = 'every 5m for 5m'",
+            "4:11: `connect`: a window of 5m",
+            "every 15m for 2m",
+        ),
+        ("url = 'mqtts://h'\nalpn = ['mqtt', '']", "4:17: `alpn` cannot hold a name of 0 bytes", "mqtt"),
+        ("url = 'mqtts://h'\nalpn = 'mqtt'", "4:8: `alpn`: invalid type: string", "list"),
+        ("url = 'mqtts://h'\nproxy = 'proxy:3128'", "4:9: `proxy`: `proxy:3128` has no scheme", "http://"),
+        (
+            "url = 'mqtts://h'\nproxy = 'http://a:b@p'",
+            "4:9: `proxy`: a password does not stand in `proxy`; put it into the file of `proxy_password_file`",
+            "http://user@",
+        ),
+        (
+            "url = 'mqtts://h'\nproxy = 'http://p'\nproxy_password_file = '/dev/null'",
+            "5:1: a password for a proxy without a user",
+            "http://user@host",
+        ),
+        (
+            "url = 'mqtts://h'\nproxy = 'socks5://me@p'",
+            "4:9: SOCKS5 has no user without a password",
+            "proxy_password_file",
+        ),
+        (
+            "url = 'mqtts://h'\nproxy = 'http://me@p'\nproxy_password_file = 'nowhere'",
+            "5:23: `proxy_password_file`: there is no file",
+            "first line",
+        ),
+        ("url = 'mqtts://h'\ninterface = 'wwan0/1'", "4:13: `wwan0/1` is no network interface", "ip link"),
+        (
+            "url = 'mqtts://h'\ninterface = 'much-too-long-name'",
+            "4:13: `much-too-long-name` is no",
+            "ip link",
+        ),
+    ] {
+        let found = wrong(&uplink(keys));
+        assert_eq!(found.len(), 1, "{keys}\n{found:#?}");
+        let (told, told_hint) = found[0].split_once(" | ").expect("a hint");
+        assert!(told.starts_with(&format!("f.toml:{expected}")), "{keys}\n{found:#?}");
+        assert!(told_hint.contains(hint), "{keys}\n{found:#?}");
+    }
+}
+
+#[test]
+fn what_works_but_is_hardly_meant_is_a_warning() {
+    for (keys, expected) in [
+        ("url = 'mqtt://h'\nca_file = '/dev/null'", "`ca_file` has no effect without TLS"),
+        (
+            "url = 'mqtt://h'\nmqtt_version = '3.1.1'\nallow_redirect = true",
+            "`allow_redirect` has no effect in MQTT 3.1.1",
+        ),
+        (
+            "url = 'mqtt://h'\nmqtt_version = '3.1.1'\ncontent_type = true",
+            "`content_type` has no effect in MQTT 3.1.1",
+        ),
+        ("url = 'mqtt://h'\nalpn = ['mqtt']", "`alpn` has no effect without TLS"),
+        (
+            "url = 'mqtts://x-ats.iot.eu-central-1.amazonaws.com:443'",
+            "AWS IoT speaks MQTT on port 443 only if it is asked to",
+        ),
+    ] {
+        let loaded = good(&[("f.toml", &uplink(keys))]);
+        let warned = told(&loaded.warnings, &loaded.warnings.warnings);
+        assert!(warned.len() == 1 && warned[0].contains(expected), "{keys}\n{warned:#?}");
+    }
+}
+
+#[test]
+fn a_way_with_everything_is_accepted() {
+    let loaded = good(&[(
+        "f.toml",
+        &uplink(
+            "url = 'mqtts://x.amazonaws.com:443'\nalpn = ['x-amzn-mqtt-ca']\nproxy = 'socks5h://me@p'\nproxy_password_file = '/dev/null'\ninterface = 'wwan0'\nmax_rate = '20KiB'\nconnect = 'every 15m for 2m'",
+        ),
+    )]);
+    assert!(loaded.warnings.warnings.is_empty());
+    assert_eq!(
+        loaded.uplinks[0].proxy.as_ref().map(ToString::to_string).as_deref(),
+        Some("socks5://me@p:1080")
+    );
+}

@@ -1,0 +1,51 @@
+//! What an uplink gives each of its connections, and how one ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::bucket::Bucket;
+use super::fault::Fault;
+use super::timing::Timing;
+use crate::clock::Clock;
+use crate::message::{BootMs, CommandRequest};
+use crate::pipeline::topics::Topics;
+
+/// What every connection of an uplink shares.
+pub(super) struct Context {
+    pub name: String,
+    pub topics: Topics,
+    pub timing: Timing,
+    pub keep_alive: Duration,
+    pub clock: Arc<dyn Clock>,
+    pub commands: mpsc::Sender<CommandRequest>,
+    pub stop: CancellationToken,
+}
+
+/// What one connection may use.
+pub(super) struct Terms<'a> {
+    /// Bytes per second.
+    pub bucket: &'a mut Bucket,
+    /// On a metered link, when to go at the latest.
+    pub window: Option<BootMs>,
+    /// What to say when going because of that.
+    pub asleep: Bytes,
+    /// The broker has all retained messages from the window before, but for what changed since.
+    pub informed: bool,
+}
+
+/// How a connection ended.
+pub(super) enum End {
+    /// On a metered link: everything is delivered, or the window is over; the farewell is said.
+    Rested {
+        /// Every message was acknowledged.
+        settled: bool,
+    },
+    /// We were asked to stop; the farewell is said.
+    Stopped,
+    /// It broke.
+    Broken(Fault),
+}

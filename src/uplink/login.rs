@@ -1,0 +1,59 @@
+//! The CONNECT packet: who we are, and what the broker should say if we vanish.
+
+use mqtt_protocol_core::mqtt::packet::{MaximumPacketSize, Packet, Qos, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::result_code::MqttError;
+
+use crate::bounds;
+use crate::config::model::MqttVersion;
+
+/// Who we are, and what the broker should say if we vanish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Client id.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// Password; only with a user name.
+    pub password: Option<Vec<u8>>,
+    /// Whole seconds, 0: no keep-alive.
+    pub keep_alive_s: u16,
+    /// Topic of the last will; its payload is [`crate::pipeline::payload::OFFLINE`], retained.
+    pub will_topic: String,
+}
+
+/// The packet of a clean session in the given version.
+pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
+    let packet_in = u32::try_from(bounds::UPLINK_PACKET_IN).unwrap_or(u32::MAX);
+    let offline = crate::pipeline::payload::OFFLINE.to_vec();
+    Ok(match version {
+        MqttVersion::V5 => {
+            let mut builder = v5_0::Connect::builder()
+                .client_id(&*login.client_id)?
+                .clean_start(true)
+                .keep_alive(login.keep_alive_s)
+                .props(vec![MaximumPacketSize::new(packet_in)?.into()])
+                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
+            if let Some(name) = &login.username {
+                builder = builder.user_name(name.as_str())?;
+            }
+            if let Some(password) = &login.password {
+                builder = builder.password(password.clone())?;
+            }
+            builder.build()?.into()
+        }
+        MqttVersion::V311 => {
+            let mut builder = v3_1_1::Connect::builder()
+                .client_id(&*login.client_id)?
+                .clean_session(true)
+                .keep_alive(login.keep_alive_s)
+                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
+            if let Some(name) = &login.username {
+                builder = builder.user_name(name.as_str())?;
+            }
+            if let Some(password) = &login.password {
+                builder = builder.password(password.clone())?;
+            }
+            builder.build()?.into()
+        }
+    })
+}
