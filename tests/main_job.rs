@@ -266,7 +266,7 @@ fn a_thousand_points_survive_a_broken_link_and_a_kill_inside_it() {
 }
 
 #[test]
-fn batches_plain_and_packed_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
+fn batches_plain_packed_and_compact_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
     let lines = [line("plc", 1..=2, 50)];
     let books = live(&Story {
         lines: &lines,
@@ -274,17 +274,23 @@ fn batches_plain_and_packed_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
             client_id = \"box-old\"\nformat = \"json-batch\"\ntopic_root = \"old/{gateway}\"\n\
             batch = { max_readings = 70, max_delay = \"1s\" }\n\
             [[uplink]]\nname = \"packed\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
-            client_id = \"box-packed\"\nformat = \"json-batch\"\ncompression = \"zstd\"\ntopic_root = \"packed/{gateway}\"\n",
+            client_id = \"box-packed\"\nformat = \"json-batch\"\ncompression = \"zstd\"\ntopic_root = \"packed/{gateway}\"\n\
+            [[uplink]]\nname = \"dense\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
+            client_id = \"box-dense\"\nformat = \"compact\"\ntopic_root = \"dense/{gateway}\"\n",
         broken: Break::Cut,
         outage: seconds(if full() { 60 } else { 10 }),
         killed_after: seconds(4),
     });
-    for (uplink, root, patience) in [("old", "old/box", 4.0), ("packed", "packed/box", 8.0)] {
+    for (uplink, root, patience) in
+        [("old", "old/box", 4.0), ("packed", "packed/box", 8.0), ("dense", "dense/box", 8.0)]
+    {
         let (heard, _) = books.judge(uplink, root, false);
         books.assert_lanes(&heard, 100, patience);
         books.assert_farewell(root);
-        let packed = format!("{root}/batch/zst");
-        assert_eq!(books.cloud.iter().any(|m| m.topic == packed), uplink == "packed", "topics of {uplink}");
+        for (topic, whose) in [("batch/zst", "packed"), ("compact", "dense")] {
+            let topic = format!("{root}/{topic}");
+            assert_eq!(books.cloud.iter().any(|m| m.topic == topic), uplink == whose, "topics of {uplink}");
+        }
     }
 }
 

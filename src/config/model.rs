@@ -163,10 +163,11 @@ pub struct Uplink {
     /// Quality of service of readings: 1 (acknowledged) is what every promise rests on.
     #[serde(default)]
     pub qos: Qos,
-    /// `json`: one message a reading. `json-batch`: many readings in one message.
+    /// `json`: one message a reading. `json-batch`: many readings in one message. `compact`: many readings, packed,
+    /// for links where every byte is paid for.
     #[serde(default)]
     pub format: Format,
-    /// `none` or `zstd` (json-batch only).
+    /// `none` or `zstd` (json-batch only; compact messages are always compressed).
     #[serde(default)]
     pub compression: Compression,
     /// Topic under which the tree of the local broker appears upstream; `{gateway}` is the gateway's id.
@@ -179,7 +180,8 @@ pub struct Uplink {
     /// `strict`: one lane, oldest first.
     #[serde(default)]
     pub order: Order,
-    /// Limits of one `json-batch` message: whichever is reached first sends it.
+    /// Limits of one `json-batch` or `compact` message: whichever is reached first sends it. Larger ones cost fewer
+    /// bytes a reading: `compact` is made for 1000 and more.
     #[serde(default)]
     pub batch: Batch,
     /// How long readings of a machine whose clock is not set yet wait for it, from the first connection after the
@@ -236,6 +238,8 @@ pub enum Format {
     Json,
     /// One JSON object for many readings.
     JsonBatch,
+    /// Many readings packed into one or two bytes each; `fieldgate decode` and `compact.md` say how they are read.
+    Compact,
 }
 
 /// Payload compression upstream.

@@ -54,10 +54,8 @@ mod backup;
 mod block;
 #[cfg(test)]
 mod block_tests;
-mod column;
 mod commands;
 mod commit;
-mod dictionary;
 mod drain;
 mod epochs;
 mod head;

@@ -9,8 +9,8 @@ use crate::config::model::{Compression, Format, MqttVersion, Uplink};
 use crate::config::raw::Raw;
 use crate::config::url::Endpoint;
 
-/// Most readings in one message, as the manual says; 10,000 are some 400 KiB of JSON.
-const MAX_BATCH: u32 = 10_000;
+/// Most readings in one message.
+const MAX_BATCH: u32 = crate::bounds::UPLINK_BATCH as u32;
 /// Longest wait for a batch to fill: beyond an hour nobody would call it live.
 const MAX_DELAY: Span = Span::s(3600);
 /// A clock that is not set in a day will hardly be, and nobody waits longer for a reading.
@@ -89,8 +89,11 @@ fn check_files(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
 
 fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
     if uplink.compression != Compression::None && uplink.format != Format::JsonBatch {
-        let problem = Problem::new(raw.at("compression"), "only batches can be compressed");
-        problems.push(problem.hint("add `format = \"json-batch\"`"));
+        let problem = Problem::new(raw.at("compression"), "only `json-batch` can be compressed");
+        problems.push(problem.hint(match uplink.format {
+            Format::Compact => "leave it out: `compact` messages are packed already",
+            _ => "add `format = \"json-batch\"`",
+        }));
     }
     let readings = uplink.batch.max_readings;
     if !(1..=MAX_BATCH).contains(&readings) {

@@ -147,7 +147,7 @@ fn every_rule_has_its_place_and_its_hint() {
         ),
         (
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\ncompression = 'zstd'\n".into(),
-            "f.toml:4:15: only batches",
+            "f.toml:4:15: only `json-batch`",
         ),
         (
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\npassword = 'x'\n".into(),
@@ -226,8 +226,7 @@ fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
         (format!("{uplink}max_rate = '0'\n"), "this version has no `max_rate`"),
         (format!("{uplink}[[uplink.forward]]\nfilter = 'a'\n"), "this version has no `forward`"),
         (format!("{uplink}[[uplink.subscribe]]\nfilter = 'a'\n"), "this version has no `subscribe`"),
-        (format!("{uplink}format = 'compact'\n"), "this version has `json` and `json-batch`"),
-        (format!("{uplink}format = 'sparkplug-b'\n"), "this version has `json` and `json-batch`"),
+        (format!("{uplink}format = 'sparkplug-b'\n"), "this version has `json`, `json-batch` and `compact`"),
         ("[[bus]]\nname = 's'\ndriver = 'sysfs'\n".to_owned(), "this version has no driver `sysfs`"),
     ];
     for (text, hint) in cases {

@@ -4,6 +4,7 @@
 //! repeat after a lost connection is the same message again.
 
 mod batch;
+mod compact;
 mod json;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::lanes::{Cut, Lane};
+use crate::bounds::UPLINK_BATCH;
 use crate::config::model::{Compression, Format as Choice, Uplink};
 use crate::message::Record;
 use crate::pipeline::topics::Topics;
@@ -40,17 +42,21 @@ pub trait Format: Send + Sync {
 /// The format this uplink asks for.
 #[must_use]
 pub fn choose(uplink: &Uplink, gateway: &str, topics: &Topics) -> Box<dyn Format> {
+    let cut = Cut {
+        max_readings: usize::try_from(uplink.batch.max_readings).unwrap_or(1).clamp(1, UPLINK_BATCH),
+        max_delay: uplink.batch.max_delay.0.min(LONGEST_DELAY),
+    };
     match uplink.format {
         Choice::Json => Box::new(json::Json { topics: topics.clone(), retain: uplink.retain }),
         Choice::JsonBatch => Box::new(batch::Batch {
             topics: topics.clone(),
             gateway: gateway.to_owned(),
             zstd: uplink.compression == Compression::Zstd,
-            cut: Cut {
-                max_readings: usize::try_from(uplink.batch.max_readings).unwrap_or(1).max(1),
-                max_delay: uplink.batch.max_delay.0.min(LONGEST_DELAY),
-            },
+            cut,
         }),
+        Choice::Compact => {
+            Box::new(compact::Compact { topics: topics.clone(), gateway: gateway.to_owned(), cut })
+        }
     }
 }
 
