@@ -6,7 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
 use crate::cmd::{
-    backup, check, decode, demo, exchange, papers, ports, profile, queue, restore, run, scan, schema, status, watch,
+    backup, check, decode, demo, exchange, papers, ports, profile, queue, restore, run, scan, schema, status,
+    watch,
 };
 use crate::registry::DRIVERS;
 

@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::fault::Fault;
+use super::formats::node::MakeWill;
 use super::protocol::{Incoming, Limits, Login, Protocol};
 use super::{tls, websocket};
 use crate::config::Endpoint;
 use crate::config::model::Uplink;
-use crate::pipeline::topics::Topics;
 
 /// Any byte stream to the broker.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -37,11 +37,18 @@ pub struct Link {
 ///
 /// # Errors
 /// Why not, in words.
-pub async fn open(uplink: &Uplink, url: &str, gateway: &str, topics: &Topics) -> Result<Link, Fault> {
+pub async fn open(uplink: &Uplink, url: &str, gateway: &str, will: &MakeWill) -> Result<Link, Fault> {
     let endpoint =
         Endpoint::parse(url).map_err(|e| Fault::File(format!("url: {}; {}", e.message, e.hint)))?;
-    let login = login(uplink, gateway, topics).await?;
+    let password = password(uplink).await?;
     let mut stream = transport(uplink, &endpoint).await?;
+    let login = Login {
+        client_id: uplink.client_id.clone().unwrap_or_else(|| gateway.to_owned()),
+        username: uplink.username.clone(),
+        password,
+        keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
+        will: will(),
+    };
 
     let mut protocol = Protocol::new(uplink.mqtt_version);
     let mut out = BytesMut::new();
@@ -65,8 +72,8 @@ pub async fn open(uplink: &Uplink, url: &str, gateway: &str, topics: &Topics) ->
     }
 }
 
-async fn login(uplink: &Uplink, gateway: &str, topics: &Topics) -> Result<Login, Fault> {
-    let password = match &uplink.password_file {
+async fn password(uplink: &Uplink) -> Result<Option<Vec<u8>>, Fault> {
+    Ok(match &uplink.password_file {
         None => None,
         Some(path) => {
             let text = tokio::fs::read(path).await.map_err(|e| {
@@ -75,13 +82,6 @@ async fn login(uplink: &Uplink, gateway: &str, topics: &Topics) -> Result<Login,
             let line = text.split(|b| *b == b'\n').next().unwrap_or_default();
             Some(line.strip_suffix(b"\r").unwrap_or(line).to_vec())
         }
-    };
-    Ok(Login {
-        client_id: uplink.client_id.clone().unwrap_or_else(|| gateway.to_owned()),
-        username: uplink.username.clone(),
-        password,
-        keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
-        will_topic: topics.status(),
     })
 }
 

@@ -33,6 +33,7 @@ pub mod tls;
 pub mod websocket;
 
 use std::future::pending;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ use crate::pipeline::topics::Topics;
 use crate::store::Drain;
 use delivery::Delivery;
 use fault::Fault;
+use formats::node::MakeWill;
 use mirror::Mirror;
 use session::{Context, End};
 
@@ -69,6 +71,8 @@ pub struct Deps {
     pub counters: Arc<UplinkCounters>,
     /// The gateway's clock.
     pub clock: Arc<dyn Clock>,
+    /// A file of this uplink's own in which a format may keep what must survive a restart.
+    pub file: Option<PathBuf>,
     /// Asks the uplink to end: what is live and in flight is finished within a grace of 5 s, then the
     /// farewell `{"state":"offline"}` is published and the connection closed in order.
     pub stop: CancellationToken,
@@ -81,7 +85,8 @@ pub async fn run(config: Uplink, deps: Deps) {
 
 /// [`run`] with other waits than the usual ones.
 pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
-    let Deps { gateway, drain, mirror, commands, counters, clock, stop } = deps;
+    let Deps { gateway, drain, mirror, commands, counters, clock, file, stop } = deps;
+    let house = formats::House { clock: clock.clone(), file };
     let topics = Topics::upstream(&config.topic_root, &gateway);
     let timing = Timing { clock: config.wait_for_clock.0, ..timing };
     let mut delivery = Delivery::new(
@@ -89,7 +94,7 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         Mirror::new(Topics::local(&gateway), topics.clone()),
         counters.clone(),
         topics.clone(),
-        formats::choose(&config, &gateway, &topics),
+        formats::choose(&config, &gateway, &topics, &house),
         config.order,
         timing.clone(),
     );
@@ -122,11 +127,12 @@ impl Loop<'_> {
         let urls: Vec<&str> =
             std::iter::once(&self.config.url).chain(&self.config.fallback_urls).map(String::as_str).collect();
         let mut last = None;
+        let will = delivery.make_will();
         loop {
             for url in &urls {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(url) => attempt,
+                    attempt = self.connect(url, &will) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
@@ -163,9 +169,9 @@ impl Loop<'_> {
         }
     }
 
-    async fn connect(&self, url: &str) -> Result<link::Link, Fault> {
+    async fn connect(&self, url: &str, will: &MakeWill) -> Result<link::Link, Fault> {
         let limit = self.context.timing.connect;
-        let attempt = link::open(self.config, url, self.gateway, &self.context.topics);
+        let attempt = link::open(self.config, url, self.gateway, will);
         timeout(limit, attempt)
             .await
             .unwrap_or_else(|_| Err(Fault::Timeout { what: format!("connecting to {url}"), limit }))
@@ -193,7 +199,7 @@ impl Loop<'_> {
 async fn take_all(mirror: &mut Option<mpsc::Receiver<Message>>, delivery: &mut Delivery) {
     while let Some(open) = mirror {
         match open.recv().await {
-            Some(message) => delivery.mirror.take(message),
+            Some(message) => delivery.local(message),
             None => *mirror = None,
         }
     }

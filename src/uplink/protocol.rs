@@ -15,6 +15,7 @@ use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 
 use super::fault::Fault;
+use super::formats::node::Will;
 use super::guard::{Admitted, Guard};
 use super::inflight::Outgoing;
 use crate::bounds;
@@ -31,8 +32,8 @@ pub struct Login {
     pub password: Option<Vec<u8>>,
     /// Whole seconds, 0: no keep-alive.
     pub keep_alive_s: u16,
-    /// Topic of the last will; its payload is [`crate::pipeline::payload::OFFLINE`], retained.
-    pub will_topic: String,
+    /// What the broker publishes if we vanish, with QoS 1.
+    pub will: Will,
 }
 
 /// What the broker allows on this connection.
@@ -71,7 +72,9 @@ pub enum Incoming {
         /// It was kept by the broker.
         retained: bool,
     },
-    /// Something without consequence, such as PINGRESP.
+    /// The answer to a ping.
+    Pong,
+    /// Something without consequence.
     Nothing,
 }
 
@@ -175,17 +178,51 @@ impl Protocol {
         Ok(id)
     }
 
-    /// Writes a subscription with QoS 1 to `out`. Retained messages are not asked for.
+    /// Writes a message with QoS 0 to `out`.
+    ///
+    /// # Errors
+    /// It cannot be sent; nothing was written.
+    pub fn publish_unacknowledged(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Unsendable> {
+        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
+        let qos = Qos::AtMostOnce;
+        let packet: Packet = match self.version {
+            MqttVersion::V5 => v5_0::Publish::builder()
+                .topic_name(topic)
+                .and_then(|b| b.qos(qos).retain(false).payload(payload).build())
+                .map_err(invalid)?
+                .into(),
+            MqttVersion::V311 => v3_1_1::Publish::builder()
+                .topic_name(topic)
+                .and_then(|b| b.qos(qos).retain(false).payload(payload).build())
+                .map_err(invalid)?
+                .into(),
+        };
+        let (size, limit) = (packet.size(), self.limits.max_packet);
+        if size > limit {
+            return Err(Unsendable::TooLarge { size, limit });
+        }
+        let events = self.engine.send(packet);
+        self.obey(events, out).map(drop).map_err(|e| Unsendable::Engine(e.to_string()))
+    }
+
+    /// Writes a subscription with QoS 1 to `out`; `retained`: what is kept there is asked for (MQTT 3.1.1 always sends
+    /// it).
     ///
     /// # Errors
     /// The filter cannot be sent.
-    pub fn subscribe(&mut self, filter: &str, out: &mut BytesMut) -> Result<(), Fault> {
+    pub fn subscribe(&mut self, filter: &str, retained: bool, out: &mut BytesMut) -> Result<(), Fault> {
         let wrong = |e: MqttError| Fault::Protocol(format!("cannot subscribe to `{filter}`: {e}"));
         let id = self.engine.acquire_packet_id().map_err(wrong)?;
         let options = SubOpts::new().set_qos(Qos::AtLeastOnce);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
-                let options = options.set_rh(RetainHandling::DoNotSendRetained);
+                let options =
+                    if retained { options } else { options.set_rh(RetainHandling::DoNotSendRetained) };
                 let entry = SubEntry::new(filter, options).map_err(wrong)?;
                 v5_0::Subscribe::builder().packet_id(id).entries(vec![entry]).build().map_err(wrong)?.into()
             }
@@ -326,20 +363,21 @@ impl Protocol {
                 let none = Vec::new();
                 return Err(Fault::Ended(with_reason(code, p.props().as_ref().unwrap_or(&none))));
             }
+            Packet::V3_1_1Pingresp(_) | Packet::V5_0Pingresp(_) => Incoming::Pong,
             _ => Incoming::Nothing,
         })
     }
 }
 
 fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
-    let offline = crate::pipeline::payload::OFFLINE.to_vec();
+    let will = &login.will;
     Ok(match version {
         MqttVersion::V5 => {
             let mut builder = v5_0::Connect::builder()
                 .client_id(&*login.client_id)?
                 .clean_start(true)
                 .keep_alive(login.keep_alive_s)
-                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
+                .will_message(&*will.topic, will.payload.to_vec(), Qos::AtLeastOnce, will.retain)?;
             if let Some(name) = &login.username {
                 builder = builder.user_name(name.as_str())?;
             }
@@ -353,7 +391,7 @@ fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttErr
                 .client_id(&*login.client_id)?
                 .clean_session(true)
                 .keep_alive(login.keep_alive_s)
-                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
+                .will_message(&*will.topic, will.payload.to_vec(), Qos::AtLeastOnce, will.retain)?;
             if let Some(name) = &login.username {
                 builder = builder.user_name(name.as_str())?;
             }

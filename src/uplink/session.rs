@@ -3,6 +3,9 @@
 //! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
 //! write never keeps an acknowledgement or a ping from being seen.
 
+mod commands;
+mod node;
+
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +30,7 @@ use super::share::Class;
 use super::timing::Timing;
 use crate::bounds;
 use crate::clock::Clock;
-use crate::message::{CommandRequest, CorrectionRecord, LossRecord, Message, Origin};
+use crate::message::{CommandRequest, CorrectionRecord, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, DrainError};
@@ -60,6 +63,8 @@ struct Session<'a> {
     delivery: &'a mut Delivery,
     protocol: Protocol,
     inflight: Inflight,
+    /// What is sent with QoS 0.
+    confirmed: node::Confirmed,
     liveness: Liveness,
     out: BytesMut,
     reading: Option<Reading>,
@@ -115,6 +120,7 @@ impl<'a> Session<'a> {
             delivery,
             protocol,
             inflight: Inflight::new(window, bounds::UPLINK_WINDOW_BYTES),
+            confirmed: node::Confirmed::default(),
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),
             reading: None,
@@ -134,7 +140,8 @@ impl<'a> Session<'a> {
         mirror: &mut Option<mpsc::Receiver<Message>>,
     ) -> Result<(), Fault> {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        self.protocol.subscribe(&self.context.topics.commands(), &mut self.out)?;
+        self.protocol.subscribe(&self.context.topics.commands(), false, &mut self.out)?;
+        self.subscribe_node()?;
         let now = Instant::now();
         self.understand(early, now);
         let mut buffer = vec![0; 16 << 10];
@@ -142,7 +149,17 @@ impl<'a> Session<'a> {
         loop {
             let now = Instant::now();
             self.watch(now)?;
+            if let Some(fault) = self.leaving(now)? {
+                self.protocol.disconnect(&mut self.out);
+                say_goodbye(&mut writer, &mut self.out).await?;
+                return Err(fault);
+            }
+            // Descriptions come in bursts: one birth after a burst, not one after each.
+            if mirror.as_ref().is_none_or(mpsc::Receiver::is_empty) {
+                self.births()?;
+            }
             self.fill(now)?;
+            self.confirm()?;
             self.ask_the_log(now);
             if self.finished(now)? {
                 self.protocol.disconnect(&mut self.out);
@@ -180,7 +197,7 @@ impl<'a> Session<'a> {
                     self.delivery.advance(to, Instant::now());
                 }
                 message = receive(mirror) => match message {
-                    Some(message) => self.delivery.mirror.take(message),
+                    Some(message) => self.delivery.local(message),
                     None => *mirror = None,
                 },
                 () = self.context.stop.cancelled(), if self.stopping.is_none() => {
@@ -200,7 +217,7 @@ impl<'a> Session<'a> {
         match self.liveness.duty(now) {
             Duty::Rest => {}
             Duty::Ping => {
-                self.protocol.ping(&mut self.out)?;
+                self.ping()?;
                 self.liveness.pinged(now);
             }
             Duty::Dead => return Err(Fault::Lost("the broker does not answer pings".to_owned())),
@@ -228,12 +245,23 @@ impl<'a> Session<'a> {
     }
 
     fn publish(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
+        if matches!(message.cargo, Cargo::Readings(_)) && self.delivery.node().is_some() {
+            return self.publish_in_order(message, now);
+        }
         match self.protocol.publish(&message, &mut self.out) {
             Ok(id) => {
                 self.delivery.sent(&message);
                 self.inflight.sent(id, message, now);
+                Ok(())
             }
-            Err(Unsendable::TooLarge { size, limit }) => {
+            Err(problem) => self.unsendable(problem, message, now),
+        }
+    }
+
+    /// What becomes of a message that could not be written.
+    fn unsendable(&mut self, problem: Unsendable, message: Outgoing, now: Instant) -> Result<(), Fault> {
+        match problem {
+            Unsendable::TooLarge { size, limit } => {
                 self.complain(
                     "too large",
                     &format!(
@@ -243,11 +271,11 @@ impl<'a> Session<'a> {
                 );
                 self.delivery.too_large(message, size, limit, now);
             }
-            Err(Unsendable::Invalid(why)) => {
+            Unsendable::Invalid(why) => {
                 self.complain("invalid", &format!("`{}` cannot be sent: {why}", message.topic));
                 self.delivery.refused(message, 0, now);
             }
-            Err(Unsendable::Engine(why)) => {
+            Unsendable::Engine(why) => {
                 return Err(Fault::Protocol(format!("`{}` cannot be sent: {why}", message.topic)));
             }
         }
@@ -309,6 +337,7 @@ impl<'a> Session<'a> {
 
     fn understand(&mut self, incoming: Vec<Incoming>, now: Instant) {
         for event in incoming {
+            let Some(event) = self.node_hears(event) else { continue };
             match event {
                 Incoming::Acked { id, refused } => {
                     let Some(message) = self.inflight.acked(id, now) else { continue };
@@ -327,6 +356,7 @@ impl<'a> Session<'a> {
                         }
                     }
                 }
+                Incoming::Pong => self.answered(now),
                 Incoming::Subscribed(true) | Incoming::Welcome(_) | Incoming::Nothing => {}
                 Incoming::Subscribed(false) => {
                     self.complain("commands", "the broker does not let us receive commands")
@@ -334,28 +364,6 @@ impl<'a> Session<'a> {
                 Incoming::Message { topic, payload, retained } => self.command(&topic, payload, retained),
             }
         }
-    }
-
-    /// A command goes to whoever executes them; if too many wait, it is refused at once.
-    fn command(&mut self, topic: &str, payload: Bytes, retained: bool) {
-        let Some((device, point)) = self.context.topics.command_target(topic) else { return };
-        let request = CommandRequest {
-            device: device.to_owned(),
-            point: point.to_owned(),
-            payload,
-            retained,
-            origin: Origin::Uplink(self.context.name.clone()),
-            received: tokio::time::Instant::now(),
-        };
-        let (refused, why) = match self.context.commands.try_send(request) {
-            Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(request)) => (request, "busy: too many commands are waiting"),
-            Err(mpsc::error::TrySendError::Closed(request)) => (request, "the gateway is stopping"),
-        };
-        UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
-        let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
-        let topic = self.context.topics.result(&refused.device, &refused.point);
-        self.delivery.mirror.event(topic.into(), answer.into());
     }
 
     /// After the stop: everything that should still go is acknowledged, or the grace is over. Sends the
@@ -369,6 +377,7 @@ impl<'a> Session<'a> {
                 return Ok(false);
             }
             self.farewell = true;
+            self.say_death(now)?;
             let message = Outgoing {
                 cargo: Cargo::Farewell,
                 class: Class::Control,

@@ -34,11 +34,12 @@ mod memory_drain;
 mod mosquitto;
 
 /// Names of the formats, and their keys.
-const FORMATS: [(&str, &str); 5] = [
+const FORMATS: [(&str, &str); 6] = [
     ("json", "format = \"json\"\n"),
     ("json-batch", "format = \"json-batch\"\n"),
     ("json-batch, zstd", "format = \"json-batch\"\ncompression = \"zstd\"\n"),
     ("compact", "format = \"compact\"\n"),
+    ("sparkplug-b, births too", "format = \"sparkplug-b\"\nsparkplug = { group = \"plants\" }\n"),
     (
         "compact, batches of 1000",
         "format = \"compact\"\nbatch = { max_readings = 1000, max_delay = \"5s\" }\n",
@@ -128,6 +129,7 @@ impl Running {
             commands: mpsc::channel(bounds::UPLINK_MIRROR).0,
             counters: counters.clone(),
             clock: Arc::new(SystemClock::new(true)),
+            file: None,
             stop: stop.clone(),
         };
         let task = tokio::spawn(run_with(config, deps, Timing::default()));

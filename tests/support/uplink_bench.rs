@@ -54,6 +54,7 @@ impl Bench {
             commands: commands_tx,
             counters: counters.clone(),
             clock: Arc::new(SystemClock::new(true)),
+            file: None,
             stop: stop.clone(),
         };
         let task = tokio::spawn(run_with(config, deps, timing));

@@ -6,6 +6,7 @@ mod faults;
 mod noise;
 mod real;
 mod sides;
+mod sparkplug;
 
 #[path = "../support/fake_broker.rs"]
 mod fake_broker;

@@ -150,6 +150,30 @@ fn every_rule_has_its_place_and_its_hint() {
             "f.toml:4:15: only `json-batch`",
         ),
         (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nformat = 'compact'\ncompression = 'zstd'\n".into(),
+            "f.toml:5:15: only `json-batch` can be compressed | leave it out: `compact`",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nformat = 'sparkplug-b'\n".into(),
+            "f.toml:4:10: `sparkplug-b` needs a group | add `sparkplug = ",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nsparkplug = { group = 'g' }\n".into(),
+            "f.toml:4:1: `sparkplug` has no effect with this format | add `format = ",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nformat = 'sparkplug-b'\nsparkplug = { group = 'a/b' }\n".into(),
+            "f.toml:5:23: `group` cannot be `a/b` | it is one level",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nformat = 'sparkplug-b'\norder = 'strict'\nsparkplug = { group = 'a' }\n".into(),
+            "f.toml:5:9: Sparkplug has no strict order | leave it out",
+        ),
+        (
+            "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\nformat = 'sparkplug-b'\nretain = true\nsparkplug = { group = 'a' }\n".into(),
+            "f.toml:5:10: Sparkplug data is never retained | leave it out",
+        ),
+        (
             "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\npassword = 'x'\n".into(),
             "f.toml:4:1: unknown key `password` | a secret",
         ),
@@ -226,7 +250,6 @@ fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
         (format!("{uplink}max_rate = '0'\n"), "this version has no `max_rate`"),
         (format!("{uplink}[[uplink.forward]]\nfilter = 'a'\n"), "this version has no `forward`"),
         (format!("{uplink}[[uplink.subscribe]]\nfilter = 'a'\n"), "this version has no `subscribe`"),
-        (format!("{uplink}format = 'sparkplug-b'\n"), "this version has `json`, `json-batch` and `compact`"),
         ("[[bus]]\nname = 's'\ndriver = 'sysfs'\n".to_owned(), "this version has no driver `sysfs`"),
     ];
     for (text, hint) in cases {

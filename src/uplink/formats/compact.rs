@@ -18,7 +18,7 @@ impl Format for Compact {
         self.cut
     }
 
-    fn encode(&self, lane: Lane, records: &[Record]) -> Encoded {
+    fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {
         let historical = lane == Lane::Backlog;
         let payload = compact::encode(&self.gateway, historical, records).expect(
             "a message's readings are of one epoch, count up by one and are no more than the cut says",
@@ -37,7 +37,7 @@ mod tests {
     #[test]
     fn the_lane_is_in_the_topic_and_in_the_message() {
         let cut = Cut { max_readings: 500, max_delay: Duration::from_secs(5) };
-        let compact = Compact { topics: Topics::local("g"), gateway: "g".into(), cut };
+        let mut compact = Compact { topics: Topics::local("g"), gateway: "g".into(), cut };
         let records: Vec<Record> = (1..300).map(record).collect();
         for (lane, topic) in [(Lane::Live, "gw/g/compact"), (Lane::Backlog, "gw/g/compact/history")] {
             let encoded = compact.encode(lane, &records);
