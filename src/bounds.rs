@@ -86,6 +86,12 @@ pub const UPLINK_RETAINED: usize = 16_384;
 /// Full: the next message waits for an acknowledgement; the log keeps it.
 pub const UPLINK_WINDOW: usize = 100;
 
+/// Readings in one message upstream, as the manual says.
+///
+/// 10,000 are some 400 KiB as `json-batch` and 10 to 20 KiB as `compact`. A configuration that asks for more is
+/// refused, and so is a packed message that claims more.
+pub const UPLINK_BATCH: usize = 10_000;
+
 /// Bytes of payload in flight on one uplink: 1 MiB, over a second of a 5 Mbit/s link.
 /// Full: as for [`UPLINK_WINDOW`]; one message of any size may always go alone.
 pub const UPLINK_WINDOW_BYTES: usize = 1 << 20;

@@ -6,7 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
 use crate::cmd::{
-    backup, check, demo, exchange, papers, ports, profile, queue, restore, run, scan, schema, status, watch,
+    backup, check, decode, demo, exchange, papers, ports, profile, queue, restore, run, scan, schema, status,
+    watch,
 };
 use crate::registry::DRIVERS;
 
@@ -31,6 +32,7 @@ enum Command {
     Queue(queue::Args),
     Backup(backup::Args),
     Restore(restore::Args),
+    Decode(decode::Args),
     Read(exchange::ReadArgs),
     Write(exchange::WriteArgs),
     Ports(ports::Args),
@@ -57,6 +59,7 @@ impl Cli {
             Command::Queue(args) => queue::run(&args, out),
             Command::Backup(args) => backup::run(&args, out),
             Command::Restore(args) => restore::run(&args, out),
+            Command::Decode(args) => decode::run(&args, out),
             Command::Read(args) => exchange::read(&args, out),
             Command::Write(args) => exchange::write(&args, out),
             Command::Ports(args) => ports::run(&args, out),

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod cmd;
+pub mod columns;
 pub mod config;
 pub mod counters;
 pub mod message;

@@ -166,13 +166,16 @@ fn gate_uplinks(text: &str) -> Vec<String> {
 
 /// Messages a second that these uplinks make of so many points at 1 Hz, at least.
 fn batches(uplinks: &str, points: u64) -> usize {
-    if uplinks.contains("json-batch") { 1 } else { usize::try_from(points).expect("a small plant") }
+    if uplinks.contains("format = ") { 1 } else { usize::try_from(points).expect("a small plant") }
 }
 
 impl Books {
     /// Judges one uplink, whose readings are under `root`. Returns them and the verdict.
     fn judge(&self, uplink: &str, root: &str, strict: bool) -> (Vec<Reading>, Verdict) {
-        let (heard, mut faults) = readings(&self.cloud, root);
+        let (mut heard, mut faults) = readings(&self.cloud, root);
+        let (metrics, strange) = support::sparkplug::readings(&self.cloud, uplink);
+        heard.extend(metrics);
+        faults.extend(strange);
         let (declared, strange) = losses(&self.cloud, root);
         faults.extend(strange);
         let mut verdict = judge(&heard, &declared, strict);
@@ -268,7 +271,7 @@ fn a_thousand_points_survive_a_broken_link_and_a_kill_inside_it() {
 }
 
 #[test]
-fn batches_plain_and_packed_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
+fn batches_plain_packed_and_compact_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
     let lines = [line("plc", 1..=2, 50)];
     let books = live(&Story {
         lines: &lines,
@@ -276,18 +279,43 @@ fn batches_plain_and_packed_over_mqtt_3_1_1_and_5_keep_the_same_promises() {
             client_id = \"box-old\"\nformat = \"json-batch\"\ntopic_root = \"old/{gateway}\"\n\
             batch = { max_readings = 70, max_delay = \"1s\" }\n\
             [[uplink]]\nname = \"packed\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
-            client_id = \"box-packed\"\nformat = \"json-batch\"\ncompression = \"zstd\"\ntopic_root = \"packed/{gateway}\"\n",
+            client_id = \"box-packed\"\nformat = \"json-batch\"\ncompression = \"zstd\"\ntopic_root = \"packed/{gateway}\"\n\
+            [[uplink]]\nname = \"dense\"\nurl = \"mqtt://127.0.0.1:{port}\"\n\
+            client_id = \"box-dense\"\nformat = \"compact\"\ntopic_root = \"dense/{gateway}\"\n",
         broken: Break::Cut,
         outage: seconds(if full() { 60 } else { 10 }),
         killed_after: seconds(4),
     });
-    for (uplink, root, patience) in [("old", "old/box", 4.0), ("packed", "packed/box", 8.0)] {
+    for (uplink, root, patience) in
+        [("old", "old/box", 4.0), ("packed", "packed/box", 8.0), ("dense", "dense/box", 8.0)]
+    {
         let (heard, _) = books.judge(uplink, root, false);
         books.assert_lanes(&heard, 100, patience);
         books.assert_farewell(root);
-        let packed = format!("{root}/batch/zst");
-        assert_eq!(books.cloud.iter().any(|m| m.topic == packed), uplink == "packed", "topics of {uplink}");
+        for (topic, whose) in [("batch/zst", "packed"), ("compact", "dense")] {
+            let topic = format!("{root}/{topic}");
+            assert_eq!(books.cloud.iter().any(|m| m.topic == topic), uplink == whose, "topics of {uplink}");
+        }
     }
+}
+
+#[test]
+fn an_edge_node_of_sparkplug_keeps_the_same_promises() {
+    let books = live(&Story {
+        lines: &[line("plc", 1..=2, 50)],
+        uplinks: "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\nformat = \"sparkplug-b\"\n\
+            sparkplug = { group = \"cloud\" }\nbatch = { max_readings = 500, max_delay = \"1s\" }\n",
+        broken: Break::Cut,
+        outage: seconds(if full() { 60 } else { 10 }),
+        killed_after: seconds(4),
+    });
+    let (heard, _) = books.judge("cloud", "gw/box", false);
+    books.assert_lanes(&heard, 100, 4.0);
+    books.assert_farewell("gw/box");
+    let of =
+        |kind: &str| books.cloud.iter().filter(|m| m.topic == format!("spBv1.0/cloud/{kind}/box")).count();
+    // A login at the start, one after the kill, and deaths by the will and by the farewell.
+    assert!(of("NBIRTH") >= 2 && of("NDEATH") >= 2, "{} births, {} deaths", of("NBIRTH"), of("NDEATH"));
 }
 
 #[test]

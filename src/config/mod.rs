@@ -160,11 +160,6 @@ fn improve(problem: &mut Problem) {
             _ => format!("write {wanted}"),
         });
     }
-    if problem.message == "`format` cannot be `compact`"
-        || problem.message == "`format` cannot be `sparkplug-b`"
-    {
-        problem.hint = Some("this version has `json` and `json-batch`".to_owned());
-    }
     let Some(key) = problem.message.strip_prefix("unknown key `").and_then(|k| k.strip_suffix('`')) else {
         return;
     };

@@ -136,12 +136,17 @@ pub struct Uplink {
     /// Quality of service of readings: 1 (acknowledged) is what every promise rests on.
     #[serde(default)]
     pub qos: Qos,
-    /// `json`: one message a reading. `json-batch`: many readings in one message.
+    /// `json`: one message a reading. `json-batch`: many readings in one message. `compact`: many readings, packed,
+    /// for links where every byte is paid for. `sparkplug-b`: an edge node; see `sparkplug`.
     #[serde(default)]
     pub format: Format,
-    /// `none` or `zstd` (json-batch only).
+    /// `none` or `zstd` (json-batch only; compact messages are always compressed).
     #[serde(default)]
     pub compression: Compression,
+    /// Who we are with `format = "sparkplug-b"`.
+    #[serde(default)]
+    #[schemars(example = &Sparkplug { group: "plants".to_owned(), ..Sparkplug::default() })]
+    pub sparkplug: Option<Sparkplug>,
     /// Topic under which the tree of the local broker appears upstream; `{gateway}` is the gateway's id.
     #[serde(default = "defaults::topic_root")]
     pub topic_root: String,
@@ -156,7 +161,8 @@ pub struct Uplink {
     /// bytes each.
     #[serde(default)]
     pub content_type: bool,
-    /// Limits of one `json-batch` message: whichever is reached first sends it.
+    /// Limits of one `json-batch` or `compact` message: whichever is reached first sends it. Larger ones cost fewer
+    /// bytes a reading: `compact` is made for 1000 and more.
     #[serde(default)]
     pub batch: Batch,
     /// How long readings of a machine whose clock is not set yet wait for it, from the first connection after the
@@ -213,6 +219,24 @@ pub enum Format {
     Json,
     /// One JSON object for many readings.
     JsonBatch,
+    /// Many readings packed into one or two bytes each; `fieldgate decode` and `compact.md` say how they are read.
+    Compact,
+    /// An edge node of Sparkplug B 3.0. Status, meta, events and results stay on the usual topics beside it.
+    SparkplugB,
+}
+
+/// Names of a Sparkplug edge node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sparkplug {
+    /// Group id.
+    pub group: String,
+    /// Edge node id. Default: the gateway's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Host application without whose STATE `online` nothing is born and no reading sent. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub primary_host: Option<String>,
 }
 
 /// Payload compression upstream.

@@ -1,6 +1,7 @@
 //! From samples to readings, and from readings to payloads: scale, quality, report by exception,
 //! topics. Decided in pure functions; nothing here waits for anything.
 
+pub mod compact;
 pub mod meta;
 pub mod payload;
 pub mod report;

@@ -64,7 +64,21 @@ impl Readings {
 impl Readings {
     /// The payload of [`reading`] with `device` and `point` before all else, and a line's end: for exports.
     pub fn write_line(&mut self, record: &Record) -> Vec<u8> {
-        let mut line = b"{\"device\":".to_vec();
+        self.write_named(b"{".to_vec(), record)
+    }
+
+    /// [`Readings::write_line`] with the gateway's id and the lane before all else.
+    pub fn write_line_of(&mut self, gateway: &str, historical: bool, record: &Record) -> Vec<u8> {
+        let mut line = b"{\"gateway\":".to_vec();
+        json_into(&mut line, gateway);
+        line.extend_from_slice(b",\"historical\":");
+        json_into(&mut line, &historical);
+        line.push(b',');
+        self.write_named(line, record)
+    }
+
+    fn write_named(&mut self, mut line: Vec<u8>, record: &Record) -> Vec<u8> {
+        line.extend_from_slice(b"\"device\":");
         json_into(&mut line, &record.point.device);
         line.extend_from_slice(b",\"point\":");
         json_into(&mut line, &record.point.point);
@@ -201,7 +215,7 @@ impl Serialize for Row<'_> {
 }
 
 /// Value and quality as they may leave the house: what is no number is a bad reading, whatever else it says.
-fn trusted(record: &Record) -> (Option<&Value>, Quality) {
+pub(super) fn trusted(record: &Record) -> (Option<&Value>, Quality) {
     match (&record.value, record.quality) {
         (Some(Value::Float(x)), _) if !x.is_finite() => (None, Quality::Bad(Reason::SensorFault)),
         (_, Quality::Bad(reason)) => (None, Quality::Bad(reason)),

@@ -53,6 +53,13 @@ impl Topics {
         format!("{}/batch{lane}{suffix}", self.root)
     }
 
+    /// A packed message, of the live or the backlog lane.
+    #[must_use]
+    pub fn compact(&self, historical: bool) -> String {
+        let lane = if historical { "/history" } else { "" };
+        format!("{}/compact{lane}", self.root)
+    }
+
     /// What a point is: unit, type, interval, …
     #[must_use]
     pub fn meta(&self, device: &str, point: &str) -> String {
@@ -149,6 +156,8 @@ mod tests {
         assert_eq!(t.batch(false, false), "gw/plant-7/batch");
         assert_eq!(t.batch(true, false), "gw/plant-7/batch/history");
         assert_eq!(t.batch(true, true), "gw/plant-7/batch/history/zst");
+        assert_eq!(t.compact(false), "gw/plant-7/compact");
+        assert_eq!(t.compact(true), "gw/plant-7/compact/history");
         assert_eq!(t.meta("meter1", "voltage_l1"), "gw/plant-7/meta/meter1/voltage_l1");
         assert_eq!(t.commands(), "gw/plant-7/command/+/+");
         assert_eq!(t.result("meter1", "setpoint"), "gw/plant-7/result/meter1/setpoint");

@@ -1,6 +1,7 @@
 //! The cloud side of the task tree: a task for every uplink, and the mirror that brings it the
 //! local status, descriptions, events and results.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -37,6 +38,7 @@ impl RunningUplink {
         broker: &Broker,
         commands: mpsc::Sender<CommandRequest>,
         clock: Arc<dyn Clock>,
+        data: &Path,
     ) -> Self {
         let topics = Topics::local(gateway);
         let filters =
@@ -60,6 +62,7 @@ impl RunningUplink {
             commands,
             counters: counters.clone(),
             clock,
+            file: Some(data.join(format!("uplink-{}.births", config.name))),
             stop: stop.clone(),
         };
         let task = tokio::spawn(uplink::run(config.clone(), deps));

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Gateway {
     pub(super) stop_observer: CancellationToken,
     pub(super) stop_helpers: CancellationToken,
     pub(super) control: String,
+    /// The data directory.
+    pub(super) data: PathBuf,
     pub(super) progress: Progress,
     /// What its clock was made with.
     pub(super) clock_trust: ClockTrust,
@@ -148,6 +151,7 @@ impl Gateway {
             clock_trust: loaded.gateway.clock,
             commit_interval: loaded.store.commit_interval.0,
             control: control.display().to_string(),
+            data: loaded.store.path.clone(),
             flow: Some(tokio::spawn(flow.run(input))),
             commander: tokio::spawn(commander.run(inbox)),
             observer: tokio::spawn(observe::observe(
@@ -310,6 +314,7 @@ impl Gateway {
             &self.broker,
             self.commands.clone(),
             self.clock.clone(),
+            &self.data,
         )
         .await;
         self.uplinks.insert(name, uplink);

@@ -21,25 +21,19 @@
 //! | 60 | … | body |
 //! | end | 4 | CRC-32 (IEEE) of everything before |
 //!
-//! Body, columns one after the other (varints and runs as in `column.rs`): the points (see `dictionary.rs`; that
-//! is where version 1 differs) · for each reading its point as difference to the previous index + 1 · its time as difference to the
-//! previous time, ms · kinds as runs (0 none, 1 bool, 2 int, 3 uint, 4 float, 5 text) · qualities as runs
-//! (severity × 1024 + reason code; severity 0 good, 1 uncertain, 2 bad) · tags of the floats as runs · values
-//! in order: bool one byte; int and uint as difference to the same point's last; float by its tag; text
-//! with its length.
+//! The body is the columns of `crate::columns`, times on the line of `CLOCK_BOOTTIME`; version 1 has its points
+//! otherwise (`columns/dictionary.rs`).
 //!
 //! Promises: what is packed reads back equal, floats bit for bit. Any flipped bit, and any other damage
 //! within 32 bits, is detected. No bytes make `decode` panic or allocate beyond [`BODY_MAX`].
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use driver_api::{Quality, Value};
 
-use driver_api::{Quality, Reason, Value};
-
-use super::column::{FloatState, Packed, Reader, Writer};
-use super::dictionary;
 use crate::bounds;
-use crate::message::{BootMs, Epoch, PointKey, Reading};
+use crate::columns::body::{self, Cells, Row};
+use crate::columns::column::Reader;
+use crate::columns::dictionary;
+use crate::message::{BootMs, Epoch, Reading};
 
 const MAGIC: [u8; 4] = *b"FGB1";
 const VERSION: u8 = 2;
@@ -153,91 +147,12 @@ fn length(n: usize) -> [u8; 4] {
 }
 
 fn body(readings: &[Reading]) -> Vec<u8> {
-    let mut out = Writer::default();
-    // By address: two equal keys at two addresses are two entries, which costs bytes and nothing else.
-    let mut index: HashMap<*const PointKey, usize> = HashMap::new();
-    let mut dictionary: Vec<&PointKey> = Vec::new();
-    let mut next = 0;
-    let points: Vec<usize> = readings
-        .iter()
-        .map(|r| {
-            // Points come round in the same order; where that holds nothing needs to be looked up.
-            let guess = if next < dictionary.len() { next } else { 0 };
-            let at = match dictionary.get(guess) {
-                Some(key) if std::ptr::eq(*key, &*r.point) => guess,
-                _ => *index.entry(Arc::as_ptr(&r.point)).or_insert_with(|| {
-                    dictionary.push(&r.point);
-                    dictionary.len() - 1
-                }),
-            };
-            next = at + 1;
-            at
-        })
-        .collect();
-
-    dictionary::write(&mut out, &dictionary);
-    let mut expected = 0i64;
-    for &p in &points {
-        out.put_signed(p as i64 - expected);
-        expected = p as i64 + 1;
-    }
-    let mut time = readings.first().map_or(0, |r| r.at.0);
-    for r in readings {
-        out.put_signed(r.at.0.wrapping_sub(time).cast_signed());
-        time = r.at.0;
-    }
-    out.put_runs(readings.iter().map(kind));
-    out.put_runs(readings.iter().map(|r| quality_code(r.quality())));
-
-    let mut floats = vec![FloatState::default(); index.len()];
-    let mut tags = Vec::new();
-    let mut values = Writer::default();
-    let mut numbers = vec![0u64; index.len()];
-    for (r, &p) in readings.iter().zip(&points) {
-        match r.value() {
-            None => {}
-            Some(Value::Bool(b)) => values.bytes.push(u8::from(*b)),
-            Some(Value::Int(i)) => delta(&mut values, &mut numbers[p], i.cast_unsigned()),
-            Some(Value::UInt(u)) => delta(&mut values, &mut numbers[p], *u),
-            Some(Value::Float(x)) => {
-                let packed = Packed::of(*x, floats[p]);
-                tags.push(packed.tag());
-                packed.write(&mut values, &mut floats[p]);
-            }
-            Some(Value::Text(t)) => values.put_bytes(t.as_bytes()),
-        }
-    }
-    out.put_runs(tags);
-    out.bytes.append(&mut values.bytes);
-    out.bytes
-}
-
-fn delta(out: &mut Writer, last: &mut u64, n: u64) {
-    out.put_signed(n.wrapping_sub(*last).cast_signed());
-    *last = n;
-}
-
-fn kind(reading: &Reading) -> u64 {
-    match reading.value() {
-        None => 0,
-        Some(Value::Bool(_)) => 1,
-        Some(Value::Int(_)) => 2,
-        Some(Value::UInt(_)) => 3,
-        Some(Value::Float(_)) => 4,
-        Some(Value::Text(_)) => 5,
-    }
-}
-
-const SEVERITY: u64 = 1024;
-
-/// The number a quality is stored as.
-#[must_use]
-pub fn quality_code(quality: Quality) -> u64 {
-    match quality {
-        Quality::Good => 0,
-        Quality::Uncertain(reason) => SEVERITY + u64::from(reason.code()),
-        Quality::Bad(reason) => 2 * SEVERITY + u64::from(reason.code()),
-    }
+    body::write(readings.iter().map(|r| Row {
+        point: &r.point,
+        at: r.at.0,
+        value: r.value(),
+        quality: r.quality(),
+    }))
 }
 
 /// Unpacks a block.
@@ -292,70 +207,22 @@ fn contents(bytes: &[u8]) -> Result<Block, Damage> {
 
 fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Reading>> {
     let mut r = Reader::new(body);
-    let dictionary = match version {
-        1 => dictionary::read_version_1(&mut r, count)?,
-        _ => dictionary::read(&mut r, count)?,
+    let rows = match version {
+        1 => {
+            let dictionary = dictionary::read_version_1(&mut r, count)?;
+            body::read_rows(&mut r, &dictionary, count, base)?
+        }
+        _ => body::read(&mut r, count, base)?,
     };
-    let entries = dictionary.len();
-    let mut points = Vec::with_capacity(count);
-    let mut expected = 0i64;
-    for _ in 0..count {
-        let p = expected.checked_add(r.get_signed()?)?;
-        points.push(usize::try_from(p).ok().filter(|&p| p < entries)?);
-        expected = p + 1;
-    }
-    let mut times = Vec::with_capacity(count);
-    let mut time = base;
-    for _ in 0..count {
-        time = time.wrapping_add(r.get_signed()?.cast_unsigned());
-        times.push(time);
-    }
-    let kinds = r.get_runs(count)?;
-    let qualities = r.get_runs(count)?;
-    let mut tags = r.get_runs(kinds.iter().filter(|&&k| k == 4).count())?.into_iter();
-    let mut floats = vec![FloatState::default(); entries];
-    let mut numbers = vec![0u64; entries];
-    let mut readings = Vec::with_capacity(count);
-    for n in 0..count {
-        let p = points[n];
-        let value = match kinds[n] {
-            0 => None,
-            1 => Some(Value::Bool(r.array::<1>()?[0] != 0)),
-            2 => Some(Value::Int(undelta(&mut r, &mut numbers[p])?.cast_signed())),
-            3 => Some(Value::UInt(undelta(&mut r, &mut numbers[p])?)),
-            4 => Some(Value::Float(Packed::read(tags.next()?, &mut r, &mut floats[p])?)),
-            5 => Some(Value::Text(std::str::from_utf8(r.get_bytes()?).ok()?.into())),
-            _ => return None,
-        };
-        readings.push(reading(Arc::clone(&dictionary[p]), BootMs(times[n]), value, qualities[n])?);
-    }
-    r.is_empty().then_some(readings)
+    rows.into_iter().map(reading).collect()
 }
 
-fn undelta(from: &mut Reader<'_>, last: &mut u64) -> Option<u64> {
-    *last = last.wrapping_add(from.get_signed()?.cast_unsigned());
-    Some(*last)
-}
-
-/// The quality with this number. A reason of a later version reads as `protocol`: the severity is what a
-/// receiver acts on.
-#[must_use]
-pub fn quality_of(code: u64) -> Option<Quality> {
-    let reason =
-        || u16::try_from(code % SEVERITY).ok().and_then(Reason::from_code).unwrap_or(Reason::Protocol);
-    match code / SEVERITY {
-        0 => Some(Quality::Good),
-        1 => Some(Quality::Uncertain(reason())),
-        2 => Some(Quality::Bad(reason())),
-        _ => None,
-    }
-}
-
-fn reading(point: Arc<PointKey>, at: BootMs, value: Option<Value>, code: u64) -> Option<Reading> {
-    match (quality_of(code)?, value) {
-        (Quality::Good, Some(value)) => Some(Reading::good(point, at, value)),
-        (Quality::Uncertain(reason), Some(value)) => Some(Reading::uncertain(point, at, value, reason)),
-        (Quality::Bad(reason), None) => Some(Reading::bad(point, at, reason)),
+fn reading(row: Cells) -> Option<Reading> {
+    let at = BootMs(row.at);
+    match (row.quality, row.value) {
+        (Quality::Good, Some(value)) => Some(Reading::good(row.point, at, value)),
+        (Quality::Uncertain(reason), Some(value)) => Some(Reading::uncertain(row.point, at, value, reason)),
+        (Quality::Bad(reason), None) => Some(Reading::bad(row.point, at, reason)),
         _ => None,
     }
 }

@@ -16,8 +16,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::column::Reader;
 use super::identity;
+use crate::columns::column::Reader;
 use crate::message::Epoch;
 
 const SLOT: usize = 128;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use driver_api::{Quality, Reason, Value};
 use serde::{Deserialize, Serialize};
 
-use super::block::{BODY_MAX, quality_code, quality_of};
+use super::block::BODY_MAX;
 use super::identity::{seal, unseal};
+use crate::columns::body::{quality_code, quality_of};
 use crate::message::{CorrectionRecord, Epoch, Id, PointKey, Record, WallMs};
 
 /// A point by its place in the topic tree. Its unit belongs to the value: where it was changed there is still

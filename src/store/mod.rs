@@ -63,10 +63,8 @@ mod ballast;
 mod block;
 #[cfg(test)]
 mod block_tests;
-mod column;
 mod commands;
 mod commit;
-mod dictionary;
 mod drain;
 mod epochs;
 mod head;

@@ -20,13 +20,14 @@ use tokio::time::Instant;
 
 use super::counters::UplinkCounters;
 use super::formats::Format;
+use super::formats::node::{MakeWill, Node, Will};
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::{Cut, Lane, Lanes, Want};
 use super::mirror::Mirror;
 use super::share::{CLASSES, Class, pick};
 use super::timing::Timing;
 use crate::config::model::Order;
-use crate::message::{CorrectionRecord, LossReason, LossRecord};
+use crate::message::{CorrectionRecord, LossReason, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, Drain};
@@ -130,6 +131,9 @@ impl Delivery {
     /// is retained, but for what changed since.
     pub fn connected(&mut self, head: u64, informed: bool, now: Instant) {
         self.open = [false; 2];
+        if let Some(node) = self.format.node() {
+            node.connected();
+        }
         let pending = self.drain.pending();
         self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
         self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
@@ -138,6 +142,32 @@ impl Delivery {
         } else {
             self.mirror.connected();
         }
+    }
+
+    /// The format's presence at the broker, if it has one.
+    pub fn node(&mut self) -> Option<&mut dyn Node> {
+        self.format.node()
+    }
+
+    /// Makes the last will of each connection.
+    #[must_use]
+    pub fn make_will(&self) -> MakeWill {
+        let topic = self.topics.status();
+        self.format.make_will().unwrap_or_else(|| {
+            let payload = Bytes::from_static(payload::OFFLINE);
+            Arc::new(move || Will { topic: topic.clone(), payload: payload.clone(), retain: true })
+        })
+    }
+
+    /// A message of the local tree.
+    pub fn local(&mut self, message: Message) {
+        if message.retain
+            && let Some(node) = self.format.node()
+            && let Some(rest) = self.mirror.within(&message.topic)
+        {
+            node.local(rest, &message.payload);
+        }
+        self.mirror.take(message);
     }
 
     /// The log has grown. New loss records may have come with it.
@@ -212,6 +242,7 @@ impl Delivery {
                 let told = self.plan.losses.is_empty() && self.plan.corrections.is_empty();
                 return !told || self.mirror.wants();
             }
+            Class::Live | Class::Backlog if !self.format.open() => return false,
             Class::Live => Lane::Live,
             Class::Backlog if finish => return false,
             Class::Backlog => Lane::Backlog,

@@ -50,7 +50,7 @@ pub struct Outgoing {
 pub struct Inflight {
     window: usize,
     max_bytes: usize,
-    flights: BTreeMap<u16, Outgoing>,
+    flights: BTreeMap<u32, Outgoing>,
     used: [usize; 3],
     bytes: usize,
     waiting_since: Option<Instant>,
@@ -113,18 +113,18 @@ impl Inflight {
         }
     }
 
-    /// A message went out under this packet id.
-    pub fn sent(&mut self, id: u16, message: Outgoing, now: Instant) {
+    /// A message went out under this packet id, or under a number above all packet ids where it has none.
+    pub fn sent(&mut self, id: impl Into<u32>, message: Outgoing, now: Instant) {
         self.used[message.class as usize] += 1;
         self.bytes += message.payload.len();
         self.waiting_since.get_or_insert(now);
-        let before = self.flights.insert(id, message);
+        let before = self.flights.insert(id.into(), message);
         debug_assert!(before.is_none(), "packet ids in flight are distinct");
     }
 
     /// An acknowledgement came. `None`: nothing is in flight under this id.
-    pub fn acked(&mut self, id: u16, now: Instant) -> Option<Outgoing> {
-        let message = self.flights.remove(&id)?;
+    pub fn acked(&mut self, id: impl Into<u32>, now: Instant) -> Option<Outgoing> {
+        let message = self.flights.remove(&id.into())?;
         self.used[message.class as usize] -= 1;
         self.bytes -= message.payload.len();
         self.waiting_since = (!self.flights.is_empty()).then_some(now);
@@ -162,9 +162,9 @@ mod tests {
     async fn one_message_of_any_size_fits_into_an_empty_window() {
         let mut flights = Inflight::new(10, 100);
         assert!(flights.has_room());
-        flights.sent(1, message(1, 500), Instant::now());
+        flights.sent(1u16, message(1, 500), Instant::now());
         assert!(!flights.has_room());
-        assert!(flights.acked(1, Instant::now()).is_some());
+        assert!(flights.acked(1u16, Instant::now()).is_some());
         assert!(flights.has_room() && flights.waiting_since().is_none());
     }
 

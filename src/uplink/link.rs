@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::fault::Fault;
+use super::formats::node::MakeWill;
 use super::protocol::{Incoming, Limits, Login, Protocol};
 use super::stage::{Progress, Stage};
 use super::tap::{Tap, Wire};
@@ -22,7 +23,6 @@ use super::{dial, http, proxy, tls, websocket};
 use crate::clock::Clock;
 use crate::config::Endpoint;
 use crate::config::model::Uplink;
-use crate::pipeline::topics::Topics;
 
 /// Any byte stream to the broker.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -48,8 +48,8 @@ pub struct Way<'a> {
     pub uplink: &'a Uplink,
     /// The gateway's id.
     pub gateway: &'a str,
-    /// The tree upstream.
-    pub topics: &'a Topics,
+    /// What the broker is to say if we vanish.
+    pub will: &'a MakeWill,
     /// Whether the wall clock is to be believed when a certificate seems out of date.
     pub clock: &'a dyn Clock,
     /// How far the attempt has come.
@@ -114,7 +114,7 @@ impl Way<'_> {
             username: uplink.username.clone(),
             password,
             keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
-            will_topic: self.topics.status(),
+            will: (self.will)(),
         })
     }
 

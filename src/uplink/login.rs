@@ -3,6 +3,7 @@
 use mqtt_protocol_core::mqtt::packet::{MaximumPacketSize, Packet, Qos, v3_1_1, v5_0};
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
+use super::formats::node::Will;
 use crate::bounds;
 use crate::config::model::MqttVersion;
 
@@ -17,14 +18,14 @@ pub struct Login {
     pub password: Option<Vec<u8>>,
     /// Whole seconds, 0: no keep-alive.
     pub keep_alive_s: u16,
-    /// Topic of the last will; its payload is [`crate::pipeline::payload::OFFLINE`], retained.
-    pub will_topic: String,
+    /// What the broker publishes if we vanish, with QoS 1.
+    pub will: Will,
 }
 
 /// The packet of a clean session in the given version.
 pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
     let packet_in = u32::try_from(bounds::UPLINK_PACKET_IN).unwrap_or(u32::MAX);
-    let offline = crate::pipeline::payload::OFFLINE.to_vec();
+    let will = &login.will;
     Ok(match version {
         MqttVersion::V5 => {
             let mut builder = v5_0::Connect::builder()
@@ -32,7 +33,7 @@ pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Pack
                 .clean_start(true)
                 .keep_alive(login.keep_alive_s)
                 .props(vec![MaximumPacketSize::new(packet_in)?.into()])
-                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
+                .will_message(&*will.topic, will.payload.to_vec(), Qos::AtLeastOnce, will.retain)?;
             if let Some(name) = &login.username {
                 builder = builder.user_name(name.as_str())?;
             }
@@ -46,7 +47,7 @@ pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Pack
                 .client_id(&*login.client_id)?
                 .clean_session(true)
                 .keep_alive(login.keep_alive_s)
-                .will_message(&*login.will_topic, offline, Qos::AtLeastOnce, true)?;
+                .will_message(&*will.topic, will.payload.to_vec(), Qos::AtLeastOnce, will.retain)?;
             if let Some(name) = &login.username {
                 builder = builder.user_name(name.as_str())?;
             }

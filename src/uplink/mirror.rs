@@ -70,6 +70,12 @@ impl Mirror {
         }
     }
 
+    /// What follows the root of the local tree in a topic of it.
+    #[must_use]
+    pub fn within<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        self.local.within(topic)
+    }
+
     fn keep(&mut self, topic: Arc<str>, payload: Bytes) {
         if self.kept.len() >= bounds::UPLINK_RETAINED && !self.kept.contains_key(&topic) {
             self.dropped += 1;

@@ -48,6 +48,7 @@ pub mod websocket;
 
 use std::collections::VecDeque;
 use std::future::{Future, pending};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ use bucket::Bucket;
 use context::{Context, End, Terms};
 use delivery::Delivery;
 use fault::{Closes, Fault};
+use formats::node::MakeWill;
 use link::Way;
 use mirror::Mirror;
 use schedule::{Schedule, Window};
@@ -91,6 +93,8 @@ pub struct Deps {
     pub counters: Arc<UplinkCounters>,
     /// The gateway's clock.
     pub clock: Arc<dyn Clock>,
+    /// A file of this uplink's own in which a format may keep what must survive a restart.
+    pub file: Option<PathBuf>,
     /// Asks the uplink to end: what is live and in flight is finished within a grace of 5 s, then the
     /// farewell `{"state":"offline"}` is published and the connection closed in order.
     pub stop: CancellationToken,
@@ -103,7 +107,8 @@ pub async fn run(config: Uplink, deps: Deps) {
 
 /// [`run`] with other waits than the usual ones.
 pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
-    let Deps { gateway, drain, mirror, commands, counters, clock, stop } = deps;
+    let Deps { gateway, drain, mirror, commands, counters, clock, file, stop } = deps;
+    let house = formats::House { clock: clock.clone(), file };
     let topics = Topics::upstream(&config.topic_root, &gateway);
     let timing = Timing { clock: config.wait_for_clock.0, ..timing };
     let mut delivery = Delivery::new(
@@ -111,7 +116,7 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         Mirror::new(Topics::local(&gateway), topics.clone()),
         counters.clone(),
         topics.clone(),
-        formats::choose(&config, &gateway, &topics),
+        formats::choose(&config, &gateway, &topics, &house),
         config.order,
         timing.clone(),
     );
@@ -158,6 +163,7 @@ impl Loop<'_> {
         let mut rested = None;
         // Since when the broker has everything that is retained and no connection broke.
         let mut informed: Option<BootMs> = None;
+        let will = delivery.make_will();
         loop {
             let now = self.context.clock.boot();
             let window = match (rested.take(), schedule.at(now)) {
@@ -181,7 +187,7 @@ impl Loop<'_> {
             while let Some(endpoint) = round.pop_front() {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(&endpoint) => attempt,
+                    attempt = self.connect(&endpoint, &will) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
@@ -298,12 +304,12 @@ impl Loop<'_> {
         (Fault::Redirect { to, hint }, place)
     }
 
-    async fn connect(&self, endpoint: &Endpoint) -> Result<link::Link, Fault> {
+    async fn connect(&self, endpoint: &Endpoint, will: &MakeWill) -> Result<link::Link, Fault> {
         let progress = Progress::default();
         let way = Way {
             uplink: self.config,
             gateway: self.gateway,
-            topics: &self.context.topics,
+            will,
             clock: &*self.context.clock,
             progress: &progress,
         };
@@ -342,7 +348,7 @@ impl Loop<'_> {
 async fn take_all(mirror: &mut Option<mpsc::Receiver<Message>>, delivery: &mut Delivery) {
     while let Some(open) = mirror {
         match open.recv().await {
-            Some(message) => delivery.mirror.take(message),
+            Some(message) => delivery.local(message),
             None => *mirror = None,
         }
     }

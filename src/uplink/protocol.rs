@@ -61,7 +61,9 @@ pub enum Incoming {
         /// It was kept by the broker.
         retained: bool,
     },
-    /// Something without consequence, such as PINGRESP.
+    /// The answer to a ping.
+    Pong,
+    /// Something without consequence.
     Nothing,
 }
 
@@ -200,17 +202,51 @@ impl Protocol {
         Ok(id)
     }
 
-    /// Writes a subscription with QoS 1 to `out`. Retained messages are not asked for.
+    /// Writes a message with QoS 0 to `out`.
+    ///
+    /// # Errors
+    /// It cannot be sent; nothing was written.
+    pub fn publish_unacknowledged(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        out: &mut BytesMut,
+    ) -> Result<(), Unsendable> {
+        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
+        let qos = Qos::AtMostOnce;
+        let packet: Packet = match self.version {
+            MqttVersion::V5 => v5_0::Publish::builder()
+                .topic_name(topic)
+                .and_then(|b| b.qos(qos).retain(false).payload(payload).build())
+                .map_err(invalid)?
+                .into(),
+            MqttVersion::V311 => v3_1_1::Publish::builder()
+                .topic_name(topic)
+                .and_then(|b| b.qos(qos).retain(false).payload(payload).build())
+                .map_err(invalid)?
+                .into(),
+        };
+        let (size, limit) = (packet.size(), self.limits.max_packet);
+        if size > limit {
+            return Err(Unsendable::TooLarge { size, limit });
+        }
+        let events = self.engine.send(packet);
+        self.obey(events, out).map(drop).map_err(|e| Unsendable::Engine(e.to_string()))
+    }
+
+    /// Writes a subscription with QoS 1 to `out`; `retained`: what is kept there is asked for (MQTT 3.1.1 always sends
+    /// it).
     ///
     /// # Errors
     /// The filter cannot be sent.
-    pub fn subscribe(&mut self, filter: &str, out: &mut BytesMut) -> Result<(), Fault> {
+    pub fn subscribe(&mut self, filter: &str, retained: bool, out: &mut BytesMut) -> Result<(), Fault> {
         let wrong = |e: MqttError| Fault::Protocol(format!("cannot subscribe to `{filter}`: {e}"));
         let id = self.engine.acquire_packet_id().map_err(wrong)?;
         let options = SubOpts::new().set_qos(Qos::AtLeastOnce);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
-                let options = options.set_rh(RetainHandling::DoNotSendRetained);
+                let options =
+                    if retained { options } else { options.set_rh(RetainHandling::DoNotSendRetained) };
                 let entry = SubEntry::new(filter, options).map_err(wrong)?;
                 v5_0::Subscribe::builder().packet_id(id).entries(vec![entry]).build().map_err(wrong)?.into()
             }
@@ -352,6 +388,7 @@ impl Protocol {
                 let none = Vec::new();
                 return Err(reasons::ended(code, p.props().as_ref().unwrap_or(&none)));
             }
+            Packet::V3_1_1Pingresp(_) | Packet::V5_0Pingresp(_) => Incoming::Pong,
             _ => Incoming::Nothing,
         })
     }

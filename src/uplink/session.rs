@@ -3,6 +3,9 @@
 //! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
 //! write never keeps an acknowledgement or a ping from being seen.
 
+mod commands;
+mod node;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +32,7 @@ use super::reasons::reason_words;
 use super::share::Class;
 use super::tap::Wire;
 use crate::bounds;
-use crate::message::{CommandRequest, CorrectionRecord, LossRecord, Message, Origin};
+use crate::message::{CorrectionRecord, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::store::{Chunk, DrainError};
 
@@ -42,6 +45,8 @@ struct Session<'a> {
     delivery: &'a mut Delivery,
     protocol: Protocol,
     inflight: Inflight,
+    /// What is sent with QoS 0.
+    confirmed: node::Confirmed,
     liveness: Liveness,
     out: BytesMut,
     /// Bytes of `out` up to the end of the last message, and of the last ping.
@@ -115,6 +120,7 @@ impl<'a> Session<'a> {
             delivery,
             protocol,
             inflight: Inflight::new(window, terms.bucket.in_flight()),
+            confirmed: node::Confirmed::default(),
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),
             leaving: 0,
@@ -142,7 +148,8 @@ impl<'a> Session<'a> {
         mirror: &mut Option<mpsc::Receiver<Message>>,
     ) -> Result<(), Fault> {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        self.protocol.subscribe(&self.context.topics.commands(), &mut self.out)?;
+        self.protocol.subscribe(&self.context.topics.commands(), false, &mut self.out)?;
+        self.subscribe_node()?;
         let now = Instant::now();
         self.understand(early, now);
         let mut buffer = vec![0; 16 << 10];
@@ -152,7 +159,17 @@ impl<'a> Session<'a> {
             self.account(now);
             self.watch(now)?;
             self.rest(now);
+            if let Some(fault) = self.told_to_leave(now)? {
+                self.protocol.disconnect(&mut self.out);
+                say_goodbye(&mut writer, &mut self.out).await?;
+                return Err(fault);
+            }
+            // Descriptions come in bursts: one birth after a burst, not one after each.
+            if mirror.as_ref().is_none_or(mpsc::Receiver::is_empty) {
+                self.births()?;
+            }
             self.fill(now)?;
+            self.confirm()?;
             self.ask_the_log(now);
             if self.finished(now)? {
                 self.protocol.disconnect(&mut self.out);
@@ -187,7 +204,7 @@ impl<'a> Session<'a> {
                     self.delivery.advance(to, Instant::now());
                 }
                 message = receive(mirror) => match message {
-                    Some(message) => self.delivery.mirror.take(message),
+                    Some(message) => self.delivery.local(message),
                     None => *mirror = None,
                 },
                 () = self.context.stop.cancelled(), if self.stopping.is_none() => {
@@ -253,7 +270,7 @@ impl<'a> Session<'a> {
         match self.liveness.duty(now) {
             Duty::Rest => {}
             Duty::Ping => {
-                self.protocol.ping(&mut self.out)?;
+                self.ping()?;
                 self.liveness.pinged(now);
                 self.pinging = self.out.len();
             }
@@ -283,13 +300,24 @@ impl<'a> Session<'a> {
     }
 
     fn publish(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
+        if matches!(message.cargo, Cargo::Readings(_)) && self.delivery.node().is_some() {
+            return self.publish_in_order(message, now);
+        }
         match self.protocol.publish(&message, &mut self.out) {
             Ok(id) => {
                 self.delivery.sent(&message);
                 self.inflight.sent(id, message, now);
                 self.leaving = self.out.len();
+                Ok(())
             }
-            Err(Unsendable::TooLarge { size, limit }) => {
+            Err(problem) => self.unsendable(problem, message, now),
+        }
+    }
+
+    /// What becomes of a message that could not be written.
+    fn unsendable(&mut self, problem: Unsendable, message: Outgoing, now: Instant) -> Result<(), Fault> {
+        match problem {
+            Unsendable::TooLarge { size, limit } => {
                 self.complain(
                     "too large",
                     &format!(
@@ -299,11 +327,11 @@ impl<'a> Session<'a> {
                 );
                 self.delivery.too_large(message, size, limit, now);
             }
-            Err(Unsendable::Invalid(why)) => {
+            Unsendable::Invalid(why) => {
                 self.complain("invalid", &format!("`{}` cannot be sent: {why}", message.topic));
                 self.delivery.refused(message, 0, now);
             }
-            Err(Unsendable::Engine(why)) => {
+            Unsendable::Engine(why) => {
                 return Err(Fault::Protocol(format!("`{}` cannot be sent: {why}", message.topic)));
             }
         }
@@ -364,6 +392,7 @@ impl<'a> Session<'a> {
 
     fn understand(&mut self, incoming: Vec<Incoming>, now: Instant) {
         for event in incoming {
+            let Some(event) = self.node_hears(event) else { continue };
             match event {
                 Incoming::Acked { id, refused } => {
                     let Some(message) = self.inflight.acked(id, now) else { continue };
@@ -382,6 +411,7 @@ impl<'a> Session<'a> {
                         }
                     }
                 }
+                Incoming::Pong => self.answered(now),
                 Incoming::Subscribed(true) | Incoming::Welcome(_) | Incoming::Nothing => {}
                 Incoming::Subscribed(false) => {
                     self.complain("commands", "the broker does not let us receive commands")
@@ -389,28 +419,6 @@ impl<'a> Session<'a> {
                 Incoming::Message { topic, payload, retained } => self.command(&topic, payload, retained),
             }
         }
-    }
-
-    /// A command goes to whoever executes them; if too many wait, it is refused at once.
-    fn command(&mut self, topic: &str, payload: Bytes, retained: bool) {
-        let Some((device, point)) = self.context.topics.command_target(topic) else { return };
-        let request = CommandRequest {
-            device: device.to_owned(),
-            point: point.to_owned(),
-            payload,
-            retained,
-            origin: Origin::Uplink(self.context.name.clone()),
-            received: tokio::time::Instant::now(),
-        };
-        let (refused, why) = match self.context.commands.try_send(request) {
-            Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(request)) => (request, "busy: too many commands are waiting"),
-            Err(mpsc::error::TrySendError::Closed(request)) => (request, "the gateway is stopping"),
-        };
-        UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
-        let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
-        let topic = self.context.topics.result(&refused.device, &refused.point);
-        self.delivery.mirror.event(topic.into(), answer.into());
     }
 
     /// After the stop: everything that should still go is acknowledged, or the grace is over. Sends the
@@ -424,6 +432,7 @@ impl<'a> Session<'a> {
                 return Ok(false);
             }
             self.farewell = true;
+            self.say_death(now)?;
             let message = Outgoing {
                 cargo: Cargo::Farewell,
                 class: Class::Control,

@@ -19,11 +19,13 @@ pub struct Published {
     pub payload: Vec<u8>,
     pub retain: bool,
     pub dup: bool,
+    /// Packet id; 0 with QoS 0.
     pub id: u16,
     /// MQTT 5: what the payload is said to be.
     pub content_type: Option<String>,
     /// Bytes of the packet behind its fixed header.
     pub len: usize,
+    pub qos: u8,
 }
 
 /// What to do about a PUBLISH.
@@ -79,6 +81,7 @@ type Script = dyn Fn(usize, &Published) -> Answer + Send + Sync;
 struct Seen {
     published: Vec<Published>,
     connects: Vec<Vec<u8>>,
+    subscribed: Vec<(usize, Vec<u8>)>,
     farewells: usize,
     most_unanswered: usize,
 }
@@ -145,6 +148,19 @@ impl FakeBroker {
 
     pub fn connects(&self) -> Vec<Vec<u8>> {
         self.seen.lock().expect("not poisoned").connects.clone()
+    }
+
+    /// SUBSCRIBE packets as they came, each with the number of PUBLISHes before it.
+    pub fn subscribed(&self) -> Vec<(usize, Vec<u8>)> {
+        self.seen.lock().expect("not poisoned").subscribed.clone()
+    }
+
+    /// Sends a QoS 0 message (MQTT 5) of bytes to all who are connected.
+    pub fn send_bytes(&self, topic: &str, payload: &[u8]) {
+        let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
+        let body = [&length, topic.as_bytes(), &[0], payload].concat();
+        let packet = [&[0x30, u8::try_from(body.len()).expect("short")], &body[..]].concat();
+        self.push.send(packet).expect("somebody is connected");
     }
 
     /// DISCONNECT packets seen.
@@ -237,6 +253,21 @@ async fn serve(
         match first >> 4 {
             3 => {
                 let published = understand(connection, first, &body, v5, &mut aliases);
+                if published.qos == 0 {
+                    let number = {
+                        let mut seen = seen.lock().expect("not poisoned");
+                        seen.published.push(published.clone());
+                        seen.published.len() - 1
+                    };
+                    match script(number, &published) {
+                        Answer::Reset => {
+                            linger.set_linger(Some(Duration::ZERO)).ok()?;
+                            return None;
+                        }
+                        Answer::BlackHole => std::future::pending().await,
+                        _ => continue,
+                    }
+                }
                 let number = {
                     let mut seen = seen.lock().expect("not poisoned");
                     seen.published.push(published.clone());
@@ -271,6 +302,11 @@ async fn serve(
                 }
             }
             8 => {
+                {
+                    let mut seen = seen.lock().expect("not poisoned");
+                    let before = seen.published.len();
+                    seen.subscribed.push((before, body.clone()));
+                }
                 let granted: &[u8] =
                     if v5 { &[0x90, 4, body[0], body[1], 0, 1] } else { &[0x90, 3, body[0], body[1], 1] };
                 writer.write_all(granted).await.ok()?;
@@ -292,12 +328,14 @@ fn understand(
     v5: bool,
     aliases: &mut HashMap<u16, String>,
 ) -> Published {
-    assert_eq!(first & 0b0110, 0b0010, "everything is QoS 1");
+    let qos = first >> 1 & 3;
     let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
     let (topic, rest) = body[2..].split_at(topic_len);
     let mut topic = String::from_utf8(topic.to_vec()).expect("UTF-8");
-    let id = u16::from_be_bytes([rest[0], rest[1]]);
-    let mut payload = &rest[2..];
+    let (id, mut payload) = match qos {
+        0 => (0, rest),
+        _ => (u16::from_be_bytes([rest[0], rest[1]]), &rest[2..]),
+    };
     let mut content_type = None;
     if v5 {
         assert!(payload[0] < 0x80, "short properties");
@@ -324,6 +362,8 @@ fn understand(
         }
     }
     assert!(!topic.is_empty());
+    let plain = topic.starts_with("spBv1.0/") && !topic.contains("/NDEATH/");
+    assert_eq!(qos, u8::from(!plain), "only births and data of Sparkplug are QoS 0: {topic}");
     let (retain, dup, payload) = (first & 1 != 0, first & 8 != 0, payload.to_vec());
-    Published { connection, topic, payload, retain, dup, id, content_type, len: body.len() }
+    Published { connection, topic, payload, retain, dup, id, qos, content_type, len: body.len() }
 }

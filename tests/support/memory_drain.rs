@@ -55,8 +55,14 @@ impl MemoryDrain {
 
     /// Commits the numbers of `range`.
     pub fn commit(&self, range: Range<u64>) {
-        self.lock().records.extend(range.clone().map(|seq| (seq, record(seq))));
-        self.head.send_modify(|head| *head = range.end.max(*head));
+        self.commit_records(range.map(record).collect());
+    }
+
+    /// Commits these, which are numbered already.
+    pub fn commit_records(&self, records: Vec<Record>) {
+        let end = records.last().map_or(1, |r| r.id.seq + 1);
+        self.lock().records.extend(records.into_iter().map(|r| (r.id.seq, r)));
+        self.head.send_modify(|head| *head = end.max(*head));
     }
 
     pub fn commit_text(&self, seq: u64, len: usize) {

@@ -43,6 +43,8 @@ pub fn readings(topic: &str, payload: &[u8]) -> Vec<Arrival> {
                 content: format!("{} {}", row[0], row[2]),
             })
             .collect()
+    } else if parts.contains(&"compact") {
+        compact(lane, payload)
     } else if parts.contains(&"data") || parts.contains(&"history") {
         let reading = json();
         let ts: jiff::Timestamp = text(&reading["ts"]).parse().expect("RFC 3339");
@@ -56,6 +58,20 @@ pub fn readings(topic: &str, payload: &[u8]) -> Vec<Arrival> {
     } else {
         vec![]
     }
+}
+
+/// The readings in a packed message. That this decoder and a foreign one agree is the business of `tests/decode.rs`.
+fn compact(lane: &'static str, payload: &[u8]) -> Vec<Arrival> {
+    let (message, length) = fieldgate::pipeline::compact::decode(payload).expect("a packed message");
+    assert_eq!((message.historical, length), (lane == "history", payload.len()));
+    let arrival = |r: fieldgate::message::Record| Arrival {
+        lane,
+        point: r.point.path(),
+        epoch: r.id.epoch.to_string(),
+        seq: r.id.seq,
+        content: format!("{} {:?}", r.ts.0, r.value),
+    };
+    message.records.into_iter().map(arrival).collect()
 }
 
 /// Every wanted number arrived; a repeat is the same in all but the lane; first arrivals are in order

@@ -65,6 +65,7 @@ impl Bench {
             commands: commands_tx,
             counters: counters.clone(),
             clock,
+            file: None,
             stop: stop.clone(),
         };
         let task = tokio::spawn(run_with(config, deps, timing));

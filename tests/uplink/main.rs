@@ -9,6 +9,7 @@ mod metered;
 mod noise;
 mod real;
 mod sides;
+mod sparkplug;
 mod surroundings;
 mod ways;
 

@@ -9,6 +9,10 @@ use fieldgate::uplink::share::Class;
 use proptest::prelude::*;
 
 /// A connection that is logged in, with two messages (ids 2 and 3) in flight.
+fn will(topic: &str) -> fieldgate::uplink::formats::node::Will {
+    fieldgate::uplink::formats::node::Will { topic: topic.into(), payload: "offline".into(), retain: true }
+}
+
 fn connected(version: MqttVersion) -> Protocol {
     let mut protocol = Protocol::new(version);
     let mut out = BytesMut::new();
@@ -17,7 +21,7 @@ fn connected(version: MqttVersion) -> Protocol {
         username: Some("u".into()),
         password: Some(b"p".to_vec()),
         keep_alive_s: 30,
-        will_topic: "gw/g/status".into(),
+        will: will("gw/g/status"),
     };
     protocol.connect(&login, &mut out).expect("a valid login");
     let welcome: &[u8] = match version {
@@ -25,7 +29,7 @@ fn connected(version: MqttVersion) -> Protocol {
         MqttVersion::V311 => &[0x20, 2, 0, 0],
     };
     assert!(matches!(protocol.receive(welcome, &mut out).as_deref(), Ok([Incoming::Welcome(_)])));
-    protocol.subscribe("gw/g/command/+/+", &mut out).expect("a valid filter");
+    protocol.subscribe("gw/g/command/+/+", false, &mut out).expect("a valid filter");
     for _ in 0..2 {
         let message = Outgoing {
             cargo: Cargo::Event,
@@ -88,7 +92,7 @@ proptest! {
         let version = if v5 { MqttVersion::V5 } else { MqttVersion::V311 };
         let mut protocol = Protocol::new(version);
         let login = Login {
-            client_id: "g".into(), username: None, password: None, keep_alive_s: 0, will_topic: "w".into(),
+            client_id: "g".into(), username: None, password: None, keep_alive_s: 0, will: will("w"),
         };
         protocol.connect(&login, &mut BytesMut::new()).expect("a valid login");
         digest(protocol, &[[vec![0x20], packet[1..].to_vec()].concat()])?;

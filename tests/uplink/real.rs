@@ -15,6 +15,7 @@ use fieldgate::uplink::State;
 
 const V311: &str = "mqtt_version = \"3.1.1\"\n";
 const BATCH: &str = "format = \"json-batch\"\nbatch = { max_readings = 100, max_delay = \"50ms\" }\n";
+const COMPACT: &str = "format = \"compact\"\nbatch = { max_readings = 100, max_delay = \"50ms\" }\n";
 const ZSTD: &str = "compression = \"zstd\"\n";
 const STRICT: &str = "order = \"strict\"\n";
 
@@ -83,6 +84,13 @@ async fn json_over_mqtt_311_in_strict_order_survives_cuts() {
 async fn batches_over_mqtt_5_survive_cuts() {
     if crate::mosquitto::installed() {
         through_cuts(&[BATCH, ZSTD].concat()).await;
+    }
+}
+
+#[tokio::test]
+async fn packed_readings_survive_cuts() {
+    if crate::mosquitto::installed() {
+        through_cuts(COMPACT).await;
     }
 }
 

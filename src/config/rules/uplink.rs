@@ -5,13 +5,13 @@ use std::time::Duration;
 use driver_api::{Problem, Span};
 
 use super::{Findings, Names, Sections, Sources, must_exist};
-use crate::config::model::{Compression, Format, MqttVersion, Uplink};
+use crate::config::model::{Compression, Format, MqttVersion, Order, Uplink};
 use crate::config::proxy::ProxyKind;
 use crate::config::raw::Raw;
 use crate::config::url::Endpoint;
 
-/// Most readings in one message, as the manual says; 10,000 are some 400 KiB of JSON.
-const MAX_BATCH: u32 = 10_000;
+/// Most readings in one message.
+const MAX_BATCH: u32 = crate::bounds::UPLINK_BATCH as u32;
 /// The least rate that is any use: a ping, an acknowledgement and a reading still get through.
 const SLOWEST_RATE: u64 = 256;
 /// Longest wait for a batch to fill: beyond an hour nobody would call it live.
@@ -27,6 +27,7 @@ pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &m
         check_way(uplink, raw, findings);
         check_files(uplink, raw, &mut findings.problems);
         check_limits(uplink, raw, &mut findings.problems);
+        check_sparkplug(uplink, raw, &mut findings.problems);
     }
 }
 
@@ -148,8 +149,12 @@ fn check_files(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
 
 fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
     if uplink.compression != Compression::None && uplink.format != Format::JsonBatch {
-        let problem = Problem::new(raw.at("compression"), "only batches can be compressed");
-        problems.push(problem.hint("add `format = \"json-batch\"`"));
+        let problem = Problem::new(raw.at("compression"), "only `json-batch` can be compressed");
+        problems.push(problem.hint(match uplink.format {
+            Format::SparkplugB => "leave it out: Sparkplug has no compression that hosts understand",
+            Format::Compact => "leave it out: `compact` messages are packed already",
+            _ => "add `format = \"json-batch\"`",
+        }));
     }
     let readings = uplink.batch.max_readings;
     if !(1..=MAX_BATCH).contains(&readings) {
@@ -184,6 +189,45 @@ fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
     if let Some(message) = wrong_root(&uplink.topic_root) {
         let problem = Problem::new(raw.at("topic_root"), message);
         problems.push(problem.hint("such as `gw/{gateway}`; `{gateway}` stands for the gateway's id"));
+    }
+}
+
+fn check_sparkplug(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
+    let ours = uplink.format == Format::SparkplugB;
+    let Some(sparkplug) = &uplink.sparkplug else {
+        if ours {
+            let problem = Problem::new(raw.at("format"), "`sparkplug-b` needs a group");
+            problems.push(problem.hint("add `sparkplug = { group = \"…\" }`"));
+        }
+        return;
+    };
+    if !ours {
+        let problem = Problem::new(raw.key("sparkplug"), "`sparkplug` has no effect with this format");
+        problems.push(problem.hint("add `format = \"sparkplug-b\"`"));
+    }
+    for (key, name) in [
+        ("group", Some(&sparkplug.group)),
+        ("node", sparkplug.node.as_ref()),
+        ("primary_host", sparkplug.primary_host.as_ref()),
+    ] {
+        let wrong = |n: &&String| n.is_empty() || n.contains(['/', '+', '#']) || n.contains(char::is_control);
+        if let Some(name) = name.filter(wrong) {
+            let problem = Problem::new(
+                raw.at(&format!("sparkplug.{key}")),
+                format!("`{key}` cannot be `{}`", name.escape_debug()),
+            );
+            problems
+                .push(problem.hint("it is one level of a topic: not empty, and without `/`, `+` and `#`"));
+        }
+    }
+    if ours && uplink.order == Order::Strict {
+        let problem = Problem::new(raw.at("order"), "Sparkplug has no strict order");
+        problems
+            .push(problem.hint("leave it out: what was missed goes beside the live values, as historical"));
+    }
+    if ours && uplink.retain {
+        let problem = Problem::new(raw.at("retain"), "Sparkplug data is never retained");
+        problems.push(problem.hint("leave it out: births tell a late subscriber, on request"));
     }
 }
 

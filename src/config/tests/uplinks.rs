@@ -11,7 +11,7 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
     for (keys, expected, hint) in [
         ("url = 'tcp://h'", "3:7: unknown scheme `tcp`", "mqtt://"),
         ("url = 'mqtt://h'\nfallback_urls = ['mqtt://h:0']", "4:18: `h:0` has no valid port", "1 to 65535"),
-        ("url = 'mqtt://h'\ncompression = 'zstd'", "4:15: only batches", "json-batch"),
+        ("url = 'mqtt://h'\ncompression = 'zstd'", "4:15: only `json-batch`", "json-batch"),
         ("url = 'mqtt://h'\npassword = 'x'", "4:1: unknown key `password`", "a secret"),
         ("url = 'mqtt://h'\nbatch = { max_readings = 0 }", "4:26: `max_readings` cannot be 0", "1 to"),
         ("url = 'mqtt://h'\nqos = 2", "4:7: `qos`: this version delivers", "-"),
@@ -30,6 +30,36 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
             "url = 'mqtt://h'\nconnect = 'every 5m for 5m'",
             "4:11: `connect`: a window of 5m",
             "every 15m for 2m",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'compact'\ncompression = 'zstd'",
+            "5:15: only `json-batch` can be compressed",
+            "leave it out: `compact`",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'",
+            "4:10: `sparkplug-b` needs a group",
+            "add `sparkplug = ",
+        ),
+        (
+            "url = 'mqtt://h'\nsparkplug = { group = 'g' }",
+            "4:1: `sparkplug` has no effect with this format",
+            "add `format = ",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'\nsparkplug = { group = 'a/b' }",
+            "5:23: `group` cannot be `a/b`",
+            "it is one level",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'\norder = 'strict'\nsparkplug = { group = 'a' }",
+            "5:9: Sparkplug has no strict order",
+            "leave it out",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'\nretain = true\nsparkplug = { group = 'a' }",
+            "5:10: Sparkplug data is never retained",
+            "leave it out",
         ),
         ("url = 'mqtts://h'\nalpn = ['mqtt', '']", "4:17: `alpn` cannot hold a name of 0 bytes", "mqtt"),
         ("url = 'mqtts://h'\nalpn = 'mqtt'", "4:8: `alpn`: invalid type: string", "list"),

@@ -22,7 +22,7 @@ impl Format for Batch {
         self.cut
     }
 
-    fn encode(&self, lane: Lane, records: &[Record]) -> Encoded {
+    fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {
         let historical = lane == Lane::Backlog;
         let plain = payload::batch(&self.gateway, historical, records)
             .expect("a message's readings are of one epoch and count up by one");

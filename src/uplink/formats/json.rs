@@ -20,7 +20,7 @@ impl Format for Json {
         Cut { max_readings: 1, max_delay: Duration::ZERO }
     }
 
-    fn encode(&self, lane: Lane, records: &[Record]) -> Encoded {
+    fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {
         let record = records.first().expect("a message has at least one reading");
         let (topic, retain) = match lane {
             Lane::Live => (self.topics.data(&record.point), self.retain),
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn the_lane_chooses_the_topic_and_only_live_readings_are_kept() {
-        let json = Json { topics: Topics::local("g"), retain: true };
+        let mut json = Json { topics: Topics::local("g"), retain: true };
         let live = json.encode(Lane::Live, &[record(1)]);
         assert_eq!((live.topic.as_ref(), live.retain), ("gw/g/data/d/p", true));
         let old = json.encode(Lane::Backlog, &[record(1)]);

@@ -1,20 +1,27 @@
 //! Wire formats: how readings become a message. One file each, behind one trait.
 //!
-//! A format is pure and stateless: the same records on the same lane always give the same bytes, so a
-//! repeat after a lost connection is the same message again.
+//! JSON and packed formats are pure and stateless: the same records on the same lane always give the same bytes, so
+//! a repeat after a lost connection is the same message again. Sparkplug is a [`node`]: it numbers its packets.
 
 mod batch;
+mod compact;
 mod json;
+pub mod node;
+pub mod sparkplug;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::lanes::{Cut, Lane};
+use crate::bounds::UPLINK_BATCH;
+use crate::clock::Clock;
 use crate::config::model::{Compression, Format as Choice, Uplink};
 use crate::message::Record;
 use crate::pipeline::topics::Topics;
+use node::{MakeWill, Node};
 
 /// A message, ready to be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,23 +41,62 @@ pub trait Format: Send + Sync {
 
     /// One message of these readings. They are at least one and at most [`Cut::max_readings`], of one
     /// epoch, and their numbers count up by one.
-    fn encode(&self, lane: Lane, records: &[Record]) -> Encoded;
+    fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded;
+
+    /// Whether readings may go out now.
+    fn open(&self) -> bool {
+        true
+    }
+
+    /// The presence at the broker that the format needs, if it is of that kind. Readings then go out with QoS 0, in
+    /// order, and count as delivered once the broker answered a ping behind them.
+    fn node(&mut self) -> Option<&mut dyn Node> {
+        None
+    }
+
+    /// The last will, where it is not the usual one.
+    fn make_will(&self) -> Option<MakeWill> {
+        None
+    }
+}
+
+/// What of the house a format may need.
+pub struct House {
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// A file of this uplink's own, for what must survive a restart.
+    pub file: Option<PathBuf>,
 }
 
 /// The format this uplink asks for.
 #[must_use]
-pub fn choose(uplink: &Uplink, gateway: &str, topics: &Topics) -> Box<dyn Format> {
+pub fn choose(uplink: &Uplink, gateway: &str, topics: &Topics, house: &House) -> Box<dyn Format> {
+    let cut = Cut {
+        max_readings: usize::try_from(uplink.batch.max_readings).unwrap_or(1).clamp(1, UPLINK_BATCH),
+        max_delay: uplink.batch.max_delay.0.min(LONGEST_DELAY),
+    };
     match uplink.format {
         Choice::Json => Box::new(json::Json { topics: topics.clone(), retain: uplink.retain }),
         Choice::JsonBatch => Box::new(batch::Batch {
             topics: topics.clone(),
             gateway: gateway.to_owned(),
             zstd: uplink.compression == Compression::Zstd,
-            cut: Cut {
-                max_readings: usize::try_from(uplink.batch.max_readings).unwrap_or(1).max(1),
-                max_delay: uplink.batch.max_delay.0.min(LONGEST_DELAY),
-            },
+            cut,
         }),
+        Choice::SparkplugB => {
+            let sparkplug = uplink.sparkplug.clone().unwrap_or_default();
+            Box::new(sparkplug::Sparkplug::new(sparkplug::Settings {
+                group: sparkplug.group,
+                node: sparkplug.node.unwrap_or_else(|| gateway.to_owned()),
+                primary_host: sparkplug.primary_host,
+                cut,
+                clock: house.clock.clone(),
+                file: house.file.clone(),
+            }))
+        }
+        Choice::Compact => {
+            Box::new(compact::Compact { topics: topics.clone(), gateway: gateway.to_owned(), cut })
+        }
     }
 }
 

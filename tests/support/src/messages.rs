@@ -1,6 +1,9 @@
 //! What observers heard: MQTT messages, and the readings and loss records in them, as the public contract
 //! lays them out. Whatever is not laid out so is a fault, by name.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use serde_json::Value as Json;
 
 /// The format that [`parse`] understands, for `mosquitto_sub -F`.
@@ -51,9 +54,9 @@ fn line(line: &str) -> Option<Message> {
 /// Which of the two ways a reading took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// `data` or `batch`.
+    /// `data`, `batch` or `compact`.
     Live,
-    /// `history` or `batch/history`.
+    /// `history`, `batch/history` or `compact/history`.
     History,
 }
 
@@ -111,6 +114,8 @@ pub fn readings(messages: &[Message], root: &str) -> (Vec<Reading>, Vec<String>)
             ["batch", "history"] => batch(message, Lane::History, &message.payload),
             ["batch", "zst"] => unpacked(message, Lane::Live),
             ["batch", "history", "zst"] => unpacked(message, Lane::History),
+            ["compact"] => compact(message, Lane::Live),
+            ["compact", "history"] => compact(message, Lane::History),
             _ => continue,
         };
         match read {
@@ -128,6 +133,36 @@ fn shown(payload: &[u8]) -> String {
 fn unpacked(message: &Message, lane: Lane) -> Result<Vec<Reading>, String> {
     let frame = zstd::stream::decode_all(message.payload.as_slice()).map_err(|e| format!("zstd: {e}"))?;
     batch(message, lane, &frame)
+}
+
+/// A packed message, by the decoder in Python, which shares no code with the gateway.
+fn compact(message: &Message, lane: Lane) -> Result<Vec<Reading>, String> {
+    let script = crate::repository().join("config/examples/compact_decode.py");
+    let mut decoder = Command::new("python3")
+        .arg(script)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("python3: {e}"))?;
+    let mut input = decoder.stdin.take().ok_or("no pipe to python3")?;
+    input.write_all(&message.payload).map_err(|e| e.to_string())?;
+    drop(input);
+    let output = decoder.wait_with_output().map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err("the decoder refuses it".to_owned());
+    }
+    let lines = String::from_utf8(output.stdout).map_err(|e| e.to_string())?;
+    lines
+        .lines()
+        .map(|line| {
+            let json = object(line.as_bytes(), &["gateway", "historical", "device", "point"])?;
+            if json["historical"].as_bool() != Some(lane == Lane::History) {
+                return Err("`historical` and the topic disagree".to_owned());
+            }
+            let message = Message { payload: line.as_bytes().to_vec(), ..message.clone() };
+            single(&message, lane, &text(&json, "device"), &text(&json, "point"))
+        })
+        .collect()
 }
 
 fn object(payload: &[u8], keys: &[&str]) -> Result<Json, String> {

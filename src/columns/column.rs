@@ -76,6 +76,12 @@ impl<'b> Reader<'b> {
         self.rest.is_empty()
     }
 
+    /// How many bytes were not read yet.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The next `n` bytes.
     pub fn take(&mut self, n: usize) -> Option<&'b [u8]> {
         let (head, rest) = self.rest.split_at_checked(n)?;
@@ -233,9 +239,13 @@ impl Packed {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use proptest::test_runner::FileFailurePersistence;
 
     proptest! {
-        #![proptest_config(crate::store::tests::seeded(ProptestConfig::default()))]
+        #![proptest_config(ProptestConfig {
+            failure_persistence: Some(Box::new(FileFailurePersistence::SourceParallel(".proptest-regressions"))),
+            ..ProptestConfig::default()
+        })]
 
         #[test]
         fn numbers_read_back(a in any::<u64>(), b in any::<i64>(), runs in prop::collection::vec(0u64..3, 0..50)) {
