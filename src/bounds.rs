@@ -101,9 +101,14 @@ pub const UPLINK_WINDOW_BYTES: usize = 1 << 20;
 /// 64 KiB is a fast link's appetite between two rounds of the task. Full: as for [`UPLINK_WINDOW`].
 pub const UPLINK_OUT_BYTES: usize = 64 << 10;
 
+/// Messages of the cloud on their way to the local broker, per uplink: 64 of at most [`UPLINK_PACKET_IN`] are 16 MiB
+/// at worst, of the usual size some 64 KiB. Full: the message is dropped, counted and said.
+pub const UPLINK_ROUTED: usize = 64;
+
 /// The largest packet an uplink accepts from its broker, announced to MQTT 5 brokers.
 ///
-/// Commands are a few hundred bytes; 256 KiB is ample. Larger: the connection is closed, with the reason.
+/// Commands are a few hundred bytes; 256 KiB is ample. A larger message is acknowledged and left out, counted and said;
+/// any other larger packet ends the connection, with the reason.
 pub const UPLINK_PACKET_IN: usize = 256 << 10;
 
 /// Loss records read from the log at once. 16 × about 1 KiB. The rest waits in the log.

@@ -17,4 +17,5 @@ pub mod registry;
 pub mod runtime;
 pub mod status;
 pub mod store;
+pub mod topic;
 pub mod uplink;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use super::topic;
+use crate::topic;
 
 /// What a client wants to do with a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,12 +20,12 @@ use super::listener::Door;
 use super::message::Publish;
 use super::state::{Attached, Connecting, Event, State, Will};
 use super::stats::{Counters, Refusal};
-use super::topic;
 use super::wire::encode::{self, Welcome};
 use super::wire::{Connect, Fault, Version, decode, reader, reason};
 use super::ws;
 use crate::bounds;
 use crate::config::model::Transport;
+use crate::topic;
 
 /// What all connections share.
 #[derive(Debug)]

@@ -7,11 +7,12 @@ use tokio::time::{Duration, Instant};
 use super::connection::{Connection, End};
 use super::greet::may_write;
 use super::message::Publish;
+use super::shared;
 use super::state::{Event, Permit, Subscribing};
 use super::stats::Refusal;
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Packet, PublishPacket, Version, Wish, reason};
-use super::{shared, topic};
+use crate::topic;
 
 /// Packets up to this size are bounded by the number of events; larger ones by their KiB.
 const SMALL: usize = 4096;

@@ -40,7 +40,6 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod tls;
-pub mod topic;
 mod trie;
 mod wire;
 mod ws;
@@ -58,6 +57,7 @@ use tokio_util::task::TaskTracker;
 use crate::bounds;
 use crate::config::model::{self, Transport};
 use crate::message::Message;
+use crate::topic;
 use access::Access;
 use greet::Shared;
 use hub::{Hub, Inputs};

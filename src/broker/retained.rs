@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::message::Publish;
-use super::topic;
+use crate::topic;
 
 /// Messages in one portion.
 const PORTION: usize = 128;

@@ -12,10 +12,10 @@ use super::retained::{Cursor, Portion};
 use super::shared;
 use super::state::{AckTo, Client, Control, Options, Presence, State, Subscribing};
 use super::stats::{Counters, Refusal};
-use super::topic;
 use super::trie::Key;
 use super::wire::reason;
 use crate::message::Message;
+use crate::topic;
 
 impl State {
     /// Keeps `message` if it is to be retained and queues it for all who want it. Whether somebody does.

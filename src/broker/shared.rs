@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::state::Options;
-use super::topic;
 use super::trie::Key;
+use crate::topic;
 
 /// Splits `$share/NAME/FILTER`. `None`: it is not well-formed.
 #[must_use]

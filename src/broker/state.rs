@@ -17,10 +17,10 @@ use super::retained::{Cursor, Portion, Retained};
 use super::session::Session;
 use super::shared::Groups;
 use super::stats::Counters;
-use super::topic;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
 use crate::message::Message;
+use crate::topic;
 
 /// What the hub is told, in the order in which it must happen.
 #[derive(Debug)]

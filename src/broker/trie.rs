@@ -123,8 +123,8 @@ impl<V> Node<V> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::topic;
     use super::*;
+    use crate::topic;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

@@ -16,6 +16,7 @@ pub mod profile;
 pub mod proxy;
 mod raw;
 pub mod reference;
+pub mod routes;
 mod rules;
 pub mod schema;
 mod sections;
@@ -169,7 +170,7 @@ fn improve(problem: &mut Problem) {
         }
         "user" | "user_name" => "it is called `username`".to_owned(),
         "host" | "hostname" | "server" | "broker" => "an uplink's address is its `url`".to_owned(),
-        "forward" | "subscribe" => {
+        "forward" => {
             format!("this version has no `{key}`; leave it out")
         }
         _ => return,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::connect::Connect;
 pub use super::doors::{Broker, Listener, ListenerTls, Transport};
 use super::proxy::Proxy;
+pub use super::routes::Subscribe;
 use super::share::Share;
 use super::values::Values;
 
@@ -161,6 +162,9 @@ pub struct Uplink {
     /// bytes each.
     #[serde(default)]
     pub content_type: bool,
+    /// Any number of them.
+    #[serde(default)]
+    pub subscribe: Vec<Subscribe>,
     /// Limits of one `json-batch` or `compact` message: whichever is reached first sends it. Larger ones cost fewer
     /// bytes a reading: `compact` is made for 1000 and more.
     #[serde(default)]

@@ -72,6 +72,10 @@ pub fn text(drivers: &[&dyn Driver]) -> String {
     let uplink = &whole["properties"]["uplink"]["items"];
     section(&mut out, "#[[uplink]]", uplink);
     keys(&mut out, "uplink", uplink, &[]);
+    for (key, inner) in properties(uplink).filter(|(_, inner)| is_table_list(inner)) {
+        section(&mut out, &format!("#[[uplink.{key}]]"), &with_doc(&inner["items"], inner));
+        keys(&mut out, "uplink", &inner["items"], &[]);
+    }
     field(&mut out, drivers);
     out
 }

@@ -1,5 +1,5 @@
-//! The cloud side of the task tree: a task for every uplink, and the mirror that brings it the
-//! local status, descriptions, events and results.
+//! The cloud side of the task tree: a task for every uplink, the mirror that brings it the local status,
+//! descriptions, events and results, and the way of what its routes bring to the local broker.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::bounds;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::model::Uplink;
-use crate::message::CommandRequest;
+use crate::message::{CommandRequest, Message};
 use crate::pipeline::topics::Topics;
 use crate::status::snapshot::UplinkSource;
 use crate::store::Drain;
@@ -27,6 +27,7 @@ pub struct RunningUplink {
     stop: CancellationToken,
     task: JoinHandle<()>,
     mirror: JoinHandle<()>,
+    down: JoinHandle<()>,
 }
 
 impl RunningUplink {
@@ -53,6 +54,14 @@ impl RunningUplink {
                 }
             }
         });
+        let (local, mut brought) = mpsc::channel::<Message>(bounds::UPLINK_ROUTED);
+        let down = broker.clone();
+        let down_task = tokio::spawn(async move {
+            let mut messages = Vec::new();
+            while brought.recv_many(&mut messages, bounds::UPLINK_ROUTED).await > 0 {
+                down.publish(std::mem::take(&mut messages));
+            }
+        });
         let counters = Arc::new(UplinkCounters::default());
         let stop = CancellationToken::new();
         let deps = Deps {
@@ -60,6 +69,7 @@ impl RunningUplink {
             drain: drain.clone(),
             mirror,
             commands,
+            local,
             counters: counters.clone(),
             clock,
             file: Some(data.join(format!("uplink-{}.births", config.name))),
@@ -67,7 +77,7 @@ impl RunningUplink {
         };
         let task = tokio::spawn(uplink::run(config.clone(), deps));
         let source = UplinkSource { name: config.name.clone(), counters, drain };
-        Self { config, source, stop, task, mirror: mirror_task }
+        Self { config, source, stop, task, mirror: mirror_task, down: down_task }
     }
 
     /// Tells it to finish what is in flight and say goodbye.
@@ -82,6 +92,7 @@ impl RunningUplink {
             self.task.abort();
         }
         self.mirror.abort();
+        self.down.abort();
         done
     }
 

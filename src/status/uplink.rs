@@ -40,6 +40,10 @@ pub struct UplinkStatus {
     /// With windows (`connect`): when the next one opens, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_window: Option<String>,
+    /// Messages of the cloud that routes brought to the local broker.
+    pub brought: u64,
+    /// Those that were dropped, because it did not keep up or they were too large.
+    pub brought_dropped: u64,
     /// With windows: how many in a row passed without a login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub windows_missed: Option<u64>,
@@ -83,6 +87,9 @@ impl UplinkStatus {
             bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
             bytes_received: uplink.counters.bytes_received.load(Relaxed),
             next_window: next_window.map(|at| at.to_string()),
+            brought: uplink.counters.routed.load(Relaxed),
+            brought_dropped: uplink.counters.routed_dropped.load(Relaxed)
+                + uplink.counters.oversize.load(Relaxed),
             windows_missed: next_window.map(|_| uplink.counters.windows_missed.load(Relaxed)),
             rate,
             eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
@@ -127,6 +134,8 @@ mod tests {
             bytes_sent: 0,
             bytes_received: 0,
             next_window: None,
+            brought: 0,
+            brought_dropped: 0,
             windows_missed,
             rate: 0.0,
             eta_s: None,

@@ -9,9 +9,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::Bucket;
 use super::fault::Fault;
+use super::routes::Routes;
 use super::timing::Timing;
 use crate::clock::Clock;
-use crate::message::{BootMs, CommandRequest};
+use crate::message::{BootMs, CommandRequest, Message};
 use crate::pipeline::topics::Topics;
 
 /// What every connection of an uplink shares.
@@ -22,6 +23,9 @@ pub(super) struct Context {
     pub keep_alive: Duration,
     pub clock: Arc<dyn Clock>,
     pub commands: mpsc::Sender<CommandRequest>,
+    pub routes: Routes,
+    /// To the local broker, for what the routes bring.
+    pub local: mpsc::Sender<Message>,
     pub stop: CancellationToken,
 }
 

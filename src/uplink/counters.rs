@@ -70,6 +70,14 @@ pub struct UplinkCounters {
     pub mirror_dropped: AtomicU64,
     /// Commands refused because too many were waiting.
     pub commands_busy: AtomicU64,
+    /// Messages of the cloud that routes brought to the local broker.
+    pub routed: AtomicU64,
+    /// Those for which it had no room.
+    pub routed_dropped: AtomicU64,
+    /// Messages of the cloud that no route takes, or only to a place where none may go.
+    pub strangers: AtomicU64,
+    /// Messages of the cloud that were too large.
+    pub oversize: AtomicU64,
     /// Bytes given to the socket: TLS and WebSocket counted, TCP and below not.
     pub bytes_sent: AtomicU64,
     /// Bytes taken from the socket: TLS and WebSocket counted, TCP and below not.

@@ -3,12 +3,9 @@
 //!
 //! - Nothing is reported delivered to the log without its acknowledgement.
 //! - When a connection ends, everything unacknowledged is pending again, for the log says so.
-//! - A message the broker refuses (MQTT 5 reason 0x80 and above, or too large for it) is split if it can
-//!   be, tried a few times, then its readings are declared lost as `rejected`; the line goes on meanwhile.
-//!   A try counts only where the broker takes other readings: it took some of the same lane on this
-//!   connection, and either some since the try before, or this message is the only refused one. A broker
-//!   that refuses everything (wrong rights, a quota) is waited out, and nothing is given up.
-//!   A refused message that is accepted later arrives after younger ones: the one exception to the order.
+//! - What becomes of a message that the broker refuses: see [`refusal`].
+
+mod refusal;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -31,6 +28,7 @@ use crate::message::{CorrectionRecord, LossReason, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, Drain};
+use refusal::{Refused, Strikes};
 
 /// All that outlives a connection, and the plan of the present one.
 pub struct Delivery {
@@ -70,23 +68,6 @@ struct Plan {
     log_at: [Instant; 2],
     turn: u64,
 }
-
-/// How often a message was refused while others were taken.
-#[derive(Debug, Clone, Copy, Default)]
-struct Strikes {
-    count: u8,
-    /// [`Delivery::taken`] at the last of them.
-    taken: u64,
-}
-
-struct Refused {
-    due: Instant,
-    message: Outgoing,
-}
-
-/// Refusals remembered over connections: 1024 × 24 B. Full: the oldest number's are forgotten, so that
-/// message gets a few tries more.
-const STRIKES: usize = 1024;
 
 fn lane_index(class: Class) -> usize {
     usize::from(class == Class::Backlog)
@@ -321,88 +302,6 @@ impl Delivery {
         }
     }
 
-    /// The broker has it not: its packet has `size` bytes where `limit` are allowed.
-    pub fn too_large(&mut self, message: Outgoing, size: usize, limit: usize, now: Instant) {
-        match &message.cargo {
-            Cargo::Readings(range) if range.end - range.start > 1 => {
-                let count = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-                // A tenth less than the proportion says, so that the next try usually fits.
-                let fits = count.saturating_mul(limit) / size.max(1) * 9 / 10;
-                self.split(&message, fits.clamp(1, count - 1));
-            }
-            // Its limit was announced: there is no doubt about whom it is that does not fit.
-            Cargo::Readings(_) => self.strike(message, true, now),
-            Cargo::Loss(handle) => {
-                // Which points they were can be left out; that they are lost cannot.
-                let handle = *handle;
-                if let Ok(mut record) = serde_json::from_slice::<LossRecord>(&message.payload)
-                    && record.points.take().is_some()
-                {
-                    self.plan.losses.push_front((handle, record));
-                }
-            }
-            // Asked of the log again; a broker that takes no 300 bytes takes nothing.
-            Cargo::Correction(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
-        }
-    }
-
-    /// The broker refuses it.
-    pub fn refused(&mut self, message: Outgoing, code: u8, now: Instant) {
-        const PACKET_TOO_LARGE: u8 = 0x95;
-        match &message.cargo {
-            Cargo::Readings(range) if code == PACKET_TOO_LARGE && range.end - range.start > 1 => {
-                let half = usize::try_from((range.end - range.start) / 2).unwrap_or(1).max(1);
-                self.split(&message, half);
-            }
-            Cargo::Readings(_) => {
-                let open = self.open[lane_index(message.class)];
-                let known = self.strikes_of(&message).is_some_and(|strikes| self.taken <= strikes.taken);
-                let counts = open && (self.plan.refused.is_empty() || !known);
-                self.strike(message, counts, now);
-            }
-            // Asked of the log again after a while: it keeps it until it is acknowledged.
-            Cargo::Loss(_) | Cargo::Correction(_) => self.plan.losses_at = now + self.timing.retry,
-            Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {}
-        }
-    }
-
-    fn split(&mut self, message: &Outgoing, max_readings: usize) {
-        if let (Cargo::Readings(range), Some(lane)) = (&message.cargo, lane_of(message.class)) {
-            self.plan.cut.max_readings = self.plan.cut.max_readings.min(max_readings);
-            self.plan.lanes.rewind(lane, range.clone());
-        }
-    }
-
-    fn strikes_of(&self, message: &Outgoing) -> Option<Strikes> {
-        match &message.cargo {
-            Cargo::Readings(range) => self.strikes.get(&range.start).copied(),
-            Cargo::Loss(_) | Cargo::Correction(_) | Cargo::Retained(_) | Cargo::Event | Cargo::Farewell => {
-                None
-            }
-        }
-    }
-
-    /// One more refusal of this message; `counts`: it says something about the message, not about the broker.
-    fn strike(&mut self, message: Outgoing, counts: bool, now: Instant) {
-        let Cargo::Readings(range) = &message.cargo else { return };
-        let taken = self.taken;
-        let strikes = self.strikes.entry(range.start).or_insert(Strikes { count: 0, taken });
-        if counts {
-            *strikes = Strikes { count: strikes.count.saturating_add(1), taken };
-        }
-        if strikes.count >= self.timing.tries {
-            self.strikes.remove(&range.start);
-            self.counters.rejected.fetch_add(range.end - range.start, Relaxed);
-            self.drain.reject(range.clone(), LossReason::Rejected);
-            self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
-            return;
-        }
-        while self.strikes.len() > STRIKES {
-            self.strikes.pop_first();
-        }
-        self.plan.refused.push(Refused { due: now + self.timing.retry, message });
-    }
-
     /// The connection is gone with these messages in flight.
     pub fn ended(&mut self, unsettled: Vec<Outgoing>) {
         let mut events: Vec<(Arc<str>, Bytes)> = Vec::new();
@@ -458,14 +357,6 @@ impl Plan {
             log_at: [now; 2],
             turn: 0,
         }
-    }
-}
-
-fn lane_of(class: Class) -> Option<Lane> {
-    match class {
-        Class::Live => Some(Lane::Live),
-        Class::Backlog => Some(Lane::Backlog),
-        Class::Control => None,
     }
 }
 

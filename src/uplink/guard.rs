@@ -4,7 +4,8 @@
 //! that introduces a Receive Maximum makes its counter underflow, an acknowledgement of an unknown
 //! packet ends the connection, and so does a reason code of another packet type (0x95 in a PUBACK), which
 //! would let one message end every connection. So packets are cut out of the stream here, the size limit
-//! is kept before memory is taken, and what must not reach the engine does not: a second CONNACK and a
+//! is kept before memory is taken (a larger PUBLISH goes by, so that one message kept by the broker cannot end every
+//! connection), and what must not reach the engine does not: a second CONNACK and a
 //! PUBLISH with packet id 0 are faults, acknowledgements of packets that are not in flight are ignored and
 //! counted, and of the others the reason code is taken out and kept here.
 
@@ -22,6 +23,24 @@ pub struct Guard {
     logged_in: bool,
     awaited: HashSet<u16>,
     strays: u64,
+    /// Bytes of a message that is too large and still to come.
+    passing: usize,
+}
+
+/// What the stream brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// A packet for the engine.
+    Packet(Admitted),
+    /// A message that is too large; the engine does not learn of it.
+    Oversize {
+        /// Its topic.
+        topic: String,
+        /// Its packet id, if it wants an acknowledgement.
+        id: Option<u16>,
+        /// Bytes of the packet.
+        size: usize,
+    },
 }
 
 /// A packet the engine may see.
@@ -41,12 +60,15 @@ impl Guard {
     /// Accepts packets of at most `max_packet` bytes.
     #[must_use]
     pub fn new(max_packet: usize) -> Self {
-        Self { buffer: BytesMut::new(), max_packet, logged_in: false, awaited: HashSet::new(), strays: 0 }
+        let (buffer, awaited) = (BytesMut::new(), HashSet::new());
+        Self { buffer, max_packet, logged_in: false, awaited, strays: 0, passing: 0 }
     }
 
     /// Bytes came.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
+        let by = self.passing.min(bytes.len());
+        self.passing -= by;
+        self.buffer.extend_from_slice(&bytes[by..]);
     }
 
     /// A message went out under this id: its acknowledgement is welcome, once.
@@ -60,22 +82,30 @@ impl Guard {
         self.strays
     }
 
-    /// The next packet the engine may see.
+    /// The next packet the engine may see, or a message that it may not.
     ///
     /// # Errors
     /// The stream is no MQTT, or breaks a rule on which the engine relies.
-    pub fn next_packet(&mut self) -> Result<Option<Admitted>, Fault> {
-        while let Some(packet) = self.cut()? {
+    pub fn next_packet(&mut self) -> Result<Option<Next>, Fault> {
+        loop {
+            let packet = match self.cut()? {
+                None => return Ok(None),
+                Some(Cut::TooLarge(oversize)) => return Ok(Some(oversize)),
+                Some(Cut::Whole(packet)) => packet,
+            };
             if let Some(admitted) = self.admit(packet)? {
-                return Ok(Some(admitted));
+                return Ok(Some(Next::Packet(admitted)));
             }
         }
-        Ok(None)
     }
 
-    fn cut(&mut self) -> Result<Option<Bytes>, Fault> {
+    fn cut(&mut self) -> Result<Option<Cut>, Fault> {
         let Some(header) = header(&self.buffer)? else { return Ok(None) };
         let total = header.len + header.remaining;
+        let kind = self.buffer.first().map_or(0, |byte| byte >> 4);
+        if total > self.max_packet && kind == PUBLISH && self.logged_in {
+            return self.pass(&header, total);
+        }
         if total > self.max_packet {
             return Err(Fault::Protocol(format!(
                 "the broker sent a packet of {total} bytes; at most {} are accepted",
@@ -85,7 +115,34 @@ impl Guard {
         if self.buffer.len() < total {
             return Ok(None);
         }
-        Ok(Some(self.buffer.split_to(total).freeze()))
+        Ok(Some(Cut::Whole(self.buffer.split_to(total).freeze())))
+    }
+
+    /// Lets a message go by that is too large, once its topic and packet id are there.
+    fn pass(&mut self, header: &Header, total: usize) -> Result<Option<Cut>, Fault> {
+        let qos = (self.buffer[0] >> 1) & 0b11;
+        let mut body = &self.buffer[header.len..];
+        if body.len() < 2 {
+            return Ok(None);
+        }
+        let topic = usize::from(body.get_u16());
+        let id = if qos == 0 { 0 } else { 2 };
+        if header.remaining < 2 + topic + id || qos > 1 {
+            return Err(Fault::Protocol("a PUBLISH that was not asked for in this form".to_owned()));
+        }
+        if body.len() < topic + id {
+            return Ok(None);
+        }
+        let name = String::from_utf8_lossy(&body[..topic]).into_owned();
+        body.advance(topic);
+        let id = (qos == 1).then(|| body.get_u16());
+        if id == Some(0) {
+            return Err(Fault::Protocol("a PUBLISH with packet id 0".to_owned()));
+        }
+        let here = total.min(self.buffer.len());
+        self.buffer.advance(here);
+        self.passing = total - here;
+        Ok(Some(Cut::TooLarge(Next::Oversize { topic: name, id, size: total })))
     }
 
     fn admit(&mut self, packet: Bytes) -> Result<Option<Admitted>, Fault> {
@@ -132,6 +189,11 @@ impl Guard {
     }
 }
 
+enum Cut {
+    Whole(Bytes),
+    TooLarge(Next),
+}
+
 struct Header {
     len: usize,
     remaining: usize,
@@ -166,14 +228,53 @@ mod tests {
         guard
     }
 
+    fn admitted(next: Result<Option<Next>, Fault>) -> Option<Admitted> {
+        match next {
+            Ok(Some(Next::Packet(admitted))) => Some(admitted),
+            Ok(None) => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_goes_by_and_the_next_one_is_seen() {
+        // QoS 1 on `t`, packet id 9, 2000 bytes of payload: 2005 = 0x55 | 0x0f << 7.
+        let mut stream = vec![0x32, 0xd5, 0x0f, 0, 1, b't', 0, 9];
+        stream.extend(vec![7; 2000]);
+        stream.extend([0x30, 4, 0, 1, b'u', b'x']);
+        for chunk in [1, 3, 500, 5000] {
+            let mut guard = logged_in();
+            let mut seen = Vec::new();
+            for piece in stream.chunks(chunk) {
+                guard.push(piece);
+                while let Some(next) = guard.next_packet().expect("well formed") {
+                    seen.push(next);
+                }
+                assert!(guard.buffer.len() < 1000, "it is not kept");
+            }
+            let packet = Bytes::from_static(&[0x30, 4, 0, 1, b'u', b'x']);
+            let small = Next::Packet(Admitted { packet, reason: 0 });
+            assert_eq!(seen, [Next::Oversize { topic: "t".into(), id: Some(9), size: 2008 }, small]);
+        }
+        for wrong in [
+            &[0x34, 0xd5, 0x0f, 0, 1, b't', 0, 9][..],
+            &[0x32, 0xd5, 0x0f, 0xff, 0xff, b't'],
+            &[0x32, 0xd5, 0x0f, 0, 1, b't', 0, 0],
+        ] {
+            let mut guard = logged_in();
+            guard.push(wrong);
+            assert!(guard.next_packet().is_err(), "{wrong:x?}");
+        }
+    }
+
     #[test]
     fn an_acknowledgement_counts_once_and_its_reason_is_kept_from_the_engine() {
         let mut guard = logged_in();
         guard.await_ack(7);
         guard.push(&[0x40, 5, 0, 7, 0x95, 200, 1, 0x40, 2, 0, 7, 0x40, 2, 0, 8]);
         let packet = Bytes::from_static(&[0x40, 2, 0, 7]);
-        assert_eq!(guard.next_packet(), Ok(Some(Admitted { packet, reason: 0x95 })));
-        assert_eq!((guard.next_packet(), guard.strays()), (Ok(None), 2));
+        assert_eq!(admitted(guard.next_packet()), Some(Admitted { packet, reason: 0x95 }));
+        assert_eq!((admitted(guard.next_packet()), guard.strays()), (None, 2));
     }
 
     #[test]
@@ -184,7 +285,7 @@ mod tests {
             &[0x32, 3, 0, 9, b't'],             // shorter than its topic
             &[0x40, 1, 0],                      // PUBACK of one byte
             &[0x30, 0xff, 0xff, 0xff, 0xff, 1], // a length of five bytes
-            &[0x30, 0xff, 0xff, 0x7f],          // 2 MB
+            &[0xd0, 0xff, 0xff, 0x7f],          // 2 MB
         ] {
             let mut guard = logged_in();
             guard.push(bytes);
@@ -218,7 +319,7 @@ mod tests {
             let mut got = Vec::new();
             for piece in stream.chunks(chunk) {
                 guard.push(piece);
-                while let Some(packet) = guard.next_packet().expect("well formed") {
+                while let Some(packet) = admitted(guard.next_packet()) {
                     got.push(packet.packet);
                 }
             }

@@ -12,7 +12,7 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
+//! (status and events), [`liveness`], [`routes`] (what comes down), [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
 //! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
@@ -37,6 +37,7 @@ pub mod proxy;
 mod pump;
 mod rate;
 pub mod reasons;
+pub mod routes;
 pub mod schedule;
 mod session;
 pub mod share;
@@ -74,6 +75,7 @@ use fault::{Closes, Fault};
 use formats::node::MakeWill;
 use link::Way;
 use mirror::Mirror;
+use routes::Routes;
 use schedule::{Schedule, Window};
 
 use stage::Progress;
@@ -89,6 +91,8 @@ pub struct Deps {
     pub mirror: mpsc::Receiver<Message>,
     /// To whoever executes commands.
     pub commands: mpsc::Sender<CommandRequest>,
+    /// To the local broker, for what the routes bring. Of length [`crate::bounds::UPLINK_ROUTED`]; full: counted.
+    pub local: mpsc::Sender<Message>,
     /// For status.
     pub counters: Arc<UplinkCounters>,
     /// The gateway's clock.
@@ -107,7 +111,7 @@ pub async fn run(config: Uplink, deps: Deps) {
 
 /// [`run`] with other waits than the usual ones.
 pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
-    let Deps { gateway, drain, mirror, commands, counters, clock, file, stop } = deps;
+    let Deps { gateway, drain, mirror, commands, local, counters, clock, file, stop } = deps;
     let house = formats::House { clock: clock.clone(), file };
     let topics = Topics::upstream(&config.topic_root, &gateway);
     let timing = Timing { clock: config.wait_for_clock.0, ..timing };
@@ -127,6 +131,8 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         keep_alive: Duration::from_secs(config.keep_alive.0.as_secs()),
         clock,
         commands,
+        routes: Routes::new(&config.subscribe, &gateway),
+        local,
         stop,
     };
     let uplink = Loop { config: &config, gateway: &gateway, context: &context, counters: &counters };

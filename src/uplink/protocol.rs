@@ -17,7 +17,7 @@ use mqtt_protocol_core::mqtt::{Connection, Version, role};
 
 use super::aliases::{Aliases, Name};
 use super::fault::Fault;
-use super::guard::{Admitted, Guard};
+use super::guard::{Admitted, Guard, Next};
 use super::inflight::Outgoing;
 pub use super::login::Login;
 use super::login::connect_packet;
@@ -50,8 +50,13 @@ pub enum Incoming {
         /// The reason code, if refused.
         refused: Option<u8>,
     },
-    /// The answer to the subscription: granted or not.
-    Subscribed(bool),
+    /// The answer to a subscription: granted or not.
+    Subscribed {
+        /// Packet id.
+        id: u16,
+        /// Granted.
+        granted: bool,
+    },
     /// A message.
     Message {
         /// Topic.
@@ -63,6 +68,13 @@ pub enum Incoming {
     },
     /// The answer to a ping.
     Pong,
+    /// A message that is larger than we take; it was acknowledged.
+    Oversize {
+        /// Topic, as far as it is known.
+        topic: String,
+        /// Bytes of the packet.
+        size: usize,
+    },
     /// Something without consequence.
     Nothing,
 }
@@ -234,19 +246,21 @@ impl Protocol {
         self.obey(events, out).map(drop).map_err(|e| Unsendable::Engine(e.to_string()))
     }
 
-    /// Writes a subscription with QoS 1 to `out`; `retained`: what is kept there is asked for (MQTT 3.1.1 always sends
-    /// it).
+    /// Writes a subscription with QoS 1 to `out`, and returns its packet id. `retained`: with what the broker kept, and
+    /// each message with its mark (MQTT 3.1.1 brokers send both as they like).
     ///
     /// # Errors
     /// The filter cannot be sent.
-    pub fn subscribe(&mut self, filter: &str, retained: bool, out: &mut BytesMut) -> Result<(), Fault> {
+    pub fn subscribe(&mut self, filter: &str, retained: bool, out: &mut BytesMut) -> Result<u16, Fault> {
         let wrong = |e: MqttError| Fault::Protocol(format!("cannot subscribe to `{filter}`: {e}"));
         let id = self.engine.acquire_packet_id().map_err(wrong)?;
         let options = SubOpts::new().set_qos(Qos::AtLeastOnce);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
-                let options =
-                    if retained { options } else { options.set_rh(RetainHandling::DoNotSendRetained) };
+                let options = match retained {
+                    true => options.set_rh(RetainHandling::SendRetained).set_rap(true),
+                    false => options.set_rh(RetainHandling::DoNotSendRetained),
+                };
                 let entry = SubEntry::new(filter, options).map_err(wrong)?;
                 v5_0::Subscribe::builder().packet_id(id).entries(vec![entry]).build().map_err(wrong)?.into()
             }
@@ -256,7 +270,7 @@ impl Protocol {
             }
         };
         let events = self.engine.send(packet);
-        self.obey(events, out).map(drop)
+        self.obey(events, out).map(|_| id)
     }
 
     /// Writes a PINGREQ to `out`.
@@ -286,7 +300,17 @@ impl Protocol {
     pub fn receive(&mut self, bytes: &[u8], out: &mut BytesMut) -> Result<Vec<Incoming>, Fault> {
         self.guard.push(bytes);
         let mut all = Vec::new();
-        while let Some(Admitted { packet, reason }) = self.guard.next_packet()? {
+        while let Some(next) = self.guard.next_packet()? {
+            let Admitted { packet, reason } = match next {
+                Next::Packet(admitted) => admitted,
+                Next::Oversize { topic, id, size } => {
+                    // A PUBACK of reason 0 is the same four bytes in both versions.
+                    let ack = id.map(|id| [[0x40, 2], id.to_be_bytes()].concat());
+                    out.extend_from_slice(&ack.unwrap_or_default());
+                    all.push(Incoming::Oversize { topic, size });
+                    continue;
+                }
+            };
             // The guard is the wall; this is the net behind it. The engine is not used after a panic:
             // the fault ends the connection and drops it.
             let events = catch_unwind(AssertUnwindSafe(|| self.engine.recv(&mut Cursor::new(&packet[..]))))
@@ -370,9 +394,13 @@ impl Protocol {
             Packet::V3_1_1Puback(p) => Incoming::Acked { id: p.packet_id(), refused: None },
             Packet::V5_0Puback(p) => Incoming::Acked { id: p.packet_id(), refused: None },
             Packet::V3_1_1Suback(p) => {
-                Incoming::Subscribed(p.return_codes().iter().all(|c| (*c as u8) < 0x80))
+                let granted = p.return_codes().iter().all(|c| (*c as u8) < 0x80);
+                Incoming::Subscribed { id: p.packet_id(), granted }
             }
-            Packet::V5_0Suback(p) => Incoming::Subscribed(p.reason_codes().iter().all(|c| (*c as u8) < 0x80)),
+            Packet::V5_0Suback(p) => {
+                let granted = p.reason_codes().iter().all(|c| (*c as u8) < 0x80);
+                Incoming::Subscribed { id: p.packet_id(), granted }
+            }
             Packet::V3_1_1Publish(p) => Incoming::Message {
                 topic: p.topic_name().to_owned(),
                 payload: Bytes::copy_from_slice(p.payload().as_slice()),

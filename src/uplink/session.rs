@@ -3,9 +3,10 @@
 //! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
 //! write never keeps an acknowledgement or a ping from being seen.
 
-mod commands;
+mod inbound;
 mod node;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ struct Session<'a> {
     rate: Rate,
     /// Kinds of complaints already logged.
     complained: Vec<&'static str>,
+    /// Filters that were subscribed to and not answered yet, by packet id.
+    asked: HashMap<u16, String>,
 }
 
 /// Runs one connection until it ends.
@@ -137,6 +140,7 @@ impl<'a> Session<'a> {
             farewell: false,
             rate: Rate::new(counted, now),
             complained: Vec::new(),
+            asked: HashMap::new(),
         }
     }
 
@@ -148,8 +152,7 @@ impl<'a> Session<'a> {
         mirror: &mut Option<mpsc::Receiver<Message>>,
     ) -> Result<(), Fault> {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        self.protocol.subscribe(&self.context.topics.commands(), false, &mut self.out)?;
-        self.subscribe_node()?;
+        self.subscribe_all()?;
         let now = Instant::now();
         self.understand(early, now);
         let mut buffer = vec![0; 16 << 10];
@@ -412,11 +415,17 @@ impl<'a> Session<'a> {
                     }
                 }
                 Incoming::Pong => self.answered(now),
-                Incoming::Subscribed(true) | Incoming::Welcome(_) | Incoming::Nothing => {}
-                Incoming::Subscribed(false) => {
-                    self.complain("commands", "the broker does not let us receive commands")
+                Incoming::Welcome(_) | Incoming::Nothing => {}
+                Incoming::Subscribed { id, granted } => self.subscribed(id, granted),
+                Incoming::Message { topic, payload, retained } => self.brought(&topic, payload, retained),
+                Incoming::Oversize { topic, size } => {
+                    UplinkCounters::add(&self.delivery.counters.oversize, 1);
+                    let limit = bounds::UPLINK_PACKET_IN;
+                    let what = format!(
+                        "a message of {size} bytes on `{topic}` is left out; at most {limit} are taken"
+                    );
+                    self.complain("oversize", &what);
                 }
-                Incoming::Message { topic, payload, retained } => self.command(&topic, payload, retained),
             }
         }
     }

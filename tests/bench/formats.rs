@@ -127,6 +127,7 @@ impl Running {
             drain,
             mirror: mirror_rx,
             commands: mpsc::channel(bounds::UPLINK_MIRROR).0,
+            local: mpsc::channel(bounds::UPLINK_ROUTED).0,
             counters: counters.clone(),
             clock: Arc::new(SystemClock::new(true)),
             file: None,

@@ -177,8 +177,14 @@ impl FakeBroker {
     pub fn send(&self, topic: &str, payload: &str, retained: bool) {
         let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
         let body = [&length, topic.as_bytes(), &[0], payload.as_bytes()].concat();
-        let packet =
-            [&[0x30 | u8::from(retained), u8::try_from(body.len()).expect("short")], &body[..]].concat();
+        let mut packet = vec![0x30 | u8::from(retained)];
+        let mut left = body.len();
+        while left >= 128 {
+            packet.push(0x80 | u8::try_from(left % 128).expect("below 128"));
+            left /= 128;
+        }
+        packet.push(u8::try_from(left).expect("below 128"));
+        packet.extend(body);
         self.push.send(packet).expect("somebody is connected");
     }
 }

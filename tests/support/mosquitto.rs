@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -59,6 +59,21 @@ impl Mosquitto {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("mosquitto does not listen on {port}");
+    }
+
+    /// Publishes with QoS 1, and waits for the broker's answer.
+    pub async fn publish(&self, topic: &str, payload: &str, retain: bool) {
+        let mut command = Command::new("mosquitto_pub");
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-t", topic, "-s"]);
+        if retain {
+            command.arg("-r");
+        }
+        let mut child =
+            command.stdin(Stdio::piped()).kill_on_drop(true).spawn().expect("mosquitto_pub is installed");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(payload.as_bytes()).await.expect("it listens");
+        drop(input);
+        assert!(child.wait().await.expect("it ends").success(), "published");
     }
 
     pub fn file(&self, name: &str) -> PathBuf {

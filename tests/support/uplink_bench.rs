@@ -17,6 +17,8 @@ pub struct Bench {
     pub counters: Arc<UplinkCounters>,
     pub mirror: mpsc::Sender<Message>,
     pub commands: mpsc::Receiver<CommandRequest>,
+    /// What the routes bring, two at a time.
+    pub local: mpsc::Receiver<Message>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -57,19 +59,21 @@ impl Bench {
         let counters = Arc::new(UplinkCounters::default());
         let (mirror, mirror_rx) = mpsc::channel(64);
         let (commands_tx, commands) = mpsc::channel(2);
+        let (local_tx, local) = mpsc::channel(2);
         let stop = CancellationToken::new();
         let deps = Deps {
             gateway: "g".into(),
             drain: drain.clone(),
             mirror: mirror_rx,
             commands: commands_tx,
+            local: local_tx,
             counters: counters.clone(),
             clock,
             file: None,
             stop: stop.clone(),
         };
         let task = tokio::spawn(run_with(config, deps, timing));
-        Self { drain, counters, mirror, commands, stop, task }
+        Self { drain, counters, mirror, commands, local, stop, task }
     }
 
     /// Stops the uplink and waits for its end.

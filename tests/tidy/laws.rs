@@ -8,7 +8,7 @@ use crate::lexer::{Source, Token, lex};
 
 /// Floors of `src/`, lowest first. An import goes down, or stays in its own room; never sideways.
 pub const FLOORS: &[&[&str]] = &[
-    &["bounds", "message"],
+    &["bounds", "message", "topic"],
     &["backoff", "clock", "columns", "counters", "points"],
     &["registry"],
     &["config"],

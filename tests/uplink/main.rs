@@ -8,6 +8,7 @@ mod manners;
 mod metered;
 mod noise;
 mod real;
+mod routes;
 mod sides;
 mod sparkplug;
 mod surroundings;

@@ -163,7 +163,7 @@ fn subscribe(version: Version, r: &mut Reader<'_>) -> Result<Packet, Fault> {
             return Err(Fault::malformed("subscription options"));
         }
         let no_local = options & 4 != 0;
-        if no_local && super::super::topic::is_shared(&filter) {
+        if no_local && crate::topic::is_shared(&filter) {
             return Err(Fault::protocol("No Local on a shared subscription"));
         }
         wishes.push(Wish {

@@ -4,6 +4,7 @@
 
 mod broker;
 mod field;
+mod routes;
 mod share;
 mod store;
 mod uplink;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use driver_api::{Problem, Span};
 
-use super::{Findings, Names, Sections, Sources, must_exist};
+use super::{Findings, Names, Sections, Sources, must_exist, routes};
 use crate::config::model::{Compression, Format, MqttVersion, Order, Uplink};
 use crate::config::proxy::ProxyKind;
 use crate::config::raw::Raw;
@@ -28,6 +28,7 @@ pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &m
         check_files(uplink, raw, &mut findings.problems);
         check_limits(uplink, raw, &mut findings.problems);
         check_sparkplug(uplink, raw, &mut findings.problems);
+        routes::check(uplink, &sections.gateway.id, raw, &mut findings.problems);
     }
 }
 

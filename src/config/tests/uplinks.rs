@@ -61,6 +61,41 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
             "5:10: Sparkplug data is never retained",
             "leave it out",
         ),
+        (
+            "url = 'mqtt://h'\nsubscribe = [{ filter = 'a/#/b', to = 'x' }]",
+            "4:25: `a/#/b` is no filter of topics",
+            "only at the end",
+        ),
+        (
+            "url = 'mqtt://h'\nsubscribe = [{ filter = 'a/{name}', to = 'x' }]",
+            "4:25: `a/{name}` is no filter of topics",
+            "{gateway}",
+        ),
+        (
+            "url = 'mqtt://h'\ntopic_root = 'sites/{gateway}'\n[[uplink.subscribe]]\nfilter = 'sites/#'\nto = 'x'",
+            "6:10: `sites/#` takes what this gateway itself sends",
+            "outside `topic_root`",
+        ),
+        (
+            "url = 'mqtt://h'\n[[uplink.subscribe]]\nfilter = 'a/#'\nto = 'x'\n[[uplink.subscribe]]\nfilter = 'a/b'\nto = 'y'",
+            "8:10: `a/b` and `a/#` take the same topics",
+            "disjoint",
+        ),
+        (
+            "url = 'mqtt://h'\nsubscribe = [{ filter = 'a/#', to = 'x/{rest}' }]",
+            "4:37: `x/{rest}` has a placeholder",
+            "{topic} and {gateway}",
+        ),
+        (
+            "url = 'mqtt://h'\nsubscribe = [{ filter = 'a/#', to = 'x/#' }]",
+            "4:37: `x/#` is no topic",
+            "no `#`",
+        ),
+        (
+            "url = 'mqtt://h'\nsubscribe = [{ filter = 'a/#', to = 'gw/{gateway}/command/d/p' }]",
+            "4:37: `gw/",
+            "commands reach the gateway",
+        ),
         ("url = 'mqtts://h'\nalpn = ['mqtt', '']", "4:17: `alpn` cannot hold a name of 0 bytes", "mqtt"),
         ("url = 'mqtts://h'\nalpn = 'mqtt'", "4:8: `alpn`: invalid type: string", "list"),
         ("url = 'mqtts://h'\nproxy = 'proxy:3128'", "4:9: `proxy`: `proxy:3128` has no scheme", "http://"),

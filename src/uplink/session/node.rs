@@ -28,13 +28,6 @@ pub(super) struct Confirmed {
 }
 
 impl Session<'_> {
-    pub(super) fn subscribe_node(&mut self) -> Result<(), Fault> {
-        let filters = self.delivery.node().map_or_else(Vec::new, |node| node.filters());
-        filters
-            .iter()
-            .try_for_each(|(filter, retained)| self.protocol.subscribe(filter, *retained, &mut self.out))
-    }
-
     /// Everything that must go before readings, as far as there is room.
     pub(super) fn births(&mut self) -> Result<(), Fault> {
         if self.farewell {

@@ -44,6 +44,7 @@ impl Node {
             drain: drain.clone(),
             mirror: mirror_rx,
             commands: commands_tx,
+            local: tokio::sync::mpsc::channel(2).0,
             counters: counters.clone(),
             clock: Arc::new(SystemClock::new(true)),
             file: file.map(Path::to_owned),

@@ -1,0 +1,61 @@
+//! What the cloud sends: commands for whoever executes them, messages of the routes for the local broker.
+//!
+//! Promises: nothing here waits. Who cannot take it now is told so (a command is refused, with the reason), or it is
+//! counted (a routed message).
+
+use super::{Bytes, Fault, Session, UplinkCounters, mpsc, payload};
+use crate::message::{CommandRequest, Message, Origin};
+
+impl Session<'_> {
+    /// Asks for everything that shall come down this connection.
+    pub(super) fn subscribe_all(&mut self) -> Result<(), Fault> {
+        let mut wanted = vec![(self.context.topics.commands(), false)];
+        wanted.extend(self.delivery.node().map_or_else(Vec::new, |node| node.filters()));
+        wanted.extend(self.context.routes.filters().map(|filter| (filter.to_owned(), true)));
+        for (filter, retained) in wanted {
+            let id = self.protocol.subscribe(&filter, retained, &mut self.out)?;
+            self.asked.insert(id, filter);
+        }
+        Ok(())
+    }
+
+    /// The answer to one of these questions.
+    pub(super) fn subscribed(&mut self, id: u16, granted: bool) {
+        if let Some(filter) = self.asked.remove(&id).filter(|_| !granted) {
+            self.complain("subscribe", &format!("the broker does not let us receive `{filter}`"));
+        }
+    }
+
+    /// A message of the cloud.
+    pub(super) fn brought(&mut self, topic: &str, payload: Bytes, retained: bool) {
+        if let Some((device, point)) = self.context.topics.command_target(topic) {
+            let (device, point) = (device.to_owned(), point.to_owned());
+            let origin = Origin::Uplink(self.context.name.clone());
+            let received = tokio::time::Instant::now();
+            return self.request(CommandRequest { device, point, payload, retained, origin, received });
+        }
+        let counters = &self.delivery.counters;
+        let Some(to) = self.context.routes.target(topic) else {
+            UplinkCounters::add(&counters.strangers, 1);
+            return;
+        };
+        let taken = self.context.local.try_send(Message::new(to, payload, retained)).is_ok();
+        UplinkCounters::add(if taken { &counters.routed } else { &counters.routed_dropped }, 1);
+        if !taken {
+            self.complain("routes", "the local broker does not keep up with what comes from the cloud");
+        }
+    }
+
+    /// A command, however it was said, goes to whoever executes them; if too many wait, it is refused at once.
+    pub(super) fn request(&mut self, request: CommandRequest) {
+        let (refused, why) = match self.context.commands.try_send(request) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(request)) => (request, "busy: too many commands are waiting"),
+            Err(mpsc::error::TrySendError::Closed(request)) => (request, "the gateway is stopping"),
+        };
+        UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
+        let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
+        let topic = self.context.topics.result(&refused.device, &refused.point);
+        self.delivery.mirror.event(topic.into(), answer.into());
+    }
+}
