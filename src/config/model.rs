@@ -134,7 +134,9 @@ pub struct Uplink {
     /// MQTT keep-alive, 1s to 65535s: how soon a dead link is noticed.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Span,
-    /// Quality of service of readings: 1 (acknowledged) is what every promise rests on.
+    /// Quality of service of readings: 1, each message acknowledged; or 0, a few bytes less. With 0 a reading counts as
+    /// delivered when the broker has answered a ping behind it, so it has read it; what it does not let us
+    /// publish it drops without a word. Everything else goes with 1. (Sparkplug's data goes with 0, whatever stands here.)
     #[serde(default)]
     pub qos: Qos,
     /// `json`: one message a reading. `json-batch`: many readings in one message. `compact`: many readings, packed,
@@ -191,8 +193,10 @@ pub enum MqttVersion {
 /// Quality of service upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u8", into = "u8")]
-#[schemars(with = "u8", extend("enum" = [1]))]
+#[schemars(with = "u8", extend("enum" = [0, 1]))]
 pub enum Qos {
+    /// Without acknowledgements; see [`crate::uplink`].
+    Unacknowledged,
     /// At least once.
     #[default]
     AtLeastOnce,
@@ -202,15 +206,19 @@ impl TryFrom<u8> for Qos {
     type Error = String;
     fn try_from(number: u8) -> Result<Self, String> {
         match number {
+            0 => Ok(Self::Unacknowledged),
             1 => Ok(Self::AtLeastOnce),
-            other => Err(format!("this version delivers with qos 1, not {other}")),
+            other => Err(format!("this version delivers with qos 0 or 1, not {other}")),
         }
     }
 }
 
 impl From<Qos> for u8 {
-    fn from(_: Qos) -> Self {
-        1
+    fn from(qos: Qos) -> Self {
+        match qos {
+            Qos::Unacknowledged => 0,
+            Qos::AtLeastOnce => 1,
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::fault::Fault;
 use super::routes::Routes;
 use super::timing::Timing;
 use crate::clock::Clock;
+use crate::config::model::Qos;
 use crate::message::{BootMs, CommandRequest, Message};
 use crate::pipeline::topics::Topics;
 
@@ -24,6 +25,7 @@ pub(super) struct Context {
     pub clock: Arc<dyn Clock>,
     pub commands: mpsc::Sender<CommandRequest>,
     pub routes: Routes,
+    pub qos: Qos,
     /// To the local broker, for what the routes bring.
     pub local: mpsc::Sender<Message>,
     pub stop: CancellationToken,

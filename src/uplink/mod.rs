@@ -1,7 +1,8 @@
 //! The uplink: delivers what is stored to a cloud broker, and brings commands back.
 //!
 //! ## Promises
-//! - A reading is reported delivered to the log only after the broker's PUBACK. Delivery state lives in
+//! - A reading is reported delivered to the log only after the broker's PUBACK; with QoS 0 after its answer to a ping
+//!   that was sent behind it, since MQTT is one ordered stream. Delivery state lives in
 //!   the log alone; the MQTT session is clean and thrown away with each connection.
 //! - After a lost connection everything unacknowledged goes out again: same identity, same content.
 //! - Readings whose boot has no clock yet wait for it as long as the configuration says, and keep nothing else waiting.
@@ -131,6 +132,7 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         keep_alive: Duration::from_secs(config.keep_alive.0.as_secs()),
         clock,
         commands,
+        qos: config.qos,
         routes: Routes::new(&config.subscribe, &gateway),
         local,
         stop,

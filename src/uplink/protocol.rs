@@ -1,7 +1,7 @@
 //! MQTT 3.1.1 and 5 as a client speaks it, over mqtt-protocol-core: packets in, packets out, no sockets.
 //!
 //! One [`Protocol`] serves one connection and is thrown away with it: sessions are always clean, and
-//! what was delivered is known by the log alone. Everything is published with QoS 1.
+//! what was delivered is known by the log alone. Everything is published with QoS 1, but for readings that shall go with 0.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -151,7 +151,7 @@ impl Protocol {
     /// It cannot be sent; nothing was written.
     pub fn publish(&mut self, message: &Outgoing, out: &mut BytesMut) -> Result<u16, Unsendable> {
         let id = self.engine.acquire_packet_id().map_err(|e| Unsendable::Engine(e.to_string()))?;
-        let sent = self.publish_as(id, message, out);
+        let sent = self.publish_as(Some(id), message, out).map(|()| id);
         if sent.is_err() {
             // The engine forgets the id; events of that have no consequence.
             let _released: Vec<Event> = self.engine.release_packet_id(id);
@@ -159,7 +159,13 @@ impl Protocol {
         sent
     }
 
-    fn publish_as(&mut self, id: u16, message: &Outgoing, out: &mut BytesMut) -> Result<u16, Unsendable> {
+    fn publish_as(
+        &mut self,
+        id: Option<u16>,
+        message: &Outgoing,
+        out: &mut BytesMut,
+    ) -> Result<(), Unsendable> {
+        let qos = if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
         let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
         let retain = message.retain && self.limits.retain;
         let name = self.aliases.name(&message.topic);
@@ -185,12 +191,11 @@ impl Protocol {
                 v5_0::Publish::builder()
                     .topic_name(topic)
                     .and_then(|b| {
-                        b.qos(Qos::AtLeastOnce)
-                            .retain(retain)
-                            .packet_id(id)
-                            .props(properties)
-                            .payload(&message.payload[..])
-                            .build()
+                        let b = b.qos(qos).retain(retain).props(properties).payload(&message.payload[..]);
+                        match id {
+                            Some(id) => b.packet_id(id).build(),
+                            None => b.build(),
+                        }
                     })
                     .map_err(invalid)?
                     .into()
@@ -198,7 +203,11 @@ impl Protocol {
             MqttVersion::V311 => v3_1_1::Publish::builder()
                 .topic_name(&*message.topic)
                 .and_then(|b| {
-                    b.qos(Qos::AtLeastOnce).retain(retain).packet_id(id).payload(&message.payload[..]).build()
+                    let b = b.qos(qos).retain(retain).payload(&message.payload[..]);
+                    match id {
+                        Some(id) => b.packet_id(id).build(),
+                        None => b.build(),
+                    }
                 })
                 .map_err(invalid)?
                 .into(),
@@ -209,12 +218,22 @@ impl Protocol {
         }
         let events = self.engine.send(packet);
         self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
-        self.guard.await_ack(id);
+        if let Some(id) = id {
+            self.guard.await_ack(id);
+        }
         self.aliases.sent(&message.topic, name);
-        Ok(id)
+        Ok(())
     }
 
     /// Writes a message with QoS 0 to `out`.
+    ///
+    /// # Errors
+    /// It cannot be sent; nothing was written.
+    pub fn publish_without_id(&mut self, message: &Outgoing, out: &mut BytesMut) -> Result<(), Unsendable> {
+        self.publish_as(None, message, out)
+    }
+
+    /// Writes a packet with QoS 0 to `out`, its topic in full.
     ///
     /// # Errors
     /// It cannot be sent; nothing was written.

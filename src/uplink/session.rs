@@ -5,6 +5,7 @@
 
 mod inbound;
 mod node;
+mod outbound;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -298,45 +299,6 @@ impl<'a> Session<'a> {
         while self.out.len() < room && self.inflight.has_room() {
             let Some(message) = self.delivery.next_message(&self.inflight, now, finish) else { break };
             self.publish(message, now)?;
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
-        if matches!(message.cargo, Cargo::Readings(_)) && self.delivery.node().is_some() {
-            return self.publish_in_order(message, now);
-        }
-        match self.protocol.publish(&message, &mut self.out) {
-            Ok(id) => {
-                self.delivery.sent(&message);
-                self.inflight.sent(id, message, now);
-                self.leaving = self.out.len();
-                Ok(())
-            }
-            Err(problem) => self.unsendable(problem, message, now),
-        }
-    }
-
-    /// What becomes of a message that could not be written.
-    fn unsendable(&mut self, problem: Unsendable, message: Outgoing, now: Instant) -> Result<(), Fault> {
-        match problem {
-            Unsendable::TooLarge { size, limit } => {
-                self.complain(
-                    "too large",
-                    &format!(
-                        "a message of {size} bytes on `{}` is larger than the {limit} the broker takes",
-                        message.topic
-                    ),
-                );
-                self.delivery.too_large(message, size, limit, now);
-            }
-            Unsendable::Invalid(why) => {
-                self.complain("invalid", &format!("`{}` cannot be sent: {why}", message.topic));
-                self.delivery.refused(message, 0, now);
-            }
-            Unsendable::Engine(why) => {
-                return Err(Fault::Protocol(format!("`{}` cannot be sent: {why}", message.topic)));
-            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod routes;
 mod sides;
 mod sparkplug;
 mod surroundings;
+mod unacknowledged;
 mod ways;
 
 #[path = "../support/fake_broker.rs"]

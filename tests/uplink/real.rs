@@ -95,6 +95,15 @@ async fn packed_readings_survive_cuts() {
 }
 
 #[tokio::test]
+async fn what_goes_without_acknowledgements_survives_cuts() {
+    if crate::mosquitto::installed() {
+        for more in [BATCH, V311] {
+            through_cuts(&["qos = 0\n", more].concat()).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn batches_over_mqtt_311_survive_cuts() {
     if crate::mosquitto::installed() {
         through_cuts(&[V311, BATCH].concat()).await;

@@ -1,4 +1,4 @@
-//! The part of a connection that a [`Node`](crate::uplink::formats::node::Node) needs: births before readings, packets with
+//! What goes with QoS 0, and the part of a connection that a [`Node`](crate::uplink::formats::node::Node) needs: births before readings, packets with
 //! QoS 0 in order, and what confirms them.
 //!
 //! QoS 0 has no acknowledgement, but MQTT runs over one ordered stream: a broker that answers a PINGREQ has read
@@ -65,16 +65,21 @@ impl Session<'_> {
             self.protocol.publish_unacknowledged(&message.topic, &message.payload, &mut self.out)
         });
         let Err(problem) = sent else {
-            self.confirmed.sent += 1;
-            self.delivery.sent(&message);
-            self.inflight.sent(BEHIND_IDS + self.confirmed.sent, message, now);
-            self.leaving = self.out.len();
+            self.sent_in_order(message, now);
             return Ok(());
         };
         if let Some(node) = self.delivery.node() {
             node.disturbed();
         }
         self.unsendable(problem, message, now)
+    }
+
+    /// A message with QoS 0 is written.
+    pub(super) fn sent_in_order(&mut self, message: Outgoing, now: Instant) {
+        self.confirmed.sent += 1;
+        self.delivery.sent(&message);
+        self.inflight.sent(BEHIND_IDS + self.confirmed.sent, message, now);
+        self.leaving = self.out.len();
     }
 
     /// A ping behind what is not confirmed, unless one is under way.

@@ -1,0 +1,60 @@
+//! How a message gets on the wire, and what becomes of one that does not.
+
+use super::{Cargo, Fault, Instant, Outgoing, Session, Unsendable};
+use crate::config::model::Qos;
+
+impl Session<'_> {
+    /// A message goes out as its kind demands.
+    pub(super) fn publish(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
+        if matches!(message.cargo, Cargo::Readings(_)) && self.delivery.node().is_some() {
+            return self.publish_in_order(message, now);
+        }
+        if matches!(message.cargo, Cargo::Readings(_)) && self.context.qos == Qos::Unacknowledged {
+            return match self.protocol.publish_without_id(&message, &mut self.out) {
+                Ok(()) => {
+                    self.sent_in_order(message, now);
+                    Ok(())
+                }
+                Err(problem) => self.unsendable(problem, message, now),
+            };
+        }
+        match self.protocol.publish(&message, &mut self.out) {
+            Ok(id) => {
+                self.delivery.sent(&message);
+                self.inflight.sent(id, message, now);
+                self.leaving = self.out.len();
+                Ok(())
+            }
+            Err(problem) => self.unsendable(problem, message, now),
+        }
+    }
+
+    /// What becomes of a message that could not be written.
+    pub(super) fn unsendable(
+        &mut self,
+        problem: Unsendable,
+        message: Outgoing,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        match problem {
+            Unsendable::TooLarge { size, limit } => {
+                self.complain(
+                    "too large",
+                    &format!(
+                        "a message of {size} bytes on `{}` is larger than the {limit} the broker takes",
+                        message.topic
+                    ),
+                );
+                self.delivery.too_large(message, size, limit, now);
+            }
+            Unsendable::Invalid(why) => {
+                self.complain("invalid", &format!("`{}` cannot be sent: {why}", message.topic));
+                self.delivery.refused(message, 0, now);
+            }
+            Unsendable::Engine(why) => {
+                return Err(Fault::Protocol(format!("`{}` cannot be sent: {why}", message.topic)));
+            }
+        }
+        Ok(())
+    }
+}
