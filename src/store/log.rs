@@ -131,6 +131,12 @@ impl Log {
         if version > SCHEMA {
             return Err(Trouble::Newer(version));
         }
+        // A flipped bit in the format's version: SQLite reads such a file and never writes it (fileformat2 section 1.3.3).
+        // A file system that is read-only is none of the file's fault.
+        let writable = || rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+        if conn.is_readonly(rusqlite::MAIN_DB)? && writable() {
+            return Err(Trouble::Damaged("its header says that it must not be written".into()));
+        }
         if version == 0 {
             // Of a database that is there it is known, and saying it again would be a write: on a full disk none opens.
             conn.execute_batch(&format!("PRAGMA page_size={NEW_PAGE}; PRAGMA auto_vacuum=INCREMENTAL"))?;

@@ -397,3 +397,23 @@ async fn a_ballast_carries_the_log_over_a_disk_that_others_fill_and_comes_back_a
     drop(drain);
     store.close().await.expect("closes");
 }
+
+#[tokio::test]
+async fn a_header_that_forbids_writing_is_damage_and_not_a_broken_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = open(dir.path(), "a");
+    let _ = store.take(readings(0..10));
+    store.close().await.expect("closes");
+    // Write version of the file format: 2 with a flipped bit.
+    let path = dir.path().join("fieldgate.db");
+    let mut bytes = std::fs::read(&path).expect("reads");
+    bytes[18] = 0x42;
+    std::fs::write(&path, bytes).expect("writes");
+    let (store, recovery) = open(dir.path(), "a");
+    assert_eq!((recovery.set_aside.len(), recovery.losses.len()), (1, 1), "{recovery:?}");
+    let _ = store.take(readings(10..20));
+    store.flush().await.expect("a new database takes them");
+    let drain = store.drain("cloud").expect("configured");
+    let ledger = balanced(&*drain);
+    assert_eq!((ledger.lost, ledger.queued), (10, 10));
+}
