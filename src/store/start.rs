@@ -100,6 +100,8 @@ pub struct Disk {
     verdict: Verdict,
     mark: Option<Mark>,
     accounts: BTreeMap<String, Account>,
+    /// Uplinks whose account is damaged.
+    damaged: Vec<String>,
     epochs: Epochs,
     boots: Vec<Boot>,
     /// Number of the boot of the newest block.
@@ -177,6 +179,8 @@ struct Loaded {
     line: Option<Line>,
     present: RangeSet,
     accounts: BTreeMap<String, Account>,
+    /// Uplinks whose account is damaged.
+    damaged: Vec<String>,
     epochs: Epochs,
     boots: Vec<Boot>,
     newest_boot: u32,
@@ -194,11 +198,12 @@ impl Loaded {
             Some(line) => line.present.clone(),
             None => log.scan()?.into_iter().collect(),
         };
-        let mut accounts = BTreeMap::new();
+        let (mut accounts, mut damaged) = (BTreeMap::new(), Vec::new());
         for name in log.keys("uplink:")? {
             let account: Option<Account> = log.state(&format!("uplink:{name}"))?;
-            if let Some(account) = account.filter(Account::balances) {
-                accounts.insert(name, account);
+            match account.filter(Account::balances) {
+                Some(account) => drop(accounts.insert(name, account)),
+                None => damaged.push(name),
             }
         }
         let latest = log.last()?.as_deref().and_then(last::unpack);
@@ -210,6 +215,7 @@ impl Loaded {
             line,
             present,
             accounts,
+            damaged,
             epochs,
             boots,
             newest_boot,
@@ -271,6 +277,7 @@ impl Loaded {
             verdict,
             mark,
             accounts: self.accounts,
+            damaged: self.damaged,
             epochs: self.epochs,
             boots: self.boots,
             newest_boot: self.newest_boot,
@@ -365,6 +372,11 @@ impl Disk {
         let mut known = self.accounts.clone();
         if let Some(mark) = marked {
             known.extend(mark.accounts.clone().into_iter().filter(|(_, a)| a.balances()));
+        }
+        for name in &self.damaged {
+            // Older than it was, or as of the beginning: what is gone may have been owed, so it is declared.
+            let old = self.mark.as_ref().and_then(|mark| mark.accounts.get(name)).filter(|a| a.balances());
+            known.entry(name.clone()).or_insert_with(|| old.cloned().unwrap_or_else(|| Account::new(1)));
         }
         // With nothing known of any account, everything that is gone may have been owed.
         let unknown = self.verdict.rolled_back && known.is_empty();
