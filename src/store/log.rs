@@ -6,7 +6,7 @@
 //! SQLite itself does not notice a flipped bit.
 
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
@@ -131,10 +131,8 @@ impl Log {
         if version > SCHEMA {
             return Err(Trouble::Newer(version));
         }
-        // A flipped bit in the format's version: SQLite reads such a file and never writes it (fileformat2 section 1.3.3).
         // A file system that is read-only is none of the file's fault.
-        let writable = || rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
-        if conn.is_readonly(rusqlite::MAIN_DB)? && writable() {
+        if conn.is_readonly(rusqlite::MAIN_DB)? && forbids_writing(path) {
             return Err(Trouble::Damaged("its header says that it must not be written".into()));
         }
         if version == 0 {
@@ -427,6 +425,13 @@ impl Log {
         self.conn.execute_batch(&format!("PRAGMA incremental_vacuum({})", bytes / self.page))?;
         Ok(())
     }
+}
+
+/// Whether a flipped bit in the write version of the header makes SQLite only read the file (fileformat2 section 1.3.3).
+fn forbids_writing(path: &Path) -> bool {
+    let mut head = [0; 19];
+    let read = std::fs::File::open(path).and_then(|file| file.read_exact_at(&mut head, 0));
+    read.is_ok() && head[18] > 2
 }
 
 pub(super) fn identify(path: &Path) -> Option<(u64, u64)> {
