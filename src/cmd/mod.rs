@@ -4,6 +4,7 @@ pub mod backup;
 pub mod carrier;
 pub mod check;
 pub mod client;
+mod consent;
 pub mod decode;
 pub mod decodings;
 pub mod demo;

@@ -2,13 +2,13 @@
 //! is declared lost (`purged`) to those who were owed it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use clap::Args as ClapArgs;
 use serde_json::{Value as Json, json};
 
-use super::super::{client, exit::Exit, format::count};
+use super::super::{client, consent, exit::Exit, format::count};
 use super::{Common, show};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
@@ -78,14 +78,7 @@ fn ask(waiting: &[(String, f64)], history: bool, out: &mut dyn Write) -> Result<
     if history {
         writeln!(out, "and the history goes, of all points")?;
     }
-    write!(out, "go on? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Exit::Failed("nothing was purged".into())),
-    }
+    consent::go_on("nothing was purged", out)
 }
 
 /// Opens the log as the daemon would, for a moment.

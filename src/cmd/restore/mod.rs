@@ -11,13 +11,14 @@ mod stage;
 mod switch;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args as ClapArgs;
 
 use super::backup::container::{self, Bad, Contents};
 use super::backup::unavailable;
+use super::consent;
 use super::exit::Exit;
 use crate::clock::{Clock, SystemClock};
 use crate::config;
@@ -175,7 +176,7 @@ fn restore(args: &Args, contents: &Contents, place: Option<Place>, out: &mut dyn
         return Ok(());
     }
     if !args.yes {
-        ask(out)?;
+        consent::go_on("nothing was restored", out)?;
     }
     if let (Some(examined), Some(place)) = (&examined, &place) {
         examined.make_ready(&place.held, ending).map_err(unavailable)?;
@@ -184,17 +185,6 @@ fn restore(args: &Args, contents: &Contents, place: Option<Place>, out: &mut dyn
     let data = place.as_ref().map(|place| switch::Data { held: &place.held, staged: place.staged.path() });
     switch::switch(&plan.config, data, &args.config, &stamp)?;
     done(args, place.is_some(), out)
-}
-
-fn ask(out: &mut dyn Write) -> Result<(), Exit> {
-    write!(out, "go on? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Exit::Failed("nothing was restored".into())),
-    }
 }
 
 /// What comes next, and whether the configuration is one that this box can start with.
