@@ -48,6 +48,8 @@ pub struct Delivery {
     taken: u64,
     /// Whether it took one on this connection, live and backlog.
     open: [bool; 2],
+    /// Bytes of payload of a reading, by the last message.
+    reading_bytes: usize,
     /// Sent on an earlier connection and never acknowledged.
     unsettled: Vec<Range<u64>>,
     /// Since when readings wait for the clock.
@@ -102,6 +104,7 @@ impl Delivery {
             strikes,
             taken,
             open,
+            reading_bytes: 64,
             unsettled,
             clock_wait_since,
             plan,
@@ -205,19 +208,26 @@ impl Delivery {
 
     /// The next message that may go out now. `finish`: only what is live, without waiting for company.
     pub fn next_message(&mut self, inflight: &Inflight, now: Instant, finish: bool) -> Option<Outgoing> {
-        let wants = CLASSES.map(|class| self.has(class, inflight.window(), now, finish));
+        let cut = self.portioned(inflight.portion());
+        let wants = CLASSES.map(|class| self.has(class, inflight.window(), cut, now, finish));
         let class = pick(inflight.window(), inflight.used(), wants, self.plan.turn)?;
         let message = match class {
             Class::Control => self.control(),
-            Class::Live => self.readings(Lane::Live, class, now, finish),
-            Class::Backlog => self.readings(Lane::Backlog, class, now, finish),
+            Class::Live => self.readings(Lane::Live, class, cut, now, finish),
+            Class::Backlog => self.readings(Lane::Backlog, class, cut, now, finish),
         };
         self.plan.turn += 1;
         message
     }
 
+    /// The cut of a link on which one message should have so many bytes of payload at most.
+    fn portioned(&self, bytes: usize) -> Cut {
+        let readings = bytes / self.reading_bytes.max(1);
+        Cut { max_readings: self.plan.cut.max_readings.min(readings.max(1)), ..self.plan.cut }
+    }
+
     /// Whether a class has something to send now.
-    fn has(&self, class: Class, window: usize, now: Instant, finish: bool) -> bool {
+    fn has(&self, class: Class, window: usize, cut: Cut, now: Instant, finish: bool) -> bool {
         let lane = match class {
             Class::Control => {
                 let told = self.plan.losses.is_empty() && self.plan.corrections.is_empty();
@@ -229,9 +239,7 @@ impl Delivery {
             Class::Backlog => Lane::Backlog,
         };
         let again = self.plan.refused.iter().any(|r| r.message.class == class && now >= r.due);
-        again
-            || (self.plan.refused.len() < window
-                && self.plan.lanes.closable(lane, self.plan.cut, now, finish) > 0)
+        again || (self.plan.refused.len() < window && self.plan.lanes.closable(lane, cut, now, finish) > 0)
     }
 
     fn control(&mut self) -> Option<Outgoing> {
@@ -249,14 +257,22 @@ impl Delivery {
         self.mirror.next_message()
     }
 
-    fn readings(&mut self, lane: Lane, class: Class, now: Instant, finish: bool) -> Option<Outgoing> {
+    fn readings(
+        &mut self,
+        lane: Lane,
+        class: Class,
+        cut: Cut,
+        now: Instant,
+        finish: bool,
+    ) -> Option<Outgoing> {
         let again = self.plan.refused.iter().position(|r| r.message.class == class && now >= r.due);
         if let Some(at) = again {
             return Some(self.plan.refused.remove(at).message);
         }
-        let records = self.plan.lanes.take(lane, self.plan.cut, now, finish);
+        let records = self.plan.lanes.take(lane, cut, now, finish);
         let (first, last) = (records.first()?.id.seq, records.last()?.id.seq);
         let encoded = self.format.encode(lane, &records);
+        self.reading_bytes = encoded.payload.len().div_ceil(records.len());
         Some(Outgoing {
             cargo: Cargo::Readings(first..last.saturating_add(1)),
             class,

@@ -1,6 +1,6 @@
 //! What was sent and is not acknowledged yet. Pure.
 //!
-//! Bounded by messages and by bytes. Acknowledgements may come in any order, twice, or for packets
+//! Bounded by messages, and by bytes: by those that the link carries ([`Pace`]) and by a limit of our own. Acknowledgements may come in any order, twice, or for packets
 //! nobody sent: only the first one for a packet in flight counts. What is still here when the
 //! connection ends is handed back whole; nothing is ever forgotten silently.
 
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::pace::{Mark, Pace};
 use super::share::Class;
 
 /// What an acknowledgement settles.
@@ -45,21 +46,29 @@ pub struct Outgoing {
     pub retain: bool,
 }
 
+impl Outgoing {
+    /// Bytes of the packet, near enough.
+    fn size(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
 /// The messages in flight on one connection.
 #[derive(Debug)]
 pub struct Inflight {
     window: usize,
     max_bytes: usize,
-    flights: BTreeMap<u32, Outgoing>,
+    flights: BTreeMap<u32, (Outgoing, Mark)>,
     used: [usize; 3],
     bytes: usize,
     waiting_since: Option<Instant>,
+    pace: Pace,
 }
 
 impl Inflight {
     /// Room for `window` messages (at least 1) of together about `max_bytes`.
     #[must_use]
-    pub fn new(window: usize, max_bytes: usize) -> Self {
+    pub fn new(window: usize, max_bytes: usize, now: Instant) -> Self {
         Self {
             window: window.max(1),
             max_bytes,
@@ -67,6 +76,7 @@ impl Inflight {
             used: [0; 3],
             bytes: 0,
             waiting_since: None,
+            pace: Pace::new(now),
         }
     }
 
@@ -97,7 +107,14 @@ impl Inflight {
     /// The bytes still allow one more message. One message of any size always fits into an empty window.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.flights.len() < self.window && (self.flights.is_empty() || self.bytes < self.max_bytes)
+        let few = self.bytes < self.max_bytes && self.pace.has_room();
+        self.flights.len() < self.window && (self.flights.is_empty() || few)
+    }
+
+    /// Bytes of payload that one message of readings should have at most, for what comes behind it.
+    #[must_use]
+    pub fn portion(&self) -> usize {
+        self.pace.portion()
     }
 
     /// Since when an acknowledgement is awaited in vain: the last one, or the first message after a lull.
@@ -116,30 +133,32 @@ impl Inflight {
     /// A message went out under this packet id, or under a number above all packet ids where it has none.
     pub fn sent(&mut self, id: impl Into<u32>, message: Outgoing, now: Instant) {
         self.used[message.class as usize] += 1;
-        self.bytes += message.payload.len();
+        self.bytes += message.size();
         self.waiting_since.get_or_insert(now);
-        let before = self.flights.insert(id.into(), message);
+        let mark = self.pace.sent(message.size(), now);
+        let before = self.flights.insert(id.into(), (message, mark));
         debug_assert!(before.is_none(), "packet ids in flight are distinct");
     }
 
     /// An acknowledgement came. `None`: nothing is in flight under this id.
     pub fn acked(&mut self, id: impl Into<u32>, now: Instant) -> Option<Outgoing> {
-        let message = self.flights.remove(&id.into())?;
+        let (message, mark) = self.flights.remove(&id.into())?;
         self.used[message.class as usize] -= 1;
-        self.bytes -= message.payload.len();
+        self.bytes -= message.size();
+        self.pace.acked(mark, now);
         self.waiting_since = (!self.flights.is_empty()).then_some(now);
         Some(message)
     }
 
     /// Whether this message's cargo is on its way.
     pub fn holds(&self, cargo: &Cargo) -> bool {
-        self.flights.values().any(|m| m.cargo == *cargo)
+        self.flights.values().any(|(m, _)| m.cargo == *cargo)
     }
 
     /// The connection is gone: everything that was not acknowledged.
     #[must_use]
     pub fn into_unsettled(self) -> Vec<Outgoing> {
-        self.flights.into_values().collect()
+        self.flights.into_values().map(|(message, _)| message).collect()
     }
 }
 
@@ -160,7 +179,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_message_of_any_size_fits_into_an_empty_window() {
-        let mut flights = Inflight::new(10, 100);
+        let mut flights = Inflight::new(10, 100, Instant::now());
         assert!(flights.has_room());
         flights.sent(1u16, message(1, 500), Instant::now());
         assert!(!flights.has_room());
@@ -177,7 +196,7 @@ mod tests {
             let rt = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
             let _in = rt.enter();
             let now = Instant::now();
-            let mut flights = Inflight::new(usize::from(count), usize::MAX);
+            let mut flights = Inflight::new(usize::from(count), usize::MAX, now);
             for id in 1..=count {
                 prop_assert!(flights.has_room());
                 flights.sent(id, message(u64::from(id), 10), now);

@@ -33,6 +33,7 @@ pub mod link;
 pub mod liveness;
 pub mod login;
 pub mod mirror;
+pub mod pace;
 pub mod protocol;
 pub mod proxy;
 mod pump;

@@ -122,8 +122,11 @@ impl Protocol {
             ConnectionOptions::new().maximum_packet_size_recv(packet_in),
         );
         engine.set_auto_pub_response(true);
-        let limits =
-            Limits { receive_maximum: u16::MAX, max_packet: MQTT_MAX, keep_alive_s: None, retain: true };
+        let receive_maximum = match version {
+            MqttVersion::V5 => u16::MAX,
+            MqttVersion::V311 => bounds::UPLINK_WINDOW_311,
+        };
+        let limits = Limits { receive_maximum, max_packet: MQTT_MAX, keep_alive_s: None, retain: true };
         let (guard, aliases) = (Guard::new(bounds::UPLINK_PACKET_IN), Aliases::default());
         Self { engine, version, guard, limits, aliases, says_content: false }
     }

@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
             context,
             delivery,
             protocol,
-            inflight: Inflight::new(window, terms.bucket.in_flight()),
+            inflight: Inflight::new(window, terms.bucket.in_flight(), now),
             confirmed: node::Confirmed::default(),
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),

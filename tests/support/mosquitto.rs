@@ -1,7 +1,5 @@
-//! Debian's mosquitto as the cloud, `mosquitto_sub` as the outside witness, and a link between them
-//! and the uplink that can be cut.
+//! Debian's mosquitto as the cloud, and `mosquitto_sub` as the outside witness.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -10,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
-use tokio::sync::watch;
+use tokio::time::Instant;
 
 const MOSQUITTO: &str = "/usr/sbin/mosquitto";
 
@@ -27,7 +25,7 @@ pub fn installed() -> bool {
 pub struct Mosquitto {
     pub port: u16,
     pub dir: tempfile::TempDir,
-    _child: Child,
+    child: Child,
 }
 
 impl Mosquitto {
@@ -42,11 +40,15 @@ impl Mosquitto {
             "user root\nper_listener_settings false\nlistener {port} 127.0.0.1\n{}\nallow_anonymous true\nmax_queued_messages 0\n",
             listener.replace("{dir}", &path)
         );
-        let config = dir.path().join("mosquitto.conf");
-        std::fs::write(&config, text).expect("a temporary directory");
+        std::fs::write(dir.path().join("mosquitto.conf"), text).expect("a temporary directory");
+        let child = Self::run(dir.path(), port).await;
+        Self { port, dir, child }
+    }
+
+    async fn run(dir: &Path, port: u16) -> Child {
         let child = Command::new(MOSQUITTO)
             .arg("-c")
-            .arg(&config)
+            .arg(dir.join("mosquitto.conf"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
@@ -54,11 +56,17 @@ impl Mosquitto {
             .expect("mosquitto is installed");
         for _ in 0..500 {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return Self { port, dir, _child: child };
+                return child;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("mosquitto does not listen on {port}");
+    }
+
+    /// Kills it and starts it again: it remembers nothing.
+    pub async fn forget(&mut self) {
+        self.child.kill().await.expect("it runs");
+        self.child = Self::run(self.dir.path(), self.port).await;
     }
 
     /// Publishes with QoS 1, and waits for the broker's answer.
@@ -81,21 +89,27 @@ impl Mosquitto {
     }
 }
 
-/// Topics and payloads in the order they came.
-type Log = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+/// When what came: topics and payloads.
+type Log = Arc<Mutex<Vec<(Instant, (String, Vec<u8>))>>>;
 
 /// `mosquitto_sub` on `#`: everything that passed the broker, as topic and payload.
 pub struct Witness {
     seen: Log,
+    port: u16,
     _child: Child,
 }
 
 impl Witness {
     /// Subscribes with QoS 1 and waits until the subscription stands.
     pub async fn start(port: u16) -> Self {
+        Self::with(port, &["-V", "5"]).await
+    }
+
+    /// The same with other options.
+    pub async fn with(port: u16, options: &[&str]) -> Self {
         let mut child = Command::new("mosquitto_sub")
-            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "1", "-t", "#"])
-            .args(["-F", "%t %x"])
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", "#", "-F", "%t %x"])
+            .args(options)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -107,15 +121,24 @@ impl Witness {
             async move {
                 while let Ok(Some(line)) = lines.next_line().await {
                     let (topic, payload) = line.split_once(' ').unwrap_or((&line, ""));
-                    seen.lock().expect("not poisoned").push((topic.to_owned(), bytes_of(payload)));
+                    let message = (topic.to_owned(), bytes_of(payload));
+                    seen.lock().expect("not poisoned").push((Instant::now(), message));
                 }
             }
         });
-        let witness = Self { seen, _child: child };
+        let witness = Self { seen, port, _child: child };
+        witness.ready().await;
+        witness
+    }
+
+    /// Waits until its subscription stands, for the first time or again.
+    pub async fn ready(&self) {
+        let heard = || self.seen().iter().filter(|(topic, _)| topic == "witness/ready").count();
+        let before = heard();
         for _ in 0..200 {
-            publish(port, "witness/ready", "1").await;
-            if witness.seen().iter().any(|(topic, _)| topic == "witness/ready") {
-                return witness;
+            publish(self.port, "witness/ready", "1").await;
+            if heard() > before {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -123,6 +146,11 @@ impl Witness {
     }
 
     pub fn seen(&self) -> Vec<(String, Vec<u8>)> {
+        self.timed().into_iter().map(|(_, message)| message).collect()
+    }
+
+    /// What came, with the time.
+    pub fn timed(&self) -> Vec<(Instant, (String, Vec<u8>))> {
         self.seen.lock().expect("not poisoned").clone()
     }
 }
@@ -142,71 +170,13 @@ pub async fn publish(port: u16, topic: &str, payload: &str) {
     assert!(status.success());
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LinkState {
-    Up(u64),
-    Down,
-}
-
-/// A TCP link that can be cut and healed.
-pub struct CuttableLink {
-    pub address: SocketAddr,
-    state: watch::Sender<LinkState>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for CuttableLink {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl CuttableLink {
-    pub async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let state = watch::Sender::new(LinkState::Up(0));
-        let task = tokio::spawn({
-            let state = state.clone();
-            async move {
-                let mut all = tokio::task::JoinSet::new();
-                while let Ok((mut near, _)) = listener.accept().await {
-                    let mut cut = state.subscribe();
-                    if *cut.borrow_and_update() == LinkState::Down {
-                        continue; // Accepted and dropped: what a dead NAT looks like at its best.
-                    }
-                    all.spawn(async move {
-                        let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                        tokio::select! {
-                            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-                            _ = cut.changed() => {
-                                // Bytes under way are lost, as on a cable that is pulled.
-                                for end in [&near, &far] {
-                                    let _gone = socket2::SockRef::from(end).set_linger(Some(Duration::ZERO));
-                                }
-                            }
-                        }
-                    });
-                }
-            }
-        });
-        Self { address, state, task }
-    }
-
-    /// Breaks every connection; new ones come through at once.
-    pub fn shake(&self) {
-        self.state.send_modify(|state| {
-            *state = LinkState::Up(if let LinkState::Up(n) = state { *n + 1 } else { 0 });
-        });
-    }
-
-    /// Breaks every connection; new ones get nowhere.
-    pub fn cut(&self) {
-        self.state.send_replace(LinkState::Down);
-    }
-
-    /// New connections come through again.
-    pub fn heal(&self) {
-        self.state.send_replace(LinkState::Up(0));
-    }
+/// Logs in under somebody else's client id, for a moment.
+pub async fn take_over(port: u16, client_id: &str) {
+    let _timed_out = Command::new("mosquitto_sub")
+        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-i", client_id, "-t", "nothing", "-W", "1"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .await
+        .expect("mosquitto_sub is installed");
 }

@@ -12,11 +12,14 @@ mod routes;
 mod sides;
 mod sparkplug;
 mod surroundings;
+mod table;
 mod unacknowledged;
 mod ways;
 
 #[path = "../support/fake_broker.rs"]
 mod fake_broker;
+#[path = "../support/link.rs"]
+mod link;
 #[path = "../support/memory_drain.rs"]
 mod memory_drain;
 #[path = "../support/mosquitto.rs"]

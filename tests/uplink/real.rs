@@ -6,8 +6,9 @@ use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::link::Link;
 use crate::memory_drain::MemoryDrain;
-use crate::mosquitto::{CuttableLink, Mosquitto, Witness};
+use crate::mosquitto::{Mosquitto, Witness};
 use crate::outside::{Arrival, judge, readings};
 use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::message::Message;
@@ -29,7 +30,7 @@ async fn through_cuts(more: &str) {
     const STEP: u64 = 20;
     let broker = Mosquitto::start(tempfile::tempdir().expect("a directory"), "").await;
     let witness = Witness::start(broker.port).await;
-    let link = CuttableLink::to(broker.port).await;
+    let link = Link::to(broker.port).await;
     let drain = MemoryDrain::new();
     drain.commit(1..OLD + 1);
     let bench = Bench::start(uplink(&format!("mqtt://{}", link.address), more), drain, quick());
@@ -118,7 +119,7 @@ async fn commands_status_and_the_last_will_work_with_a_real_broker() {
     for more in ["", V311] {
         let broker = Mosquitto::start(tempfile::tempdir().expect("a directory"), "").await;
         let witness = Witness::start(broker.port).await;
-        let link = CuttableLink::to(broker.port).await;
+        let link = Link::to(broker.port).await;
         let url = format!("mqtt://{}", link.address);
         let mut bench = Bench::start(uplink(&url, more), MemoryDrain::new(), quick());
         let status = |text: &'static str| {

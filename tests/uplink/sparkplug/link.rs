@@ -8,8 +8,9 @@ use srad_types::payload::property_value;
 
 use super::{HOST, Node, SPARKPLUG, accepting, all, payload, property, will_bd_seq};
 use crate::fake_broker::{Answer, FakeBroker, Welcome};
+use crate::link::Link;
 use crate::memory_drain::record;
-use crate::mosquitto::{CuttableLink, Mosquitto, Witness};
+use crate::mosquitto::{Mosquitto, Witness};
 use crate::outside::{Arrival, judge};
 use crate::uplink_bench::{quick, until};
 
@@ -121,7 +122,7 @@ async fn nothing_is_lost_over_a_link_that_is_cut_again_and_again() {
     for version in ["", "mqtt_version = \"3.1.1\"\n"] {
         let broker = Mosquitto::start(tempfile::tempdir().expect("a directory"), "").await;
         let witness = Witness::start(broker.port).await;
-        let link = CuttableLink::to(broker.port).await;
+        let link = Link::to(broker.port).await;
         let node =
             Node::start(&format!("mqtt://{}", link.address), &[SPARKPLUG, version].concat(), None, quick());
         node.drain.commit(1..OLD + 1);
