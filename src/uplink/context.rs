@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::Bucket;
 use super::fault::Fault;
+use super::hearing::Hearing;
 use super::routes::Routes;
 use super::timing::Timing;
 use crate::clock::Clock;
@@ -35,6 +36,8 @@ pub(super) struct Context {
 pub(super) struct Terms<'a> {
     /// Bytes per second.
     pub bucket: &'a mut Bucket,
+    /// Whether to ask for what comes down.
+    pub hearing: &'a mut Hearing,
     /// On a metered link, when to go at the latest.
     pub window: Option<BootMs>,
     /// What to say when going because of that.

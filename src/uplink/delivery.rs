@@ -21,6 +21,7 @@ use super::formats::node::{MakeWill, Node, Will};
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::{Cut, Lane, Lanes, Want};
 use super::mirror::Mirror;
+use super::pace::FIRST_PORTION;
 use super::share::{CLASSES, Class, pick};
 use super::timing::Timing;
 use crate::config::model::Order;
@@ -38,6 +39,8 @@ pub struct Delivery {
     pub mirror: Mirror,
     /// What status reads.
     pub counters: Arc<UplinkCounters>,
+    /// What the first message of readings on a connection should have at most, in bytes.
+    pub first_portion: usize,
     topics: Topics,
     format: Box<dyn Format>,
     order: Order,
@@ -97,6 +100,7 @@ impl Delivery {
             drain,
             mirror,
             counters,
+            first_portion: FIRST_PORTION,
             topics,
             format,
             order,
@@ -104,7 +108,7 @@ impl Delivery {
             strikes,
             taken,
             open,
-            reading_bytes: 64,
+            reading_bytes: 1,
             unsettled,
             clock_wait_since,
             plan,

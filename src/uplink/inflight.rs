@@ -66,9 +66,9 @@ pub struct Inflight {
 }
 
 impl Inflight {
-    /// Room for `window` messages (at least 1) of together about `max_bytes`.
+    /// Room for `window` messages (at least 1) of together about `max_bytes`; `pace`: what is known of the link.
     #[must_use]
-    pub fn new(window: usize, max_bytes: usize, now: Instant) -> Self {
+    pub fn new(window: usize, max_bytes: usize, pace: Pace) -> Self {
         Self {
             window: window.max(1),
             max_bytes,
@@ -76,7 +76,7 @@ impl Inflight {
             used: [0; 3],
             bytes: 0,
             waiting_since: None,
-            pace: Pace::new(now),
+            pace,
         }
     }
 
@@ -115,6 +115,12 @@ impl Inflight {
     #[must_use]
     pub fn portion(&self) -> usize {
         self.pace.portion()
+    }
+
+    /// What the first message of the next connection should have at most.
+    #[must_use]
+    pub fn lesson(&self) -> usize {
+        self.pace.lesson()
     }
 
     /// Since when an acknowledgement is awaited in vain: the last one, or the first message after a lull.
@@ -167,6 +173,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pace() -> Pace {
+        Pace::new(1000, std::time::Duration::from_millis(1), Instant::now())
+    }
+
     fn message(seq: u64, len: usize) -> Outgoing {
         Outgoing {
             cargo: Cargo::Readings(seq..seq + 1),
@@ -179,7 +189,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_message_of_any_size_fits_into_an_empty_window() {
-        let mut flights = Inflight::new(10, 100, Instant::now());
+        let mut flights = Inflight::new(10, 100, pace());
         assert!(flights.has_room());
         flights.sent(1u16, message(1, 500), Instant::now());
         assert!(!flights.has_room());
@@ -196,7 +206,7 @@ mod tests {
             let rt = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
             let _in = rt.enter();
             let now = Instant::now();
-            let mut flights = Inflight::new(usize::from(count), usize::MAX, now);
+            let mut flights = Inflight::new(usize::from(count), usize::MAX, pace());
             for id in 1..=count {
                 prop_assert!(flights.has_room());
                 flights.sent(id, message(u64::from(id), 10), now);

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::fault::Fault;
@@ -38,6 +39,8 @@ pub struct Link {
     pub protocol: Protocol,
     /// What the broker allows.
     pub limits: Limits,
+    /// From the CONNECT packet to its answer.
+    pub login: Duration,
     /// What came right behind the welcome.
     pub early: Vec<Incoming>,
 }
@@ -76,6 +79,7 @@ impl Way<'_> {
         protocol.connect(&login, &mut out)?;
         stream.write_all(&out).await.map_err(|e| Fault::broken(&e))?;
         stream.flush().await.map_err(|e| Fault::broken(&e))?;
+        let asked = Instant::now();
         let mut buffer = vec![0; 4096];
         let mut told = Vec::new();
         loop {
@@ -98,7 +102,8 @@ impl Way<'_> {
             out.clear();
             let mut incoming = protocol.receive(&buffer[..n], &mut out)?.into_iter();
             if let Some(Incoming::Welcome(limits)) = incoming.next() {
-                return Ok(Link { stream, wire, protocol, limits, early: incoming.collect() });
+                let (login, early) = (asked.elapsed(), incoming.collect());
+                return Ok(Link { stream, wire, protocol, limits, login, early });
             }
         }
     }

@@ -26,6 +26,7 @@ pub mod dial;
 pub mod fault;
 pub mod formats;
 pub mod guard;
+pub mod hearing;
 pub mod http;
 pub mod inflight;
 pub mod lanes;
@@ -75,6 +76,7 @@ use context::{Context, End, Terms};
 use delivery::Delivery;
 use fault::{Closes, Fault};
 use formats::node::MakeWill;
+use hearing::Hearing;
 use link::Way;
 use mirror::Mirror;
 use routes::Routes;
@@ -165,6 +167,7 @@ impl Loop<'_> {
         let mut last = None;
         // Where a broker sent us at the end of a connection.
         let mut sent_to = None;
+        let mut hearing = Hearing::default();
         let mut bucket = Bucket::new(self.config.max_rate.0, Instant::now());
         let schedule = Schedule::new(self.config.connect, self.context.clock.boot(), fastrand::f64());
         let mut logged_in = false;
@@ -223,6 +226,7 @@ impl Loop<'_> {
                 let (since, before) = (Instant::now(), self.acknowledged());
                 let terms = Terms {
                     bucket: &mut bucket,
+                    hearing: &mut hearing,
                     window,
                     asleep: payload::asleep(self.context.clock.wall_of(schedule.next(now))).into(),
                     informed: informed.is_some_and(|since| now.0 < since.0 + INFORMED_MS),

@@ -17,8 +17,10 @@ use tokio::time::Instant;
 const FIRST: usize = 16 << 10;
 /// The least that may be in flight.
 const LEAST: usize = 1 << 10;
-/// Payload of one message before anything is measured.
-const FIRST_PORTION: usize = 2 << 10;
+/// Payload of one message before anything is measured, on the first connection.
+pub const FIRST_PORTION: usize = 16 << 10;
+/// The least of that on later ones.
+const LEAST_PORTION: usize = 512;
 /// How long one message of backlog may hold up the line.
 const PORTION: Duration = Duration::from_millis(500);
 /// How often the shortest round trip is measured anew.
@@ -40,29 +42,32 @@ pub struct Pace {
     acked: u64,
     acked_at: Instant,
     in_flight: usize,
+    first_portion: usize,
     /// Bytes a second: the most of this period and of the one before.
     rates: [f64; 2],
     rates_since: Instant,
     /// More would have gone in this period: what it shows is what the link carries, not what it was asked to.
     limited: bool,
     /// The shortest round trip, and when it was measured.
-    trip: Option<(Duration, Instant)>,
+    trip: (Duration, Instant),
     /// Since when little is kept in flight, and the shortest round trip of what left since then.
     probe: Option<(Instant, Option<Duration>)>,
 }
 
 impl Pace {
-    /// Nothing is known yet.
+    /// What is known at first: the round trip of the login, whose packets are small, and from another connection what
+    /// one message should have at most.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub fn new(first_portion: usize, login: Duration, now: Instant) -> Self {
         Self {
             acked: 0,
             acked_at: now,
             in_flight: 0,
+            first_portion,
             rates: [0.0; 2],
             rates_since: now,
             limited: false,
-            trip: None,
+            trip: (login, now),
             probe: None,
         }
     }
@@ -70,8 +75,9 @@ impl Pace {
     /// Bytes that may be in flight.
     #[must_use]
     pub fn window(&self) -> usize {
-        let Some((trip, _)) = self.trip else { return FIRST };
+        let (trip, _) = self.trip;
         match self.probe {
+            _ if !self.is_measured() => FIRST,
             Some(_) => bytes(self.rate(), trip.mul_f64(0.75)),
             None => bytes(self.rate(), trip + slack(trip)).max(LEAST),
         }
@@ -80,7 +86,18 @@ impl Pace {
     /// Bytes of payload that one message should have at most: what leaves in half a second.
     #[must_use]
     pub fn portion(&self) -> usize {
-        if self.trip.is_none() { FIRST_PORTION } else { bytes(self.rate(), PORTION).max(LEAST / 2) }
+        if self.is_measured() { bytes(self.rate(), PORTION).max(LEAST_PORTION) } else { self.first_portion }
+    }
+
+    /// What the next connection should begin with. Where no acknowledgement came back at all, a message may have been too long
+    /// for the link.
+    #[must_use]
+    pub fn lesson(&self) -> usize {
+        if !self.is_measured() && self.in_flight > 0 {
+            (self.first_portion / 4).max(LEAST_PORTION)
+        } else {
+            self.portion()
+        }
     }
 
     /// Whether more may leave. One message of any size may always go alone.
@@ -113,8 +130,7 @@ impl Pace {
     /// So many bytes were acknowledged in this time.
     #[expect(clippy::cast_precision_loss, reason = "bytes in flight")]
     fn measured(&mut self, bytes: u64, elapsed: Duration, now: Instant) {
-        let trip = self.trip.map_or(Duration::ZERO, |(trip, _)| trip);
-        let period = (trip * 4).max(Duration::from_secs(2));
+        let period = (self.trip.0 * 4).max(Duration::from_secs(2));
         if self.limited && now.saturating_duration_since(self.rates_since) >= period {
             self.rates = [0.0, self.rates[0]];
             (self.rates_since, self.limited) = (now, false);
@@ -124,27 +140,31 @@ impl Pace {
     }
 
     fn look_at_the_trip(&mut self, mark: Mark, trip: Duration, now: Instant) {
-        let (least, at) = *self.trip.get_or_insert((trip, now));
+        let (least, at) = self.trip;
         if trip <= least {
-            self.trip = Some((trip, now));
+            self.trip = (trip, now);
             self.probe = None;
             return;
         }
         match &mut self.probe {
             None if now.saturating_duration_since(at) >= PROBE => self.probe = Some((now, None)),
             None => {}
-            Some((since, shortest)) => {
-                if mark.at >= *since {
-                    let seen = shortest.map_or(trip, |s| s.min(trip));
-                    *shortest = Some(seen);
-                    // A single answer may be late for a reason of its own: the shortest of a round trip counts.
-                    if now >= *since + least + seen {
-                        self.trip = Some((seen, now));
-                        self.probe = None;
-                    }
+            Some((since, shortest)) if mark.at >= *since => {
+                let seen = shortest.map_or(trip, |s| s.min(trip));
+                *shortest = Some(seen);
+                // A single answer may be late for a reason of its own: the shortest of a round trip counts.
+                if now >= *since + least + seen {
+                    self.trip = (seen, now);
+                    self.probe = None;
                 }
             }
+            Some(_) => {}
         }
+    }
+
+    /// Something was acknowledged.
+    fn is_measured(&self) -> bool {
+        self.acked > 0
     }
 
     fn rate(&self) -> f64 {
@@ -207,7 +227,7 @@ mod tests {
     /// used and the longest wait in the last half of the time.
     fn drain(line: &mut Line, largest: usize, seconds: u32) -> (f64, Duration) {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::new(FIRST_PORTION, line.trip, start);
         let (mut now, mut half) = (start, false);
         while now < start + seconds * Duration::from_secs(1) {
             line.hear(&mut pace, now);
@@ -243,7 +263,8 @@ mod tests {
     async fn a_link_that_becomes_longer_or_narrower_is_measured_anew() {
         for (trip, rate) in [(MS * 50, 1e6), (MS * 800, 1e6), (MS * 100, 20e3), (MS * 1500, 300e3)] {
             let start = Instant::now();
-            let (mut pace, mut line) = (Pace::new(start), Line::new(1e6, MS * 100, start));
+            let (mut pace, mut line) =
+                (Pace::new(FIRST_PORTION, MS * 100, start), Line::new(1e6, MS * 100, start));
             let mut now = start;
             let mut run = |line: &mut Line, until: Instant| {
                 while now < until {
@@ -273,7 +294,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_link_that_is_asked_for_little_is_not_taken_for_a_narrow_one() {
         let start = Instant::now();
-        let (mut pace, mut line) = (Pace::new(start), Line::new(1e6, MS * 100, start));
+        let (mut pace, mut line) =
+            (Pace::new(FIRST_PORTION, MS * 100, start), Line::new(1e6, MS * 100, start));
         let mut now = start;
         while now < start + MS * 5000 {
             line.hear(&mut pace, now);
@@ -298,7 +320,8 @@ mod tests {
     async fn answers_that_come_in_lumps_do_not_empty_the_link() {
         // A broker that writes to its disk ten times a second and answers then.
         let start = Instant::now();
-        let (mut pace, mut line) = (Pace::new(start), Line::new(200e3, MS * 40, start));
+        let (mut pace, mut line) =
+            (Pace::new(FIRST_PORTION, MS * 60, start), Line::new(200e3, MS * 40, start));
         let mut now = start;
         let mut carried = 0;
         while now < start + MS * 40_000 {
@@ -318,5 +341,21 @@ mod tests {
         }
         let share = (line.carried - carried) as f64 / 200e3 / 20.0;
         assert!(share > 0.9, "{share:.3}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_never_arrives_whole_is_smaller_on_the_next_connection() {
+        let now = Instant::now();
+        let mut portion = FIRST_PORTION;
+        for expected in [4096, 1024, 512, 512] {
+            let mut pace = Pace::new(portion, MS * 100, now);
+            pace.sent(pace.portion(), now);
+            portion = pace.lesson();
+            assert_eq!(portion, expected);
+        }
+        let mut pace = Pace::new(portion, MS * 100, now);
+        let mark = pace.sent(512, now);
+        pace.acked(mark, now + MS * 100);
+        assert_eq!(pace.lesson(), 2560, "half a second of 5120 bytes a second");
     }
 }

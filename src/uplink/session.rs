@@ -27,6 +27,7 @@ use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::Want;
 use super::link::{Link, Stream};
 use super::liveness::{Duty, Liveness};
+use super::pace::Pace;
 use super::protocol::{Incoming, Limits, Protocol, Unsendable};
 use super::pump::{maybe, push, receive, say_goodbye};
 use super::rate::{RATE_TICK, Rate};
@@ -72,6 +73,8 @@ struct Session<'a> {
     complained: Vec<&'static str>,
     /// Filters that were subscribed to and not answered yet, by packet id.
     asked: HashMap<u16, String>,
+    /// Nothing was asked for yet on this connection.
+    silent: bool,
 }
 
 /// Runs one connection until it ends.
@@ -82,21 +85,25 @@ pub(super) async fn run(
     mirror: &mut Option<mpsc::Receiver<Message>>,
     terms: Terms<'_>,
 ) -> End {
-    let Link { stream, wire, protocol, limits, early } = link;
+    let Link { stream, wire, protocol, limits, login, early } = link;
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
     delivery.connected(at_connect, terms.informed, now);
-    let mut session = Session::new(context, delivery, protocol, &limits, terms, wire, now);
+    let mut session = Session::new(context, delivery, protocol, (&limits, login), terms, wire, now);
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
     session.account(Instant::now());
+    if let Err(fault) = &result {
+        session.ended_by(fault);
+    }
     let Session { delivery, inflight, protocol, resting, .. } = session;
     let counters = &delivery.counters;
     counters.stray_acks.fetch_add(protocol.stray_acks(), Relaxed);
     counters.in_flight.store(0, Relaxed);
     counters.set_rate(0.0);
     let settled = inflight.is_empty();
+    delivery.first_portion = inflight.lesson();
     delivery.ended(inflight.into_unsettled());
     match result {
         Ok(()) if resting && !context.stop.is_cancelled() => End::Rested { settled },
@@ -110,7 +117,7 @@ impl<'a> Session<'a> {
         context: &'a Context,
         delivery: &'a mut Delivery,
         protocol: Protocol,
-        limits: &Limits,
+        (limits, login): (&Limits, Duration),
         terms: Terms<'a>,
         wire: Arc<Wire>,
         now: Instant,
@@ -119,11 +126,13 @@ impl<'a> Session<'a> {
             limits.keep_alive_s.map_or(context.keep_alive, |s| Duration::from_secs(u64::from(s)));
         let window = context.timing.window.min(usize::from(limits.receive_maximum));
         let counted = delivery.counters.delivered.load(Relaxed);
+        let inflight =
+            Inflight::new(window, terms.bucket.in_flight(), Pace::new(delivery.first_portion, login, now));
         Self {
             context,
             delivery,
             protocol,
-            inflight: Inflight::new(window, terms.bucket.in_flight(), now),
+            inflight,
             confirmed: node::Confirmed::default(),
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),
@@ -142,6 +151,7 @@ impl<'a> Session<'a> {
             rate: Rate::new(counted, now),
             complained: Vec::new(),
             asked: HashMap::new(),
+            silent: true,
         }
     }
 
@@ -153,8 +163,8 @@ impl<'a> Session<'a> {
         mirror: &mut Option<mpsc::Receiver<Message>>,
     ) -> Result<(), Fault> {
         let (mut reader, mut writer) = tokio::io::split(stream);
-        self.subscribe_all()?;
         let now = Instant::now();
+        self.listen(now)?;
         self.understand(early, now);
         let mut buffer = vec![0; 16 << 10];
         let (mut unflushed, mut log_open) = (false, true);
@@ -279,6 +289,9 @@ impl<'a> Session<'a> {
                 self.pinging = self.out.len();
             }
             Duty::Dead => return Err(Fault::Lost("the broker does not answer pings".to_owned())),
+        }
+        if self.silent && self.terms.hearing.asks(now) {
+            self.listen(now)?;
         }
         let counters = &self.delivery.counters;
         if let Some(rate) = self.rate.tick(counters.delivered.load(Relaxed), now) {
@@ -430,12 +443,14 @@ impl<'a> Session<'a> {
         let stop = self.stopping.map(|s| if self.farewell { s + grace + grace / 2 } else { s + grace });
         let bucket = self.terms.bucket.ready_at(self.out.len(), now);
         let settled = self.terms.window.and((self.settled > now).then_some(self.settled));
+        let hearing = self.terms.hearing.asks_again().filter(|at| self.silent && *at > now);
         [
             ack,
             self.liveness.next(),
             stop,
             bucket,
             settled,
+            hearing,
             Some(self.delivery.next_wake(now)),
             Some(now + RATE_TICK),
         ]

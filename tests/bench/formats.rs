@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bench_cloud::{FORMATS, Running, plant, queue, records, until};
-use fieldgate::store::Drain;
 use memory_drain::MemoryDrain;
 use mosquitto::Mosquitto;
 use support::now;

@@ -87,7 +87,7 @@ pub fn records(plant: Vec<(Arc<PointKey>, u64, Value)>) -> Vec<Record> {
 pub struct Running {
     pub counters: Arc<UplinkCounters>,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<()>,
+    pub task: tokio::task::JoinHandle<()>,
     _mirror: mpsc::Sender<fieldgate::message::Message>,
 }
 
@@ -115,12 +115,6 @@ impl Running {
     pub async fn connected(&self) {
         let there = || self.counters.state().0 == State::Connected;
         until(&format!("the login; {:?}", self.counters.last_error()), there).await;
-    }
-
-    /// Ends it where it stands, as a power cut does.
-    pub async fn kill(self) {
-        self.task.abort();
-        let _ended = self.task.await;
     }
 
     pub async fn end(self) {

@@ -54,6 +54,8 @@ pub struct Welcome {
     pub properties: Vec<u8>,
     /// From the login on: not even pings are answered.
     pub deaf: bool,
+    /// Ends the connection of who wants to subscribe.
+    pub closes_on_subscribe: bool,
 }
 
 impl Welcome {
@@ -307,6 +309,7 @@ async fn serve(
                     Answer::Bytes(bytes) => writer.write_all(bytes).await.ok()?,
                 }
             }
+            8 if welcome.closes_on_subscribe => return None,
             8 => {
                 {
                     let mut seen = seen.lock().expect("not poisoned");

@@ -51,7 +51,6 @@ struct State {
 pub struct Link {
     pub address: SocketAddr,
     /// Bytes that arrived at the other side: up, down.
-    #[cfg_attr(test, expect(dead_code, reason = "the benches read it"))]
     pub carried: Arc<[AtomicU64; 2]>,
     target: Arc<AtomicU16>,
     state: watch::Sender<State>,

@@ -4,6 +4,7 @@
 mod causes;
 mod clock;
 mod faults;
+mod fleets;
 mod manners;
 mod metered;
 mod noise;
@@ -18,6 +19,8 @@ mod ways;
 
 #[path = "../support/fake_broker.rs"]
 mod fake_broker;
+#[path = "../support/fleet.rs"]
+mod fleet;
 #[path = "../support/link.rs"]
 mod link;
 #[path = "../support/memory_drain.rs"]

@@ -141,3 +141,18 @@ async fn two_servers_that_point_at_each_other_do_not_keep_us_busy() {
     assert_eq!(circle.connects().len(), 4, "once by the configuration, three times by the broker");
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn a_broker_that_ends_connections_for_their_subscriptions_gets_the_readings_all_the_same() {
+    for more in ["", "mqtt_version = \"3.1.1\""] {
+        let welcome = Welcome { closes_on_subscribe: true, ..Welcome::default() };
+        let broker = FakeBroker::start(welcome, |_, _| Answer::Ack).await;
+        let drain = MemoryDrain::new();
+        drain.commit(1..301);
+        let bench = Bench::start(uplink(&broker.url(), more), drain, quick());
+        until("the log to run dry", || bench.drain.queued() == 0).await;
+        assert_eq!(bench.counters.connects.load(Relaxed), 4, "it was asked three times");
+        bench.error_with("ended several connections when it was asked for commands").await;
+        bench.stop().await;
+    }
+}

@@ -240,17 +240,36 @@ async fn links_that_are_long_or_narrow_carry_everything_once() {
         (Shape::of(100, 1000), 500, FORMATS[0]),
         (Shape::of(100, 1000), 100, FORMATS[2]),
     ] {
-        let mut scene = Scene::start(Fault::Unreachable, shape, format, Timing::default(), every * MS).await;
+        let scene = Scene::start(Fault::Unreachable, shape, format, Timing::default(), every * MS).await;
         scene.arrived("the first readings", 10).await;
         sleep(Duration::from_secs(5)).await;
         let connects = scene.bench.counters.connects.load(Relaxed);
         let error = scene.bench.counters.last_error();
         assert_eq!(connects, 1, "{shape:?}: slow is not broken: {error:?}");
+        let carried = scene.link.carried.clone();
         let (stored, repeats) = scene.judged().await;
         assert_eq!(repeats, 0, "{shape:?}");
-        println!(
-            "{shape:?} {:<40} {stored:>6} stored, all arrived once",
-            format.lines().next().unwrap_or("json")
-        );
+        let format = format.lines().next().unwrap_or("json");
+        let [up, down] = [0, 1].map(|way| carried[way].load(Relaxed));
+        println!("{shape:?} {format:<24} {stored:>4} stored, all arrived once; {up} bytes up, {down} down");
     }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_too_long_for_the_link_is_cut_on_the_next_connection() {
+    let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
+    let link = Link::shaped(broker.address.port(), Shape::of(20, 4000)).await;
+    let drain = MemoryDrain::new();
+    // Some 15 kB as one message, which takes almost four seconds.
+    drain.commit(1..501);
+    let timing = Timing { ack: 1500 * MS, ..quick() };
+    let config = uplink(&format!("mqtt://{}", link.address), "format = \"json-batch\"\n");
+    let bench = Bench::start(config, drain, timing);
+    until("the log to run dry", || bench.drain.queued() == 0).await;
+    let seen: Vec<Arrival> = broker.published().iter().flat_map(|p| readings(&p.topic, &p.payload)).collect();
+    judge(&seen, 1..501);
+    let connects = bench.counters.connects.load(Relaxed);
+    println!("{connects} connections, {} messages", broker.published().len());
+    assert!(connects > 1, "the first message took too long");
+    bench.stop().await;
 }

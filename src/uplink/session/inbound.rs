@@ -3,12 +3,22 @@
 //! Promises: nothing here waits. Who cannot take it now is told so (a command is refused, with the reason), or it is
 //! counted (a routed message).
 
-use super::{Bytes, Fault, Session, UplinkCounters, mpsc, payload};
+use super::{Bytes, Fault, Instant, Session, UplinkCounters, mpsc, payload};
 use crate::message::{CommandRequest, Message, Origin};
 
+/// What status says while readings go without the subscriptions.
+const SILENT: &str = "the broker ended several connections when it was asked for commands and routes (SUBSCRIBE): readings go \
+                      without them, and it is asked again in a few minutes; look at what its log says of this client";
+
 impl Session<'_> {
-    /// Asks for everything that shall come down this connection.
-    pub(super) fn subscribe_all(&mut self) -> Result<(), Fault> {
+    /// Asks for everything that shall come down this connection, unless the broker ends connections for that.
+    pub(super) fn listen(&mut self, now: Instant) -> Result<(), Fault> {
+        // A Sparkplug node has no choice: its rules want the subscription before its birth.
+        if !self.terms.hearing.asks(now) && self.delivery.node().is_none() {
+            self.complain("silent", SILENT);
+            return Ok(());
+        }
+        self.silent = false;
         let mut wanted = vec![(self.context.topics.commands(), false)];
         wanted.extend(self.delivery.node().map_or_else(Vec::new, |node| node.filters()));
         wanted.extend(self.context.routes.filters().map(|filter| (filter.to_owned(), true)));
@@ -23,6 +33,18 @@ impl Session<'_> {
     pub(super) fn subscribed(&mut self, id: u16, granted: bool) {
         if let Some(filter) = self.asked.remove(&id).filter(|_| !granted) {
             self.complain("subscribe", &format!("the broker does not let us receive `{filter}`"));
+        }
+        if self.asked.is_empty() {
+            self.terms.hearing.answered();
+        }
+    }
+
+    /// The connection ended with this fault. If the broker did that when it should have answered, readings may have to go
+    /// without the question.
+    pub(super) fn ended_by(&mut self, fault: &Fault) {
+        let by_the_broker = !matches!(fault, Fault::Timeout { .. } | Fault::Log(_));
+        if !self.asked.is_empty() && by_the_broker {
+            self.terms.hearing.unanswered(Instant::now());
         }
     }
 
