@@ -30,6 +30,7 @@ fn bench() -> Bench {
     let cloud = Mosquitto::start(home.path());
     let config = format!(
         "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{}\"\n\
+         allow_commands = [\"boiler/setpoint\", \"dead/+\"]\n\
          [[bus]]\nname = \"plc\"\ndriver = \"modbus-tcp\"\naddress = \"127.0.0.1:{}\"\n\
          [[device]]\nname = \"boiler\"\nbus = \"plc\"\naddress = 1\ninterval = \"1s\"\ntimeout = \"900ms\"\n\
          [[device.point]]\nname = \"setpoint\"\nregister = \"holding:1000\"\ntype = \"i16\"\nscale = 0.1\nunit = \"°C\"\n\
@@ -186,6 +187,15 @@ fn a_dead_device_fails_the_command_in_time_and_a_command_from_the_cloud_is_answe
     let done = bench.last(&bench.upstream, "boiler/setpoint", "up-1");
     assert_eq!((&done["state"], &done["value"]), (&json!("verified"), &json!(42.0)), "{done}");
     assert_eq!(bench.writes(), [420]);
+    // Writable, and what a local client may command, but not the cloud.
+    let mode = json!({ "id": "up-2", "value": 2, "ttl": "30s" });
+    publish(bench.cloud.port(), &["-q", "1", "-t", "gw/box/command/boiler/mode", "-m", &mode.to_string()]);
+    let refused = bench.last(&bench.upstream, "boiler/mode", "up-2");
+    assert_eq!(refused["state"], "refused");
+    assert!(refused["error"].as_str().is_some_and(|e| e.contains("allow_commands")), "{refused}");
+    bench.command("boiler/mode", &json!({ "id": "here", "value": 3, "ttl": "30s" }));
+    assert_eq!(bench.last(&bench.local, "boiler/mode", "here")["state"], "verified");
+    assert_eq!(bench.plant.writes("plc", 1, 1010), [3]);
     // The retained one that lay in the cloud since before the start: refused or ignored, never done.
     let states: Vec<Json> =
         bench.results(&bench.upstream, "boiler/setpoint", OLD).iter().map(|r| r["state"].clone()).collect();

@@ -141,6 +141,9 @@ fn understand(
         }
         compiled.push(bus);
     }
+    for (uplink, raw) in &sections.uplinks {
+        rules::check_commands(uplink, raw, &compiled, findings);
+    }
     let sections::Sections { gateway, broker, store, uplinks, .. } = sections;
     (gateway, broker, store, uplinks.into_iter().map(|(uplink, _)| uplink).collect(), compiled)
 }

@@ -164,6 +164,11 @@ pub struct Uplink {
     /// bytes each.
     #[serde(default)]
     pub content_type: bool,
+    /// What may be commanded through this uplink, as `device/point`; `+` and `#` stand for any, as in topics. Default: every
+    /// writable point. `[]`: nothing, and the broker is not asked for commands.
+    #[serde(default = "defaults::allow_commands")]
+    #[schemars(example = &["pump/speed", "hvac/+"])]
+    pub allow_commands: Vec<String>,
     /// Any number of them.
     #[serde(default)]
     pub subscribe: Vec<Subscribe>,
@@ -411,6 +416,11 @@ pub mod defaults {
     #[must_use]
     pub fn wait_for_clock() -> Span {
         Span::s(120)
+    }
+    /// Every writable point.
+    #[must_use]
+    pub fn allow_commands() -> Vec<String> {
+        vec!["#".to_owned()]
     }
     /// No limit of what is sent.
     #[must_use]

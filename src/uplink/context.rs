@@ -25,6 +25,8 @@ pub(super) struct Context {
     pub keep_alive: Duration,
     pub clock: Arc<dyn Clock>,
     pub commands: mpsc::Sender<CommandRequest>,
+    /// What may be commanded, as filters of `device/point`.
+    pub allow_commands: Vec<String>,
     pub routes: Routes,
     pub qos: Qos,
     /// To the local broker, for what the routes bring.

@@ -135,6 +135,7 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         keep_alive: Duration::from_secs(config.keep_alive.0.as_secs()),
         clock,
         commands,
+        allow_commands: config.allow_commands.clone(),
         qos: config.qos,
         routes: Routes::new(&config.subscribe, &gateway),
         local,

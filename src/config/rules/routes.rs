@@ -1,7 +1,10 @@
-//! Rules of `[[uplink.subscribe]]`: topics that MQTT allows, and no circle.
+//! Rules of what comes down an uplink: `[[uplink.subscribe]]` has topics that MQTT allows, and no circle; `allow_commands`
+//! names points that there are.
 
 use driver_api::{Place, Problem};
 
+use super::Findings;
+use crate::config::buses::CompiledBus;
 use crate::config::model::Uplink;
 use crate::config::raw::Raw;
 use crate::topic;
@@ -25,6 +28,45 @@ pub(super) fn check(uplink: &Uplink, gateway: &str, raw: &Raw<'_>, problems: &mu
         }
         filters.push(filter);
         check_target(&whole(&route.to), gateway, at("to"), problems);
+    }
+}
+
+/// Filters of commands that take no point, and those that take none that can be written.
+pub(in crate::config) fn check_commands(
+    uplink: &Uplink,
+    raw: &Raw<'_>,
+    buses: &[CompiledBus],
+    findings: &mut Findings,
+) {
+    let names = || {
+        buses.iter().flat_map(|bus| {
+            let device = |index: usize| bus.devices.get(index).map_or("", |device| device.name.as_str());
+            let points = bus.bus.plan().points.iter().zip(&bus.points);
+            points.map(move |(info, settings)| {
+                (format!("{}/{}", device(info.device), info.name), settings.writable)
+            })
+        })
+    };
+    for (index, filter) in uplink.allow_commands.iter().enumerate() {
+        let at = || raw.at(&format!("allow_commands.{index}"));
+        if !topic::is_filter(filter, 2) || topic::is_shared(filter) {
+            let problem = Problem::new(at(), format!("`{filter}` names no points"));
+            findings.problems.push(problem.hint("write `device/point`, `device/+`, or `#` for all"));
+            continue;
+        }
+        if filter == "#" {
+            continue;
+        }
+        let taken: Vec<bool> =
+            names().filter(|(name, _)| topic::matches(filter, name)).map(|(_, w)| w).collect();
+        if !taken.contains(&true) {
+            let what =
+                if taken.is_empty() { "matches no point" } else { "matches no point that can be written" };
+            let problem = Problem::new(at(), format!("`{filter}` {what}"));
+            findings
+                .warnings
+                .push(problem.hint("`fieldgate check` lists the points; `writable = true` allows commands"));
+        }
     }
 }
 

@@ -98,6 +98,8 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
         ),
         ("url = 'mqtts://h'\nalpn = ['mqtt', '']", "4:17: `alpn` cannot hold a name of 0 bytes", "mqtt"),
         ("url = 'mqtts://h'\nalpn = 'mqtt'", "4:8: `alpn`: invalid type: string", "list"),
+        ("url = 'mqtts://h'\nallow_commands = ['a/#/b']", "4:19: `a/#/b` names no points", "device/+"),
+        ("url = 'mqtts://h'\nallow_commands = ['#', 'a/b/c']", "4:24: `a/b/c` names no points", "device/+"),
         ("url = 'mqtts://h'\nproxy = 'proxy:3128'", "4:9: `proxy`: `proxy:3128` has no scheme", "http://"),
         (
             "url = 'mqtts://h'\nproxy = 'http://a:b@p'",
@@ -147,6 +149,7 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
             "`content_type` has no effect in MQTT 3.1.1",
         ),
         ("url = 'mqtt://h'\nalpn = ['mqtt']", "`alpn` has no effect without TLS"),
+        ("url = 'mqtt://h'\nallow_commands = ['pomp/+']", "`pomp/+` matches no point"),
         (
             "url = 'mqtts://x-ats.iot.eu-central-1.amazonaws.com:443'",
             "AWS IoT speaks MQTT on port 443 only if it is asked to",

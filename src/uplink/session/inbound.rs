@@ -5,6 +5,7 @@
 
 use super::{Bytes, Fault, Instant, Session, UplinkCounters, mpsc, payload};
 use crate::message::{CommandRequest, Message, Origin};
+use crate::topic;
 
 /// What status says while readings go without the subscriptions.
 const SILENT: &str = "the broker ended several connections when it was asked for commands and routes (SUBSCRIBE): readings go \
@@ -19,7 +20,10 @@ impl Session<'_> {
             return Ok(());
         }
         self.silent = false;
-        let mut wanted = vec![(self.context.topics.commands(), false)];
+        let mut wanted = Vec::new();
+        if !self.context.allow_commands.is_empty() {
+            wanted.push((self.context.topics.commands(), false));
+        }
         wanted.extend(self.delivery.node().map_or_else(Vec::new, |node| node.filters()));
         wanted.extend(self.context.routes.filters().map(|filter| (filter.to_owned(), true)));
         for (filter, retained) in wanted {
@@ -68,14 +72,23 @@ impl Session<'_> {
         }
     }
 
-    /// A command, however it was said, goes to whoever executes them; if too many wait, it is refused at once.
+    /// A command, however it was said, goes to whoever executes them; if it is not for this uplink to give, or too many
+    /// wait, it is refused at once.
     pub(super) fn request(&mut self, request: CommandRequest) {
-        let (refused, why) = match self.context.commands.try_send(request) {
-            Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(request)) => (request, "busy: too many commands are waiting"),
-            Err(mpsc::error::TrySendError::Closed(request)) => (request, "the gateway is stopping"),
+        let point = format!("{}/{}", request.device, request.point);
+        let (refused, why) = if !self.context.allow_commands.iter().any(|f| topic::matches(f, &point)) {
+            (request, "`allow_commands` of this uplink does not allow it")
+        } else {
+            let (request, why) = match self.context.commands.try_send(request) {
+                Ok(()) => return,
+                Err(mpsc::error::TrySendError::Full(request)) => {
+                    (request, "busy: too many commands are waiting")
+                }
+                Err(mpsc::error::TrySendError::Closed(request)) => (request, "the gateway is stopping"),
+            };
+            UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
+            (request, why)
         };
-        UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
         let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
         let topic = self.context.topics.result(&refused.device, &refused.point);
         self.delivery.mirror.event(topic.into(), answer.into());
