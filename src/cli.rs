@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
 use crate::cmd::{
-    backup, check, decode, demo, exchange, papers, ports, profile, queue, restore, run, scan, schema, status,
-    watch,
+    backup, check, clients, decode, demo, exchange, papers, ports, profile, queue, restore, run, scan,
+    schema, status, watch,
 };
 use crate::registry::DRIVERS;
 
@@ -28,6 +28,7 @@ enum Command {
     Check(check::Args),
     Demo(demo::Args),
     Status(status::Args),
+    Kick(clients::KickArgs),
     Watch(watch::Args),
     Queue(queue::Args),
     Backup(backup::Args),
@@ -55,6 +56,7 @@ impl Cli {
             Command::Check(args) => check::run(&args, DRIVERS, out),
             Command::Demo(args) => demo::run(&args, out),
             Command::Status(args) => status::run(&args, out),
+            Command::Kick(args) => clients::kick(&args, out),
             Command::Watch(args) => watch::run(&args, out),
             Command::Queue(args) => queue::run(&args, out),
             Command::Backup(args) => backup::run(&args, out),

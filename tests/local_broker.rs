@@ -353,3 +353,32 @@ fn a_subscriber_that_does_not_read_costs_nobody_else_anything() {
     assert!(grown < 64 * 1024, "ten lazy subscribers cost {grown} KiB");
     assert!(!lazy.is_empty());
 }
+
+#[test]
+fn who_is_there_is_a_table_and_a_client_can_be_told_to_go() {
+    let home = temporary();
+    let gate = Gate::new(BINARY, home.path(), "box", "");
+    gate.configure(&(gate.head("box", "sys_interval = \"1s\"") + &simulated(1, "1s")));
+    let _daemon = gate.run();
+    let panel = support::Observer::start(home.path(), gate.broker, "panel", &["gw/box/#", "$SYS/#"]);
+    let figure = |name: &str| panel.last(&format!("$SYS/broker/{name}"));
+    wait_until("figures of the broker", seconds(10), || {
+        figure("clients/connected").is_some() && figure("load/messages/sent/1min").is_some()
+    });
+    let shown = gate.cli(&["status", "--clients"]);
+    assert_eq!(shown.code, 0, "{shown:?}");
+    let line = shown.out.lines().find(|line| line.starts_with("observer-panel")).expect("its line");
+    assert!(line.contains("connected") && line.contains("127.0.0.1:"), "{line}");
+    let row = |rows: &Json| rows.as_array()?.iter().find(|row| row["client"] == "observer-panel").cloned();
+    let before = row(&gate.cli(&["status", "--clients", "--json"]).json()).expect("its row");
+    assert!(before["messages_out"].as_u64() > Some(10), "{before}");
+    let gone = gate.cli(&["kick", "observer-panel"]);
+    assert_eq!((gone.code, gone.out.trim()), (0, "`observer-panel` disconnected"), "{gone:?}");
+    let nobody = gate.cli(&["kick", "nobody"]);
+    assert!(nobody.code == 1 && nobody.err.contains("status --clients"), "{nobody:?}");
+    // It is gone, or back over another connection.
+    wait_until("the connection to be gone", seconds(10), || {
+        let now = row(&gate.cli(&["status", "--clients", "--json"]).json());
+        now.is_some_and(|now| now["address"] != before["address"])
+    });
+}

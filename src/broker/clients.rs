@@ -66,7 +66,7 @@ impl State {
     fn resume(&mut self, key: Key, c: Connecting) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         match std::mem::replace(&mut client.presence, Presence::Local) {
-            Presence::Away { session, since, ends, will_at } => {
+            Presence::Away { session, since, ends, will_at, .. } => {
                 self.away.remove(&since);
                 for at in [ends, will_at].into_iter().flatten() {
                     self.deadlines.remove(&(at, key));
@@ -82,8 +82,10 @@ impl State {
         client.user = c.user;
         client.will = c.will;
         client.expiry = c.expiry;
-        client.presence = Presence::Online { conn: c.conn, control: c.control, waiting: VecDeque::new() };
+        client.presence =
+            Presence::Online { conn: c.conn, about: c.about, control: c.control, waiting: VecDeque::new() };
         self.counters.clients.fetch_add(1, Relaxed);
+        self.counters.logins.fetch_add(1, Relaxed);
         Counters::set(&self.counters.sessions_away, self.away.len());
         if let Err(Attached { session, .. }) = c.reply.send(Attached { session, present }) {
             // It went away while it waited, before any CONNACK: as if it had not been.
@@ -109,7 +111,7 @@ impl State {
         let ends = (expiry != FOR_EVER).then(|| after(expiry));
         let since = self.fresh();
         if let Some(client) = self.clients.get_mut(&key) {
-            client.presence = Presence::Away { session: d.session, since, ends, will_at: delayed };
+            client.presence = Presence::Away { session: d.session, left: now, since, ends, will_at: delayed };
         }
         self.away.insert(since, key);
         for at in [ends, delayed].into_iter().flatten() {
@@ -170,7 +172,7 @@ impl State {
         if self.ids.get(&client.id) == Some(&key) {
             self.ids.remove(&client.id);
         }
-        Counters::set(&self.counters.subscriptions, self.trie.len());
+        self.count_subscriptions();
         Counters::set(&self.counters.sessions_away, self.away.len());
         self.fire(client.will);
     }
@@ -196,9 +198,11 @@ impl State {
                 let will = client.will.take();
                 self.fire(will);
                 if over {
+                    Counters::add(&self.counters.sessions_ended, 1);
                     self.end(key);
                 }
             } else if ends.is_some_and(|at| at <= now) {
+                Counters::add(&self.counters.sessions_ended, 1);
                 self.end(key);
             }
         }

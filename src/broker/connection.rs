@@ -19,6 +19,7 @@ use super::retained::Portion;
 use super::session::Session;
 use super::state::{AckTo, Control, Detached, Event};
 use super::stats::{Counters, Refusal};
+use super::traffic::{About, Traffic, Way};
 use super::wire::encode::{self, Delivery, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 
@@ -55,6 +56,7 @@ pub(super) struct Connection {
     pub session: Box<Session>,
     pub user: Option<Arc<str>>,
     pub number: u64,
+    pub about: Arc<About>,
     pub out: BytesMut,
     /// Packet ids that the hub has not answered yet.
     pub owed: usize,
@@ -97,6 +99,7 @@ impl Connection {
             version: connect.version,
             user: admitted.user,
             number,
+            about: admitted.about,
             out,
             owed: 0,
             due: HashSet::new(),
@@ -157,6 +160,8 @@ impl Connection {
     async fn serve(&mut self, stop: &CancellationToken) -> End {
         let stopped = stop.cancelled();
         let idle = sleep_until(self.silent_at());
+        let (about, shared) = (self.about.clone(), self.shared.clone());
+        let sent = |n| [&about.traffic, &shared.counters.traffic].map(|t| t.bytes(Way::Out, n));
         tokio::pin!(stopped, idle);
         loop {
             while let Ok(control) = self.control.try_recv() {
@@ -184,7 +189,7 @@ impl Connection {
                     Some(None) => {}
                 },
                 () = &mut stopped => return End::Stop(reason::SHUTTING_DOWN),
-                written = write_some(&mut self.io_write, &mut self.out, &mut self.unflushed), if busy => {
+                written = write_some(&mut self.io_write, &mut self.out, &mut self.unflushed, &sent), if busy => {
                     if written.is_err() {
                         return End::Lost;
                     }
@@ -245,6 +250,10 @@ impl Connection {
             let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
             let packet = self.input.split_to(frame.end);
             self.heard = Instant::now();
+            self.both(|t| {
+                t.packet(Way::In);
+                t.bytes(Way::In, frame.end);
+            });
             let packet = decode::packet(self.version, frame.first, &packet[frame.start..])?;
             self.handle(packet, frame.end).await?;
         }
@@ -260,18 +269,20 @@ impl Connection {
                 let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
                 if qos == 1 {
                     self.open = self.open.saturating_sub(1);
-                    encode::ack(&mut self.out, self.version, Reply::Ack, id, code);
+                    self.reply(Reply::Ack, id, code);
                 } else if self.due.remove(&id) {
-                    encode::ack(&mut self.out, self.version, Reply::Rec, id, code);
+                    self.reply(Reply::Rec, id, code);
                 }
             }
             Control::SubAck { id, codes } => {
                 self.owed = self.owed.saturating_sub(1);
                 encode::suback(&mut self.out, self.version, id, &codes);
+                self.both(|t| t.packet(Way::Out));
             }
             Control::UnsubAck { id, codes } => {
                 self.owed = self.owed.saturating_sub(1);
                 encode::unsuback(&mut self.out, self.version, id, &codes);
+                self.both(|t| t.packet(Way::Out));
             }
         }
         None
@@ -346,7 +357,7 @@ impl Connection {
         let Some(message) = self.session.flight.get(id) else { return };
         match message.clone() {
             Some(addressed) => drop(self.put(&addressed, id, true, Instant::now())),
-            None => encode::ack(&mut self.out, self.version, Reply::Rel, id, reason::SUCCESS),
+            None => self.reply(Reply::Rel, id, reason::SUCCESS),
         }
     }
 
@@ -356,10 +367,27 @@ impl Connection {
         let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
         encode::publish(&mut self.out, self.version, &a.message, &delivery, now);
         let fits = self.out.len() - start <= self.maximum_packet;
-        if !fits {
+        if fits {
+            self.both(|t| {
+                t.packet(Way::Out);
+                t.publish(Way::Out, a.message.payload.len());
+            });
+        } else {
             self.out.truncate(start);
         }
         fits
+    }
+
+    /// Counts for this connection and for the broker.
+    pub fn both(&self, count: impl Fn(&Traffic)) {
+        count(&self.about.traffic);
+        count(&self.shared.counters.traffic);
+    }
+
+    /// One of the four answers that are a packet id and a reason.
+    pub fn reply(&mut self, reply: Reply, id: u16, code: u8) {
+        encode::ack(&mut self.out, self.version, reply, id, code);
+        self.both(|t| t.packet(Way::Out));
     }
 
     /// Passes an event to the hub; `owed`: it will be answered.
@@ -386,6 +414,7 @@ async fn write_some(
     io: &mut WriteHalf<Box<dyn Io>>,
     out: &mut BytesMut,
     unflushed: &mut bool,
+    sent: &(impl Fn(usize) -> [(); 2] + Sync),
 ) -> std::io::Result<()> {
     use std::pin::Pin;
     use tokio::io::AsyncWrite;
@@ -397,6 +426,7 @@ async fn write_some(
                 }
                 std::task::Poll::Ready(Ok(n)) => {
                     out.advance(n);
+                    sent(n);
                     *unflushed = true;
                 }
                 std::task::Poll::Ready(Err(e)) => return std::task::Poll::Ready(Err(e)),

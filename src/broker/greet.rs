@@ -20,6 +20,7 @@ use super::listener::Door;
 use super::message::Publish;
 use super::state::{Attached, Connecting, Event, State, Will};
 use super::stats::{Counters, Refusal};
+use super::traffic::{About, Traffic};
 use super::wire::encode::{self, Welcome};
 use super::wire::{Connect, Fault, Version, decode, reader, reason};
 use super::ws;
@@ -94,7 +95,7 @@ pub(super) async fn serve(
                 return None;
             }
         };
-        match admit(&shared, &door, connect, number).await {
+        match admit(&shared, &door, connect, (number, peer)).await {
             Ok(admitted) => Some((io, input, admitted)),
             Err((version, why, code)) => {
                 refused(&shared, peer, why, "CONNECT is not accepted");
@@ -182,6 +183,7 @@ pub(super) struct Admitted {
     pub connect: Connect,
     pub attached: Attached,
     pub user: Option<Arc<str>>,
+    pub about: Arc<About>,
     pub control: mpsc::Receiver<super::state::Control>,
 }
 
@@ -191,7 +193,7 @@ async fn admit(
     shared: &Arc<Shared>,
     door: &Door,
     mut connect: Connect,
-    number: u64,
+    (number, peer): (u64, SocketAddr),
 ) -> Result<Admitted, Refused> {
     let version = connect.version;
     let no = |why, code| Err((version, why, code));
@@ -223,6 +225,14 @@ async fn admit(
             Some(Will { message, delay: w.delay })
         }
     };
+    let about = Arc::new(About {
+        peer,
+        transport: door.transport(),
+        version,
+        keep_alive: connect.keep_alive,
+        since: Instant::now(),
+        traffic: Traffic::default(),
+    });
     let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
     let (reply, attached) = oneshot::channel();
     let connecting = Connecting {
@@ -232,13 +242,14 @@ async fn admit(
         expiry: connect.session_expiry,
         will,
         conn: number,
+        about: about.clone(),
         control,
         reply,
     };
     let unavailable = (version, Refusal::Connections, reason::SERVER_UNAVAILABLE);
     shared.events.send(Event::Connect(Box::new(connecting))).await.map_err(|_| unavailable)?;
     let attached = attached.await.map_err(|_| unavailable)?;
-    Ok(Admitted { connect, attached, user, control: hears })
+    Ok(Admitted { connect, attached, user, about, control: hears })
 }
 
 async fn login(

@@ -10,6 +10,7 @@ use super::message::Publish;
 use super::shared;
 use super::state::{Event, Permit, Subscribing};
 use super::stats::Refusal;
+use super::traffic::Way;
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Packet, PublishPacket, Version, Wish, reason};
 use crate::topic;
@@ -27,7 +28,7 @@ impl Connection {
             Packet::PubAck { id } => self.session.flight.puback(id),
             Packet::PubRec { id, reason } => {
                 if let Some(code) = self.session.flight.pubrec(id, reason) {
-                    encode::ack(&mut self.out, self.version, Reply::Rel, id, code);
+                    self.reply(Reply::Rel, id, code);
                 }
             }
             Packet::PubRel { id } => {
@@ -35,7 +36,7 @@ impl Connection {
                 self.due.remove(&id);
                 self.open = self.open.saturating_sub(usize::from(known));
                 let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
-                encode::ack(&mut self.out, self.version, Reply::Comp, id, code);
+                self.reply(Reply::Comp, id, code);
             }
             Packet::PubComp { id } => self.session.flight.pubcomp(id),
             Packet::Subscribe { id, subscription_id, wishes } => {
@@ -52,7 +53,10 @@ impl Connection {
                 let permit = self.permit(size).await?;
                 return self.tell_hub(Event::Unsubscribe(self.ack_to(id), filters, permit), true).await;
             }
-            Packet::PingReq => encode::pingresp(&mut self.out),
+            Packet::PingReq => {
+                encode::pingresp(&mut self.out);
+                self.both(|t| t.packet(Way::Out));
+            }
             Packet::Disconnect { reason, session_expiry } => return Err(self.goodbye(reason, session_expiry)),
         }
         Ok(())
@@ -92,10 +96,11 @@ impl Connection {
 
     async fn publish(&mut self, p: PublishPacket, size: usize) -> Result<(), End> {
         let topic = self.topic_of(&p)?;
+        self.both(|t| t.publish(Way::In, p.payload.len()));
         if p.qos == 2 && self.session.taken.contains(&p.id) {
             // A repeat of what we have. Its PUBREC comes with the hub's answer, or was lost.
             if !self.due.contains(&p.id) {
-                encode::ack(&mut self.out, self.version, Reply::Rec, p.id, reason::SUCCESS);
+                self.reply(Reply::Rec, p.id, reason::SUCCESS);
             }
             return Ok(());
         }
@@ -177,13 +182,13 @@ impl Connection {
         let code = if self.version == Version::V5 { code } else { reason::SUCCESS };
         match p.qos {
             0 => {}
-            1 => encode::ack(&mut self.out, self.version, Reply::Ack, p.id, code),
+            1 => self.reply(Reply::Ack, p.id, code),
             _ => {
                 if code == reason::SUCCESS {
                     self.session.taken.insert(p.id);
                     self.open += 1;
                 }
-                encode::ack(&mut self.out, self.version, Reply::Rec, p.id, code);
+                self.reply(Reply::Rec, p.id, code);
             }
         }
     }

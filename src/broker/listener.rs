@@ -28,6 +28,18 @@ pub(super) struct Door {
     pub stop: CancellationToken,
 }
 
+impl Door {
+    /// How its clients come, in words.
+    pub fn transport(&self) -> &'static str {
+        match (self.config.transport, self.config.tls.is_some()) {
+            (Transport::Tcp, false) => "tcp",
+            (Transport::Tcp, true) => "tls",
+            (Transport::Websocket, false) => "websocket",
+            (Transport::Websocket, true) => "websocket, tls",
+        }
+    }
+}
+
 /// An open door.
 #[derive(Debug)]
 pub(super) struct Open {

@@ -32,14 +32,17 @@ mod message;
 pub mod passwords;
 mod queue;
 mod retained;
+mod roster;
 mod routing;
 mod session;
 mod shared;
 mod state;
 mod stats;
+mod sys;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod traffic;
 mod trie;
 mod wire;
 mod ws;
@@ -67,6 +70,7 @@ use stats::Counters;
 pub use limits::Limits;
 pub use local::Subscription;
 pub use passwords::hash_password;
+pub use roster::{ClientRow, Kicked};
 pub use stats::{BrokerStats, Refusal};
 
 /// Which engine routes.
@@ -92,6 +96,8 @@ pub struct Options {
     pub limits: Limits,
     /// Engine.
     pub engine: EngineChoice,
+    /// Whether to show `$SYS`, as often as the configuration says.
+    pub sys: bool,
 }
 
 /// Why the broker cannot start or reload.
@@ -165,6 +171,7 @@ struct Inner {
     addresses: watch::Sender<Vec<(Transport, SocketAddr)>>,
     tasks: TaskTracker,
     hub_stop: CancellationToken,
+    sys_every: watch::Sender<Duration>,
 }
 
 /// How long connections get to say good-bye when the broker closes.
@@ -177,7 +184,7 @@ impl Broker {
     /// As [`Broker::start_with`].
     pub async fn start(config: &model::Broker, never_retain: &[&str]) -> Result<Self, BrokerError> {
         let never_retain = never_retain.iter().map(|f| (*f).to_owned()).collect();
-        Self::start_with(config, Options { never_retain, ..Options::default() }).await
+        Self::start_with(config, Options { never_retain, sys: true, ..Options::default() }).await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.
@@ -190,7 +197,7 @@ impl Broker {
         for listener in &config.listener {
             bound.push(listener::bind(listener, listener::acceptor(listener)?).await?);
         }
-        let Options { never_retain, limits, engine } = options;
+        let Options { never_retain, limits, engine, sys } = options;
         let counters = Arc::new(Counters::default());
         let (events, clients) = mpsc::channel(bounds::BROKER_EVENTS);
         let (local, local_rx) = mpsc::channel(bounds::BROKER_LOCAL_BATCHES);
@@ -225,9 +232,23 @@ impl Broker {
         let doors: Vec<_> = bound.into_iter().map(|b| b.open(&shared, &tasks)).collect();
         let (addresses, _) = watch::channel(places(&doors));
         let doors = Mutex::new(doors);
-        let inner =
-            Inner { shared, local, local_queued, access: access_tx, doors, addresses, tasks, hub_stop };
-        Ok(Self { inner: Arc::new(inner) })
+        let (sys_every, sys_hears) = watch::channel(config.sys_interval.0);
+        let inner = Inner {
+            shared,
+            local,
+            local_queued,
+            access: access_tx,
+            doors,
+            addresses,
+            tasks,
+            hub_stop,
+            sys_every,
+        };
+        let broker = Self { inner: Arc::new(inner) };
+        if sys {
+            tokio::spawn(sys::publish(Arc::downgrade(&broker.inner), sys_hears));
+        }
+        Ok(broker)
     }
 
     /// Where clients may connect; port 0 resolved. In the order of the configuration, after a reload the
@@ -288,6 +309,20 @@ impl Broker {
         found.await.unwrap_or_default()
     }
 
+    /// Every session, those of this process included, by client id.
+    pub async fn clients(&self) -> Vec<ClientRow> {
+        let (reply, rows) = oneshot::channel();
+        let _ = self.inner.local.send(Event::Roster(reply)).await;
+        rows.await.unwrap_or_default()
+    }
+
+    /// Ends the connection of a client, or forgets its session if it is away.
+    pub async fn kick(&self, client_id: &str) -> Kicked {
+        let (reply, kicked) = oneshot::channel();
+        let _ = self.inner.local.send(Event::Kick(client_id.to_owned(), reply)).await;
+        kicked.await.unwrap_or(Kicked::Unknown)
+    }
+
     /// What was counted.
     #[must_use]
     pub fn stats(&self) -> BrokerStats {
@@ -342,6 +377,11 @@ impl Broker {
         *doors = kept;
         inner.addresses.send_replace(places(&doors));
         inner.access.send_replace(access.clone());
+        inner.sys_every.send_if_modified(|every| {
+            let changed = *every != config.sys_interval.0;
+            *every = config.sys_interval.0;
+            changed
+        });
         inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)
     }
 

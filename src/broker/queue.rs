@@ -4,7 +4,7 @@
 //! is given up at three quarters of the number, so that a flood of it leaves room for what was promised.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -49,6 +49,7 @@ pub struct Walk {
 #[derive(Debug, Default)]
 struct Gauge {
     bytes: AtomicUsize,
+    dropped: AtomicU64,
     lagged: Notify,
 }
 
@@ -105,8 +106,7 @@ impl Sender {
             || self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
             || self.total.load(Relaxed) + bytes > self.max_total;
         if full || (optional && scarce) {
-            self.gauge.lagged.notify_one();
-            return false;
+            return self.lost();
         }
         self.gauge.bytes.fetch_add(bytes, Relaxed);
         self.total.fetch_add(bytes, Relaxed);
@@ -115,13 +115,30 @@ impl Sender {
         }
         self.gauge.bytes.fetch_sub(bytes, Relaxed);
         self.total.fetch_sub(bytes, Relaxed);
+        self.lost()
+    }
+
+    fn lost(&self) -> bool {
+        self.gauge.dropped.fetch_add(1, Relaxed);
         self.gauge.lagged.notify_one();
         false
     }
 
+    /// Items that wait, and their bytes.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        (self.tx.max_capacity() - self.tx.capacity(), self.gauge.bytes.load(Relaxed))
+    }
+
+    /// Items that found no room.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.gauge.dropped.load(Relaxed)
+    }
+
     /// How many items still fit.
     fn room(&self) -> usize {
-        self.max_items.saturating_sub(self.tx.max_capacity() - self.tx.capacity())
+        self.max_items.saturating_sub(self.depth().0)
     }
 
     /// Whether a message would likely fit.

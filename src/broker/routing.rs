@@ -145,7 +145,7 @@ impl State {
                 walks.push(Walk { cursor, qos: wish.qos, id: s.subscription_id });
             }
         }
-        Counters::set(&self.counters.subscriptions, self.trie.len());
+        self.count_subscriptions();
         // First the answer, then what it brings: connections read what they are told before their queue.
         self.tell(s.ack, Control::SubAck { id: s.ack.id, codes });
         self.walk(s.ack.key, walks);
@@ -174,7 +174,7 @@ impl State {
             }
             codes.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED });
         }
-        Counters::set(&self.counters.subscriptions, self.trie.len());
+        self.count_subscriptions();
         self.tell(ack, Control::UnsubAck { id: ack.id, codes });
     }
 
@@ -224,7 +224,7 @@ impl State {
             walks.push(Walk { cursor: Cursor::new(filter, self.number), qos: 2, id: None });
         }
         self.clients.insert(key, client);
-        Counters::set(&self.counters.subscriptions, self.trie.len());
+        self.count_subscriptions();
         self.walk(key, walks);
         if reply.send((key, rx)).is_err() {
             self.end(key);

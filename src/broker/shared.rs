@@ -67,6 +67,12 @@ impl Groups {
         (was, Some(key))
     }
 
+    /// Members of all groups.
+    #[must_use]
+    pub fn members(&self) -> usize {
+        self.groups.values().map(|group| group.members.len()).sum()
+    }
+
     /// Whether this key is a group's, and if so its members, the one whose turn it is first.
     pub fn turn(&mut self, key: Key) -> Option<Vec<(Key, Options)>> {
         let group = self.groups.get_mut(&key)?;

@@ -14,9 +14,11 @@ use super::limits::Limits;
 use super::message::Publish;
 use super::queue;
 use super::retained::{Cursor, Portion, Retained};
+use super::roster::{ClientRow, Kicked};
 use super::session::Session;
 use super::shared::Groups;
 use super::stats::Counters;
+use super::traffic::About;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
 use crate::message::Message;
@@ -45,6 +47,10 @@ pub enum Event {
     Local(String, Vec<String>, oneshot::Sender<(Key, queue::Receiver)>),
     /// A snapshot of retained messages.
     Retained(String, oneshot::Sender<Vec<Message>>),
+    /// A row for every session.
+    Roster(oneshot::Sender<Vec<ClientRow>>),
+    /// A client that shall go.
+    Kick(String, oneshot::Sender<Kicked>),
     /// New password and ACL files.
     Access(Arc<Access>),
 }
@@ -67,6 +73,8 @@ pub struct Connecting {
     pub will: Option<Will>,
     /// Number of the connection.
     pub conn: u64,
+    /// Where it comes from, and how.
+    pub about: Arc<About>,
     /// How to reach it.
     pub control: mpsc::Sender<Control>,
     /// Where its session goes.
@@ -185,9 +193,14 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) enum Presence {
     /// Connected; others with the same id wait until it has given its session back.
-    Online { conn: u64, control: mpsc::Sender<Control>, waiting: VecDeque<Box<Connecting>> },
+    Online {
+        conn: u64,
+        about: Arc<About>,
+        control: mpsc::Sender<Control>,
+        waiting: VecDeque<Box<Connecting>>,
+    },
     /// Away; its session is here.
-    Away { session: Box<Session>, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
+    Away { session: Box<Session>, left: Instant, since: u64, ends: Option<Instant>, will_at: Option<Instant> },
     /// In this process.
     Local,
 }
@@ -252,6 +265,12 @@ impl State {
         self.next
     }
 
+    /// After a change of subscriptions.
+    pub fn count_subscriptions(&self) {
+        Counters::set(&self.counters.subscriptions, self.trie.len());
+        Counters::set(&self.counters.shared_subscriptions, self.groups.members());
+    }
+
     /// Does what an event asks for.
     pub fn apply(&mut self, event: Event) {
         match event {
@@ -280,6 +299,12 @@ impl State {
             Event::Local(name, filters, reply) => self.local(&name, filters, reply),
             Event::Retained(filter, reply) => {
                 let _ = reply.send(self.snapshot(&filter));
+            }
+            Event::Roster(reply) => {
+                let _ = reply.send(self.roster(Instant::now()));
+            }
+            Event::Kick(client_id, reply) => {
+                let _ = reply.send(self.kick(&client_id));
             }
             Event::Access(access) => self.access = access,
         }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::traffic::Traffic;
+
 /// Why something a client wanted was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
@@ -34,7 +36,14 @@ const REFUSALS: [(Refusal, &str); 6] = [
 pub(super) struct Counters {
     pub clients: AtomicU64,
     pub connections: AtomicU64,
+    /// CONNECTs that were let in.
+    pub logins: AtomicU64,
     pub subscriptions: AtomicU64,
+    pub shared_subscriptions: AtomicU64,
+    /// Sessions whose time was over.
+    pub sessions_ended: AtomicU64,
+    /// Of all connections together.
+    pub traffic: Traffic,
     pub sessions_away: AtomicU64,
     pub retained: AtomicU64,
     pub retained_bytes: AtomicU64,
@@ -70,6 +79,17 @@ impl Counters {
         BrokerStats {
             clients: get(&self.clients),
             connections: get(&self.connections),
+            logins: get(&self.logins),
+            shared_subscriptions: get(&self.shared_subscriptions),
+            sessions_ended: get(&self.sessions_ended),
+            bytes_in: get(&self.traffic.bytes_in),
+            bytes_out: get(&self.traffic.bytes_out),
+            packets_in: get(&self.traffic.packets_in),
+            packets_out: get(&self.traffic.packets_out),
+            publishes_in: get(&self.traffic.publishes_in),
+            publishes_out: get(&self.traffic.publishes_out),
+            publish_bytes_in: get(&self.traffic.publish_bytes_in),
+            publish_bytes_out: get(&self.traffic.publish_bytes_out),
             subscriptions: get(&self.subscriptions),
             sessions_away: get(&self.sessions_away),
             retained: get(&self.retained),
@@ -89,12 +109,34 @@ impl Counters {
 }
 
 /// A snapshot of the broker's counters. Counts are since start, unless said otherwise.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BrokerStats {
     /// Clients connected now (after CONNACK).
     pub clients: u64,
     /// Connections open now, those before CONNACK included.
     pub connections: u64,
+    /// Logins that were accepted.
+    pub logins: u64,
+    /// Subscriptions with `$share` now.
+    pub shared_subscriptions: u64,
+    /// Sessions of clients that were away longer than they had agreed.
+    pub sessions_ended: u64,
+    /// Bytes of MQTT from clients.
+    pub bytes_in: u64,
+    /// Bytes of MQTT to clients.
+    pub bytes_out: u64,
+    /// MQTT packets from clients.
+    pub packets_in: u64,
+    /// MQTT packets to clients.
+    pub packets_out: u64,
+    /// PUBLISH packets among them.
+    pub publishes_in: u64,
+    /// The same to clients.
+    pub publishes_out: u64,
+    /// Bytes of their payloads.
+    pub publish_bytes_in: u64,
+    /// The same to clients.
+    pub publish_bytes_out: u64,
     /// Subscriptions now, in-process ones included.
     pub subscriptions: u64,
     /// Sessions kept now for clients that are away.

@@ -224,7 +224,16 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
     let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
     let (reply, attached) = oneshot::channel();
     let message = message::Publish::plain("will", id.to_owned(), 0, true);
+    let about = traffic::About {
+        peer: ([127, 0, 0, 1], 4711).into(),
+        transport: "tcp",
+        version: wire::Version::V5,
+        keep_alive: 0,
+        since: tokio::time::Instant::now(),
+        traffic: traffic::Traffic::default(),
+    };
     state.apply(Event::Connect(Box::new(state::Connecting {
+        about: Arc::new(about),
         client_id: id.into(),
         user: None,
         clean: false,

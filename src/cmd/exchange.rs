@@ -160,7 +160,8 @@ fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
         let nothing: Arc<dyn Fn() -> Json + Send + Sync> = Arc::new(|| Json::Null);
         let (_, lines) = watch::channel(Arc::default());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new(true));
-        let access = Access { snapshot: nothing, values: None, store: None, targets, lines, clock };
+        let access =
+            Access { snapshot: nothing, values: None, broker: None, store: None, targets, lines, clock };
         let answer = control::respond(request, &access).await;
         lone.stop.cancel();
         answer

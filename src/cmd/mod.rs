@@ -4,6 +4,7 @@ pub mod backup;
 pub mod carrier;
 pub mod check;
 pub mod client;
+pub mod clients;
 mod consent;
 pub mod decode;
 pub mod decodings;

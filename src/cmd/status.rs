@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 use serde_json::Value as Json;
 
 use super::client;
+use super::clients;
 use super::exit::Exit;
 use super::format::{bytes, count, span_s};
 use crate::runtime::control::Request;
@@ -17,6 +18,9 @@ pub struct Args {
     /// Configuration file.
     #[arg(long, default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
+    /// Shows the clients of the local broker instead, one a line.
+    #[arg(long)]
+    clients: bool,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -28,6 +32,9 @@ pub struct Args {
 /// `Down` without a daemon, `Failed` when it is degraded.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let store = super::store_path(&args.config)?;
+    if args.clients {
+        return clients::show(&store, args.json, out);
+    }
     let Some(snapshot) = client::ask(&store, &Request::Status {})? else {
         let down = format!("down: no daemon on {}", store.display());
         if args.json {

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use driver_api::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,8 @@ pub struct Broker {
     /// Who may read and write what, in mosquitto's ACL file format.
     #[schemars(example = &"acl")]
     pub acl_file: Option<PathBuf>,
+    /// How often the broker's figures appear on `$SYS/broker/…`, under mosquitto's names; `0s`: never. At least 1s.
+    pub sys_interval: Span,
     /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
     pub listener: Vec<Listener>,
 }

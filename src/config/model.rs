@@ -461,6 +461,7 @@ pub mod defaults {
             Self {
                 password_file: None,
                 acl_file: None,
+                sys_interval: Span::s(10),
                 listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
             }
         }

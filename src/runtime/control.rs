@@ -23,7 +23,7 @@ use super::backup::backup;
 use super::export::{Wanted, export};
 use super::lines::{self, BusLines};
 use crate::bounds;
-use crate::broker::Broker;
+use crate::broker::{Broker, Kicked};
 use crate::clock::Clock;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{self, Target, Targets};
@@ -77,6 +77,13 @@ pub enum Request {
         #[serde(default)]
         uplink: Option<String>,
     },
+    /// A row for every client of the local broker.
+    Clients {},
+    /// The connection of a client of the local broker shall end, or its session if it is away.
+    Kick {
+        /// Client id.
+        client: String,
+    },
     /// The database as of now (see `runtime/backup.rs`).
     Backup {},
     /// What goes over a bus from now on.
@@ -99,6 +106,8 @@ pub struct Access {
     pub snapshot: Arc<dyn Fn() -> Json + Send + Sync>,
     /// The latest readings; `None` without a daemon.
     pub values: Option<Values>,
+    /// The local broker; `None` without a daemon.
+    pub broker: Option<Broker>,
     /// The log; `None` without a daemon.
     pub store: Option<Store>,
     /// Every point.
@@ -276,9 +285,25 @@ pub async fn respond(request: &Request, access: &Access) -> Json {
             },
             None => json!({ "error": "there is no log here" }),
         },
+        Request::Clients {} => match &access.broker {
+            Some(broker) => json!(broker.clients().await),
+            None => json!([]),
+        },
+        Request::Kick { client } => match &access.broker {
+            Some(broker) => json!({ "kicked": kicked(broker.kick(client).await) }),
+            None => json!({ "kicked": kicked(Kicked::Unknown) }),
+        },
         Request::Backup {} => json!({ "error": "a backup needs a connection of its own" }),
         Request::Export { .. } => json!({ "error": "an export needs a connection of its own" }),
         Request::Wire { .. } => json!({ "error": "a trace needs a connection of its own" }),
+    }
+}
+
+fn kicked(what: Kicked) -> &'static str {
+    match what {
+        Kicked::Disconnected => "disconnected",
+        Kicked::Forgotten => "forgotten",
+        Kicked::Unknown => "unknown",
     }
 }
 
@@ -391,8 +416,15 @@ mod tests {
         let (_targets, targets) = watch::channel(Arc::default());
         let (_lines, lines) = watch::channel(Arc::default());
         let clock = Arc::new(crate::clock::SystemClock::new(true));
-        let access =
-            Access { snapshot: Arc::new(|| Json::Null), values: None, store: None, targets, lines, clock };
+        let access = Access {
+            snapshot: Arc::new(|| Json::Null),
+            values: None,
+            broker: None,
+            store: None,
+            targets,
+            lines,
+            clock,
+        };
         let stop = CancellationToken::new();
         let served = tokio::spawn({
             let (path, stop) = (path.clone(), stop.clone());

@@ -266,6 +266,7 @@ impl Gateway {
                 serde_json::to_value(&snapshot).unwrap_or_default()
             }),
             values: Some(Values::new(self.broker.clone(), &self.topics)),
+            broker: Some(self.broker.clone()),
             store: Some(self.store.clone()),
             targets,
             lines,

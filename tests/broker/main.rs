@@ -6,6 +6,7 @@ mod both;
 mod killers;
 mod mosquitto;
 mod raw;
+mod roster;
 mod session;
 mod transport;
 mod v5;

@@ -144,6 +144,7 @@ fn guarded(dir: &Path) -> model::Broker {
         password_file: Some(write("passwd", &users)),
         acl_file: Some(write("acl", acl)),
         listener: vec![listener(Transport::Tcp)],
+        ..model::Broker::default()
     }
 }
 

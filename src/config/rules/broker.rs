@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 
-use driver_api::Problem;
+use driver_api::{Problem, Span};
 
 use super::{Everything, Findings, Sections, last_place, must_exist};
+
+/// Some forty messages each time.
+const FASTEST_SYS: Span = Span::s(1);
 
 pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings: &mut Findings) {
     let broker = &sections.broker;
@@ -16,6 +19,13 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
         if let Some(path) = path {
             must_exist(path, key, last_place(&all.broker, key), hint, problems);
         }
+    }
+    if !broker.sys_interval.0.is_zero() && broker.sys_interval < FASTEST_SYS {
+        let message = format!("`sys_interval` of {} is too short", broker.sys_interval);
+        let place = last_place(&all.broker, "sys_interval");
+        problems.push(
+            Problem::new(place, message).hint(format!("it is at least {FASTEST_SYS}, or 0s for never")),
+        );
     }
     let users = broker.password_file.is_some();
     for (index, listener) in broker.listener.iter().enumerate() {
