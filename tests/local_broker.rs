@@ -358,13 +358,14 @@ fn a_subscriber_that_does_not_read_costs_nobody_else_anything() {
 fn who_is_there_is_a_table_and_a_client_can_be_told_to_go() {
     let home = temporary();
     let gate = Gate::new(BINARY, home.path(), "box", "");
-    gate.configure(&(gate.head("box", "sys_interval = \"1s\"") + &simulated(1, "1s")));
+    gate.configure(&(gate.head("box", "engine = \"native\"\nsys_interval = \"1s\"") + &simulated(1, "1s")));
     let _daemon = gate.run();
     let panel = support::Observer::start(home.path(), gate.broker, "panel", &["gw/box/#", "$SYS/#"]);
     let figure = |name: &str| panel.last(&format!("$SYS/broker/{name}"));
     wait_until("figures of the broker", seconds(10), || {
         figure("clients/connected").is_some() && figure("load/messages/sent/1min").is_some()
     });
+    assert_eq!(gate.status()["broker"]["engine"], "native");
     let shown = gate.cli(&["status", "--clients"]);
     assert_eq!(shown.code, 0, "{shown:?}");
     let line = shown.out.lines().find(|line| line.starts_with("observer-panel")).expect("its line");

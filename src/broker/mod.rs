@@ -178,13 +178,17 @@ struct Inner {
 const CLOSING: Duration = Duration::from_secs(3);
 
 impl Broker {
-    /// Starts a broker with the default limits and engine; see [`Broker::start_with`].
+    /// Starts a broker with the default limits; see [`Broker::start_with`].
     ///
     /// # Errors
     /// As [`Broker::start_with`].
     pub async fn start(config: &model::Broker, never_retain: &[&str]) -> Result<Self, BrokerError> {
         let never_retain = never_retain.iter().map(|f| (*f).to_owned()).collect();
-        Self::start_with(config, Options { never_retain, sys: true, ..Options::default() }).await
+        let engine = match config.engine {
+            model::Engine::Rumqttd => EngineChoice::Rumqttd,
+            model::Engine::Native => EngineChoice::Native,
+        };
+        Self::start_with(config, Options { never_retain, engine, sys: true, ..Options::default() }).await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.

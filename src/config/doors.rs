@@ -19,10 +19,23 @@ pub struct Broker {
     /// Who may read and write what, in mosquitto's ACL file format.
     #[schemars(example = &"acl")]
     pub acl_file: Option<PathBuf>,
+    /// Which engine routes messages: `rumqttd`, and the native one if it fails; or `native` from the start. Read at the start.
+    pub engine: Engine,
     /// How often the broker's figures appear on `$SYS/broker/…`, under mosquitto's names; `0s`: never. At least 1s.
     pub sys_interval: Span,
     /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
     pub listener: Vec<Listener>,
+}
+
+/// A routing engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// rumqttd, and the native one if it fails.
+    #[default]
+    Rumqttd,
+    /// Our own.
+    Native,
 }
 
 /// One door of the local broker.

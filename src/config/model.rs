@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::connect::Connect;
-pub use super::doors::{Broker, Listener, ListenerTls, Transport};
+pub use super::doors::{Broker, Engine, Listener, ListenerTls, Transport};
 use super::proxy::Proxy;
 pub use super::routes::Subscribe;
 use super::share::Share;
@@ -461,6 +461,7 @@ pub mod defaults {
             Self {
                 password_file: None,
                 acl_file: None,
+                engine: super::Engine::default(),
                 sys_interval: Span::s(10),
                 listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
             }
