@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::connect::Connect;
 pub use super::doors::{Broker, Listener, ListenerTls, Transport};
 use super::proxy::Proxy;
-pub use super::routes::Subscribe;
+pub use super::routes::{Forward, Subscribe};
 use super::share::Share;
 use super::values::Values;
 
@@ -164,6 +164,9 @@ pub struct Uplink {
     /// bytes each.
     #[serde(default)]
     pub content_type: bool,
+    /// Any number of them.
+    #[serde(default)]
+    pub forward: Vec<Forward>,
     /// Any number of them.
     #[serde(default)]
     pub subscribe: Vec<Subscribe>,

@@ -39,10 +39,17 @@ impl Gateway {
         {
             stuck.push("flow".to_owned());
         }
+        // What other devices published is a tap as well; what is handed over is stored with the rest.
+        self.stop_forwarder.cancel();
         let flushed = timeout_at(deadline + SAVING, self.store.flush()).await;
         if let Some(why) = failure(flushed) {
             warn!("not everything is on disk: {why}");
             stuck.push(STORE.to_owned());
+        }
+        if let Some(forwarder) = self.forwarder.take()
+            && timeout_at(deadline + SAVING + AFTER, forwarder).await.is_err()
+        {
+            stuck.push("forwarding".to_owned());
         }
         stuck
     }

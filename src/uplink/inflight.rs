@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::extra::Extra;
 use super::share::Class;
 
 /// What an acknowledgement settles.
@@ -43,6 +44,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// Kept by the broker as the topic's last value.
     pub retain: bool,
+    /// What a message of another device has beside that; it is none of the format's.
+    pub forwarded: Option<Box<Extra>>,
 }
 
 /// The messages in flight on one connection.
@@ -155,6 +158,7 @@ mod tests {
             topic: "t".into(),
             payload: Bytes::from(vec![0; len]),
             retain: false,
+            forwarded: None,
         }
     }
 
