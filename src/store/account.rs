@@ -234,7 +234,9 @@ mod tests {
                     0 | 1 => drop(account.deliver(start..start + len, 2000)),
                     2 => drop(account.lose(start..start + len)),
                     _ => {
-                        account.open(start..start + len).into_iter().for_each(|part| drop(foreign.insert(part)));
+                        for part in account.open(start..start + len) {
+                            foreign.insert(part);
+                        }
                         account.set_aside(start..start + len);
                     }
                 }

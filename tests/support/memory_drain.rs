@@ -146,7 +146,7 @@ impl Drain for MemoryDrain {
         let mut records: Vec<Record> = found.take(max + 1).collect();
         let next = records.get(max).map_or(range.end, |r| r.id.seq);
         records.truncate(max);
-        Ok(Chunk { records, next })
+        Ok(Chunk { records, next, ..Chunk::default() })
     }
 
     fn delivered(&self, range: Range<u64>) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::message::LossReason;
-use crate::store::Begun;
+use crate::store::{Begun, Wishes};
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("creates");
