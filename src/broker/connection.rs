@@ -63,6 +63,8 @@ pub(super) struct Connection {
     pub due: HashSet<u16>,
     /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with the hub's answer.
     pub answers: VecDeque<(u16, Option<(u8, bool)>)>,
+    /// QoS 2 ids of messages that are to be stored and are not yet.
+    pub unstored: HashSet<u16>,
     /// A message that waits for room in the log: nothing more is read meanwhile.
     pub stalled: Option<(Publish, Option<AckTo>)>,
     /// QoS 1 and 2 messages of the client that are not finished, for our Receive Maximum.
@@ -106,6 +108,7 @@ impl Connection {
             owed: 0,
             due: HashSet::new(),
             answers: VecDeque::new(),
+            unstored: HashSet::new(),
             stalled: None,
             open: session.taken.len(),
             aliases: Vec::new(),
@@ -142,6 +145,10 @@ impl Connection {
         if let Some((walk, _)) = self.asked.take() {
             // Asked for, not received: the session's next connection asks again.
             self.session.walk = Some(walk);
+        }
+        for id in self.unstored.drain() {
+            // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
+            self.session.taken.remove(&id);
         }
         let Self { session, shared, mut out, mut io_write, version, number, new_expiry, .. } = self;
         let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
@@ -299,6 +306,7 @@ impl Connection {
     }
 
     fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+        self.unstored.remove(&id);
         self.owed = self.owed.saturating_sub(1);
         let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
         if qos == 1 {

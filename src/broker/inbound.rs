@@ -139,6 +139,9 @@ impl Connection {
         }
         let ack = (qos > 0).then(|| self.ack_to(id));
         if self.shared.tap.wants(&message) {
+            if qos == 2 {
+                self.unstored.insert(id);
+            }
             match self.shared.tap.try_room(&message) {
                 Some(room) => return self.forward(message, ack, room).await,
                 None if qos == 0 => self.shared.tap.skip(),

@@ -7,5 +7,6 @@ mod killers;
 mod mosquitto;
 mod raw;
 mod session;
+mod tap;
 mod transport;
 mod v5;
