@@ -31,6 +31,8 @@ pub mod guard;
 pub mod http;
 pub mod inflight;
 pub mod lanes;
+#[cfg(test)]
+mod lanes_tests;
 pub mod link;
 pub mod liveness;
 pub mod login;
