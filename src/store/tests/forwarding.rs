@@ -32,8 +32,13 @@ pub fn letter(n: u64, topic: &str) -> Arc<Forwarded> {
 }
 
 fn open_two(config: &model::Store, boot: &str) -> (Store, Recovery) {
+    opened_with(config, &uplinks(&["cloud", "plant"]), TestClock::new(boot))
+}
+
+/// As [`opened`], where `cloud` forwards.
+pub fn opened_with(config: &model::Store, uplinks: &[String], clock: Arc<TestClock>) -> (Store, Recovery) {
     for _ in 0..1000 {
-        match Store::open_with(config, &uplinks(&["cloud", "plant"]), wishes(), TestClock::new(boot)) {
+        match Store::open_with(config, uplinks, wishes(), clock.clone()) {
             Err(StoreError::InUse(_)) => std::thread::sleep(Duration::from_millis(10)),
             opened => return opened.expect("opens"),
         }
