@@ -148,7 +148,8 @@ fn nothing_that_was_acknowledged_on_site_is_lost_through_an_outage_and_a_kill() 
         let device = scope.spawn(|| say(gate.broker, 120..100_000, &mut acked));
         let log = home.path().join("store");
         wait_until("some of it to be stored", seconds(20), || {
-            std::fs::read_dir(&log).is_ok_and(|entries| entries.count() > 0) && gate.account("cloud").taken > 600
+            std::fs::read_dir(&log).is_ok_and(|entries| entries.count() > 0)
+                && gate.account("cloud").taken > 600
         });
         daemon.kill();
         (before, device.join().expect("it ends"))
@@ -207,9 +208,36 @@ fn properties_arrive_and_what_has_qos_0_waits_in_the_log_as_well() {
     link.cut();
     let site = |args: &[&str]| support::mosquitto::publish(gate.broker, args);
     let rich = [
-        "-V", "mqttv5", "-q", "1", "-r", "-t", "zigbee2mqtt/lamp", "-m", "on", "-D", "publish", "content-type",
-        "text/plain", "-D", "publish", "correlation-data", "c7", "-D", "publish", "payload-format-indicator", "1",
-        "-D", "publish", "response-topic", "answers", "-D", "publish", "user-property", "room", "hall",
+        "-V",
+        "mqttv5",
+        "-q",
+        "1",
+        "-r",
+        "-t",
+        "zigbee2mqtt/lamp",
+        "-m",
+        "on",
+        "-D",
+        "publish",
+        "content-type",
+        "text/plain",
+        "-D",
+        "publish",
+        "correlation-data",
+        "c7",
+        "-D",
+        "publish",
+        "payload-format-indicator",
+        "1",
+        "-D",
+        "publish",
+        "response-topic",
+        "answers",
+        "-D",
+        "publish",
+        "user-property",
+        "room",
+        "hall",
     ];
     assert!(site(&["-q", "0", "-t", "zigbee2mqtt/door", "-m", "open"]));
     assert!(site(&rich));
@@ -229,9 +257,15 @@ fn properties_arrive_and_what_has_qos_0_waits_in_the_log_as_well() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("sites/box/zigbee2mqtt/door|0|1||"), "{text}");
     let identity = |line: &str| {
-        line.contains("fieldgate-via:box") && line.contains("epoch:") && line.contains("seq:") && line.contains("ts:")
+        line.contains("fieldgate-via:box")
+            && line.contains("epoch:")
+            && line.contains("seq:")
+            && line.contains("ts:")
     };
-    assert!(lines[1].starts_with("sites/box/zigbee2mqtt/lamp|1|1|text/plain|c7|1|answers|room:hall "), "{text}");
+    assert!(
+        lines[1].starts_with("sites/box/zigbee2mqtt/lamp|1|1|text/plain|c7|1|answers|room:hall "),
+        "{text}"
+    );
     assert!(lines[1].ends_with("|on") && lines[2].ends_with("|off"), "{text}");
     assert!(lines.iter().all(|line| identity(line)), "{text}");
     wait_until("the counters", seconds(10), || gate.status()["uplink"]["cloud"]["forwarded"] == 3);
@@ -254,7 +288,8 @@ fn two_gateways_in_a_circle_over_two_clouds_send_a_message_round_once() {
     };
     let (a, b) = (ring("a", east.port(), west.port()), ring("b", west.port(), east.port()));
     let (_a, _b) = (a.run(), b.run());
-    let connected = |gate: &Gate| ["to", "from"].iter().all(|u| gate.status()["uplink"][u]["state"] == "connected");
+    let connected =
+        |gate: &Gate| ["to", "from"].iter().all(|u| gate.status()["uplink"][u]["state"] == "connected");
     wait_until("all connections", seconds(20), || connected(&a) && connected(&b));
     let seen = Observer::start(home.path(), east.port(), "east", &["ring/#"]);
     let back = Observer::start(home.path(), a.broker, "back", &["ring/#"]);

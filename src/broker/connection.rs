@@ -413,10 +413,7 @@ impl Connection {
     }
 }
 
-async fn room(
-    shared: &Shared,
-    stalled: &Option<(Publish, Option<AckTo>)>,
-) -> Option<OwnedSemaphorePermit> {
+async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
     match stalled {
         Some((message, _)) => shared.tap.room(message).await,
         None => std::future::pending().await,

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::trie::Key;
-pub use crate::message::Props;
 use crate::message::Message;
+pub use crate::message::Props;
 
 /// A published message.
 #[derive(Debug, Clone)]

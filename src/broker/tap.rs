@@ -60,7 +60,8 @@ impl Tapped {
     pub fn into_parts(self, at: BootMs) -> (Forwarded, Receipt) {
         let Self { message: m, receipt } = self;
         // A second that has begun counts whole.
-        let left = |until: Instant| until.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000);
+        let left =
+            |until: Instant| until.saturating_duration_since(Instant::now()).as_millis().div_ceil(1000);
         let message = Forwarded {
             at,
             topic: Arc::clone(&m.topic),
@@ -108,7 +109,10 @@ impl Tap {
         if size > bounds::FORWARD_MESSAGE {
             Counters::add(&self.counters.forward_oversize, 1);
             let most = bounds::FORWARD_MESSAGE;
-            tracing::warn!(topic, "a message of {size} bytes is not forwarded; at most {most} go into the log");
+            tracing::warn!(
+                topic,
+                "a message of {size} bytes is not forwarded; at most {most} go into the log"
+            );
             return false;
         }
         true
@@ -134,12 +138,7 @@ impl Tap {
     }
 
     /// Hands over a message. When there is no keeper any more nobody is told that it was taken.
-    pub fn hand_over(
-        &self,
-        message: Arc<Publish>,
-        ack: Option<(AckTo, u8)>,
-        room: OwnedSemaphorePermit,
-    ) {
+    pub fn hand_over(&self, message: Arc<Publish>, ack: Option<(AckTo, u8)>, room: OwnedSemaphorePermit) {
         let tapped = Tapped { message, receipt: Receipt { ack, _room: room } };
         match self.to.try_send(tapped) {
             Ok(()) => Counters::add(&self.counters.forward_taken, 1),

@@ -61,7 +61,12 @@ impl Wanted {
     }
 
     /// What of a chunk they are, as lines in the order of their numbers: whether each is a reading, and the line.
-    pub fn lines(&self, chunk: &Chunk, writer: &mut Readings, also: impl Fn(u64) -> bool) -> Vec<(bool, Vec<u8>)> {
+    pub fn lines(
+        &self,
+        chunk: &Chunk,
+        writer: &mut Readings,
+        also: impl Fn(u64) -> bool,
+    ) -> Vec<(bool, Vec<u8>)> {
         let readings = chunk.records.iter().filter(|r| self.takes(r) && also(r.id.seq));
         let messages = chunk.messages.iter().filter(|m| self.takes_message(m) && also(m.id.seq));
         let mut lines: Vec<_> = readings.map(|r| (r.id.seq, true, writer.write_line(r))).collect();

@@ -116,7 +116,8 @@ impl Account {
         }
         let before = |n: u64| n.checked_sub(1);
         if let Some(part) = self.aside.span_of(range.start)
-            && (before(part.start).is_some_and(|n| self.settled.contains(n)) || self.settled.contains(part.end))
+            && (before(part.start).is_some_and(|n| self.settled.contains(n))
+                || self.settled.contains(part.end))
         {
             self.pass_over(part);
         }
@@ -210,8 +211,7 @@ impl Account {
     #[must_use]
     pub fn balances(&self) -> bool {
         let counted = self.delivered.checked_add(self.lost).and_then(|n| n.checked_add(self.passed_over));
-        counted == Some(self.settled.len())
-            && self.settled.first().is_none_or(|n| n >= self.first)
+        counted == Some(self.settled.len()) && self.settled.first().is_none_or(|n| n >= self.first)
     }
 }
 

@@ -37,7 +37,6 @@ use crate::columns::column::{Reader, Writer};
 use crate::columns::dictionary;
 use crate::message::{BootMs, Entry, Epoch, Reading};
 
-
 const MAGIC: [u8; 4] = *b"FGB1";
 /// Of a block that has readings only, and of one with messages, which an earlier version would take for damaged.
 const VERSIONS: [u8; 2] = [2, 3];

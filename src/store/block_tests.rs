@@ -38,10 +38,11 @@ fn message() -> impl Strategy<Value = Arc<Forwarded>> {
     let text = || prop::option::of(".{0,12}");
     let bytes = || prop::collection::vec(any::<u8>(), 0..40);
     let props = (prop::option::of(0u8..2), text(), text(), prop::option::of(bytes()));
-    let props = (props, prop::collection::vec((".{0,5}", ".{0,5}"), 0..4)).prop_map(|((format, a, b, c), user)| {
-        let correlation = c.map(bytes::Bytes::from);
-        Box::new(Props { payload_format: format, content_type: a, response_topic: b, correlation, user })
-    });
+    let props =
+        (props, prop::collection::vec((".{0,5}", ".{0,5}"), 0..4)).prop_map(|((format, a, b, c), user)| {
+            let correlation = c.map(bytes::Bytes::from);
+            Box::new(Props { payload_format: format, content_type: a, response_topic: b, correlation, user })
+        });
     let head = (any::<u64>(), "[a-c]/[a-e/é]{0,9}", bytes(), 0u8..3, any::<bool>());
     let tail = (prop::option::of(props), prop::option::of(any::<u32>()), prop::option::of("[a-z]{1,6}"));
     (head, tail).prop_map(|((at, topic, payload, qos, retain), (props, expiry, origin))| {
@@ -170,7 +171,8 @@ fn a_thousand_plausible_readings_pack_into_few_bytes() {
 #[test]
 fn pieces_are_cut_by_number_and_by_text() {
     let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
-    let plain: Vec<Entry> = vec![Reading::good(Arc::clone(&key), BootMs(1), Value::Int(1)).into(); bounds::STORE_BLOCK + 5];
+    let plain: Vec<Entry> =
+        vec![Reading::good(Arc::clone(&key), BootMs(1), Value::Int(1)).into(); bounds::STORE_BLOCK + 5];
     assert_eq!(piece(&plain), bounds::STORE_BLOCK);
     assert_eq!(piece(&plain[..5]), 5);
     let text: Arc<str> = "x".repeat(bounds::STORE_TEXT).into();

@@ -304,7 +304,9 @@ impl Writer {
             let mut state = self.shared.state();
             if let Some(hand) = hand {
                 self.tail = hand.tail;
-                state.post.became_stored(hand.entries.iter().filter(|e| e.message().is_some()).count() as u64);
+                state
+                    .post
+                    .became_stored(hand.entries.iter().filter(|e| e.message().is_some()).count() as u64);
                 state.present.insert(hand.range);
                 state.hand = line.next..line.next;
             }

@@ -107,10 +107,11 @@ pub fn read(r: &mut Reader<'_>, count: usize, base: u64) -> Option<Vec<(usize, A
     let of = r.get_runs(n)?;
     let flags = r.get_runs(n)?;
     let has = |bit: u64| flags.iter().map(move |flags| flags & bit != 0);
-    let expiries = has(EXPIRY).map(|is| when(is, || u32::try_from(r.get()?).ok())).collect::<Option<Vec<_>>>()?;
-    let origins = has(ORIGIN).map(|is| when(is, || text(r).map(Arc::<str>::from))).collect::<Option<Vec<_>>>()?;
-    let props =
-        has(PROPS).map(|is| when(is, || read_props(r).map(Box::new))).collect::<Option<Vec<_>>>()?;
+    let expiries =
+        has(EXPIRY).map(|is| when(is, || u32::try_from(r.get()?).ok())).collect::<Option<Vec<_>>>()?;
+    let origins =
+        has(ORIGIN).map(|is| when(is, || text(r).map(Arc::<str>::from))).collect::<Option<Vec<_>>>()?;
+    let props = has(PROPS).map(|is| when(is, || read_props(r).map(Box::new))).collect::<Option<Vec<_>>>()?;
     let mut rest = times.into_iter().zip(of).zip(&flags).zip(expiries).zip(origins).zip(props);
     let mut messages = Vec::with_capacity(n);
     for place in places {

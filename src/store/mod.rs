@@ -8,6 +8,8 @@
 //!   acknowledged it gets a loss record with the exact range, points and times.
 //! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
 //!   instant, exactly one of delivered, queued, declared lost.
+//! - Messages of other devices are records of the same line. One that an uplink does not forward is in none of its
+//!   figures: neither taken, nor delivered, queued or lost (`post`, `account`).
 //! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
@@ -41,6 +43,7 @@
 //! - A clock that is stepped more than 64 times in one boot while it is believed makes the store forget the oldest
 //!   of these steps; a repeat from back then may have another time.
 //! - What the local broker was shown before the clock was set is corrected there once, for whoever listens then.
+//! - Numbers of messages are declared to every uplink where nobody can say whose they were: see `post`.
 //! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything. With
 //!   uplinks, what all of them have passed stays as history for a while (`history`).
 //!
@@ -51,8 +54,8 @@
 //! missed is declared (`purged`).
 //!
 //! # The parts
-//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
-//! `tail`, `column` and `lend` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
+//! `tail`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
 //! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.

@@ -50,12 +50,7 @@ impl std::fmt::Debug for Post {
 
 impl Default for Post {
     fn default() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            wishes: Wishes::new(),
-            posted: 0,
-            stored: watch::Sender::new(0),
-        }
+        Self { waiting: VecDeque::new(), wishes: Wishes::new(), posted: 0, stored: watch::Sender::new(0) }
     }
 }
 

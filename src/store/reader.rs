@@ -82,7 +82,8 @@ impl Writer {
                 if let Some(uplink) = uplink {
                     state.hand_out(uplink, &block, at..until, &mut chunk);
                 } else {
-                    let (head, skip) = (&block.head, usize::try_from(at - block.head.first).unwrap_or(usize::MAX));
+                    let (head, skip) =
+                        (&block.head, usize::try_from(at - block.head.first).unwrap_or(usize::MAX));
                     for (seq, entry) in (at..until).zip(block.entries.iter().skip(skip)) {
                         let time =
                             state::time_of(&state.boots, entry.at(), head.boot, (head.offset, head.synced));

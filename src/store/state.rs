@@ -24,7 +24,8 @@ use super::ranges::{RangeSet, count};
 use super::times::Boot;
 use crate::bounds;
 use crate::message::{
-    BootMs, CorrectionRecord, Entry, Epoch, ForwardedRecord, Id, LossReason, LossRecord, Reading, Record, WallMs,
+    BootMs, CorrectionRecord, Entry, Epoch, ForwardedRecord, Id, LossReason, LossRecord, Reading, Record,
+    WallMs,
 };
 
 /// Time for deadlines inside the store.

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 
 use super::counters::UplinkCounters;
 use super::formats::Format;
-use super::forward::Forwards;
 use super::formats::node::{MakeWill, Node, Will};
+use super::forward::Forwards;
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::{Cut, Lane, Lanes, Want};
 use super::mirror::Mirror;

@@ -119,7 +119,16 @@ mod tests {
 
     fn message(topic: &str) -> Forwarded {
         let (topic, payload) = (topic.into(), "x".into());
-        Forwarded { at: BootMs(1), topic, payload, qos: 0, retain: false, props: None, expiry: None, origin: None }
+        Forwarded {
+            at: BootMs(1),
+            topic,
+            payload,
+            qos: 0,
+            retain: false,
+            props: None,
+            expiry: None,
+            origin: None,
+        }
     }
 
     const ROUTES: &str = "\

@@ -48,7 +48,8 @@ fn check_source(route: &Forward, gateway: &str, at: Place, problems: &mut Vec<Pr
         let message = format!("`{written}` takes what a broker says of itself");
         problems.push(Problem::new(at, message).hint("topics that begin with `$` are never forwarded"));
     } else if filter == own || filter.starts_with(&format!("{own}/")) {
-        let message = format!("`{written}` takes what this gateway itself publishes, which is never forwarded");
+        let message =
+            format!("`{written}` takes what this gateway itself publishes, which is never forwarded");
         problems.push(Problem::new(at, message).hint("readings, status and events go to the cloud already"));
     }
 }

@@ -271,7 +271,11 @@ async fn live(steps: Vec<Step>) {
                 let numbers = payloads(&chunk.messages);
                 for (message, n) in chunk.messages.iter().zip(numbers) {
                     let before = known.insert(message.id.seq, n);
-                    assert!(before.is_none_or(|before| before == n), "another message under {:?}", message.id);
+                    assert!(
+                        before.is_none_or(|before| before == n),
+                        "another message under {:?}",
+                        message.id
+                    );
                 }
                 if let Step::Ack(_, _, n) = step {
                     let mut all: Vec<u64> = seqs(&chunk.records);

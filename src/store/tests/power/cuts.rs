@@ -265,8 +265,18 @@ fn run(lying: bool, cuts: u64, first: u64) -> Tally {
         config.commit_interval = Span::s(3600);
         config.max_size = ByteSize(*random.choice(&[176 << 10, 256 << 10, 64 << 20]).expect("three"));
         let (tally, wrong, mixed) = (Tally::default(), Vec::new(), seed.is_multiple_of(2));
-        let mut lives =
-            Lives { room, config, lying, mixed, random, boot: 1, dirs: 0, tally, kinds: BTreeMap::new(), wrong };
+        let mut lives = Lives {
+            room,
+            config,
+            lying,
+            mixed,
+            random,
+            boot: 1,
+            dirs: 0,
+            tally,
+            kinds: BTreeMap::new(),
+            wrong,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(lives.live(seed, 40));
         for (what, n) in std::mem::take(&mut lives.kinds) {

@@ -251,10 +251,10 @@ impl Ledger {
             for range in said.told.iter() {
                 declared.insert(range);
             }
-            let readings: u64 =
-                declared.iter().map(|range| self.given.range(range).count() as u64).sum();
+            let readings: u64 = declared.iter().map(|range| self.given.range(range).count() as u64).sum();
             let wanted = |n: &&u64| letter(**n).topic.starts_with("z/");
-            let gone = facts.kept.iter().filter(wanted).filter(|n| !there.contains(n) && !facts.arrived.contains(n));
+            let gone =
+                facts.kept.iter().filter(wanted).filter(|n| !there.contains(n) && !facts.arrived.contains(n));
             let gone = gone.count() as u64;
             if gone > declared.len() - readings && !facts.lying {
                 tally.undeclared += gone;
