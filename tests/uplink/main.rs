@@ -4,6 +4,7 @@
 mod causes;
 mod clock;
 mod faults;
+mod forwarding;
 mod manners;
 mod metered;
 mod noise;
