@@ -7,6 +7,7 @@ use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use support::{Gate, Mosquitto, Observer, Proxy, seconds, temporary, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
@@ -270,6 +271,47 @@ fn properties_arrive_and_what_has_qos_0_waits_in_the_log_as_well() {
     assert!(lines.iter().all(|line| identity(line)), "{text}");
     wait_until("the counters", seconds(10), || gate.status()["uplink"]["cloud"]["forwarded"] == 3);
     assert_eq!(gate.status()["broker"]["forward_taken"], 3);
+}
+
+#[test]
+fn a_forward_comes_and_goes_with_a_reload_and_a_stop_takes_along_what_was_handed_over() {
+    let home = temporary();
+    let cloud = Mosquitto::start(home.path());
+    let url = format!("[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{}\"\n", cloud.port());
+    let forward = "[[uplink.forward]]\nfilter = \"z/#\"\nto = \"up/{topic}\"\n";
+    let gate = Gate::new(BINARY, home.path(), "box", &url);
+    let mut daemon = gate.run();
+    let observer = Observer::start(home.path(), cloud.port(), "cloud", &["up/#"]);
+    let site = |payload: &str, qos: &str| {
+        support::mosquitto::publish(gate.broker, &["-q", qos, "-t", "z/a", "-m", payload])
+    };
+    assert!(site("before", "1"));
+    gate.configure(&format!("{}{url}{forward}", gate.head("box", "")));
+    daemon.signal(Signal::HUP);
+    wait_until("the forward", seconds(20), || {
+        site("with", "1") && gate.status()["broker"]["forward_taken"].as_u64() > Some(0)
+    });
+    wait_until("what is forwarded", seconds(20), || observer.last("up/z/a").is_some());
+    assert!(observer.messages().iter().all(|m| m.payload == b"with"), "the one before was nobody's");
+    // QoS 0 just before a stop in order: it is stored, and sent by the next start.
+    let taken = || gate.status()["broker"]["forward_taken"].as_u64();
+    let before = taken();
+    assert!(site("last", "0"));
+    wait_until("it to be taken", seconds(10), || taken() > before);
+    daemon.signal(Signal::TERM);
+    wait_until("the end", seconds(20), || !daemon.is_running());
+    let mut daemon = gate.run();
+    wait_until("the last one", seconds(20), || observer.last("up/z/a").is_some_and(|m| m.payload == b"last"));
+    gate.configure(&format!("{}{url}", gate.head("box", "")));
+    daemon.signal(Signal::HUP);
+    let log = home.path().join("daemon.log");
+    wait_until("the reload", seconds(20), || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.matches("uplink cloud changed").count() == 2)
+    });
+    let before = taken();
+    assert!(site("after", "1"));
+    assert_eq!(taken(), before);
+    daemon.kill();
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! One with QoS 0, and one of this process, is skipped while there is no room, counted. Local subscribers get every
 //! message at once, stored or not. Where no topic is asked for, nothing of this costs anything.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -107,12 +108,13 @@ impl Tap {
         }
         let size = message.size();
         if size > bounds::FORWARD_MESSAGE {
-            Counters::add(&self.counters.forward_oversize, 1);
             let most = bounds::FORWARD_MESSAGE;
-            tracing::warn!(
-                topic,
-                "a message of {size} bytes is not forwarded; at most {most} go into the log"
-            );
+            let what = format!("a message of {size} bytes is not forwarded; at most {most} go into the log");
+            // One picture a second fills a journal: the counter has them all.
+            match self.counters.forward_oversize.fetch_add(1, Relaxed) {
+                0 => tracing::warn!(topic, "{what}"),
+                _ => tracing::debug!(topic, "{what}"),
+            }
             return false;
         }
         true

@@ -4,6 +4,7 @@
 //! - A message gets its number in the commit that makes it durable, all of one commit in a row. So readings between them
 //!   stay together, no message ever drives a reading out of the ring, and one that is not stored has no number
 //!   that anybody could miss: who published it was not told that it arrived.
+//! - Where many wait a commit comes early ([`bounds::STORE_POST_EARLY`]), for their publishers wait for it.
 //! - [`Post::stored`] tells whoever acknowledges to the publishers how many are durable, in their order.
 //! - Who wants a message is asked when it gets its number, and again when it is read: an uplink that does not want it has
 //!   the number [aside](super::account) from then on. After a start, and where more waits than is remembered, the reader
@@ -59,6 +60,12 @@ impl Post {
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// Whether so many wait that the next commit does not wait for its interval.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.waiting.len() >= bounds::STORE_POST_EARLY
     }
 
     /// How many of all that were posted are durable.
@@ -119,7 +126,8 @@ impl State {
     /// in the ring, where it could fall out. No more than the bound of a power cut allows; if that is too small, it grows
     /// with this commit, and the rest follows at once in the next.
     pub(super) fn number_post(&mut self) {
-        let wanted = bounds::STORE_GROUP.saturating_sub(self.ring.len()).min(self.post.waiting.len());
+        let room = bounds::STORE_GROUP.saturating_sub(self.ring.len());
+        let wanted = room.min(bounds::STORE_POST).min(self.post.waiting.len());
         let unstored = self.next - self.stored;
         self.bound = self.bound.max(unstored + wanted as u64).min(super::state::most_unstored());
         let allowed = usize::try_from(self.bound_saved.saturating_sub(unstored)).unwrap_or(usize::MAX);

@@ -376,7 +376,9 @@ impl Writer {
     fn group_due(&self) -> Option<Tick> {
         let state = self.shared.state();
         let since = state.ring_since.into_iter().chain(state.dirty_since).min()?;
-        let full = state.ring.len() >= crate::bounds::STORE_GROUP || state.bound > state.bound_saved;
+        let full = state.ring.len() >= crate::bounds::STORE_GROUP
+            || state.bound > state.bound_saved
+            || state.post.is_urgent();
         Some(if full || self.hand.is_some() { since } else { since + state.limits.commit_interval })
     }
 

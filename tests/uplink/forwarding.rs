@@ -11,7 +11,8 @@ use crate::outside::readings;
 use crate::uplink_bench::{Bench, quick, until, uplink};
 
 /// Devices' messages with MQTT 3.1.1, where nothing but topic, payload and mark can arrive.
-const UP: &str = "mqtt_version = \"3.1.1\"\n[[forward]]\nfilter = \"z/#\"\nto = \"up/data/{gateway}/{topic}\"\n";
+const UP: &str =
+    "mqtt_version = \"3.1.1\"\n[[forward]]\nfilter = \"z/#\"\nto = \"up/data/{gateway}/{topic}\"\n";
 
 fn message(topic: &str, n: u64, retain: bool) -> Forwarded {
     let (topic, payload) = (topic.into(), n.to_string().into());
