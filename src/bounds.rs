@@ -180,7 +180,7 @@ pub const STORE_ISLANDS: usize = 256;
 
 /// Stretches of numbers that are not one uplink's affair (messages that it does not forward) among what it was not sent
 /// yet. One for each commit with messages; 4096 × 16 B = 64 KiB, over half an hour of them.
-/// Full: the oldest is settled as an island, see [`STORE_ISLANDS`].
+/// Full: those in the middle count as queued until the uplink's reader comes to them.
 pub const STORE_ASIDE: usize = 4096;
 
 /// Largest message of another device that goes into the log: topic, payload and properties, in bytes. As large as

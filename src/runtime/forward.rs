@@ -13,6 +13,7 @@ use crate::bounds;
 use crate::broker::{Broker, Receipt, Tapped};
 use crate::clock::Clock;
 use crate::config::model::Uplink;
+use crate::message::Forwarded;
 use crate::store::{Store, Wants, Wishes};
 use crate::uplink::forward::{Forwards, own_tree};
 
@@ -63,9 +64,15 @@ pub async fn run(
             }
             n = tapped.recv_many(&mut batch, bounds::FORWARD_QUEUE), if open => {
                 open = n > 0;
-                let at = clock.boot();
-                let (messages, receipts): (Vec<_>, Vec<_>) =
-                    batch.drain(..).map(|tapped: Tapped| tapped.into_parts(at)).unzip();
+                let (at, wishes) = (clock.boot(), store.wishes());
+                let parts = batch.drain(..).map(|tapped: Tapped| tapped.into_parts(at));
+                // What an uplink brought itself, or a circle, is nobody's.
+                let wanted = |(message, _): &(Forwarded, Receipt)| wishes.values().any(|wants| wants(message));
+                let (wanted, others): (Vec<_>, Vec<_>) = parts.partition(wanted);
+                if !others.is_empty() {
+                    broker.stored(others.into_iter().map(|(_, receipt)| receipt).collect()).await;
+                }
+                let (messages, receipts): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
                 let count = messages.len() as u64;
                 let last = store.post(messages.into_iter().map(Arc::new).collect());
                 waiting.extend((last - count + 1..).zip(receipts));

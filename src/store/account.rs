@@ -5,8 +5,8 @@
 //!
 //! Messages that no forward of the uplink takes are not its affair: their numbers are *passed over*, and the ledger
 //! counts them nowhere. Known as such they are set *aside* at once, and settled when what is beside them is: so they make
-//! no islands among readings that are not acknowledged yet. What is aside is in RAM only; after a start whoever reads
-//! the log for the uplink finds it again.
+//! no islands among readings that are not acknowledged yet. What is aside is in RAM only and bounded; what is forgotten
+//! counts as owed until whoever reads the log for the uplink finds it again.
 
 use std::ops::Range;
 
@@ -92,8 +92,9 @@ impl Account {
         }
         self.pass_beside(range);
         while self.aside.spans() > bounds::STORE_ASIDE {
-            let Some(oldest) = self.aside.iter().next() else { break };
-            self.pass_over(oldest);
+            // Not of the low ones, which whoever reads the backlog has just found, nor of the newest, which are live.
+            let Some(middle) = self.aside.iter().nth(self.aside.spans() / 2) else { break };
+            self.aside.remove(middle);
         }
         !news.is_empty()
     }
@@ -282,6 +283,25 @@ mod tests {
         account.set_aside(4..5);
         account.reconsider();
         assert_eq!(account.open(1..6).first(), Some(&(3..6)), "what is settled stays so");
+    }
+
+    #[test]
+    fn of_too_much_aside_the_middle_is_forgotten_until_it_is_found_again() {
+        let mut account = Account::new(1);
+        let most = bounds::STORE_ASIDE as u64;
+        for n in 1..=most + 10 {
+            account.set_aside(n * 2..n * 2 + 1);
+        }
+        assert_eq!((account.aside.spans(), account.settled.spans()), (bounds::STORE_ASIDE, 0));
+        assert!(account.aside.contains(2) && account.aside.contains((most + 10) * 2));
+        let end = (most + 10) * 2 + 1;
+        let owed = account.open(1..end);
+        assert_eq!(account.taken(end), owed.iter().map(|r| r.end - r.start).sum::<u64>());
+        for n in 1..=most + 10 {
+            account.deliver(n * 2 - 1..n * 2, end);
+            account.set_aside(n * 2..n * 2 + 1);
+        }
+        assert_eq!((account.passed(), account.delivered, account.passed_over), (end, most + 10, most + 10));
     }
 
     #[test]

@@ -80,18 +80,20 @@ impl Block {
         self.head.first..self.head.first + self.entries.len() as u64
     }
 
-    /// Where to stop reading these numbers of it, because their messages would be too much at once.
+    /// Where to stop reading these numbers of it, because their messages would be too much at once; and the bytes of the
+    /// messages before that.
     #[must_use]
-    pub fn fits(&self, numbers: std::ops::Range<u64>) -> u64 {
+    pub fn fits(&self, numbers: std::ops::Range<u64>) -> (u64, usize) {
         let skip = usize::try_from(numbers.start - self.head.first).unwrap_or(usize::MAX);
         let mut bytes = 0;
         for (seq, entry) in numbers.clone().zip(self.entries.iter().skip(skip)) {
-            bytes += entry.message().map_or(0, |message| message.size());
-            if bytes > bounds::FORWARD_READ && seq > numbers.start {
-                return seq;
+            let more = entry.message().map_or(0, |message| message.size());
+            if bytes + more > bounds::FORWARD_READ && seq > numbers.start {
+                return (seq, bytes);
             }
+            bytes += more;
         }
-        numbers.end
+        (numbers.end, bytes)
     }
 }
 

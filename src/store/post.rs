@@ -103,6 +103,12 @@ impl Store {
         self.inner.shared.state().post.stored()
     }
 
+    /// What the uplinks want.
+    #[must_use]
+    pub fn wishes(&self) -> Wishes {
+        self.inner.shared.state().post.wishes.clone()
+    }
+
     /// From now on each uplink wants this, also of what waits for it already.
     pub fn wish(&self, wishes: Wishes) {
         self.inner.shared.state().wish(wishes);

@@ -60,10 +60,13 @@ impl Writer {
             (state.present.overlap(range.start..end), end)
         };
         let mut chunk = Chunk::empty(end);
+        // What is not this uplink's affair makes no record, and the thread has other work.
+        let (mut looked, mut bytes) = (0, 0);
         for part in parts {
             let mut at = part.start;
             while at < part.end {
-                if chunk.is_full(most) {
+                if chunk.is_full(most) || looked >= bounds::STORE_READ as u64 || bytes >= bounds::FORWARD_READ
+                {
                     chunk.next = at;
                     return Ok(chunk);
                 }
@@ -77,7 +80,8 @@ impl Writer {
                     continue;
                 };
                 let until = block.range().end.min(part.end).min(at + (most - chunk.count()) as u64);
-                let until = block.fits(at..until);
+                let (until, heavy) = block.fits(at..until);
+                (looked, bytes) = (looked + until - at, bytes + heavy);
                 let mut state = self.shared.state();
                 if let Some(uplink) = uplink {
                     state.hand_out(uplink, &block, at..until, &mut chunk);

@@ -210,6 +210,15 @@ async fn many_large_messages_are_read_in_bounded_pieces() {
     }
     assert!(pieces > 1, "{pieces}");
     assert_eq!(seen, 20);
+    store.crash();
+    // After a start it has to be found out again who is not concerned, in bounded pieces as well.
+    let (store, _) = open_two(&config(dir.path()), "a");
+    let plant = store.drain("plant").expect("configured");
+    let chunk = plant.read(1..21, 4096).await.expect("reads");
+    assert!(chunk.count() == 0 && chunk.next < 21, "{}", chunk.next);
+    assert_eq!(all(&*plant).await, (vec![], vec![]));
+    let ledger = balanced(&*plant);
+    assert_eq!((ledger.taken, ledger.queued), (0, 0));
 }
 
 #[derive(Debug, Clone)]
