@@ -13,7 +13,7 @@
 //!
 //! # What it does not
 //! - Numbers of a commit in which the process is killed are declared to every uplink, whoever's they were; so are those of
-//!   a block that is damaged, since nobody can say what was in it.
+//!   a block that is damaged, since nobody can say what was in it, and those that a person purges before the reader came to them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -36,6 +36,8 @@ pub type Wishes = BTreeMap<String, Wants>;
 /// The messages that wait, and who wants them.
 pub struct Post {
     waiting: VecDeque<Arc<Forwarded>>,
+    /// How many of them somebody waits for.
+    awaited: usize,
     wishes: Wishes,
     /// Given to us so far.
     posted: u64,
@@ -51,7 +53,13 @@ impl std::fmt::Debug for Post {
 
 impl Default for Post {
     fn default() -> Self {
-        Self { waiting: VecDeque::new(), wishes: Wishes::new(), posted: 0, stored: watch::Sender::new(0) }
+        Self {
+            waiting: VecDeque::new(),
+            awaited: 0,
+            wishes: Wishes::new(),
+            posted: 0,
+            stored: watch::Sender::new(0),
+        }
     }
 }
 
@@ -62,10 +70,10 @@ impl Post {
         !self.waiting.is_empty()
     }
 
-    /// Whether so many wait that the next commit does not wait for its interval.
+    /// Whether so many are awaited, or there, that the next commit does not wait for its interval.
     #[must_use]
     pub fn is_urgent(&self) -> bool {
-        self.waiting.len() >= bounds::STORE_POST_EARLY
+        self.awaited >= bounds::STORE_POST_EARLY || self.waiting.len() >= bounds::STORE_POST
     }
 
     /// How many of all that were posted are durable.
@@ -122,6 +130,7 @@ impl State {
         self.post.waiting.extend(messages);
         let more = self.post.waiting.len() - before;
         self.post.posted += more as u64;
+        self.post.awaited += awaited(self.post.waiting.range(before..));
         if more > 0 {
             self.dirty_since.get_or_insert(now);
         }
@@ -142,6 +151,7 @@ impl State {
             return;
         }
         let messages: Vec<_> = self.post.waiting.drain(..count).collect();
+        self.post.awaited -= awaited(messages.iter());
         let first = self.next;
         self.next += count as u64;
         for (name, account) in &mut self.accounts {
@@ -183,6 +193,11 @@ impl State {
         }
         self.post.wishes = wishes;
     }
+}
+
+/// How many of these somebody waits for.
+fn awaited<'m>(messages: impl Iterator<Item = &'m Arc<Forwarded>>) -> usize {
+    messages.filter(|message| message.qos > 0).count()
 }
 
 /// The numbers from `first` on for which `is` is true, in ranges.

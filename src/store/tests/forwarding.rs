@@ -174,6 +174,21 @@ async fn a_burst_larger_than_the_bound_is_stored_in_a_few_commits_at_once() {
 }
 
 #[tokio::test]
+async fn publishers_that_wait_hasten_the_commit_and_others_do_not() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = model::Store { commit_interval: Span::s(3600), ..config(dir.path()) };
+    let (store, _) = open_two(&config, "a");
+    let mut stored = store.posted();
+    let with = |qos: u8, n: u64| Arc::new(Forwarded { qos, ..(*message(n)).clone() });
+    store.post((0..100).map(|n| with(0, n)).collect());
+    store.post((100..115).map(|n| with(1, n)).collect());
+    store.read(0..1, 1).await.expect("the thread has looked at it");
+    assert_eq!(*stored.borrow_and_update(), 0);
+    store.post(vec![with(2, 115)]);
+    until("the commit", || *store.posted().borrow() == 116).await;
+}
+
+#[tokio::test]
 async fn a_route_that_comes_or_goes_decides_what_of_the_queue_is_owed() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, _) = open_two(&config(dir.path()), "a");
