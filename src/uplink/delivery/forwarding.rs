@@ -2,7 +2,7 @@
 //!
 //! Payload, retained flag and properties stay what they are. With MQTT 5 `epoch`, `seq` and `ts` go along as user
 //! properties, and one that names this gateway, so that a message that comes round is known; MQTT 3.1.1 has no place for
-//! them. What is too old by the word of its publisher is not sent: it is declared lost as `expired`.
+//! them. If it has properties of these names already (of another gateway on the way), ours are the last. What is too old by the word of its publisher is not sent: it is declared lost as `expired`.
 
 use super::{Cargo, Class, Delivery, LossReason, Outgoing, Relaxed};
 use crate::message::{ForwardedRecord, VIA};
