@@ -2,12 +2,16 @@
 
 use fieldgate::broker::{Receipt, Tapped};
 use fieldgate::message::{BootMs, Forwarded, Message};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::raw::*;
 
 const AT: BootMs = BootMs(7);
 
-fn parts(tapped: Tapped) -> (Forwarded, Receipt) {
+/// The next message that the keeper gets.
+async fn kept(keeper: &mut mpsc::Receiver<Tapped>) -> (Forwarded, Receipt) {
+    let tapped = timeout(LONG, keeper.recv()).await.expect("in time").expect("the broker is there");
     tapped.into_parts(AT)
 }
 
@@ -36,15 +40,15 @@ async fn what_is_tapped_is_acknowledged_when_it_is_kept_and_in_order() {
         }
         p.send(&[0xC0, 0]).await;
         p.expect(&[0xD0, 0]).await;
-        let (mut kept, mut receipts) = (Vec::new(), Vec::new());
+        let (mut messages, mut receipts) = (Vec::new(), Vec::new());
         for _ in 0..3 {
-            let (message, receipt) = parts(keeper.recv().await.expect("a message"));
-            kept.push((message.topic.to_string(), message.payload.to_vec(), message.qos, message.retain));
+            let (message, receipt) = kept(&mut keeper).await;
+            messages.push((message.topic.to_string(), message.payload.to_vec(), message.qos, message.retain));
             assert_eq!((message.at, message.origin), (AT, None));
             receipts.push(receipt);
         }
         let expected = [("z/a", b"1", 1, false), ("z/b", b"3", 2, false), ("z/c", b"4", 0, true)];
-        assert_eq!(kept, expected.map(|(t, p, q, r)| (t.to_owned(), p.to_vec(), q, r)));
+        assert_eq!(messages, expected.map(|(t, p, q, r)| (t.to_owned(), p.to_vec(), q, r)));
         broker.stored(vec![receipts.remove(0)]).await;
         p.expect(&[0x40, 2, 0, 1]).await;
         p.expect(&[0x40, 2, 0, 2]).await;
@@ -68,7 +72,7 @@ async fn whoever_publishes_more_than_there_is_room_for_waits_alone_and_qos_0_is_
     // 4 MiB are 20 of them.
     for id in 1..=20 {
         p.send(&publish(V::Four, 2, "z/a", id, &[], &large)).await;
-        receipts.push(parts(keeper.recv().await.expect("room")).1);
+        receipts.push(kept(&mut keeper).await.1);
     }
     p.send(&publish(V::Four, 2, "z/a", 21, &[], &large)).await;
     p.send(&publish(V::Four, 2, "z/a", 22, &[], b"small")).await;
@@ -82,7 +86,7 @@ async fn whoever_publishes_more_than_there_is_room_for_waits_alone_and_qos_0_is_
         p.expect(&[0x40, 2, 0, id]).await;
     }
     for size in [large.len(), 5] {
-        let (message, receipt) = parts(keeper.recv().await.expect("now there is room"));
+        let (message, receipt) = kept(&mut keeper).await;
         assert_eq!(message.payload.len(), size);
         receipts.push(receipt);
     }
@@ -93,7 +97,7 @@ async fn whoever_publishes_more_than_there_is_room_for_waits_alone_and_qos_0_is_
     // Of this process it is skipped as well, or taken, and says who brought it.
     let message = Message::new("z/c", "down", false);
     broker.publish_from(&"cloud".into(), vec![(message, vec!["a".to_owned()])]);
-    let (message, _receipt) = parts(keeper.recv().await.expect("a message"));
+    let (message, _receipt) = kept(&mut keeper).await;
     assert_eq!(message.origin.as_deref(), Some("cloud"));
     assert!(message.was_here("a") && !message.was_here("b"));
 }
@@ -122,14 +126,14 @@ async fn a_connection_that_ends_before_its_message_is_kept_may_say_it_again_with
     p.send(&connect(V::Four, "p", false)).await;
     p.connack(false).await;
     p.send(&publish(V::Four, 4, "z/a", 1, &[], b"1")).await;
-    let first = parts(keeper.recv().await.expect("a message"));
+    let first = kept(&mut keeper).await;
     drop(p.into_io());
     let mut p = Raw::open(at, V::Four).await;
     p.send(&connect(V::Four, "p", false)).await;
     p.connack(true).await;
     // The broker never said that it has it: so it is not taken for a repeat that is through.
     p.send(&publish(V::Four, 8 | 4, "z/a", 1, &[], b"1")).await;
-    let second = parts(keeper.recv().await.expect("again"));
+    let second = kept(&mut keeper).await;
     p.send(&[0xC0, 0]).await;
     p.expect(&[0xD0, 0]).await;
     broker.stored(vec![first.1, second.1]).await;
