@@ -182,6 +182,34 @@ pub const STORE_EVENTS: usize = 64;
 /// Two lanes and a window make a few. Full: the smallest is forgotten and sent once more.
 pub const STORE_ISLANDS: usize = 256;
 
+/// Stretches of numbers that are not one uplink's affair (messages that it does not forward) among what it was not sent
+/// yet. One for each commit with messages; 4096 × 16 B = 64 KiB, over half an hour of them.
+/// Full: those in the middle count as queued until the uplink's reader comes to them.
+pub const STORE_ASIDE: usize = 4096;
+
+/// Largest message of another device that goes into the log: topic, payload and properties, in bytes. As large as
+/// what comes from the cloud ([`UPLINK_PACKET_IN`]). A larger one is not forwarded, counted and said.
+pub const FORWARD_MESSAGE: usize = 256 << 10;
+
+/// KiB of messages to be forwarded, from the moment the local broker takes them until they are stored; each counts as
+/// 1 at least, so they are 4096 messages at most. 4 MiB at worst, a commit of 8 MiB/s.
+/// Full: with QoS 1 and 2 the client is not read, so that it waits; QoS 0 is not forwarded, counted.
+pub const FORWARD_KIB: usize = 4096;
+
+/// Messages that get a number in one commit: what a power cut is said to take at most grows by no more. At 20 ms a commit it
+/// is 25,000 messages a second. Full: the rest follows in the next commit, at once.
+pub const STORE_POST: usize = 512;
+
+/// Messages with QoS 1 or 2 that do not wait for the commit's interval: usual clients have 20 in flight and wait then, which
+/// would be 40 messages a second. A commit writes some 8 KiB of its own; 16 messages of 200 B are 3 KiB.
+pub const STORE_POST_EARLY: usize = 16;
+
+/// Messages on their way from the broker's hub to the log: as many as [`FORWARD_KIB`] allows, so it cannot be full.
+pub const FORWARD_QUEUE: usize = FORWARD_KIB;
+
+/// Bytes of messages that one read of an uplink gets, and that wait in one lane. One more may always go.
+pub const FORWARD_READ: usize = 1 << 20;
+
 /// Loss records waiting for one uplink. Full: a new one is merged into the last of the same reason.
 pub const STORE_LOSSES: usize = 256;
 

@@ -2,6 +2,8 @@
 //!
 //! A [`Reading`] is made by the pipeline, numbered by the store, and from then on is a [`Record`].
 
+mod forwarded;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use bytes::Bytes;
 use driver_api::{Quality, Reason, Value};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+pub use forwarded::{Entry, Forwarded, ForwardedRecord, Props, VIA};
 
 /// Which quantity a reading is of. Shared by all its readings; also the dictionary entry of a
 /// stored block, so that a reading can be sent long after the configuration forgot the point.

@@ -179,7 +179,7 @@ impl State {
 
     fn fire(&mut self, will: Option<Will>) {
         if let Some(Will { message, .. }) = will {
-            self.route(message);
+            self.route_own(message);
         }
     }
 

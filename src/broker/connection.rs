@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::greet::{self, Admitted, Io, Shared};
+use super::message::Publish;
 use super::queue::Walk;
 use super::queue::{Addressed, Item};
 use super::retained::Portion;
@@ -62,6 +63,12 @@ pub(super) struct Connection {
     pub owed: usize,
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
     pub due: HashSet<u16>,
+    /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with the hub's answer.
+    pub answers: VecDeque<(u16, Option<(u8, bool)>)>,
+    /// QoS 2 ids of messages that are to be stored and are not yet.
+    pub unstored: HashSet<u16>,
+    /// A message that waits for room in the log: nothing more is read meanwhile.
+    pub stalled: Option<(Publish, Option<AckTo>)>,
     /// QoS 1 and 2 messages of the client that are not finished, for our Receive Maximum.
     pub open: usize,
     pub aliases: Vec<Option<Arc<str>>>,
@@ -103,6 +110,9 @@ impl Connection {
             out,
             owed: 0,
             due: HashSet::new(),
+            answers: VecDeque::new(),
+            unstored: HashSet::new(),
+            stalled: None,
             open: session.taken.len(),
             aliases: Vec::new(),
             session_expiry: connect.session_expiry,
@@ -138,6 +148,10 @@ impl Connection {
         if let Some((walk, _)) = self.asked.take() {
             // Asked for, not received: the session's next connection asks again.
             self.session.walk = Some(walk);
+        }
+        for id in self.unstored.drain() {
+            // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
+            self.session.taken.remove(&id);
         }
         let Self { session, shared, mut out, mut io_write, version, number, new_expiry, .. } = self;
         let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
@@ -211,7 +225,18 @@ impl Connection {
                     Ok(0) | Err(_) => return End::Lost,
                     Ok(_) => {}
                 },
+                room = room(&self.shared, &self.stalled), if self.stalled.is_some() => {
+                    let Some(((message, ack), room)) = self.stalled.take().zip(room) else {
+                        return End::Stop(reason::SERVER_UNAVAILABLE);
+                    };
+                    if let Err(end) = self.forward(message, ack, room).await {
+                        return end;
+                    }
+                }
                 () = &mut idle, if self.keep_alive.is_some() => {
+                    if self.is_full() {
+                        self.heard = Instant::now();
+                    }
                     if self.silent_at() <= Instant::now() {
                         return End::Stop(reason::KEEP_ALIVE_TIMEOUT);
                     }
@@ -232,12 +257,17 @@ impl Connection {
                 *buffer = BytesMut::new();
             }
         }
-        let may = self.out.len() < OUT_READ && self.owed < usize::from(self.shared.limits.in_flight_in);
+        let may = self.out.len() < OUT_READ && !self.is_full();
         if may && self.input.capacity() - self.input.len() < 512 {
             // Grows by doubling as bytes arrive, never by the length that a client announces.
             self.input.reserve(2048);
         }
         may
+    }
+
+    /// It has as much unfinished as we allow, or waits for room: it is not read, which is no silence of its own.
+    fn is_full(&self) -> bool {
+        self.stalled.is_some() || self.owed >= usize::from(self.shared.limits.in_flight_in)
     }
 
     fn may_send(&self) -> bool {
@@ -246,7 +276,7 @@ impl Connection {
 
     /// Handles the complete packets that are there.
     async fn read_packets(&mut self) -> Result<(), End> {
-        while self.out.len() < OUT_READ && self.owed < usize::from(self.shared.limits.in_flight_in) {
+        while self.out.len() < OUT_READ && !self.is_full() {
             let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
             let packet = self.input.split_to(frame.end);
             self.heard = Instant::now();
@@ -265,13 +295,11 @@ impl Connection {
         match control {
             Control::Stop(reason) => return Some(End::Stop(reason)),
             Control::Routed { id, qos, matched } => {
-                self.owed = self.owed.saturating_sub(1);
-                let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
-                if qos == 1 {
-                    self.open = self.open.saturating_sub(1);
-                    self.reply(Reply::Ack, id, code);
-                } else if self.due.remove(&id) {
-                    self.reply(Reply::Rec, id, code);
+                let waits = self.answers.iter_mut().find(|(at, answer)| *at == id && answer.is_none());
+                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, matched)));
+                while let Some((id, Some((qos, matched)))) = self.answers.front().copied() {
+                    self.answers.pop_front();
+                    self.acknowledge(id, qos, matched);
                 }
             }
             Control::SubAck { id, codes } => {
@@ -286,6 +314,18 @@ impl Connection {
             }
         }
         None
+    }
+
+    fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+        self.unstored.remove(&id);
+        self.owed = self.owed.saturating_sub(1);
+        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+        if qos == 1 {
+            self.open = self.open.saturating_sub(1);
+            self.reply(Reply::Ack, id, code);
+        } else if self.due.remove(&id) {
+            self.reply(Reply::Rec, id, code);
+        }
     }
 
     /// Sends what may be sent now. `false`: the hub is gone.
@@ -398,6 +438,13 @@ impl Connection {
 
     pub fn ack_to(&self, id: u16) -> AckTo {
         AckTo { key: self.session.key, conn: self.number, id }
+    }
+}
+
+async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
+    match stalled {
+        Some((message, _)) => shared.tap.room(message).await,
+        None => std::future::pending().await,
     }
 }
 

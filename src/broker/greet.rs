@@ -20,6 +20,7 @@ use super::listener::Door;
 use super::message::Publish;
 use super::state::{Attached, Connecting, Event, State, Will};
 use super::stats::{Counters, Refusal};
+use super::tap::Tap;
 use super::traffic::{About, Traffic};
 use super::wire::encode::{self, Welcome};
 use super::wire::{Connect, Fault, Version, decode, reader, reason};
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub counters: Arc<Counters>,
     pub events: mpsc::Sender<Event>,
     pub access: watch::Receiver<Arc<Access>>,
+    /// What of all that is published is kept.
+    pub tap: Arc<Tap>,
     /// KiB of large payloads on their way through the hub.
     pub kib: Arc<Semaphore>,
     /// Connections that may still come.

@@ -129,7 +129,7 @@ impl Hub {
                 self.apply(event);
                 continue;
             }
-            let message = matches!(event, Event::Publish(..) | Event::Burst(_));
+            let message = matches!(event, Event::Publish(..) | Event::Forward(_) | Event::Burst(_));
             pushed &= !message;
             self.window.push_back(Waiting { ticket: message.then_some((self.next, entered)), event });
         }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, Instant};
 
 use super::connection::{Connection, End};
 use super::greet::may_write;
 use super::message::Publish;
 use super::shared;
-use super::state::{Event, Permit, Subscribing};
+use super::state::{AckTo, Event, Permit, Subscribing};
 use super::stats::Refusal;
 use super::traffic::Way;
 use super::wire::encode::{self, Reply};
@@ -122,7 +123,7 @@ impl Connection {
             self.refuse_publish(&p, code);
             return Ok(());
         }
-        let permit = self.permit(size).await?;
+        let (id, qos) = (p.id, p.qos);
         let message = Publish {
             topic,
             payload: p.payload,
@@ -131,16 +132,42 @@ impl Connection {
             props: p.props,
             expires: p.expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s))),
             from: self.session.key,
+            origin: None,
         };
-        if p.qos > 0 {
+        if qos > 0 {
             self.open += 1;
+            self.answers.push_back((id, None));
         }
-        if p.qos == 2 {
-            self.session.taken.insert(p.id);
-            self.due.insert(p.id);
+        if qos == 2 {
+            self.session.taken.insert(id);
+            self.due.insert(id);
         }
-        let ack = (p.qos > 0).then(|| self.ack_to(p.id));
+        let ack = (qos > 0).then(|| self.ack_to(id));
+        if self.shared.tap.wants(&message) {
+            if qos == 2 {
+                self.unstored.insert(id);
+            }
+            match self.shared.tap.try_room(&message) {
+                Some(room) => return self.forward(message, ack, room).await,
+                None if qos == 0 => self.shared.tap.skip(),
+                None => {
+                    self.stalled = Some((message, ack));
+                    return Ok(());
+                }
+            }
+        }
+        let permit = self.permit(size).await?;
         self.tell_hub(Event::Publish(message, ack, permit), ack.is_some()).await
+    }
+
+    /// A message goes on that is to be stored, too; now there is room for it.
+    pub(super) async fn forward(
+        &mut self,
+        message: Publish,
+        ack: Option<AckTo>,
+        room: OwnedSemaphorePermit,
+    ) -> Result<(), End> {
+        self.tell_hub(Event::Forward(Box::new((message, ack, room))), ack.is_some()).await
     }
 
     /// The topic of a PUBLISH, its alias resolved and remembered.

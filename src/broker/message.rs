@@ -7,32 +7,7 @@ use tokio::time::Instant;
 
 use super::trie::Key;
 use crate::message::Message;
-
-/// Properties of a PUBLISH that travel on to MQTT 5 subscribers.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Props {
-    /// 1: the payload is UTF-8.
-    pub payload_format: Option<u8>,
-    /// What the payload is.
-    pub content_type: Option<String>,
-    /// Where to answer.
-    pub response_topic: Option<String>,
-    /// What to answer with.
-    pub correlation: Option<Bytes>,
-    /// Anything else, in order.
-    pub user: Vec<(String, String)>,
-}
-
-impl Props {
-    fn size(&self) -> usize {
-        let text = |s: &Option<String>| s.as_ref().map_or(0, String::len);
-        let user: usize = self.user.iter().map(|(k, v)| k.len() + v.len() + 48).sum();
-        64 + text(&self.content_type)
-            + text(&self.response_topic)
-            + self.correlation.as_ref().map_or(0, Bytes::len)
-            + user
-    }
-}
+pub use crate::message::Props;
 
 /// A published message.
 #[derive(Debug, Clone)]
@@ -51,6 +26,8 @@ pub struct Publish {
     pub expires: Option<Instant>,
     /// Who published it; 0 is this process.
     pub from: Key,
+    /// The uplink that brought it, if one did.
+    pub origin: Option<Arc<str>>,
 }
 
 impl Publish {
@@ -65,6 +42,7 @@ impl Publish {
             props: None,
             expires: None,
             from: 0,
+            origin: None,
         }
     }
 

@@ -3,7 +3,8 @@
 //!
 //! # What it promises
 //! - MQTT 3.1.1 and 5 on the same port, over TCP, TLS and WebSocket. QoS 0, 1 and 2; a QoS 1 or 2 message is
-//!   acknowledged after it came out of the engine and was queued for every subscriber.
+//!   acknowledged after it came out of the engine and was queued for every subscriber; where its topic is tapped (`tap`),
+//!   after it was stored.
 //! - Each publisher's messages keep their order. A slow subscriber slows nobody: its queue is bounded by
 //!   number and bytes ([`Limits`]); what does not fit is dropped *for it* and counted, QoS 0 first.
 //! - All retained messages of a filter arrive, whatever their number.
@@ -14,7 +15,7 @@
 //!
 //! # The parts, pure ones first
 //! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
-//! task; `listener`, `greet`, `connection`, `inbound` move bytes; `local` is for this process.
+//! task; `listener`, `greet`, `connection`, `inbound` move bytes; `local` and `tap` are for this process.
 
 mod access;
 pub mod acl;
@@ -39,6 +40,7 @@ mod shared;
 mod state;
 mod stats;
 mod sys;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -59,19 +61,22 @@ use tokio_util::task::TaskTracker;
 
 use crate::bounds;
 use crate::config::model::{self, Transport};
-use crate::message::Message;
+use crate::message::{Message, Props, VIA};
 use crate::topic;
 use access::Access;
 use greet::Shared;
 use hub::{Hub, Inputs};
+use message::Publish;
 use state::{Event, State};
 use stats::Counters;
+use tap::Tap;
 
 pub use limits::Limits;
 pub use local::Subscription;
 pub use passwords::hash_password;
 pub use roster::{ClientRow, Kicked};
 pub use stats::{BrokerStats, Refusal};
+pub use tap::{Receipt, Tapped};
 
 /// Which engine routes.
 #[derive(Debug, Default)]
@@ -208,7 +213,8 @@ impl Broker {
         let (access_tx, access_rx) = watch::channel(access.clone());
         let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
         let local_queued = Arc::new(AtomicUsize::new(0));
-        let state = State::new(limits.clone(), counters.clone(), access, never_retain);
+        let tap = Arc::new(Tap::new(counters.clone()));
+        let state = State::new(limits.clone(), counters.clone(), access, tap.clone(), never_retain);
         let engine = match engine {
             EngineChoice::Native => None,
             EngineChoice::Rumqttd => engine_rumqttd::start()
@@ -227,6 +233,7 @@ impl Broker {
             counters,
             events,
             access: access_rx,
+            tap,
             kib: Arc::new(Semaphore::new(bounds::BROKER_EVENT_KIB)),
             checkers: Semaphore::new(2),
             checks: Semaphore::new(bounds::BROKER_PASSWORD_CHECKS),
@@ -266,10 +273,14 @@ impl Broker {
     /// topic is not a topic, or the bounded queue to the hub is full ([`bounds::BROKER_LOCAL`]); counted.
     /// However many they are, the hub wakes up once.
     pub fn publish(&self, messages: Vec<Message>) -> usize {
+        self.burst(messages.into_iter().map(Publish::from))
+    }
+
+    fn burst(&self, messages: impl ExactSizeIterator<Item = Publish>) -> usize {
         let inner = &*self.inner;
         let offered = messages.len();
         let levels = inner.shared.limits.levels;
-        let mut good: Vec<_> = messages.into_iter().filter(|m| topic::is_name(&m.topic, levels)).collect();
+        let mut good: Vec<_> = messages.filter(|m| topic::is_name(&m.topic, levels)).collect();
         let queued = inner.local_queued.fetch_add(good.len(), Relaxed);
         let room = bounds::BROKER_LOCAL.saturating_sub(queued).min(good.len());
         inner.local_queued.fetch_sub(good.len() - room, Relaxed);
@@ -286,6 +297,32 @@ impl Broker {
         }
         Counters::add(&inner.shared.counters.skipped, offered - sent);
         offered - sent
+    }
+
+    /// [`Broker::publish`] of what an uplink brought, each with the gateways it came by.
+    pub fn publish_from(&self, uplink: &Arc<str>, messages: Vec<(Message, Vec<String>)>) -> usize {
+        self.burst(messages.into_iter().map(|(message, via)| {
+            let user: Vec<_> = via.into_iter().map(|gateway| (VIA.to_owned(), gateway)).collect();
+            let props = (!user.is_empty()).then(|| Box::new(Props { user, ..Props::default() }));
+            Publish { props, origin: Some(Arc::clone(uplink)), ..message.into() }
+        }))
+    }
+
+    /// From now on everything that is published on topics of these filters, but for those at or below `except`, is handed to
+    /// the keeper, and what has QoS 1 or 2 is acknowledged when it gave the receipt back. See [`tap`].
+    pub fn tap(&self, filters: Vec<String>, except: String) {
+        self.inner.shared.tap.want(filters, except);
+    }
+
+    /// The keeper's end of the tap: there is one.
+    #[must_use]
+    pub fn keeper(&self) -> Option<mpsc::Receiver<Tapped>> {
+        self.inner.shared.tap.keeper()
+    }
+
+    /// The messages of these receipts are stored: whoever published them is told so.
+    pub async fn stored(&self, receipts: Vec<Receipt>) {
+        let _ = self.inner.local.send(Event::Stored(receipts)).await;
     }
 
     /// Subscribes from inside the process; what was published before by the same task is seen as

@@ -20,11 +20,27 @@ use crate::topic;
 impl State {
     /// Keeps `message` if it is to be retained and queues it for all who want it. Whether somebody does.
     pub(super) fn route(&mut self, message: Publish) -> bool {
+        self.route_shared(&Arc::new(message))
+    }
+
+    /// [`State::route`] for what no connection stands behind that could wait: it is tapped if there is room.
+    pub(super) fn route_own(&mut self, message: Publish) {
+        let message = Arc::new(message);
+        self.route_shared(&message);
+        if self.tap.wants(&message) {
+            match self.tap.try_room(&message) {
+                Some(room) => self.tap.hand_over(message, None, room),
+                None => self.tap.skip(),
+            }
+        }
+    }
+
+    /// [`State::route`] for a message that others hold, too.
+    pub(super) fn route_shared(&mut self, message: &Arc<Publish>) -> bool {
         Counters::add(&self.counters.messages_in, 1);
         self.number += 1;
-        let message = Arc::new(message);
         if message.retain && self.may_retain(&message.topic) {
-            if !self.retained.set(&message, self.number) {
+            if !self.retained.set(message, self.number) {
                 self.counters.refuse(Refusal::Limit);
             }
             Counters::set(&self.counters.retained, self.retained.len());
@@ -41,8 +57,8 @@ impl State {
         let any = !matches.is_empty();
         for same in matches.chunk_by(|a, b| a.0 == b.0) {
             match self.groups.turn(same[0].0) {
-                None => self.queue(same[0].0, same, &message),
-                Some(members) => self.queue_for_one(&members, &message),
+                None => self.queue(same[0].0, same, message),
+                Some(members) => self.queue_for_one(&members, message),
             }
         }
         matches.clear();

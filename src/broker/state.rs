@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
@@ -18,6 +18,7 @@ use super::roster::{ClientRow, Kicked};
 use super::session::Session;
 use super::shared::Groups;
 use super::stats::Counters;
+use super::tap::{Receipt, Tap};
 use super::traffic::About;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
@@ -35,8 +36,12 @@ pub enum Event {
     Panicked(u64),
     /// A message of a client; the permit is its share of the bytes on their way. The same below.
     Publish(Publish, Option<AckTo>, Permit),
+    /// A message of a client that is kept, too; the permit is its share of the room for such.
+    Forward(Box<(Publish, Option<AckTo>, OwnedSemaphorePermit)>),
+    /// Such messages are stored.
+    Stored(Vec<Receipt>),
     /// Messages of this process.
-    Burst(Vec<Message>),
+    Burst(Vec<Publish>),
     /// SUBSCRIBE.
     Subscribe(Box<Subscribing>, Permit),
     /// UNSUBSCRIBE: who, packet id, filters.
@@ -56,7 +61,7 @@ pub enum Event {
 }
 
 /// A share of the bytes on their way through the hub; small packets need none.
-pub type Permit = Option<tokio::sync::OwnedSemaphorePermit>;
+pub type Permit = Option<OwnedSemaphorePermit>;
 
 /// A client that wants a session.
 #[derive(Debug)]
@@ -211,6 +216,7 @@ pub(super) struct State {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub access: Arc<Access>,
+    pub tap: Arc<Tap>,
     /// Filters, each with what its topics begin with.
     pub never_retain: Vec<(usize, String)>,
     pub trie: Trie<Options>,
@@ -235,6 +241,7 @@ impl State {
         limits: Limits,
         counters: Arc<Counters>,
         access: Arc<Access>,
+        tap: Arc<Tap>,
         never_retain: Vec<String>,
     ) -> Self {
         Self {
@@ -242,6 +249,7 @@ impl State {
             limits,
             counters,
             access,
+            tap,
             never_retain: never_retain
                 .into_iter()
                 .map(|f| (topic::literal_prefix(&f).trim_end_matches('/').len(), f))
@@ -285,9 +293,21 @@ impl State {
                     self.tell(ack, Control::Routed { id: ack.id, qos, matched });
                 }
             }
+            Event::Forward(forward) => {
+                let (message, ack, room) = *forward;
+                let message = Arc::new(message);
+                self.route_shared(&message);
+                let ack = ack.map(|ack| (ack, message.qos));
+                self.tap.hand_over(message, ack, room);
+            }
+            Event::Stored(receipts) => {
+                for (ack, qos) in receipts.into_iter().filter_map(|receipt| receipt.ack) {
+                    self.tell(ack, Control::Routed { id: ack.id, qos, matched: true });
+                }
+            }
             Event::Burst(messages) => {
                 for message in messages {
-                    self.route(message.into());
+                    self.route_own(message);
                 }
             }
             Event::Subscribe(subscribing, _permit) => self.subscribe(*subscribing),

@@ -56,6 +56,9 @@ pub(super) struct Counters {
     pub engine_native: AtomicU64,
     pub engine_switches: AtomicU64,
     pub engine_gaps: AtomicU64,
+    pub forward_taken: AtomicU64,
+    pub forward_skipped: AtomicU64,
+    pub forward_oversize: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
 }
 
@@ -104,6 +107,9 @@ impl Counters {
             engine: if get(&self.engine_native) == 0 { "rumqttd" } else { "native" },
             engine_switches: get(&self.engine_switches),
             engine_gaps: get(&self.engine_gaps),
+            forward_taken: get(&self.forward_taken),
+            forward_skipped: get(&self.forward_skipped),
+            forward_oversize: get(&self.forward_oversize),
         }
     }
 }
@@ -165,6 +171,12 @@ pub struct BrokerStats {
     pub engine_switches: u64,
     /// Messages that the engine lost (delivered all the same, from our window).
     pub engine_gaps: u64,
+    /// Messages of other devices handed to the log.
+    pub forward_taken: u64,
+    /// Messages with QoS 0 that were not, because too many waited for the disk.
+    pub forward_skipped: u64,
+    /// Messages that were not, because they are too large.
+    pub forward_oversize: u64,
 }
 
 impl BrokerStats {

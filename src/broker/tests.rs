@@ -246,9 +246,14 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
     Fake { control: hears, attached }
 }
 
+fn state(limits: Limits) -> State {
+    let tap = Arc::new(super::tap::Tap::new(Arc::default()));
+    State::new(limits, Arc::default(), Arc::default(), tap, Vec::new())
+}
+
 #[test]
 fn a_fault_of_ours_costs_one_connection_and_those_who_wait_for_its_id_go_on() {
-    let mut state = State::new(Limits::default(), Arc::default(), Arc::default(), Vec::new());
+    let mut state = state(Limits::default());
     let mut first = fake(&mut state, "c", 1, true);
     let session = first.attached.try_recv().unwrap().session;
     let mut second = fake(&mut state, "c", 2, false);
@@ -267,7 +272,7 @@ fn a_fault_of_ours_costs_one_connection_and_those_who_wait_for_its_id_go_on() {
 #[test]
 fn of_too_many_sessions_away_the_oldest_is_forgotten() {
     let limits = Limits { sessions_away: 2, ..Limits::default() };
-    let mut state = State::new(limits, Arc::default(), Arc::default(), Vec::new());
+    let mut state = state(limits);
     for conn in 1..=3 {
         let mut c = fake(&mut state, &format!("c{conn}"), conn, false);
         let session = c.attached.try_recv().unwrap().session;

@@ -173,9 +173,6 @@ fn improve(problem: &mut Problem) {
         }
         "user" | "user_name" => "it is called `username`".to_owned(),
         "host" | "hostname" | "server" | "broker" => "an uplink's address is its `url`".to_owned(),
-        "forward" => {
-            format!("this version has no `{key}`; leave it out")
-        }
         _ => return,
     });
 }

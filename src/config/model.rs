@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::connect::Connect;
 pub use super::doors::{Broker, Engine, Listener, ListenerTls, Transport};
 use super::proxy::Proxy;
-pub use super::routes::Subscribe;
+pub use super::routes::{Forward, Subscribe};
 use super::share::Share;
 use super::values::Values;
 
@@ -169,6 +169,9 @@ pub struct Uplink {
     #[serde(default = "defaults::allow_commands")]
     #[schemars(example = &["pump/speed", "hvac/+"])]
     pub allow_commands: Vec<String>,
+    /// Any number of them.
+    #[serde(default)]
+    pub forward: Vec<Forward>,
     /// Any number of them.
     #[serde(default)]
     pub subscribe: Vec<Subscribe>,

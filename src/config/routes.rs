@@ -17,3 +17,17 @@ pub struct Subscribe {
     #[schemars(example = &"down/{topic}")]
     pub to: String,
 }
+
+/// Local topics of other MQTT devices that are stored and brought to the cloud, in one log with the readings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Filter of the local broker's topics, with `+` and `#`; `{gateway}` is the gateway's id. What several filters of
+    /// one uplink take goes by the first of them. The gateway's own tree `gw/<id>` and `$SYS` are left out.
+    #[schemars(example = &"zigbee2mqtt/#")]
+    pub filter: String,
+    /// Topic in the cloud. `{topic}` is the whole local topic, `{gateway}` the gateway's id. `topic_root` is no place
+    /// for it.
+    #[schemars(example = &"sites/{gateway}/{topic}")]
+    pub to: String,
+}

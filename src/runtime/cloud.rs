@@ -54,12 +54,13 @@ impl RunningUplink {
                 }
             }
         });
-        let (local, mut brought) = mpsc::channel::<Message>(bounds::UPLINK_ROUTED);
+        let (local, mut brought) = mpsc::channel::<(Message, Vec<String>)>(bounds::UPLINK_ROUTED);
         let down = broker.clone();
+        let origin: Arc<str> = config.name.as_str().into();
         let down_task = tokio::spawn(async move {
             let mut messages = Vec::new();
             while brought.recv_many(&mut messages, bounds::UPLINK_ROUTED).await > 0 {
-                down.publish(std::mem::take(&mut messages));
+                down.publish_from(&origin, std::mem::take(&mut messages));
             }
         });
         let counters = Arc::new(UplinkCounters::default());

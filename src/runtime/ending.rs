@@ -14,6 +14,8 @@ use super::gateway::Gateway;
 pub const GRACE: Duration = Duration::from_secs(10);
 /// How much longer what hangs on others waits: it can only end after them.
 const AFTER: Duration = Duration::from_secs(1);
+/// How soon something ends that only hands on what it has.
+const SOON: Duration = Duration::from_millis(200);
 /// How much longer than that the disk gets to take the last group.
 const SAVING: Duration = Duration::from_secs(3);
 /// The longest that all of [`Gateway::stop`] may take, for the service manager: twice the grace, the
@@ -39,10 +41,21 @@ impl Gateway {
         {
             stuck.push("flow".to_owned());
         }
+        // What other devices published is a tap as well; what is handed over is stored with the rest.
+        self.stop_forwarder.cancel();
         let flushed = timeout_at(deadline + SAVING, self.store.flush()).await;
         if let Some(why) = failure(flushed) {
             warn!("not everything is on disk: {why}");
             stuck.push(STORE.to_owned());
+        }
+        if let Some(mut forwarder) = self.forwarder.take()
+            && timeout_at(Instant::now() + SOON, &mut forwarder).await.is_err()
+        {
+            // By now it has given everything to the store, which may wait for its interval.
+            let _ = timeout_at(deadline + SAVING, self.store.flush()).await;
+            if timeout_at(deadline + SAVING + AFTER, forwarder).await.is_err() {
+                stuck.push("forwarding".to_owned());
+            }
         }
         stuck
     }

@@ -1,6 +1,7 @@
 //! Readings out of the log for a person or a page: which ones, and the stream of them over the control socket.
 //!
-//! One JSON object a line, as the reading was published, with `device` and `point`. The last line is
+//! One JSON object a line, as the reading was published, with `device` and `point`, or a message of another device with
+//! `topic` and `payload`. The last line is
 //! `{"end":true,"readings":N}`, or `{"error":"…"}`: a stream without one of them broke off.
 
 use std::io;
@@ -13,9 +14,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::bounds;
-use crate::message::{Record, WallMs};
+use crate::message::{ForwardedRecord, Record, WallMs};
+use crate::pipeline::forwarded;
 use crate::pipeline::payload::Readings;
-use crate::store::Store;
+use crate::store::{Chunk, Store};
 
 /// Which readings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +25,7 @@ use crate::store::Store;
 pub struct Wanted {
     /// Only what this uplink has not acknowledged yet.
     pub uplink: Option<String>,
-    /// `device` or `device/point`; none: all.
+    /// `device` or `device/point`, or the topic of another device's messages; none: all.
     pub points: Vec<String>,
     /// Taken at this time or later, ms since 1970.
     pub since: Option<i64>,
@@ -47,6 +49,30 @@ impl Wanted {
             None => *name == key.device,
         };
         self.time().contains(&record.ts) && (self.points.is_empty() || self.points.iter().any(named))
+    }
+}
+
+impl Wanted {
+    /// Whether a message of another device is one of them, but for the uplink.
+    #[must_use]
+    pub fn takes_message(&self, record: &ForwardedRecord) -> bool {
+        let named = self.points.is_empty() || self.points.iter().any(|name| **name == *record.message.topic);
+        self.time().contains(&record.ts) && named
+    }
+
+    /// What of a chunk they are, as lines in the order of their numbers: whether each is a reading, and the line.
+    pub fn lines(
+        &self,
+        chunk: &Chunk,
+        writer: &mut Readings,
+        also: impl Fn(u64) -> bool,
+    ) -> Vec<(bool, Vec<u8>)> {
+        let readings = chunk.records.iter().filter(|r| self.takes(r) && also(r.id.seq));
+        let messages = chunk.messages.iter().filter(|m| self.takes_message(m) && also(m.id.seq));
+        let mut lines: Vec<_> = readings.map(|r| (r.id.seq, true, writer.write_line(r))).collect();
+        lines.extend(messages.map(|m| (m.id.seq, false, forwarded::line(m))));
+        lines.sort_by_key(|(seq, ..)| *seq);
+        lines.into_iter().map(|(_, reading, line)| (reading, line)).collect()
     }
 }
 
@@ -97,9 +123,9 @@ async fn stream(
                 Err(error) => return Ok(Err(error.to_string())),
             };
             let mut lines = Vec::new();
-            for record in chunk.records.iter().filter(|record| wanted.takes(record)) {
-                lines.extend(writer.write_line(record));
-                count += 1;
+            for (reading, line) in wanted.lines(&chunk, &mut writer, |_| true) {
+                lines.extend(line);
+                count += u64::from(reading);
             }
             timeout(ASLEEP, to.write_all(&lines)).await??;
             at = chunk.next.max(at + 1);

@@ -22,6 +22,7 @@ use super::control::{self, Access, Values};
 use super::ending::GRACE;
 use super::field::{self, RunningBus};
 use super::flow::Flow;
+use super::forward;
 use super::lines::BusLines;
 use super::observe;
 use super::watchdog::Progress;
@@ -56,6 +57,8 @@ pub struct Gateway {
     pub(super) sources: watch::Sender<Sources>,
     pub(super) flow_stats: Arc<FlowStats>,
     pub(super) flow: Option<JoinHandle<()>>,
+    pub(super) forwarder: Option<JoinHandle<()>>,
+    pub(super) stop_forwarder: CancellationToken,
     pub(super) commander: JoinHandle<()>,
     pub(super) helpers: Vec<JoinHandle<()>>,
     pub(super) observer: JoinHandle<()>,
@@ -101,7 +104,8 @@ impl Gateway {
         let topics = Topics::local(&id);
         let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
         let (store, recovery) =
-            Store::open(&loaded.store, &names, clock.clone()).map_err(|e| e.to_string())?;
+            Store::open_with(&loaded.store, &names, forward::wishes(&loaded.uplinks, &id), clock.clone())
+                .map_err(|e| e.to_string())?;
         report(&recovery);
         let never_retain = format!("{}/command/#", topics.root());
         let broker = match Broker::start(&loaded.broker, &[&never_retain]).await {
@@ -146,7 +150,14 @@ impl Gateway {
         let (sources, sources_rx) = watch::channel(first);
         let (stop_observer, stop_helpers) = (CancellationToken::new(), CancellationToken::new());
         let control = control::socket_path(&loaded.store.path);
+        let stop_forwarder = CancellationToken::new();
+        let forwarder = broker.keeper().map(|tapped| {
+            let stop = stop_forwarder.clone();
+            tokio::spawn(forward::run(tapped, broker.clone(), store.clone(), clock.clone(), stop))
+        });
         let mut gateway = Self {
+            forwarder,
+            stop_forwarder,
             progress: Progress::default(),
             clock_trust: loaded.gateway.clock,
             commit_interval: loaded.store.commit_interval.0,
@@ -184,6 +195,7 @@ impl Gateway {
         for bus in loaded.buses {
             gateway.start_bus(bus);
         }
+        forward::tap(&gateway.broker, &loaded.uplinks, &gateway.id);
         for uplink in loaded.uplinks {
             gateway.start_uplink(uplink).await;
         }

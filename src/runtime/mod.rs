@@ -7,6 +7,7 @@ mod ending;
 pub mod export;
 mod field;
 mod flow;
+mod forward;
 mod gateway;
 pub mod lines;
 mod observe;

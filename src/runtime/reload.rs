@@ -9,6 +9,7 @@ use super::cloud::RunningUplink;
 use super::control;
 use super::ending::GRACE;
 use super::field::RunningBus;
+use super::forward;
 use super::gateway::Gateway;
 use crate::config::{CompiledBus, Loaded};
 use crate::message::{Message, PointKey};
@@ -75,6 +76,8 @@ impl Gateway {
                 changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
             }
         }
+        self.store.wish(forward::wishes(&loaded.uplinks, &self.id));
+        forward::tap(&self.broker, &loaded.uplinks, &self.id);
         self.store.reconfigure(&loaded.store, &names);
         self.commit_interval = loaded.store.commit_interval.0;
         for config in loaded.uplinks {

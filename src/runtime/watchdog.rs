@@ -70,6 +70,7 @@ impl Gateway {
         [
             (self.store.status().state == "ended", "the store's thread ended"),
             (self.flow.as_ref().is_some_and(ended), "the flow of readings ended"),
+            (self.forwarder.as_ref().is_some_and(ended), "the forwarding of other devices' messages ended"),
             (ended(&self.commander), "the commander ended"),
             (self.broker.is_ended(), "the local broker ended"),
             (ended(&self.observer), "the observer of the status ended"),

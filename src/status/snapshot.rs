@@ -163,6 +163,12 @@ pub struct BrokerStatus {
     pub skipped: u64,
     /// Refusals of every kind.
     pub refused: u64,
+    /// Messages of other devices that went to the log (`[[uplink.forward]]`).
+    pub forward_taken: u64,
+    /// Those with QoS 0 that did not, because too many waited for the disk.
+    pub forward_skipped: u64,
+    /// Those that did not, because they are too large.
+    pub forward_oversize: u64,
     /// The routing engine in use.
     pub engine: &'static str,
 }
@@ -314,6 +320,9 @@ fn broker_status(stats: &BrokerStats) -> BrokerStatus {
         dropped: stats.dropped,
         skipped: stats.skipped,
         refused: stats.refused.iter().map(|(_, count)| count).sum(),
+        forward_taken: stats.forward_taken,
+        forward_skipped: stats.forward_skipped,
+        forward_oversize: stats.forward_oversize,
         engine: stats.engine,
     }
 }

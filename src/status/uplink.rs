@@ -40,6 +40,10 @@ pub struct UplinkStatus {
     /// With windows (`connect`): when the next one opens, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_window: Option<String>,
+    /// Messages of other devices that were acknowledged; they are among `delivered`.
+    pub forwarded: u64,
+    /// Messages of other devices that were too old by their publisher's word when their turn came; they are declared lost.
+    pub forward_expired: u64,
     /// Messages of the cloud that routes brought to the local broker.
     pub brought: u64,
     /// Those that were dropped, because it did not keep up or they were too large.
@@ -87,6 +91,8 @@ impl UplinkStatus {
             bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
             bytes_received: uplink.counters.bytes_received.load(Relaxed),
             next_window: next_window.map(|at| at.to_string()),
+            forwarded: uplink.counters.forwarded.load(Relaxed),
+            forward_expired: uplink.counters.forward_expired.load(Relaxed),
             brought: uplink.counters.routed.load(Relaxed),
             brought_dropped: uplink.counters.routed_dropped.load(Relaxed)
                 + uplink.counters.oversize.load(Relaxed),
@@ -134,6 +140,8 @@ mod tests {
             bytes_sent: 0,
             bytes_received: 0,
             next_window: None,
+            forwarded: 0,
+            forward_expired: 0,
             brought: 0,
             brought_dropped: 0,
             windows_missed,

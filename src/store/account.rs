@@ -1,7 +1,12 @@
 //! One uplink's account over the line of numbers. Pure.
 //!
-//! From `first` on, every number is *settled* (delivered or declared lost) or not yet. Settled numbers
-//! are counted when they become settled, once: `delivered + lost == settled.len()` always.
+//! From `first` on, every number is *settled* (delivered, declared lost, or passed over) or not yet. Settled numbers
+//! are counted when they become settled, once: `delivered + lost + passed_over == settled.len()` always.
+//!
+//! Messages that no forward of the uplink takes are not its affair: their numbers are *passed over*, and the ledger
+//! counts them nowhere. Known as such they are set *aside* at once, and settled when what is beside them is: so they make
+//! no islands among readings that are not acknowledged yet. What is aside is in RAM only and bounded; what is forgotten
+//! counts as owed until whoever reads the log for the uplink finds it again.
 
 use std::ops::Range;
 
@@ -23,6 +28,12 @@ pub struct Account {
     pub delivered: u64,
     /// How many were declared lost.
     pub lost: u64,
+    /// How many were not its affair.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passed_over: u64,
+    /// Not its affair, and not settled yet.
+    #[serde(skip)]
+    pub aside: RangeSet,
     /// What of the lost is declared in a loss record that was not acknowledged yet. If the record is damaged, or gone
     /// with a database that was rolled back, it is declared again from here.
     #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
@@ -35,12 +46,26 @@ pub struct Account {
     pub parked: Option<i64>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 impl Account {
     /// An account that begins at `first`.
     #[must_use]
     pub fn new(first: u64) -> Self {
-        let (settled, untold, released) = (RangeSet::default(), RangeSet::default(), Released::default());
-        Self { first, settled, delivered: 0, lost: 0, untold, released, parked: None }
+        Self {
+            first,
+            settled: RangeSet::default(),
+            delivered: 0,
+            lost: 0,
+            passed_over: 0,
+            aside: RangeSet::default(),
+            untold: RangeSet::default(),
+            released: Released::default(),
+            parked: None,
+        }
     }
 
     /// Everything below this is settled.
@@ -51,14 +76,70 @@ impl Account {
 
     /// Marks as delivered; returns how many were news. Numbers outside `first..end` are ignored.
     pub fn deliver(&mut self, range: Range<u64>, end: u64) -> u64 {
-        let news = self.settled.insert(range.start.max(self.first)..range.end.min(end));
+        let range = range.start.max(self.first)..range.end.min(end);
+        self.pass_over(range.clone());
+        let news = self.settled.insert(range.clone());
         self.delivered += news;
+        self.pass_beside(range);
         news
+    }
+
+    /// These numbers, which can be read, are not its affair. Returns whether that is news.
+    pub fn set_aside(&mut self, range: Range<u64>) -> bool {
+        let news = self.open(range.clone());
+        for part in &news {
+            self.aside.insert(part.clone());
+        }
+        self.pass_beside(range);
+        while self.aside.spans() > bounds::STORE_ASIDE {
+            // Not of the low ones, which whoever reads the backlog has just found, nor of the newest, which are live.
+            let Some(middle) = self.aside.iter().nth(self.aside.spans() / 2) else { break };
+            self.aside.remove(middle);
+        }
+        !news.is_empty()
+    }
+
+    /// Settles what of `range` is aside.
+    pub fn pass_over(&mut self, range: Range<u64>) {
+        if self.aside.is_empty() {
+            return;
+        }
+        for part in self.aside.overlap(range) {
+            self.aside.remove(part.clone());
+            self.passed_over += self.settled.insert(part);
+        }
+    }
+
+    /// Settles what is aside and touches what is settled, where `range` has just become the one or the other.
+    fn pass_beside(&mut self, range: Range<u64>) {
+        if self.aside.is_empty() || range.is_empty() {
+            return;
+        }
+        let before = |n: u64| n.checked_sub(1);
+        if let Some(part) = self.aside.span_of(range.start)
+            && (before(part.start).is_some_and(|n| self.settled.contains(n))
+                || self.settled.contains(part.end))
+        {
+            self.pass_over(part);
+        }
+        if let Some(span) = self.settled.span_of(range.start) {
+            for n in [before(span.start), Some(span.end)].into_iter().flatten() {
+                self.aside.span_of(n).into_iter().for_each(|part| self.pass_over(part));
+            }
+        }
+        let frontier = self.passed();
+        self.aside.span_of(frontier).into_iter().for_each(|part| self.pass_over(part));
+    }
+
+    /// What is its affair is another matter now: whoever reads the log decides anew.
+    pub fn reconsider(&mut self) {
+        self.aside = RangeSet::default();
     }
 
     /// Declares lost what is not settled yet, and returns exactly those ranges.
     #[must_use = "what is lost must be declared"]
     pub fn lose(&mut self, range: Range<u64>) -> Vec<Range<u64>> {
+        self.pass_over(range.clone());
         let news = self.settled.missing(range.start.max(self.first)..range.end);
         for part in &news {
             self.lost += self.settled.insert(part.clone());
@@ -78,17 +159,27 @@ impl Account {
         self.untold.minus(&recorded.collect())
     }
 
-    /// What of `among` is not settled.
+    /// What of `among` it is still owed.
     #[must_use]
     pub fn open(&self, among: Range<u64>) -> Vec<Range<u64>> {
-        self.settled.missing(among.start.max(self.first)..among.end)
+        let missing = self.settled.missing(among.start.max(self.first)..among.end);
+        if self.aside.is_empty() {
+            return missing;
+        }
+        missing.into_iter().flat_map(|part| self.aside.missing(part)).collect()
+    }
+
+    /// How many numbers up to `next` were its affair.
+    #[must_use]
+    pub fn taken(&self, next: u64) -> u64 {
+        next.saturating_sub(self.first).saturating_sub(self.passed_over + self.aside.len())
     }
 
     /// The account as of the numbers below `end`. Beyond it, where nothing is durable, there are deliveries only: what
     /// is lost of the readings in RAM is the oldest, and lies below.
     #[must_use]
     pub fn below(&self, end: u64) -> Self {
-        let mut below = self.clone();
+        let mut below = Self { aside: RangeSet::default(), ..self.clone() };
         let beyond = below.settled.remove(end..u64::MAX);
         below.delivered = below.delivered.saturating_sub(beyond);
         below
@@ -107,17 +198,21 @@ impl Account {
             let Some(island) = smallest else { return };
             self.untold.remove(island.clone());
             let n = self.settled.remove(island);
-            let from_delivered = n.min(self.delivered);
-            self.delivered -= from_delivered;
-            self.lost -= n - from_delivered;
+            // Which of them were what is not known any more; only the sum has to fit.
+            let mut rest = n;
+            for counter in [&mut self.delivered, &mut self.passed_over, &mut self.lost] {
+                let part = rest.min(*counter);
+                *counter -= part;
+                rest -= part;
+            }
         }
     }
 
     /// Whether the counters fit the set; a damaged account that does not is not used.
     #[must_use]
     pub fn balances(&self) -> bool {
-        self.delivered.checked_add(self.lost) == Some(self.settled.len())
-            && self.settled.first().is_none_or(|n| n >= self.first)
+        let counted = self.delivered.checked_add(self.lost).and_then(|n| n.checked_add(self.passed_over));
+        counted == Some(self.settled.len()) && self.settled.first().is_none_or(|n| n >= self.first)
     }
 }
 
@@ -129,19 +224,29 @@ mod tests {
     proptest! {
         #[test]
         fn every_number_is_settled_once_and_counted_once(
-            steps in prop::collection::vec((any::<bool>(), 0u64..900, 1u64..9), 1..700),
+            steps in prop::collection::vec((0u8..4, 0u64..900, 1u64..9), 1..700),
         ) {
             let mut account = Account::new(10);
             let mut present = RangeSet::default();
             present.insert(0..2000);
-            for (deliver, start, len) in steps {
-                if deliver {
-                    account.deliver(start..start + len, 2000);
-                } else {
-                    let _ = account.lose(start..start + len);
+            let mut foreign = RangeSet::default();
+            for (step, start, len) in steps {
+                match step {
+                    0 | 1 => drop(account.deliver(start..start + len, 2000)),
+                    2 => drop(account.lose(start..start + len)),
+                    _ => {
+                        for part in account.open(start..start + len) {
+                            foreign.insert(part);
+                        }
+                        account.set_aside(start..start + len);
+                    }
                 }
                 account.bound_islands(&present);
                 prop_assert!(account.balances());
+                let owed: u64 = account.open(0..1000).iter().map(|r| r.end - r.start).sum();
+                prop_assert_eq!(account.taken(1000), account.delivered + account.lost + owed);
+                prop_assert!(account.aside.minus(&foreign).is_empty());
+                prop_assert!(account.aside.iter().all(|part| account.settled.overlap(part).is_empty()));
                 prop_assert!(account.settled.spans() <= bounds::STORE_ISLANDS);
                 prop_assert!(account.passed() >= 10);
             }
@@ -156,6 +261,47 @@ mod tests {
         assert_eq!(account.lose(2..10), [4..6, 8..10]);
         assert_eq!((account.delivered, account.lost, account.passed()), (5, 4, 10));
         assert!(account.lose(2..10).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_its_affair_is_counted_nowhere_and_makes_no_islands() {
+        let mut account = Account::new(1);
+        assert!(account.set_aside(3..5) && !account.set_aside(3..5));
+        account.set_aside(7..8);
+        assert_eq!((account.settled.spans(), account.taken(10)), (0, 6));
+        assert_eq!(account.open(1..10), [1..3, 5..7, 8..10]);
+        account.deliver(1..3, 10);
+        assert_eq!((account.passed(), account.passed_over, account.delivered), (5, 2, 2));
+        account.deliver(8..10, 10);
+        assert_eq!((account.passed_over, account.settled.spans()), (3, 2), "7 lies beside 8");
+        assert_eq!(account.lose(1..10).first(), Some(&(5..7)));
+        assert_eq!((account.passed(), account.delivered, account.lost, account.taken(10)), (10, 4, 2, 6));
+        assert!(account.balances());
+        let mut account = Account::new(1);
+        account.set_aside(1..3);
+        assert_eq!((account.passed(), account.taken(5)), (3, 2), "from the first on at once");
+        account.set_aside(4..5);
+        account.reconsider();
+        assert_eq!(account.open(1..6).first(), Some(&(3..6)), "what is settled stays so");
+    }
+
+    #[test]
+    fn of_too_much_aside_the_middle_is_forgotten_until_it_is_found_again() {
+        let mut account = Account::new(1);
+        let most = bounds::STORE_ASIDE as u64;
+        for n in 1..=most + 10 {
+            account.set_aside(n * 2..n * 2 + 1);
+        }
+        assert_eq!((account.aside.spans(), account.settled.spans()), (bounds::STORE_ASIDE, 0));
+        assert!(account.aside.contains(2) && account.aside.contains((most + 10) * 2));
+        let end = (most + 10) * 2 + 1;
+        let owed = account.open(1..end);
+        assert_eq!(account.taken(end), owed.iter().map(|r| r.end - r.start).sum::<u64>());
+        for n in 1..=most + 10 {
+            account.deliver(n * 2 - 1..n * 2, end);
+            account.set_aside(n * 2..n * 2 + 1);
+        }
+        assert_eq!((account.passed(), account.delivered, account.passed_over), (end, most + 10, most + 10));
     }
 
     #[test]

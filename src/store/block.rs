@@ -1,18 +1,18 @@
-//! One packed block of readings, the unit of the log. Pure.
+//! One packed block of readings, and messages among them, the unit of the log. Pure.
 //!
-//! Layout, version 2, little-endian:
+//! Layout, versions 2 and 3, little-endian:
 //!
 //! | at | bytes | what |
 //! | --- | --- | --- |
 //! | 0 | 4 | `FGB1` |
-//! | 4 | 1 | version of the layout: 2; 1 is still read |
+//! | 4 | 1 | version of the layout: 2, and 3 if there are messages in it; 1 is still read |
 //! | 5 | 1 | bit 0: the body is one zstd frame |
 //! | 6 | 2 | zero |
-//! | 8 | 8 | number (`seq`) of the first reading; the others follow without holes |
-//! | 16 | 4 | how many readings, 1 to 4096 |
+//! | 8 | 8 | number (`seq`) of the first entry; the others follow without holes |
+//! | 16 | 4 | how many entries, 1 to 4096 |
 //! | 20 | 4 + 4 | epoch: start counter, random part |
 //! | 28 | 4 | number of the boot in the log's table of boots |
-//! | 32 | 8 | boot time of the first reading, ms |
+//! | 32 | 8 | boot time of the first entry, ms |
 //! | 40 | 8 | wall − boot when the block was packed, ms, signed: for who has only the block |
 //! | 48 | 1 | 1: that relation was believed |
 //! | 49 | 3 | zero |
@@ -22,26 +22,29 @@
 //! | end | 4 | CRC-32 (IEEE) of everything before |
 //!
 //! The body is the columns of `crate::columns`, times on the line of `CLOCK_BOOTTIME`; version 1 has its points
-//! otherwise (`columns/dictionary.rs`).
+//! otherwise (`columns/dictionary.rs`). In version 3 the columns of the messages come before (`mail`), and those of the
+//! readings are left out if there are none.
 //!
 //! Promises: what is packed reads back equal, floats bit for bit. Any flipped bit, and any other damage
 //! within 32 bits, is detected. No bytes make `decode` panic or allocate beyond [`BODY_MAX`].
 
 use driver_api::{Quality, Value};
 
+use super::mail;
 use crate::bounds;
 use crate::columns::body::{self, Cells, Row};
-use crate::columns::column::Reader;
+use crate::columns::column::{Reader, Writer};
 use crate::columns::dictionary;
-use crate::message::{BootMs, Epoch, Reading};
+use crate::message::{BootMs, Entry, Epoch, Reading};
 
 const MAGIC: [u8; 4] = *b"FGB1";
-const VERSION: u8 = 2;
+/// Of a block that has readings only, and of one with messages, which an earlier version would take for damaged.
+const VERSIONS: [u8; 2] = [2, 3];
 const HEADER: usize = 60;
-/// Largest body before compression: a full block of readings and dictionary, and 1 MiB of text (the
+/// Largest body before compression: a full block of readings and dictionary, and 1 MiB of text and messages (the
 /// packer closes a block earlier), with room.
 pub const BODY_MAX: usize = 16 << 20;
-/// Text values after which the packer begins a new block, in bytes.
+/// Text values and messages after which the packer begins a new block, in bytes.
 pub const TEXT_SOFT_MAX: usize = 1 << 20;
 /// Level 3 is where zstd's speed still exceeds what one core can take in (about 150 MB/s on a Pi 4).
 const LEVEL: i32 = 3;
@@ -49,7 +52,7 @@ const LEVEL: i32 = 3;
 /// What a block says of all its readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Number of the first reading.
+    /// Number of the first entry.
     pub first: u64,
     /// Epoch of all of them.
     pub epoch: Epoch,
@@ -66,15 +69,31 @@ pub struct Head {
 pub struct Block {
     /// What holds for all of them.
     pub head: Head,
-    /// The readings, in order.
-    pub readings: Vec<Reading>,
+    /// What is in it, in order.
+    pub entries: Vec<Entry>,
 }
 
 impl Block {
     /// The numbers it holds.
     #[must_use]
     pub fn range(&self) -> std::ops::Range<u64> {
-        self.head.first..self.head.first + self.readings.len() as u64
+        self.head.first..self.head.first + self.entries.len() as u64
+    }
+
+    /// Where to stop reading these numbers of it, because their messages would be too much at once; and the bytes of the
+    /// messages before that.
+    #[must_use]
+    pub fn fits(&self, numbers: std::ops::Range<u64>) -> (u64, usize) {
+        let skip = usize::try_from(numbers.start - self.head.first).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        for (seq, entry) in numbers.clone().zip(self.entries.iter().skip(skip)) {
+            let more = entry.message().map_or(0, |message| message.size());
+            if bytes + more > bounds::FORWARD_READ && seq > numbers.start {
+                return (seq, bytes);
+            }
+            bytes += more;
+        }
+        (numbers.end, bytes)
     }
 }
 
@@ -95,43 +114,49 @@ pub enum Damage {
     Shape(&'static str),
 }
 
-/// Where the readings must be cut so that each piece fits one block.
+/// Where the entries must be cut so that each piece fits one block.
 #[must_use]
-pub fn piece(readings: &[Reading]) -> usize {
+pub fn piece(entries: &[Entry]) -> usize {
     let mut text = 0;
-    for (n, reading) in readings.iter().enumerate() {
-        text += text_len(reading);
+    for (n, entry) in entries.iter().enumerate() {
+        text += weight(entry);
         if n > 0 && (n == bounds::STORE_BLOCK || text > TEXT_SOFT_MAX) {
             return n;
         }
     }
-    readings.len()
+    entries.len()
 }
 
-/// Bytes of a reading's text value.
+/// Bytes of an entry that are not bounded by its kind: a text value, or a message.
 #[must_use]
-pub fn text_len(reading: &Reading) -> usize {
-    if let Some(Value::Text(text)) = reading.value() { text.len() } else { 0 }
+pub fn weight(entry: &Entry) -> usize {
+    match entry {
+        Entry::Reading(reading) => match reading.value() {
+            Some(Value::Text(text)) => text.len(),
+            _ => 0,
+        },
+        Entry::Message(message) => message.size(),
+    }
 }
 
-/// Packs 1 to [`bounds::STORE_BLOCK`] readings.
+/// Packs 1 to [`bounds::STORE_BLOCK`] entries.
 ///
 /// # Errors
 /// zstd's, which has none to report for memory it was given; passed on all the same.
-pub fn encode(head: &Head, readings: &[Reading]) -> std::io::Result<Vec<u8>> {
-    debug_assert!((1..=bounds::STORE_BLOCK).contains(&readings.len()), "piece() cuts");
-    let raw = body(readings);
+pub fn encode(head: &Head, entries: &[Entry]) -> std::io::Result<Vec<u8>> {
+    debug_assert!((1..=bounds::STORE_BLOCK).contains(&entries.len()), "piece() cuts");
+    let (version, raw) = body(entries);
     let packed = zstd::bulk::compress(&raw, LEVEL)?;
     let (flags, stored) = if packed.len() < raw.len() { (1u8, &packed) } else { (0, &raw) };
     let mut out = Vec::with_capacity(HEADER + stored.len() + 4);
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, flags, 0, 0]);
+    out.extend_from_slice(&[version, flags, 0, 0]);
     out.extend_from_slice(&head.first.to_le_bytes());
-    out.extend_from_slice(&length(readings.len()));
+    out.extend_from_slice(&length(entries.len()));
     out.extend_from_slice(&head.epoch.start.to_le_bytes());
     out.extend_from_slice(&head.epoch.random.to_le_bytes());
     out.extend_from_slice(&head.boot.to_le_bytes());
-    out.extend_from_slice(&readings.first().map_or(0, |r| r.at.0).to_le_bytes());
+    out.extend_from_slice(&entries.first().map_or(0, |e| e.at().0).to_le_bytes());
     out.extend_from_slice(&head.offset.to_le_bytes());
     out.extend_from_slice(&[u8::from(head.synced), 0, 0, 0]);
     out.extend_from_slice(&length(raw.len()));
@@ -146,13 +171,25 @@ fn length(n: usize) -> [u8; 4] {
     u32::try_from(n).expect("a block is far below 4 GiB: piece() cuts").to_le_bytes()
 }
 
-fn body(readings: &[Reading]) -> Vec<u8> {
-    body::write(readings.iter().map(|r| Row {
-        point: &r.point,
-        at: r.at.0,
-        value: r.value(),
-        quality: r.quality(),
-    }))
+/// The version of the layout that it needs, and the body.
+fn body(entries: &[Entry]) -> (u8, Vec<u8>) {
+    let mut readings = entries.iter().filter_map(Entry::reading).map(row).peekable();
+    let messages: Vec<_> =
+        entries.iter().enumerate().filter_map(|(n, e)| e.message().map(|m| (n, m))).collect();
+    if messages.is_empty() {
+        return (VERSIONS[0], body::write(readings));
+    }
+    let mut out = Writer::default();
+    mail::write(&mut out, &messages, entries.first().map_or(0, |e| e.at().0));
+    if let Some(first) = readings.peek() {
+        out.put(first.at);
+        out.bytes.extend(body::write(readings));
+    }
+    (VERSIONS[1], out.bytes)
+}
+
+fn row(r: &Reading) -> Row<'_> {
+    Row { point: &r.point, at: r.at.0, value: r.value(), quality: r.quality() }
 }
 
 /// Unpacks a block.
@@ -167,7 +204,7 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damage> {
     if crc != crc32fast::hash(signed).to_le_bytes() {
         return Err(Damage::Checksum);
     }
-    if !(1..=VERSION).contains(&bytes[4]) {
+    if !(1..=VERSIONS[1]).contains(&bytes[4]) {
         return Err(Damage::Version(bytes[4]));
     }
     contents(signed)
@@ -200,13 +237,16 @@ fn contents(bytes: &[u8]) -> Result<Block, Damage> {
         raw = zstd::bulk::decompress(stored, raw_len).map_err(|_| Damage::Shape("the compressed body"))?;
         &raw[..]
     };
-    let readings = columns(version, body, count, base).ok_or(Damage::Shape("the body"))?;
+    let entries = columns(version, body, count, base).ok_or(Damage::Shape("the body"))?;
     let head = Head { first, epoch: Epoch { start, random }, boot, offset, synced: synced == 1 };
-    Ok(Block { head, readings })
+    Ok(Block { head, entries })
 }
 
-fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Reading>> {
+fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Entry>> {
     let mut r = Reader::new(body);
+    if version == VERSIONS[1] {
+        return mixed(&mut r, count, base);
+    }
     let rows = match version {
         1 => {
             let dictionary = dictionary::read_version_1(&mut r, count)?;
@@ -214,7 +254,26 @@ fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Read
         }
         _ => body::read(&mut r, count, base)?,
     };
-    rows.into_iter().map(reading).collect()
+    rows.into_iter().map(|row| reading(row).map(Entry::Reading)).collect()
+}
+
+/// Readings with messages among them.
+fn mixed(r: &mut Reader<'_>, count: usize, base: u64) -> Option<Vec<Entry>> {
+    let messages = mail::read(r, count, base)?;
+    let others = count - messages.len();
+    let rows = if others == 0 {
+        r.is_empty().then(Vec::new)?
+    } else {
+        let first = r.get()?;
+        body::read(r, others, first)?
+    };
+    let (mut rows, mut messages) = (rows.into_iter(), messages.into_iter().peekable());
+    (0..count)
+        .map(|n| match messages.next_if(|(place, _)| *place == n) {
+            Some((_, message)) => Some(Entry::Message(message)),
+            None => reading(rows.next()?).map(Entry::Reading),
+        })
+        .collect()
 }
 
 fn reading(row: Cells) -> Option<Reading> {

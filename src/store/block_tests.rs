@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::block::{Damage, Head, decode, encode, piece};
 use crate::bounds;
-use crate::message::{BootMs, Epoch, PointKey, Reading};
+use crate::message::{BootMs, Entry, Epoch, Forwarded, PointKey, Props, Reading};
 
 fn head(first: u64) -> Head {
     Head { first, epoch: Epoch { start: 7, random: 9 }, boot: 3, offset: -5, synced: true }
@@ -24,14 +24,42 @@ fn value() -> impl Strategy<Value = Value> {
     ]
 }
 
-fn readings() -> impl Strategy<Value = Vec<Reading>> {
+/// Readings, and a message here and there.
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let one = prop_oneof![4 => reading().prop_map(Entry::Reading), 1 => message().prop_map(Entry::Message)];
+    prop_oneof![
+        prop::collection::vec(reading().prop_map(Entry::Reading), 1..80),
+        prop::collection::vec(one, 1..80),
+        prop::collection::vec(message().prop_map(Entry::Message), 1..20),
+    ]
+}
+
+fn message() -> impl Strategy<Value = Arc<Forwarded>> {
+    let text = || prop::option::of(".{0,12}");
+    let bytes = || prop::collection::vec(any::<u8>(), 0..40);
+    let props = (prop::option::of(0u8..2), text(), text(), prop::option::of(bytes()));
+    let props =
+        (props, prop::collection::vec((".{0,5}", ".{0,5}"), 0..4)).prop_map(|((format, a, b, c), user)| {
+            let correlation = c.map(bytes::Bytes::from);
+            Box::new(Props { payload_format: format, content_type: a, response_topic: b, correlation, user })
+        });
+    let head = (any::<u64>(), "[a-c]/[a-e/é]{0,9}", bytes(), 0u8..3, any::<bool>());
+    let tail = (prop::option::of(props), prop::option::of(any::<u32>()), prop::option::of("[a-z]{1,6}"));
+    (head, tail).prop_map(|((at, topic, payload, qos, retain), (props, expiry, origin))| {
+        let (topic, payload) = (topic.into(), payload.into());
+        let origin = origin.map(Arc::from);
+        Arc::new(Forwarded { at: BootMs(at), topic, payload, qos, retain, props, expiry, origin })
+    })
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
     let keys: Vec<Arc<PointKey>> = (0..6)
         .map(|n| {
             let (device, point) = (format!("meter{}", n / 3), format!("voltage_l{n}"));
             Arc::new(PointKey { device, point, unit: if n == 0 { String::new() } else { "°C".into() } })
         })
         .collect();
-    let one = (0..keys.len(), any::<u64>(), value(), 0u8..3, 1u16..10).prop_map(
+    (0..keys.len(), any::<u64>(), value(), 0u8..3, 1u16..10).prop_map(
         move |(key, at, value, severity, code)| {
             let (point, at) = (Arc::clone(&keys[key]), BootMs(at));
             let reason = Reason::from_code(code).unwrap_or(Reason::Exception(2));
@@ -41,22 +69,21 @@ fn readings() -> impl Strategy<Value = Vec<Reading>> {
                 _ => Reading::bad(point, at, reason),
             }
         },
-    );
-    prop::collection::vec(one, 1..80)
+    )
 }
 
 proptest! {
     #[test]
-    fn what_is_packed_reads_back_equal(readings in readings(), first in 0u64..1 << 60) {
-        let bytes = encode(&head(first), &readings).expect("packs");
+    fn what_is_packed_reads_back_equal(entries in entries(), first in 0u64..1 << 60) {
+        let bytes = encode(&head(first), &entries).expect("packs");
         let block = decode(&bytes).expect("unpacks");
         prop_assert_eq!(block.head, head(first));
-        prop_assert_eq!(block.readings, readings);
+        prop_assert_eq!(block.entries, entries);
     }
 
     #[test]
-    fn any_flipped_bit_and_any_cut_is_detected(readings in readings(), at in any::<prop::sample::Index>()) {
-        let mut bytes = encode(&head(1), &readings).expect("packs");
+    fn any_flipped_bit_and_any_cut_is_detected(entries in entries(), at in any::<prop::sample::Index>()) {
+        let mut bytes = encode(&head(1), &entries).expect("packs");
         let bit = at.index(bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
         prop_assert!(decode(&bytes).is_err());
@@ -66,11 +93,11 @@ proptest! {
 
     #[test]
     fn no_bytes_make_it_panic_even_with_a_right_checksum(
-        readings in readings(),
+        entries in entries(),
         noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..30),
         plain in any::<bool>(),
     ) {
-        let mut bytes = encode(&head(1), &readings).expect("packs");
+        let mut bytes = encode(&head(1), &entries).expect("packs");
         if plain {
             // Takes the compression away, so that the noise reaches the columns.
             let raw_len = u32::from_le_bytes(bytes[52..56].try_into().expect("four"));
@@ -95,7 +122,7 @@ proptest! {
         let crc = crc32fast::hash(&bytes[..end]);
         bytes[end..].copy_from_slice(&crc.to_le_bytes());
         if let Ok(block) = decode(&bytes) {
-            for r in &block.readings {
+            for r in block.entries.iter().filter_map(Entry::reading) {
                 prop_assert_eq!(r.value().is_none(), matches!(r.quality(), Quality::Bad(_)));
             }
         }
@@ -110,12 +137,12 @@ proptest! {
 #[test]
 fn a_later_version_is_named() {
     let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
-    let mut bytes = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1))]).expect("packs");
-    bytes[4] = 3;
+    let mut bytes = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1)).into()]).expect("packs");
+    bytes[4] = 4;
     let end = bytes.len() - 4;
     let crc = crc32fast::hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(decode(&bytes), Err(Damage::Version(3)));
+    assert_eq!(decode(&bytes), Err(Damage::Version(4)));
 }
 
 #[test]
@@ -126,7 +153,7 @@ fn a_thousand_plausible_readings_pack_into_few_bytes() {
             Arc::new(PointKey { device, point, unit: "V".into() })
         })
         .collect();
-    let readings: Vec<Reading> = (0..1000u64)
+    let entries: Vec<Entry> = (0..1000u64)
         .map(|n| {
             let x = 2300.0 + ((n * 7919) % 13) as f64;
             Reading::good(
@@ -134,20 +161,22 @@ fn a_thousand_plausible_readings_pack_into_few_bytes() {
                 BootMs(n / 100 * 1000 + n % 100 / 10),
                 Value::Float(x / 10.0),
             )
+            .into()
         })
         .collect();
-    let bytes = encode(&head(1), &readings).expect("packs");
+    let bytes = encode(&head(1), &entries).expect("packs");
     assert!(bytes.len() < 2400, "{} bytes", bytes.len());
 }
 
 #[test]
 fn pieces_are_cut_by_number_and_by_text() {
     let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
-    let plain = vec![Reading::good(Arc::clone(&key), BootMs(1), Value::Int(1)); bounds::STORE_BLOCK + 5];
+    let plain: Vec<Entry> =
+        vec![Reading::good(Arc::clone(&key), BootMs(1), Value::Int(1)).into(); bounds::STORE_BLOCK + 5];
     assert_eq!(piece(&plain), bounds::STORE_BLOCK);
     assert_eq!(piece(&plain[..5]), 5);
     let text: Arc<str> = "x".repeat(bounds::STORE_TEXT).into();
-    let long = vec![Reading::good(key, BootMs(1), Value::Text(text)); 100];
+    let long: Vec<Entry> = vec![Reading::good(key, BootMs(1), Value::Text(text)).into(); 100];
     assert_eq!(piece(&long), 16);
 }
 
@@ -182,7 +211,29 @@ fn what_version_1_wrote_is_read() {
     ];
     let block = decode(&bytes).expect("it is whole");
     assert_eq!(block.head, head(81_300));
-    assert_eq!(block.readings, expected);
-    let again = decode(&encode(&block.head, &block.readings).expect("packs")).expect("unpacks");
+    assert_eq!(block.entries, expected.map(Entry::Reading));
+    let again = decode(&encode(&block.head, &block.entries).expect("packs")).expect("unpacks");
     assert_eq!(again, block, "and written anew as today");
+}
+
+#[test]
+fn a_block_without_messages_is_as_it_was_and_messages_share_their_topics() {
+    let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+    let plain = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1)).into()]).expect("packs");
+    assert_eq!(plain[4], 2, "an earlier version reads it");
+    let message = |n: u64| {
+        Entry::Message(Arc::new(Forwarded {
+            at: BootMs(n * 1000),
+            topic: format!("zigbee2mqtt/living_room/sensor_{}", n % 10).into(),
+            payload: format!("{{\"temperature\":2{}.{},\"linkquality\":120}}", n % 3, n % 10).into(),
+            qos: 0,
+            retain: false,
+            props: None,
+            expiry: None,
+            origin: None,
+        }))
+    };
+    let bytes = encode(&head(1), &(0..1000).map(message).collect::<Vec<_>>()).expect("packs");
+    assert_eq!(bytes[4], 3);
+    assert!(bytes.len() < 8000, "{} bytes", bytes.len());
 }

@@ -14,12 +14,12 @@ use super::loss::{self, Facts};
 use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
-use super::state::{Moment, Tick};
+use super::state::{self, Moment, Tick};
 use super::tail::Tail;
 use super::trouble::Trouble;
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
-use crate::message::{BootMs, Id, LossRecord, Reading};
+use crate::message::{BootMs, Entry, Id, LossRecord};
 
 /// Before a commit, so that nothing is written into the void, and after it.
 const GONE: &str = "the database file was removed or replaced while it was open";
@@ -82,10 +82,12 @@ impl Writer {
             return Ok(Facts::default());
         }
         let chunk = self.read(None, range.clone(), bounds::STORE_READ)?;
-        if (chunk.records.len() as u64) < range.end - range.start {
+        if (chunk.count() as u64) < range.end - range.start {
             return Ok(Facts::default());
         }
-        Ok(Facts::of(chunk.records.iter().map(|r| (r.point.path(), r.ts))))
+        let points = chunk.records.iter().map(|r| (r.point.path(), r.ts));
+        let topics = chunk.messages.iter().map(|m| (m.message.topic.to_string(), m.ts));
+        Ok(Facts::of(points.chain(topics)))
     }
 
     /// Takes a group into the hand and packs it, together with the newest block while that is small; a hand that is
@@ -95,14 +97,22 @@ impl Writer {
             return Ok(());
         }
         let (mut head, tail) = {
+            let mut file = self.shared.head();
             let mut state = self.shared.state();
             if self.hand.is_none() {
-                let readings = state.grab();
-                if readings.is_empty() {
+                let numbered = state.next;
+                let entries = state.grab();
+                if entries.is_empty() {
                     return Ok(());
                 }
                 let range = state.hand.clone();
-                self.hand = Some(Hand { range, readings, blocks: Vec::new(), tail: None });
+                self.hand = Some(Hand { range, entries, blocks: Vec::new(), tail: None });
+                if state.next > numbered {
+                    let head = self.shared.head_now(&state);
+                    drop(state);
+                    self.shared.write_head(&mut file, &head);
+                    state = self.shared.state();
+                }
             }
             let (offset, synced) = state.boots.get(&state.boot).map_or((0, false), super::times::Boot::now);
             let head =
@@ -115,17 +125,17 @@ impl Writer {
         let room = log.page_room();
         let Some(hand) = &mut self.hand else { return Ok(()) };
         if let Some(tail) = tail
-            && let Some(readings) = tail.with(&head, &hand.readings, room)
+            && let Some(entries) = tail.with(&head, &hand.entries, room)
         {
             let joined = block::Head { first: tail.first(), ..head };
-            let data = block::encode(&joined, &readings)?;
+            let data = block::encode(&joined, &entries)?;
             if data.len() <= room {
-                hand.tail = Tail::of(joined, &readings, room - data.len());
-                hand.blocks.push((row(&joined, &readings, data.len()), data));
+                hand.tail = Tail::of(joined, &entries, room - data.len());
+                hand.blocks.push((row(&joined, &entries, data.len()), data));
                 return Ok(());
             }
         }
-        let mut rest = &hand.readings[..];
+        let mut rest = &hand.entries[..];
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(block::piece(rest));
             let data = block::encode(&head, piece)?;
@@ -294,6 +304,9 @@ impl Writer {
             let mut state = self.shared.state();
             if let Some(hand) = hand {
                 self.tail = hand.tail;
+                state
+                    .post
+                    .became_stored(hand.entries.iter().filter(|e| e.message().is_some()).count() as u64);
                 state.present.insert(hand.range);
                 state.hand = line.next..line.next;
             }
@@ -301,6 +314,9 @@ impl Writer {
             state.readable = state.readable.max(line.next);
             state.busy_since = None;
             state.bound_saved = line.bound;
+            if state.post.is_waiting() {
+                state.dirty_since.get_or_insert_with(Tick::now);
+            }
             state.figures.commits += 1;
             if state.figures.commit_ms.len() >= DURATIONS {
                 state.figures.commit_ms.pop_front();
@@ -323,10 +339,11 @@ impl Writer {
 
     fn remember(&mut self, hand: &Hand) {
         let state = self.shared.state();
-        for (seq, reading) in hand.range.clone().zip(hand.readings.iter()) {
+        for (seq, entry) in hand.range.clone().zip(hand.entries.iter()) {
+            let Some(reading) = entry.reading() else { continue };
             let id = Id { epoch: state.epoch, seq };
-            let record = state.record(id, reading, state.boot, (0, false));
-            self.latest.note(record);
+            let time = state::time_of(&state.boots, reading.at, state.boot, (0, false));
+            self.latest.note(state::placed(id, reading, time));
         }
     }
 
@@ -380,8 +397,8 @@ impl Writer {
     }
 }
 
-fn row(head: &block::Head, readings: &[Reading], bytes: usize) -> Row {
-    let times = readings.iter().map(|r| r.at.0);
+fn row(head: &block::Head, entries: &[Entry], bytes: usize) -> Row {
+    let times = entries.iter().map(|e| e.at().0);
     let times = [times.clone().min().unwrap_or(0), times.max().unwrap_or(0)];
-    Row { first: head.first, count: readings.len() as u64, boot: head.boot, times, bytes: bytes as u64 }
+    Row { first: head.first, count: entries.len() as u64, boot: head.boot, times, bytes: bytes as u64 }
 }

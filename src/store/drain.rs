@@ -9,7 +9,8 @@ use std::ops::Range;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use crate::message::{CorrectionRecord, LossReason, LossRecord, Record, WallMs};
+use crate::bounds;
+use crate::message::{CorrectionRecord, ForwardedRecord, LossReason, LossRecord, Record, WallMs};
 
 /// The log as one uplink sees it.
 #[async_trait]
@@ -22,7 +23,8 @@ pub trait Drain: Send + Sync {
     fn pending(&self) -> Vec<Range<u64>>;
 
     /// Reads at most `max` records with numbers in `range`, ascending. Numbers that are gone
-    /// (dropped, corrupt) are skipped: the store has declared them. The same number is the same record each time.
+    /// (dropped, corrupt) are skipped: the store has declared them; so are messages that are not for this uplink. The
+    /// same number is the same record each time.
     ///
     /// # Errors
     /// The disk cannot be read now. Ask again later; nothing is lost by the failure itself.
@@ -60,10 +62,33 @@ pub trait Drain: Send + Sync {
 /// A stretch of the log.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chunk {
-    /// The records found, ascending.
+    /// The readings found, ascending.
     pub records: Vec<Record>,
+    /// The messages of other devices among them, ascending.
+    pub messages: Vec<ForwardedRecord>,
     /// Where to go on reading: every number of the asked range below this was looked at.
     pub next: u64,
+}
+
+impl Chunk {
+    /// How many records there are of both kinds.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.records.len() + self.messages.len()
+    }
+
+    /// Nothing, looked at up to here.
+    #[must_use]
+    pub fn empty(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// No more is to be read into it.
+    #[must_use]
+    pub fn is_full(&self, most: usize) -> bool {
+        let bytes = || self.messages.iter().map(|m| m.message.size()).sum::<usize>();
+        self.count() >= most || (!self.messages.is_empty() && bytes() >= bounds::FORWARD_READ)
+    }
 }
 
 /// Why the log could not be read.
@@ -71,10 +96,11 @@ pub struct Chunk {
 #[error("the queue cannot be read now: {0}")]
 pub struct DrainError(pub String);
 
-/// One uplink's account: `taken = delivered + queued + lost` at every instant.
+/// One uplink's account: `taken = delivered + queued + lost` at every instant. Messages that it does not forward are in
+/// none of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// Readings taken since the uplink exists.
+    /// Readings and messages for it taken since the uplink exists.
     pub taken: u64,
     /// Acknowledged by the upstream broker.
     pub delivered: u64,

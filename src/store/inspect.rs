@@ -11,6 +11,7 @@ use super::StoreError;
 use super::account::Account;
 use super::backup::Copied;
 use super::block;
+use super::drain::Chunk;
 use super::identity;
 use super::log::Log;
 use super::ranges::count;
@@ -18,7 +19,7 @@ use super::recovery::Line;
 use super::state;
 use super::times::Boot;
 use super::trouble::Trouble;
-use crate::message::{Epoch, Id, LossRecord, Record};
+use crate::message::{Epoch, Id, LossRecord};
 
 /// What is in the directory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -68,13 +69,11 @@ pub struct AtRest {
     token: Arc<()>,
 }
 
-/// One block's readings.
+/// One block.
 #[derive(Debug)]
 pub struct Stretch {
-    /// Ascending. Empty where the block is damaged.
-    pub records: Vec<Record>,
-    /// Where to go on.
-    pub next: u64,
+    /// What is in it, and where to go on. Empty where the block is damaged.
+    pub chunk: Chunk,
     /// The block is damaged; the daemon will declare it.
     pub damaged: bool,
 }
@@ -187,14 +186,15 @@ impl AtRest {
             let block = self.log.block_before(row.first)?.map(|(_, data)| block::decode(&data));
             let Some(Ok(block)) = block.filter(|b| b.as_ref().is_ok_and(|b| b.head.first == row.first))
             else {
-                return Ok(Some(Stretch { records: Vec::new(), next, damaged: true }));
+                return Ok(Some(Stretch { chunk: Chunk::empty(next), damaged: true }));
             };
             let head = &block.head;
-            let records = block.range().zip(&block.readings).map(|(seq, reading)| {
-                let id = Id { epoch: head.epoch, seq };
-                state::record(&self.boots, id, reading, head.boot, (head.offset, head.synced))
-            });
-            Ok(Some(Stretch { records: records.collect(), next, damaged: false }))
+            let mut chunk = Chunk::empty(next);
+            for (seq, entry) in block.range().zip(&block.entries) {
+                let time = state::time_of(&self.boots, entry.at(), head.boot, (head.offset, head.synced));
+                state::put(&mut chunk, Id { epoch: head.epoch, seq }, entry, time);
+            }
+            Ok(Some(Stretch { chunk, damaged: false }))
         };
         look().map_err(|trouble| said(&self.path, trouble))
     }
@@ -204,7 +204,7 @@ impl InspectedUplink {
     fn of(account: &Account, line: &Line, losses: Vec<LossRecord>) -> Self {
         let queued: Vec<_> = line.present.iter().flat_map(|r| account.open(r)).collect();
         Self {
-            taken: line.next.saturating_sub(account.first),
+            taken: account.taken(line.next),
             delivered: account.delivered,
             queued: count(&queued),
             lost: account.lost,

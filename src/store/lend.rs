@@ -26,9 +26,9 @@ use std::time::Duration;
 
 use super::drain::Chunk;
 use super::ranges::RangeSet;
-use super::state::{Phase, State, Tick};
+use super::state::{self, Phase, State, Tick};
 use crate::bounds;
-use crate::message::{Id, Reading};
+use crate::message::{Entry, Id};
 
 /// So long may a commit take before what waits for it is lent: a card that hangs says nothing for a long time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,18 +37,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Default)]
 pub struct Held {
     first: u64,
-    readings: Arc<Vec<Reading>>,
+    entries: Arc<Vec<Entry>>,
 }
 
 impl Held {
     /// A group that begins at `first`.
     #[must_use]
-    pub fn new(first: u64, readings: Arc<Vec<Reading>>) -> Self {
-        Self { first, readings }
+    pub fn new(first: u64, entries: Arc<Vec<Entry>>) -> Self {
+        Self { first, entries }
     }
 
     fn range(&self) -> Range<u64> {
-        self.first..self.first + self.readings.len() as u64
+        self.first..self.first + self.entries.len() as u64
     }
 }
 
@@ -75,9 +75,9 @@ impl State {
         there.iter().flat_map(|range| account.open(range)).collect()
     }
 
-    /// The records of `range`, if they begin in RAM and may be read; `None`: the disk is to be asked.
+    /// The records of `range` for an uplink, if they begin in RAM and may be read; `None`: the disk is to be asked.
     #[must_use]
-    pub fn lent(&self, range: &Range<u64>, most: usize) -> Option<Chunk> {
+    pub fn lent(&self, uplink: &str, range: &Range<u64>, most: usize) -> Option<Chunk> {
         if !self.is_set() {
             return None;
         }
@@ -91,7 +91,7 @@ impl State {
         }
         if lending && range.end <= from {
             // All of it is gone.
-            return Some(Chunk { records: Vec::new(), next: range.end });
+            return Some(Chunk::empty(range.end));
         }
         if at >= range.end.min(self.readable) {
             return None;
@@ -99,21 +99,24 @@ impl State {
         let most = most.clamp(1, bounds::STORE_READ);
         let end = range.end.min(self.readable);
         let there = |seq: &u64| self.hand.contains(seq) || self.present.contains(*seq);
-        let held = self.held.range().zip(self.held.readings.iter()).filter(|(seq, _)| there(seq));
+        let held = self.held.range().zip(self.held.entries.iter()).filter(|(seq, _)| there(seq));
         let ring = self.ring_range();
         // Not one by one through a long ring to its end.
         let skip = at.saturating_sub(ring.start).min(ring.end - ring.start);
         let waiting = (ring.start + skip..ring.end)
             .zip(self.ring.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)));
-        let mut found = held.chain(waiting).filter(|(seq, _)| (at..end).contains(seq));
-        let records: Vec<_> = found
-            .by_ref()
-            .take(most)
-            .map(|(seq, reading)| self.record(Id { epoch: self.epoch, seq }, reading, self.boot, (0, false)))
-            .collect();
-        let next =
-            if records.len() == most { records.last().map_or(end, |last| last.id.seq + 1) } else { end };
-        Some(Chunk { records, next })
+        let mut chunk = Chunk::empty(end);
+        for (seq, entry) in held.chain(waiting).filter(|(seq, _)| (at..end).contains(seq)) {
+            if chunk.is_full(most) {
+                chunk.next = seq;
+                break;
+            }
+            if entry.message().is_none_or(|message| self.post.is_wanted(uplink, message)) {
+                let time = state::time_of(&self.boots, entry.at(), self.boot, (0, false));
+                state::put(&mut chunk, Id { epoch: self.epoch, seq }, entry, time);
+            }
+        }
+        Some(chunk)
     }
 
     /// Everything that can be read again: on disk, and in RAM.
@@ -133,7 +136,7 @@ mod tests {
     use super::super::quota::Limits;
     use super::super::times::Boot;
     use super::*;
-    use crate::message::{BootMs, Epoch, PointKey, WallMs};
+    use crate::message::{BootMs, Epoch, PointKey, Reading, WallMs};
     use driver_api::Value;
 
     fn readings(range: Range<u64>) -> Vec<Reading> {
@@ -172,7 +175,7 @@ mod tests {
     }
 
     fn read(state: &State, range: Range<u64>, most: usize) -> Option<(Vec<u64>, u64)> {
-        let chunk = state.lent(&range, most)?;
+        let chunk = state.lent("cloud", &range, most)?;
         for record in &chunk.records {
             assert_eq!(record.value, Some(Value::Int(record.id.seq.cast_signed())));
         }

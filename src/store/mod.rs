@@ -8,6 +8,8 @@
 //!   acknowledged it gets a loss record with the exact range, points and times.
 //! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
 //!   instant, exactly one of delivered, queued, declared lost.
+//! - Messages of other devices are records of the same line. One that an uplink does not forward is in none of its
+//!   figures: neither taken, nor delivered, queued or lost (`post`, `account`).
 //! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
@@ -41,6 +43,7 @@
 //! - A clock that is stepped more than 64 times in one boot while it is believed makes the store forget the oldest
 //!   of these steps; a repeat from back then may have another time.
 //! - What the local broker was shown before the clock was set is corrected there once, for whoever listens then.
+//! - Numbers of messages are declared to every uplink where nobody can say whose they were: see `post`.
 //! - Without any uplink the log is local history: the limits drop silently, nobody was owed anything. With
 //!   uplinks, what all of them have passed stays as history for a while (`history`).
 //!
@@ -51,8 +54,8 @@
 //! missed is declared (`purged`).
 //!
 //! # The parts
-//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
-//! `tail`, `column` and `lend` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
+//! `tail`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
 //! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.
@@ -75,9 +78,11 @@ mod last;
 mod lend;
 mod log;
 mod loss;
+mod mail;
 mod mark;
 mod placing;
 mod port;
+mod post;
 mod quota;
 mod ranges;
 mod reader;
@@ -100,8 +105,7 @@ mod writer;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -111,6 +115,7 @@ pub use backup::{Copied, Copy};
 pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use inspect::{AtRest, Inspection};
+pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use status::StoreStatus;
 
@@ -208,23 +213,37 @@ impl Store {
         uplinks: &[String],
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), StoreError> {
+        Self::open_with(config, uplinks, Wishes::new(), clock)
+    }
+
+    /// As [`Store::open`], where uplinks want messages of other devices, too.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_with(
+        config: &model::Store,
+        uplinks: &[String],
+        wishes: Wishes,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Recovery), StoreError> {
         // systemd.exec(5): several directories are separated by colons. The first is as good as any.
         let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
         let run = given.split(':').next().filter(|path| path.starts_with('/'));
-        Self::open_beside(config, uplinks, clock, run.map(PathBuf::from))
+        Self::open_beside(config, (uplinks, wishes), clock, run.map(PathBuf::from))
     }
 
-    /// As [`Store::open`], with a directory in RAM for the head file, or none.
+    /// As [`Store::open_with`], with a directory in RAM for the head file, or none.
     fn open_beside(
         config: &model::Store,
-        uplinks: &[String],
+        (uplinks, wishes): (&[String], Wishes),
         clock: Arc<dyn Clock>,
         run: Option<PathBuf>,
     ) -> Result<(Self, Recovery), StoreError> {
         let path = || config.path.display().to_string();
         let epoch = Epoch { start: 0, random: getrandom::u32().unwrap_or_else(|_| fastrand::u32(..)) };
         let boot = times::Boot::new(1, clock.boot_id(), clock.both(), Id { epoch, seq: 1 });
-        let state = State::new(epoch, config.into(), uplinks, boot);
+        let mut state = State::new(epoch, config.into(), uplinks, boot);
+        state.wish(wishes);
         let shared = Arc::new(Shared::new(config.path.clone(), run, clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
         // Permits for questions, one place for a wake-up.
@@ -415,7 +434,7 @@ impl Store {
             let (reply, answer) = oneshot::channel();
             self.inner.ask(Job::Flush(reply), answer).await?;
             let state = self.inner.shared.state();
-            if state.ring.is_empty() && state.hand.is_empty() {
+            if state.ring.is_empty() && state.hand.is_empty() && !state.post.is_waiting() {
                 return Ok(());
             }
         }
@@ -463,26 +482,5 @@ impl Store {
         if let Some(thread) = thread {
             thread.join().expect("the thread ends");
         }
-    }
-}
-
-impl Inner {
-    /// Makes the writer look, soon. Several wake-ups are one.
-    fn wake(&self) {
-        if self.shared.waking.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        // Full or gone: the writer is awake anyway, or will never be.
-        if let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Wake) {
-            self.shared.waking.store(false, Ordering::Release);
-        }
-    }
-
-    /// Asks the writer and waits for its answer.
-    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<T>) -> Result<T, DrainError> {
-        let gone = || DrainError("the store has ended or the disk is out of order".into());
-        let _turn = self.permits.acquire().await.map_err(|_| gone())?;
-        self.jobs.try_send(job).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())
     }
 }

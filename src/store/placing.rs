@@ -12,6 +12,7 @@
 use std::ops::Range;
 
 use super::block::Block;
+use super::drain::Chunk;
 use super::ranges::RangeSet;
 use super::state::{self, State, Tick};
 use super::times::{Boot, Change};
@@ -19,7 +20,7 @@ use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::bounds;
 use crate::clock::Clock;
-use crate::message::{BootMs, CorrectionRecord, Id, Record, WallMs};
+use crate::message::{BootMs, CorrectionRecord, Id, WallMs};
 
 /// Both clocks at one moment, and whether the wall clock is believed.
 #[derive(Debug, Clone, Copy)]
@@ -111,27 +112,31 @@ impl State {
         }
     }
 
-    /// Records of a block for an uplink; notes what of them goes with a guess that may change yet.
-    pub(super) fn hand_out(&mut self, uplink: &str, block: &Block, numbers: Range<u64>) -> Vec<Record> {
+    /// Puts records of a block for an uplink into `chunk`; notes what of them goes with a guess that may change yet.
+    pub(super) fn hand_out(&mut self, uplink: &str, block: &Block, numbers: Range<u64>, chunk: &mut Chunk) {
         let head = &block.head;
         let guessed = head.boot == self.boot && !self.is_set();
         let account = self.accounts.get(uplink);
         let open = account.and_then(|a| a.released.opened(head.boot)).filter(|_| guessed);
         let skip = usize::try_from(numbers.start - head.first).unwrap_or(usize::MAX);
-        let record = |(seq, reading): (u64, &crate::message::Reading)| {
-            let id = Id { epoch: head.epoch, seq };
-            let decided = account.and_then(|a| a.released.offset_of(seq)).or(open);
-            match decided {
-                Some(offset) => state::placed(id, reading, (reading.at.on(offset), false)),
-                None => self.record(id, reading, head.boot, (head.offset, head.synced)),
+        for (seq, entry) in numbers.clone().zip(block.entries.iter().skip(skip)) {
+            if entry.message().is_some_and(|message| !self.post.is_wanted(uplink, message)) {
+                continue;
             }
-        };
-        let records = numbers.clone().zip(block.readings.iter().skip(skip)).map(record).collect();
+            let at = entry.at();
+            let time = match account.and_then(|a| a.released.offset_of(seq)).or(open) {
+                Some(offset) => (at.on(offset), false),
+                None => state::time_of(&self.boots, at, head.boot, (head.offset, head.synced)),
+            };
+            state::put(chunk, Id { epoch: head.epoch, seq }, entry, time);
+        }
+        let entries = numbers.clone().zip(block.entries.iter().skip(skip)).map(|(_, entry)| entry);
+        let first = numbers.start;
         let free = account.filter(|_| open.is_some()).map(|a| a.released.free(numbers)).unwrap_or_default();
         if !free.is_empty() {
             self.hand(uplink, free);
         }
-        records
+        self.set_aside(uplink, first, entries);
     }
 
     fn hand(&mut self, uplink: &str, numbers: Vec<Range<u64>>) {

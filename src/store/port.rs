@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::TrySendError;
 
 use async_trait::async_trait;
 use tokio::sync::{oneshot, watch};
@@ -30,7 +32,7 @@ impl Drain for Port {
     }
 
     async fn read(&self, range: Range<u64>, max: usize) -> Result<Chunk, DrainError> {
-        if let Some(chunk) = self.inner.shared.state().lent(&range, max) {
+        if let Some(chunk) = self.inner.shared.state().lent(&self.uplink, &range, max) {
             return Ok(chunk);
         }
         let (reply, answer) = oneshot::channel();
@@ -92,5 +94,26 @@ impl Drain for Port {
 
     fn ledger(&self) -> Ledger {
         self.inner.shared.state().ledger(&self.uplink)
+    }
+}
+
+impl Inner {
+    /// Makes the writer look, soon. Several wake-ups are one.
+    pub(super) fn wake(&self) {
+        if self.shared.waking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // Full or gone: the writer is awake anyway, or will never be.
+        if let Err(TrySendError::Full(_)) = self.jobs.try_send(Job::Wake) {
+            self.shared.waking.store(false, Ordering::Release);
+        }
+    }
+
+    /// Asks the writer and waits for its answer.
+    pub(super) async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<T>) -> Result<T, DrainError> {
+        let gone = || DrainError("the store has ended or the disk is out of order".into());
+        let _turn = self.permits.acquire().await.map_err(|_| gone())?;
+        self.jobs.try_send(job).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
     }
 }

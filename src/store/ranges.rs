@@ -63,6 +63,13 @@ impl RangeSet {
         self.spans.range(..=from).next_back().map_or(from, |(_, &end)| end.max(from))
     }
 
+    /// The whole range that holds `n`.
+    #[must_use]
+    pub fn span_of(&self, n: u64) -> Option<Range<u64>> {
+        let (&start, &end) = self.spans.range(..=n).next_back()?;
+        (n < end).then_some(start..end)
+    }
+
     /// Adds a range; returns how many numbers were new.
     pub fn insert(&mut self, range: Range<u64>) -> u64 {
         if range.is_empty() {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::block::{self, Block};
 use super::drain::Chunk;
 use super::loss::Facts;
+use super::state;
 use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::bounds;
@@ -47,7 +48,7 @@ impl Writer {
     ) -> Result<Chunk, Trouble> {
         match uplink {
             Some(uplink) if !self.settle_times(uplink, &range)? => {
-                return Ok(Chunk { records: Vec::new(), next: range.start });
+                return Ok(Chunk::empty(range.start));
             }
             Some(_) => {}
             None => self.observe_clock(),
@@ -58,12 +59,16 @@ impl Writer {
             let end = range.end.min(state.stored).max(range.start);
             (state.present.overlap(range.start..end), end)
         };
-        let mut records = Vec::new();
+        let mut chunk = Chunk::empty(end);
+        // What is not this uplink's affair makes no record, and the thread has other work.
+        let (mut looked, mut bytes) = (0, 0);
         for part in parts {
             let mut at = part.start;
             while at < part.end {
-                if records.len() >= most {
-                    return Ok(Chunk { records, next: at });
+                if chunk.is_full(most) || looked >= bounds::STORE_READ as u64 || bytes >= bounds::FORWARD_READ
+                {
+                    chunk.next = at;
+                    return Ok(chunk);
                 }
                 let Some(block) = self.block_at(at)? else {
                     let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
@@ -74,23 +79,25 @@ impl Writer {
                     self.corrupt(bad);
                     continue;
                 };
-                let until = block.range().end.min(part.end).min(at + (most - records.len()) as u64);
+                let until = block.range().end.min(part.end).min(at + (most - chunk.count()) as u64);
+                let (until, heavy) = block.fits(at..until);
+                (looked, bytes) = (looked + until - at, bytes + heavy);
                 let mut state = self.shared.state();
                 if let Some(uplink) = uplink {
-                    records.extend(state.hand_out(uplink, &block, at..until));
-                    at = until;
-                    continue;
-                }
-                let skip = usize::try_from(at - block.head.first).unwrap_or(usize::MAX);
-                for (seq, reading) in (at..until).zip(block.readings.iter().skip(skip)) {
-                    let id = Id { epoch: block.head.epoch, seq };
-                    let otherwise = (block.head.offset, block.head.synced);
-                    records.push(state.record(id, reading, block.head.boot, otherwise));
+                    state.hand_out(uplink, &block, at..until, &mut chunk);
+                } else {
+                    let (head, skip) =
+                        (&block.head, usize::try_from(at - block.head.first).unwrap_or(usize::MAX));
+                    for (seq, entry) in (at..until).zip(block.entries.iter().skip(skip)) {
+                        let time =
+                            state::time_of(&state.boots, entry.at(), head.boot, (head.offset, head.synced));
+                        state::put(&mut chunk, Id { epoch: head.epoch, seq }, entry, time);
+                    }
                 }
                 at = until;
             }
         }
-        Ok(Chunk { records, next: end })
+        Ok(chunk)
     }
 
     /// The whole block that holds `at`; `None` if it is damaged or not there.

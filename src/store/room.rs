@@ -11,7 +11,7 @@ use super::ranges::RangeSet;
 use super::state::{State, Tick};
 use super::trouble::Trouble;
 use super::writer::Writer;
-use crate::message::{BootMs, LossReason, Reading};
+use crate::message::{BootMs, Entry, LossReason};
 
 /// Rows that are looked at for one commit's housekeeping. More is done in the next commit.
 const ROWS: usize = 256;
@@ -54,6 +54,8 @@ impl Writer {
         {
             let mut state = self.shared.state();
             for range in whole {
+                // What is gone cannot be found to be somebody else's after a start.
+                state.accounts.values_mut().for_each(|account| account.pass_over(range.clone()));
                 state.present.remove(range.clone());
                 self.doomed.insert(range);
             }
@@ -117,6 +119,10 @@ impl Writer {
         let names: Vec<String> = state.accounts.keys().cloned().collect();
         let times: Vec<_> = block.iter().flat_map(|b| described(&state, b)).collect();
         for uplink in names {
+            if let Some(block) = &block {
+                // What it would never have been sent is no loss.
+                state.set_aside(&uplink, block.head.first, block.entries.iter());
+            }
             let facts = |part: &Range<u64>| match &block {
                 Some(b) => Facts::of(
                     b.range().zip(&times).filter(|(seq, _)| part.contains(seq)).map(|(_, t)| t.clone()),
@@ -137,8 +143,8 @@ impl Writer {
 }
 
 fn described(state: &State, block: &Block) -> Vec<(String, crate::message::WallMs)> {
-    let place = |r: &Reading| state.place(block.head.boot, r.at).unwrap_or_default().0;
-    block.readings.iter().map(|r| (r.point.path(), place(r))).collect()
+    let place = |e: &Entry| state.place(block.head.boot, e.at()).unwrap_or_default().0;
+    block.entries.iter().map(|e| (e.name(), place(e))).collect()
 }
 
 /// Present numbers that every uplink has settled. If there is no uplink the log is history, up to its limits: then

@@ -318,9 +318,10 @@ fn newest_values(
         if block.range().end <= upto {
             break;
         }
-        readings += block.readings.len();
+        readings += block.entries.len();
         let boot = boots.iter().find(|b| b.n == block.head.boot);
-        for (seq, reading) in block.range().zip(&block.readings) {
+        for (seq, entry) in block.range().zip(&block.entries) {
+            let Some(reading) = entry.reading() else { continue };
             let head = &block.head;
             let (ts, _) = boot.map_or_else(
                 || (crate::message::WallMs(reading.at.0.cast_signed().saturating_add(head.offset)), false),

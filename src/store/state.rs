@@ -13,16 +13,20 @@ use driver_api::{Quality, Reason, Value};
 use super::account::Account;
 use super::block;
 use super::commands::Commands;
-use super::drain::Ledger;
+use super::drain::{Chunk, Ledger};
 use super::epochs::Epochs;
 use super::last;
 use super::lend::Held;
 use super::loss::{self, Draft, Facts};
+use super::post::Post;
 use super::quota::Limits;
 use super::ranges::{RangeSet, count};
 use super::times::Boot;
 use crate::bounds;
-use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossReason, LossRecord, Reading, Record, WallMs};
+use crate::message::{
+    BootMs, CorrectionRecord, Entry, Epoch, ForwardedRecord, Id, LossReason, LossRecord, Reading, Record,
+    WallMs,
+};
 
 /// Time for deadlines inside the store.
 #[expect(clippy::disallowed_types, reason = "deadlines of a plain thread: paused test time does not apply")]
@@ -119,10 +123,12 @@ pub struct State {
     /// Since when the writer has waited for the disk.
     pub busy_since: Option<Tick>,
     /// What comes after that, up to `next`.
-    pub ring: VecDeque<Reading>,
-    ring_text: usize,
+    pub ring: VecDeque<Entry>,
+    pub(super) ring_text: usize,
     /// Since when the ring has something.
     pub ring_since: Option<Tick>,
+    /// Messages that have no number yet, and who wants them.
+    pub post: Post,
     /// Numbers for which there are durable blocks.
     pub present: RangeSet,
     /// The uplinks of the configuration.
@@ -181,6 +187,7 @@ impl State {
             ring: VecDeque::new(),
             ring_text: 0,
             ring_since: None,
+            post: Post::default(),
             present: RangeSet::default(),
             accounts: uplinks.iter().map(|u| (u.clone(), Account::new(1))).collect(),
             parked: BTreeMap::new(),
@@ -222,9 +229,9 @@ impl State {
             || (self.ring.len() < bounds::STORE_GROUP && self.ring.len() + n >= bounds::STORE_GROUP)
             || (self.bound <= self.bound_saved && self.next - self.stored + n as u64 > self.bound_saved);
         for reading in readings {
-            let reading = shorten(reading);
-            self.ring_text += block::text_len(&reading);
-            self.ring.push_back(reading);
+            let entry = Entry::Reading(shorten(reading));
+            self.ring_text += block::weight(&entry);
+            self.ring.push_back(entry);
         }
         self.next += n as u64;
         self.figures.taken += n as u64;
@@ -238,10 +245,10 @@ impl State {
         let from = self.ring_range().start;
         let mut gone = Vec::new();
         while self.ring.len() > bounds::STORE_RING || self.ring_text > bounds::STORE_RING_TEXT {
-            let Some(reading) = self.ring.pop_front() else { break };
-            self.ring_text -= block::text_len(&reading);
-            let (ts, _) = self.place(self.boot, reading.at).unwrap_or_default();
-            gone.push((reading.point.path(), ts));
+            let Some(entry) = self.ring.pop_front() else { break };
+            self.ring_text -= block::weight(&entry);
+            let (ts, _) = self.place(self.boot, entry.at()).unwrap_or_default();
+            gone.push((entry.name(), ts));
         }
         if !gone.is_empty() {
             let range = from..from + gone.len() as u64;
@@ -254,11 +261,12 @@ impl State {
     }
 
     /// Takes at most a group out of the ring, into the writer's hands.
-    pub fn grab(&mut self) -> Arc<Vec<Reading>> {
+    pub fn grab(&mut self) -> Arc<Vec<Entry>> {
+        self.number_post();
         let n = self.ring.len().min(bounds::STORE_GROUP);
         let first = self.ring_range().start;
-        let group: Arc<Vec<Reading>> = Arc::new(self.ring.drain(..n).collect());
-        self.ring_text -= group.iter().map(block::text_len).sum::<usize>();
+        let group: Arc<Vec<Entry>> = Arc::new(self.ring.drain(..n).collect());
+        self.ring_text -= group.iter().map(block::weight).sum::<usize>();
         self.hand = first..first + n as u64;
         if n > 0 {
             self.held = Held::new(first, Arc::clone(&group));
@@ -343,7 +351,7 @@ impl State {
         let durable = count(&pending);
         let in_ram = count(&account.open(self.hand.clone())) + count(&account.open(self.ring_range()));
         let ledger = Ledger {
-            taken: self.next - account.first,
+            taken: account.taken(self.next),
             delivered: account.delivered,
             queued: durable + in_ram,
             lost: account.lost,
@@ -361,7 +369,7 @@ impl State {
     /// When the oldest reading from `first` on was taken: as the last commit saw it, or from the ring.
     pub(super) fn oldest_of(&self, name: &str, first: Option<u64>) -> Option<WallMs> {
         let stored = first.and_then(|_| self.oldest.get(name)).and_then(|m| self.place(m.boot, m.at));
-        let in_ram = || self.place(self.boot, self.ring.front()?.at);
+        let in_ram = || self.place(self.boot, self.ring.front()?.at());
         stored.or_else(in_ram).map(|(ts, _)| ts)
     }
 
@@ -420,25 +428,23 @@ impl State {
             self.lose_for(uplink, part, reason, false, |_| Facts::default(), false);
         }
     }
-
-    /// A reading as the uplinks see it.
-    #[must_use]
-    pub fn record(&self, id: Id, reading: &Reading, boot: u32, otherwise: (i64, bool)) -> Record {
-        record(&self.boots, id, reading, boot, otherwise)
-    }
 }
 
-/// A reading as the uplinks see it. `otherwise`: offset and belief where the boot is not known.
+/// When that was. `otherwise`: offset and belief where the boot is not known.
 #[must_use]
-pub fn record(
-    boots: &BTreeMap<u32, Boot>,
-    id: Id,
-    reading: &Reading,
-    boot: u32,
-    otherwise: (i64, bool),
-) -> Record {
-    let unknown = || (reading.at.on(otherwise.0), otherwise.1);
-    placed(id, reading, boots.get(&boot).map_or_else(unknown, |b| b.place(reading.at)))
+pub fn time_of(boots: &BTreeMap<u32, Boot>, at: BootMs, boot: u32, otherwise: (i64, bool)) -> (WallMs, bool) {
+    boots.get(&boot).map_or_else(|| (at.on(otherwise.0), otherwise.1), |b| b.place(at))
+}
+
+/// Puts an entry into what a reader gets, with this time.
+pub fn put(chunk: &mut Chunk, id: Id, entry: &Entry, time: (WallMs, bool)) {
+    match entry {
+        Entry::Reading(reading) => chunk.records.push(placed(id, reading, time)),
+        Entry::Message(message) => {
+            let message = Arc::clone(message);
+            chunk.messages.push(ForwardedRecord { id, ts: time.0, message });
+        }
+    }
 }
 
 /// A reading with this time; what no clock vouches for says so, unless it has something worse to say.
@@ -452,7 +458,7 @@ pub fn placed(id: Id, reading: &Reading, (ts, believed): (WallMs, bool)) -> Reco
 }
 
 /// Everything that can be between taking and commit.
-fn most_unstored() -> u64 {
+pub(super) fn most_unstored() -> u64 {
     (bounds::STORE_RING + bounds::STORE_GROUP) as u64
 }
 

@@ -7,7 +7,7 @@
 
 use super::block::{self, Head};
 use crate::bounds;
-use crate::message::Reading;
+use crate::message::Entry;
 
 /// Longest time from a block's first reading to its last, ms: limits drop whole blocks.
 const SPAN: u64 = 3_600_000;
@@ -16,39 +16,39 @@ const SPAN: u64 = 3_600_000;
 #[derive(Debug)]
 pub struct Tail {
     head: Head,
-    readings: Vec<Reading>,
+    entries: Vec<Entry>,
 }
 
 impl Tail {
     /// The last block of a commit, if it may grow: there are `left` bytes in its page.
     #[must_use]
-    pub fn of(head: Head, readings: &[Reading], left: usize) -> Option<Self> {
-        let small = readings.len() < bounds::STORE_MERGE && left > 0;
-        small.then(|| Self { head, readings: readings.to_vec() })
+    pub fn of(head: Head, entries: &[Entry], left: usize) -> Option<Self> {
+        let small = entries.len() < bounds::STORE_MERGE && left > 0;
+        small.then(|| Self { head, entries: entries.to_vec() })
     }
 
     /// The numbers in it.
     #[must_use]
     pub fn range(&self) -> std::ops::Range<u64> {
-        self.head.first..self.head.first + self.readings.len() as u64
+        self.head.first..self.head.first + self.entries.len() as u64
     }
 
-    /// All readings of the block that it becomes with `more`, which follow it under `head`, if that may
+    /// All entries of the block that it becomes with `more`, which follow it under `head`, if that may
     /// fit `room` bytes once it is packed; `None` if it stays as it is: they are of another life, do not follow it, come
     /// too late, or are too many.
     #[must_use]
-    pub fn with(&self, head: &Head, more: &[Reading], room: usize) -> Option<Vec<Reading>> {
+    pub fn with(&self, head: &Head, more: &[Entry], room: usize) -> Option<Vec<Entry>> {
         let follows =
             (head.first, head.epoch, head.boot) == (self.range().end, self.head.epoch, self.head.boot);
-        let count = self.readings.len() + more.len();
+        let count = self.entries.len() + more.len();
         // Text is not packed much: no need to try.
-        let text: usize = more.iter().map(block::text_len).sum();
-        let at = |reading: Option<&Reading>| reading.map_or(0, |r| r.at.0);
-        let long = at(more.last()).saturating_sub(at(self.readings.first())) > SPAN;
+        let text: usize = more.iter().map(block::weight).sum();
+        let at = |entry: Option<&Entry>| entry.map_or(0, |e| e.at().0);
+        let long = at(more.last()).saturating_sub(at(self.entries.first())) > SPAN;
         if !follows || long || count > bounds::STORE_MERGE || text > room {
             return None;
         }
-        Some(self.readings.iter().chain(more).cloned().collect())
+        Some(self.entries.iter().chain(more).cloned().collect())
     }
 
     /// Its first number.
@@ -65,11 +65,16 @@ mod tests {
     use driver_api::Value;
 
     use super::*;
-    use crate::message::{BootMs, Epoch, PointKey};
+    use crate::message::{BootMs, Epoch, PointKey, Reading};
 
-    fn readings(n: usize) -> Vec<Reading> {
-        let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
-        (0..n).map(|i| Reading::good(Arc::clone(&key), BootMs(i as u64), Value::UInt(i as u64))).collect()
+    fn key() -> Arc<PointKey> {
+        Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() })
+    }
+
+    fn readings(n: usize) -> Vec<Entry> {
+        let key = key();
+        let one = |i: usize| Reading::good(Arc::clone(&key), BootMs(i as u64), Value::UInt(i as u64));
+        (0..n).map(|i| one(i).into()).collect()
     }
 
     fn head(first: u64) -> Head {
@@ -86,11 +91,11 @@ mod tests {
         let epoch = Epoch { start: 2, random: 2 };
         assert!(tail.with(&Head { epoch, ..head(110) }, &readings(5), 3900).is_none(), "another epoch");
         assert!(tail.with(&head(110), &readings(bounds::STORE_MERGE), 3900).is_none(), "too many");
-        let key = Arc::clone(&readings(1)[0].point);
+        let key = key();
         let late = Reading::good(Arc::clone(&key), BootMs(SPAN + 1), Value::Bool(true));
-        assert!(tail.with(&head(110), &[late], 3900).is_none(), "an hour after the first");
+        assert!(tail.with(&head(110), &[late.into()], 3900).is_none(), "an hour after the first");
         let text = Reading::good(key, BootMs(1), Value::Text("x".repeat(4000).into()));
-        assert!(tail.with(&head(110), &[text], 3900).is_none(), "text is not packed much");
+        assert!(tail.with(&head(110), &[text.into()], 3900).is_none(), "text is not packed much");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use super::times::Boot;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::message::{CorrectionRecord, LossRecord, Reading, WallMs};
+use crate::message::{CorrectionRecord, Entry, LossRecord, WallMs};
 
 /// What both sides hold.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ pub enum Job {
 #[derive(Debug)]
 pub(super) struct Hand {
     pub range: Range<u64>,
-    pub readings: Arc<Vec<Reading>>,
+    pub entries: Arc<Vec<Entry>>,
     /// Empty: to be packed (again).
     pub blocks: Vec<(Row, Vec<u8>)>,
     /// The last of the blocks, if it may grow.
@@ -376,7 +376,9 @@ impl Writer {
     fn group_due(&self) -> Option<Tick> {
         let state = self.shared.state();
         let since = state.ring_since.into_iter().chain(state.dirty_since).min()?;
-        let full = state.ring.len() >= crate::bounds::STORE_GROUP || state.bound > state.bound_saved;
+        let full = state.ring.len() >= crate::bounds::STORE_GROUP
+            || state.bound > state.bound_saved
+            || state.post.is_urgent();
         Some(if full || self.hand.is_some() { since } else { since + state.limits.commit_interval })
     }
 
@@ -446,7 +448,8 @@ impl Writer {
         self.latest_due = Tick::now();
         loop {
             self.commit(false)?;
-            if self.shared.state().ring.is_empty() {
+            let state = self.shared.state();
+            if state.ring.is_empty() && !state.post.is_waiting() {
                 break;
             }
         }

@@ -30,7 +30,7 @@ pub(super) struct Context {
     pub routes: Routes,
     pub qos: Qos,
     /// To the local broker, for what the routes bring.
-    pub local: mpsc::Sender<Message>,
+    pub local: mpsc::Sender<(Message, Vec<String>)>,
     pub stop: CancellationToken,
 }
 

@@ -60,6 +60,10 @@ pub struct UplinkCounters {
     pub acknowledged: AtomicU64,
     /// Readings that were acknowledged.
     pub delivered: AtomicU64,
+    /// Messages of other devices that were acknowledged.
+    pub forwarded: AtomicU64,
+    /// Messages of other devices that were too old by their publisher's word when their turn came.
+    pub forward_expired: AtomicU64,
     /// Readings that were sent again after a connection ended before their acknowledgement.
     pub repeats: AtomicU64,
     /// Readings given up because the broker refused them for good.

@@ -5,6 +5,7 @@
 //! - When a connection ends, everything unacknowledged is pending again, for the log says so.
 //! - What becomes of a message that the broker refuses: see [`refusal`].
 
+mod forwarding;
 mod refusal;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,12 +19,14 @@ use tokio::time::Instant;
 use super::counters::UplinkCounters;
 use super::formats::Format;
 use super::formats::node::{MakeWill, Node, Will};
+use super::forward::Forwards;
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::{Cut, Lane, Lanes, Want};
 use super::mirror::Mirror;
 use super::pace::FIRST_PORTION;
 use super::share::{CLASSES, Class, pick};
 use super::timing::Timing;
+use crate::clock::Clock;
 use crate::config::model::Order;
 use crate::message::{CorrectionRecord, LossReason, LossRecord, Message};
 use crate::pipeline::payload;
@@ -43,6 +46,8 @@ pub struct Delivery {
     pub first_portion: usize,
     topics: Topics,
     format: Box<dyn Format>,
+    forwards: Forwards,
+    clock: Arc<dyn Clock>,
     order: Order,
     timing: Timing,
     /// Refusals that count so far, by the first number of the message.
@@ -86,9 +91,9 @@ impl Delivery {
         mirror: Mirror,
         counters: Arc<UplinkCounters>,
         topics: Topics,
-        format: Box<dyn Format>,
-        order: Order,
-        timing: Timing,
+        (format, forwards): (Box<dyn Format>, Forwards),
+        clock: Arc<dyn Clock>,
+        (order, timing): (Order, Timing),
     ) -> Self {
         let cut = format.cut();
         let now = Instant::now();
@@ -103,6 +108,8 @@ impl Delivery {
             first_portion: FIRST_PORTION,
             topics,
             format,
+            forwards,
+            clock,
             order,
             timing,
             strikes,
@@ -249,7 +256,7 @@ impl Delivery {
     fn control(&mut self) -> Option<Outgoing> {
         let event = |cargo, topic: String, payload: Vec<u8>| {
             let (topic, payload) = (topic.into(), payload.into());
-            Some(Outgoing { cargo, class: Class::Control, topic, payload, retain: false })
+            Some(Outgoing { cargo, class: Class::Control, topic, payload, retain: false, forwarded: None })
         };
         if let Some((handle, record)) = self.plan.losses.pop_front() {
             return event(Cargo::Loss(handle), self.topics.event_loss(), payload::loss(&record));
@@ -273,6 +280,11 @@ impl Delivery {
         if let Some(at) = again {
             return Some(self.plan.refused.remove(at).message);
         }
+        while let Some(record) = self.plan.lanes.take_message(lane) {
+            if let Some(message) = self.forwards(record, class) {
+                return Some(message);
+            }
+        }
         let records = self.plan.lanes.take(lane, cut, now, finish);
         let (first, last) = (records.first()?.id.seq, records.last()?.id.seq);
         let encoded = self.format.encode(lane, &records);
@@ -283,6 +295,7 @@ impl Delivery {
             topic: encoded.topic,
             payload: encoded.payload,
             retain: encoded.retain,
+            forwarded: None,
         })
     }
 
@@ -302,6 +315,7 @@ impl Delivery {
                 self.strikes.remove(&range.start);
                 self.taken += 1;
                 self.open[lane_index(message.class)] = true;
+                self.counters.forwarded.fetch_add(u64::from(message.forwarded.is_some()), Relaxed);
                 self.counters.delivered.fetch_add(range.end - range.start, Relaxed);
                 self.drain.delivered(range.clone());
             }

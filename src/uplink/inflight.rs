@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::extra::Extra;
 use super::pace::{Mark, Pace};
 use super::share::Class;
 
@@ -44,6 +45,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     /// Kept by the broker as the topic's last value.
     pub retain: bool,
+    /// What a message of another device has beside that; it is none of the format's.
+    pub forwarded: Option<Box<Extra>>,
 }
 
 impl Outgoing {
@@ -184,6 +187,7 @@ mod tests {
             topic: "t".into(),
             payload: Bytes::from(vec![0; len]),
             retain: false,
+            forwarded: None,
         }
     }
 

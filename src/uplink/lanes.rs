@@ -6,6 +6,10 @@
 //!
 //! Numbers that wait for the clock are the highest there are: they are not read yet, and lie in both lanes behind all else.
 //!
+//! Messages of other devices have no history topics: a newer one before an older one of its topic would leave the older
+//! as the last word. So while the backlog is not through, messages that are read on the live lane are **late**: they are left
+//! there, and read again behind the backlog, on its lane.
+//!
 //! Within a lane numbers only go up, so the order within a point and lane is kept. A plan is made anew
 //! for each connection from what the log says is pending: whatever was not acknowledged is in it again.
 
@@ -15,8 +19,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::bounds;
 use crate::config::model::Order;
-use crate::message::Record;
+use crate::message::{ForwardedRecord, Record};
 use crate::store::Chunk;
 
 /// A lane.
@@ -48,6 +53,8 @@ pub struct Want {
     pub range: Range<u64>,
     /// At most so many.
     pub max: usize,
+    /// Of these numbers only the messages are still to be sent.
+    pub late: bool,
 }
 
 /// Both lanes of one connection.
@@ -55,6 +62,31 @@ pub struct Want {
 pub struct Lanes {
     head: u64,
     lines: [Line; 2],
+    /// Numbers among which messages were left to go behind the backlog.
+    late: Option<Range<u64>>,
+}
+
+/// What was read.
+#[derive(Debug)]
+enum Item {
+    Reading(Record),
+    Message(ForwardedRecord),
+}
+
+impl Item {
+    fn seq(&self) -> u64 {
+        match self {
+            Self::Reading(record) => record.id.seq,
+            Self::Message(record) => record.id.seq,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Reading(_) => 0,
+            Self::Message(record) => record.message.size(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -62,7 +94,9 @@ struct Line {
     /// Numbers to read, ascending and disjoint, all above those of `ready`.
     unread: VecDeque<Range<u64>>,
     /// Read and waiting to be sent, ascending, each with the moment it was read.
-    ready: VecDeque<(Instant, Record)>,
+    ready: VecDeque<(Instant, Item)>,
+    /// Bytes of the messages in `ready`.
+    bytes: usize,
 }
 
 /// Records of one read: 256 × about 150 B = 40 KiB in RAM per lane, well over a window of single readings.
@@ -72,7 +106,7 @@ impl Lanes {
     /// The plan for a new connection: `pending` as the log says it, `head` one past the last number.
     #[must_use]
     pub fn new(order: Order, pending: Vec<Range<u64>>, head: u64) -> Self {
-        let mut lanes = Self { head, lines: [Line::default(), Line::default()] };
+        let mut lanes = Self { head, lines: [Line::default(), Line::default()], late: None };
         let lane = match order {
             Order::LiveFirst => Lane::Backlog,
             Order::Strict => Lane::Live,
@@ -103,36 +137,73 @@ impl Lanes {
         let max = READ.max(cut.max_readings);
         LANES.into_iter().filter(|lane| open(*lane)).find_map(|lane| {
             let line = &self.lines[lane as usize];
-            let mut range = line.unread.front().cloned()?;
+            let late = || self.late.clone().filter(|_| lane == Lane::Backlog);
+            let unread = line.unread.front().cloned();
+            let is_late = unread.is_none();
+            let mut range = unread.or_else(late)?;
             range.end = range.end.min(held.unwrap_or(u64::MAX));
-            (!range.is_empty() && line.ready.len() < max).then_some(Want { lane, range, max })
+            let room = line.ready.len() < max && line.bytes < bounds::FORWARD_READ;
+            (!range.is_empty() && room).then_some(Want { lane, range, max, late: is_late })
         })
     }
 
     /// The answer to [`Lanes::want`]. `false`: the log looked at nothing, so ask again later.
     pub fn filled(&mut self, want: &Want, chunk: Chunk, now: Instant) -> bool {
-        let line = &mut self.lines[want.lane as usize];
         let next = chunk.next.min(want.range.end);
         if next <= want.range.start {
             return false;
         }
-        // Something was put back while the log was read: the plan is another one now.
-        let Some(front) = line.unread.front_mut().filter(|f| f.start == want.range.start) else {
-            return true;
-        };
-        front.start = next;
-        if front.is_empty() {
-            line.unread.pop_front();
+        // If something was put back while the log was read, the plan is another one now.
+        if want.late {
+            let Some(late) = self.late.as_mut().filter(|l| l.start == want.range.start) else { return true };
+            late.start = next;
+            if late.is_empty() {
+                self.late = None;
+            }
+        } else {
+            let line = &mut self.lines[want.lane as usize];
+            let Some(front) = line.unread.front_mut().filter(|f| f.start == want.range.start) else {
+                return true;
+            };
+            front.start = next;
+            if front.is_empty() {
+                line.unread.pop_front();
+            }
         }
         let mut from = want.range.start;
-        for record in chunk.records {
+        let mut readings = chunk.records.into_iter().map(Item::Reading).filter(|_| !want.late).peekable();
+        let mut messages = chunk.messages.into_iter().map(Item::Message).peekable();
+        loop {
+            let earlier = match (readings.peek(), messages.peek()) {
+                (Some(reading), Some(message)) => reading.seq() < message.seq(),
+                (reading, _) => reading.is_some(),
+            };
+            let Some(item) = (if earlier { readings.next() } else { messages.next() }) else { break };
             // The log promises this; a breach would break the order for good.
-            if record.id.seq >= from && record.id.seq < next {
-                from = record.id.seq + 1;
-                line.ready.push_back((now, record));
+            if item.seq() < from || item.seq() >= next {
+                continue;
+            }
+            from = item.seq() + 1;
+            if self.is_late(want.lane, &item) {
+                let start = self.late.as_ref().map_or(item.seq(), |late| late.start);
+                self.late = Some(start..from);
+            } else {
+                let line = &mut self.lines[want.lane as usize];
+                line.bytes += item.bytes();
+                line.ready.push_back((now, item));
             }
         }
         true
+    }
+
+    /// Whether it is to go behind the backlog. What was not left there goes before what comes after it.
+    fn is_late(&self, lane: Lane, item: &Item) -> bool {
+        let [live, backlog] = &self.lines;
+        let busy = !backlog.unread.is_empty() || !backlog.ready.is_empty();
+        lane == Lane::Live
+            && matches!(item, Item::Message(_))
+            && (self.late.is_some()
+                || (busy && !live.ready.iter().any(|(_, item)| matches!(item, Item::Message(_)))))
     }
 
     /// How many readings at the front of a lane make the next message; 0: none yet.
@@ -143,7 +214,10 @@ impl Lanes {
     #[must_use]
     pub fn closable(&self, lane: Lane, cut: Cut, now: Instant, flush: bool) -> usize {
         let line = &self.lines[lane as usize];
-        let Some((since, _)) = line.ready.front() else { return 0 };
+        let Some((since, first)) = line.ready.front() else { return 0 };
+        if matches!(first, Item::Message(_)) {
+            return 1;
+        }
         let run = line.run(cut.max_readings);
         let closed = run == cut.max_readings
             || run < line.ready.len()
@@ -152,10 +226,33 @@ impl Lanes {
         if closed || flush { run } else { 0 }
     }
 
-    /// Takes the next message's readings from a lane; empty if none is closed yet.
+    /// Takes the next message's readings from a lane; empty if none is closed yet, or a message of another device is next.
     pub fn take(&mut self, lane: Lane, cut: Cut, now: Instant, flush: bool) -> Vec<Record> {
         let count = self.closable(lane, cut, now, flush);
-        self.lines[lane as usize].ready.drain(..count).map(|(_, record)| record).collect()
+        let reading = |(_, item)| match item {
+            Item::Reading(record) => Some(record),
+            Item::Message(_) => None,
+        };
+        let line = &mut self.lines[lane as usize];
+        if matches!(line.ready.front(), Some((_, Item::Message(_)))) {
+            return Vec::new();
+        }
+        line.ready.drain(..count).filter_map(reading).collect()
+    }
+
+    /// Takes the message of another device that is next on a lane.
+    pub fn take_message(&mut self, lane: Lane) -> Option<ForwardedRecord> {
+        let line = &mut self.lines[lane as usize];
+        match line.ready.pop_front() {
+            Some((_, Item::Message(record))) => {
+                line.bytes -= record.message.size();
+                Some(record)
+            }
+            other => {
+                other.into_iter().for_each(|item| line.ready.push_front(item));
+                None
+            }
+        }
     }
 
     /// These readings were refused in this form: put them back to be read and sent again, in order.
@@ -163,7 +260,8 @@ impl Lanes {
     pub fn rewind(&mut self, lane: Lane, range: Range<u64>) {
         let line = &mut self.lines[lane as usize];
         let mut ranges = vec![range];
-        ranges.extend(line.ready.drain(..).map(|(_, r)| r.id.seq..r.id.seq + 1));
+        ranges.extend(line.ready.drain(..).map(|(_, item)| item.seq()..item.seq() + 1));
+        line.bytes = 0;
         ranges.extend(line.unread.drain(..));
         ranges.sort_by_key(|r| r.start);
         for range in ranges {
@@ -182,14 +280,15 @@ impl Lanes {
 }
 
 impl Line {
-    /// How many records at the front may share a message.
+    /// How many readings at the front may share a message.
     fn run(&self, most: usize) -> usize {
-        let Some((_, first)) = self.ready.front() else { return 0 };
+        let Some((_, Item::Reading(first))) = self.ready.front() else { return 0 };
         let next = |i: u64| first.id.seq.checked_add(i);
-        (0u64..)
-            .zip(self.ready.iter().take(most))
-            .take_while(|(i, (_, r))| r.id.epoch == first.id.epoch && next(*i) == Some(r.id.seq))
-            .count()
+        let joins = |i: u64, item: &Item| match item {
+            Item::Reading(r) => r.id.epoch == first.id.epoch && next(i) == Some(r.id.seq),
+            Item::Message(_) => false,
+        };
+        (0u64..).zip(self.ready.iter().take(most)).take_while(|(i, (_, item))| joins(*i, item)).count()
     }
 }
 
@@ -221,7 +320,7 @@ mod tests {
         let mut records: Vec<Record> = want.range.clone().filter(|s| !gone.contains(s)).map(record).collect();
         let next = records.get(want.max).map_or(want.range.end, |r| r.id.seq);
         records.truncate(want.max);
-        Chunk { records, next }
+        Chunk { records, next, ..Chunk::default() }
     }
 
     fn some(range: Range<u64>) -> Vec<Range<u64>> {
@@ -316,7 +415,7 @@ mod tests {
     async fn a_log_that_looked_at_nothing_is_asked_again() {
         let mut lanes = Lanes::new(Order::Strict, some(1..3), 3);
         let want = lanes.want(ONE, None, |_| true).expect("something pending");
-        assert!(!lanes.filled(&want, Chunk { records: vec![], next: 1 }, Instant::now()));
+        assert!(!lanes.filled(&want, Chunk::empty(1), Instant::now()));
         assert_eq!(lanes.want(ONE, None, |_| true), Some(want));
     }
 

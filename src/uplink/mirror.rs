@@ -128,6 +128,7 @@ impl Mirror {
                 topic,
                 payload,
                 retain: false,
+                forwarded: None,
             });
         }
         let topic = self.dirty.pop_first()?;
@@ -137,7 +138,7 @@ impl Mirror {
     fn retained(&self, topic: Arc<str>) -> Option<Outgoing> {
         let kept = self.kept.get(&topic)?;
         let (cargo, payload) = (Cargo::Retained(kept.version), kept.payload.clone());
-        Some(Outgoing { cargo, class: Class::Control, topic, payload, retain: true })
+        Some(Outgoing { cargo, class: Class::Control, topic, payload, retain: true, forwarded: None })
     }
 
     /// A retained message was acknowledged. One that erased its topic need not be kept.

@@ -13,7 +13,7 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`routes`] (what comes down), [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
+//! (status and events), [`liveness`], [`routes`] (what comes down), [`forward`] and [`extra`] (what of other devices goes up), [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
 //! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
@@ -23,13 +23,17 @@ mod context;
 pub mod counters;
 pub mod delivery;
 pub mod dial;
+pub mod extra;
 pub mod fault;
 pub mod formats;
+pub mod forward;
 pub mod guard;
 pub mod hearing;
 pub mod http;
 pub mod inflight;
 pub mod lanes;
+#[cfg(test)]
+mod lanes_tests;
 pub mod link;
 pub mod liveness;
 pub mod login;
@@ -76,6 +80,7 @@ use context::{Context, End, Terms};
 use delivery::Delivery;
 use fault::{Closes, Fault};
 use formats::node::MakeWill;
+use forward::Forwards;
 use hearing::Hearing;
 use link::Way;
 use mirror::Mirror;
@@ -95,8 +100,9 @@ pub struct Deps {
     pub mirror: mpsc::Receiver<Message>,
     /// To whoever executes commands.
     pub commands: mpsc::Sender<CommandRequest>,
-    /// To the local broker, for what the routes bring. Of length [`crate::bounds::UPLINK_ROUTED`]; full: counted.
-    pub local: mpsc::Sender<Message>,
+    /// To the local broker, for what the routes bring, each with the gateways it came by. Of length
+    /// [`crate::bounds::UPLINK_ROUTED`]; full: counted.
+    pub local: mpsc::Sender<(Message, Vec<String>)>,
     /// For status.
     pub counters: Arc<UplinkCounters>,
     /// The gateway's clock.
@@ -124,9 +130,9 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
         Mirror::new(Topics::local(&gateway), topics.clone()),
         counters.clone(),
         topics.clone(),
-        formats::choose(&config, &gateway, &topics, &house),
-        config.order,
-        timing.clone(),
+        (formats::choose(&config, &gateway, &topics, &house), Forwards::new(&config, &gateway)),
+        clock.clone(),
+        (config.order, timing.clone()),
     );
     let context = Context {
         name: config.name.clone(),

@@ -16,6 +16,7 @@ use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
 
 use super::aliases::{Aliases, Name};
+use super::extra::hops;
 use super::fault::Fault;
 use super::guard::{Admitted, Guard, Next};
 use super::inflight::Outgoing;
@@ -65,6 +66,8 @@ pub enum Incoming {
         payload: Bytes,
         /// It was kept by the broker.
         retained: bool,
+        /// The gateways it came by, as far as MQTT 5 says.
+        via: Vec<String>,
     },
     /// The answer to a ping.
     Pong,
@@ -186,7 +189,9 @@ impl Protocol {
                         ""
                     }
                 };
-                if self.says_content
+                if let Some(extra) = message.forwarded.as_deref() {
+                    properties.extend(extra.properties().map_err(invalid)?);
+                } else if self.says_content
                     && let Some(content) = content_type(&message.payload)
                 {
                     properties.push(ContentType::new(content).map_err(invalid)?.into());
@@ -427,11 +432,13 @@ impl Protocol {
                 topic: p.topic_name().to_owned(),
                 payload: Bytes::copy_from_slice(p.payload().as_slice()),
                 retained: p.retain(),
+                via: Vec::new(),
             },
             Packet::V5_0Publish(p) => Incoming::Message {
                 topic: p.topic_name().to_owned(),
                 payload: Bytes::copy_from_slice(p.payload().as_slice()),
                 retained: p.retain(),
+                via: hops(p.props()),
             },
             Packet::V5_0Disconnect(p) => {
                 let code = p.reason_code().map_or(0, |code| code as u8);

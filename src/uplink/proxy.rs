@@ -12,6 +12,7 @@ use tokio_socks::tcp::Socks5Stream;
 use super::fault::Fault;
 use super::http;
 use crate::config::proxy::{Proxy, ProxyKind};
+use crate::pipeline::base64;
 
 /// Asks the proxy at the other end of `stream` for a connection to `host:port`.
 ///
@@ -76,7 +77,7 @@ async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
 fn request(login: Option<(&str, &[u8])>, target: &str) -> String {
     let mut text = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some((user, password)) = login {
-        let basic = base64(&[user.as_bytes(), b":", password].concat());
+        let basic = base64::encode(&[user.as_bytes(), b":", password].concat());
         let _infallible = write!(text, "Proxy-Authorization: Basic {basic}\r\n");
     }
     text.push_str("\r\n");
@@ -128,40 +129,9 @@ fn socks_words(error: &tokio_socks::Error, target: &str, has_user: bool) -> Stri
     }
 }
 
-/// Base64 with padding (RFC 4648, §4).
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let byte = |i: usize| u32::from(three.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let index = (bits >> (18 - 6 * digit)) & 63;
-            let here = digit <= three.len();
-            text.push(if here { char::from(DIGITS[index as usize]) } else { '=' });
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_is_that_of_the_rfc() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-            ("fooba", "Zm9vYmE="),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded, "RFC 4648, §10");
-        }
-    }
 
     #[tokio::test]
     async fn nothing_behind_the_head_is_taken_and_an_endless_head_ends() {

@@ -1,7 +1,7 @@
 //! Which topics of the cloud come to the local broker, and under which names. Pure.
 //!
 //! Promises: nothing that comes from the cloud by a route gets into the gateway's own tree, so no route can forge a
-//! reading or a command, and nothing that a route brings is sent up again; a topic that MQTT does not allow is never
+//! reading or a command, and nothing that a route brings is sent up again by the same uplink; a topic that MQTT does not allow is never
 //! made.
 
 use crate::config::model::Subscribe;

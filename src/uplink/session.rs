@@ -392,7 +392,9 @@ impl<'a> Session<'a> {
                 Incoming::Pong => self.answered(now),
                 Incoming::Welcome(_) | Incoming::Nothing => {}
                 Incoming::Subscribed { id, granted } => self.subscribed(id, granted),
-                Incoming::Message { topic, payload, retained } => self.brought(&topic, payload, retained),
+                Incoming::Message { topic, payload, retained, via } => {
+                    self.brought(&topic, payload, retained, via);
+                }
                 Incoming::Oversize { topic, size } => {
                     UplinkCounters::add(&self.delivery.counters.oversize, 1);
                     let limit = bounds::UPLINK_PACKET_IN;
@@ -427,6 +429,7 @@ impl<'a> Session<'a> {
                     Bytes::from_static(payload::OFFLINE)
                 },
                 retain: true,
+                forwarded: None,
             };
             self.publish(message, now)?;
             if !self.inflight.holds(&Cargo::Farewell) {

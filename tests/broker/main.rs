@@ -8,5 +8,6 @@ mod mosquitto;
 mod raw;
 mod roster;
 mod session;
+mod tap;
 mod transport;
 mod v5;

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use driver_api::{Quality, Value};
-use fieldgate::message::{CorrectionRecord, Epoch, Id, LossReason, LossRecord, PointKey, Record, WallMs};
+use fieldgate::message::{
+    CorrectionRecord, Epoch, Forwarded, ForwardedRecord, Id, LossReason, LossRecord, PointKey, Record, WallMs,
+};
 use fieldgate::store::{Chunk, Drain, DrainError, Ledger};
 use tokio::sync::watch;
 
@@ -18,6 +20,9 @@ pub const EPOCH_CHANGE: u64 = 1_000_000;
 #[derive(Default)]
 struct Inner {
     records: BTreeMap<u64, Record>,
+    /// Messages of other devices: under these numbers of `records`, instead of the readings.
+    messages: BTreeMap<u64, ForwardedRecord>,
+    expired: BTreeSet<u64>,
     delivered: BTreeSet<u64>,
     rejected: BTreeSet<u64>,
     losses: Vec<(u64, LossRecord)>,
@@ -70,6 +75,21 @@ impl MemoryDrain {
         big.value = Some(Value::Text("x".repeat(len).into()));
         self.lock().records.insert(seq, big);
         self.head.send_modify(|head| *head = (seq + 1).max(*head));
+    }
+
+    /// Commits a message of another device that was taken then.
+    pub fn commit_message(&self, seq: u64, ts: WallMs, message: Forwarded) {
+        let message = ForwardedRecord { id: record(seq).id, ts, message: Arc::new(message) };
+        let mut inner = self.lock();
+        inner.records.insert(seq, record(seq));
+        inner.messages.insert(seq, message);
+        drop(inner);
+        self.head.send_modify(|head| *head = (seq + 1).max(*head));
+    }
+
+    /// Numbers that were given up because they had expired.
+    pub fn expired(&self) -> Vec<u64> {
+        self.lock().expired.iter().copied().collect()
     }
 
     pub fn commit_named(&self, seq: u64, point: &str) {
@@ -146,7 +166,9 @@ impl Drain for MemoryDrain {
         let mut records: Vec<Record> = found.take(max + 1).collect();
         let next = records.get(max).map_or(range.end, |r| r.id.seq);
         records.truncate(max);
-        Ok(Chunk { records, next })
+        let messages = records.iter().filter_map(|r| inner.messages.get(&r.id.seq).cloned()).collect();
+        records.retain(|r| !inner.messages.contains_key(&r.id.seq));
+        Ok(Chunk { records, messages, next })
     }
 
     fn delivered(&self, range: Range<u64>) {
@@ -158,8 +180,12 @@ impl Drain for MemoryDrain {
     }
 
     fn reject(&self, range: Range<u64>, reason: LossReason) {
-        assert_eq!(reason, LossReason::Rejected);
-        self.lock().rejected.extend(range);
+        let mut inner = self.lock();
+        match reason {
+            LossReason::Expired => inner.expired.extend(range.clone()),
+            other => assert_eq!(other, LossReason::Rejected),
+        }
+        inner.rejected.extend(range);
     }
 
     async fn losses(&self, max: usize) -> Result<Vec<(u64, LossRecord)>, DrainError> {

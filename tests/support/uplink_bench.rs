@@ -18,7 +18,7 @@ pub struct Bench {
     pub mirror: mpsc::Sender<Message>,
     pub commands: mpsc::Receiver<CommandRequest>,
     /// What the routes bring, two at a time.
-    pub local: mpsc::Receiver<Message>,
+    pub local: mpsc::Receiver<(Message, Vec<String>)>,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }

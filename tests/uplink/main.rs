@@ -5,6 +5,7 @@ mod causes;
 mod clock;
 mod faults;
 mod fleets;
+mod forwarding;
 mod manners;
 mod metered;
 mod noise;

@@ -37,6 +37,7 @@ fn connected(version: MqttVersion) -> Protocol {
             topic: "t".into(),
             payload: "x".into(),
             retain: false,
+            forwarded: None,
         };
         protocol.publish(&message, &mut out).expect("it fits");
     }

@@ -18,7 +18,7 @@ async fn messages_come_down_under_their_new_names_and_what_there_is_no_room_for_
     let mut bench = Bench::start(uplink(&broker.url(), ROUTES), drain, quick());
     until("the connection", || bench.drain.queued() == 0).await;
     broker.send("down/g/lamp/set", "on", true);
-    let first = bench.local.recv().await.expect("a message");
+    let first = bench.local.recv().await.expect("a message").0;
     assert_eq!((&*first.topic, &first.payload[..], first.retain), ("shed/lamp/set", &b"on"[..], true));
     broker.send("elsewhere/lamp", "on", false);
     until("the stranger", || bench.counters.strangers.load(Relaxed) == 1).await;
@@ -39,7 +39,7 @@ async fn a_message_that_is_too_large_is_left_out_and_the_connection_stays() {
     until("the connection", || broker.connects().len() == 1).await;
     broker.send("down/g/large", &"x".repeat(300 << 10), true);
     broker.send("down/g/small", "y", false);
-    assert_eq!(&*bench.local.recv().await.expect("the small one").topic, "shed/small");
+    assert_eq!(&*bench.local.recv().await.expect("the small one").0.topic, "shed/small");
     bench.error_with("`down/g/large` is left out").await;
     assert_eq!((bench.counters.oversize.load(Relaxed), broker.connects().len()), (1, 1));
     bench.stop().await;
@@ -60,10 +60,10 @@ async fn a_real_broker_sends_what_it_kept_and_takes_the_answer_for_what_is_too_l
             &format!("mqtt_version = \"{version}\"\n{ROUTES}"),
         );
         let mut bench = Bench::start(config, MemoryDrain::new(), quick());
-        let kept = bench.local.recv().await.expect("what was kept");
+        let kept = bench.local.recv().await.expect("what was kept").0;
         assert_eq!((&*kept.topic, &kept.payload[..], kept.retain), ("shed/kept", &b"before"[..], true));
         mosquitto.publish("down/g/now", "later", false).await;
-        let now = bench.local.recv().await.expect("a message");
+        let now = bench.local.recv().await.expect("a message").0;
         assert_eq!((&*now.topic, now.retain), ("shed/now", false));
         assert_eq!(bench.counters.connects.load(Relaxed), 1, "MQTT {version}");
         bench.stop().await;

@@ -1,4 +1,4 @@
-//! `fieldgate queue export`: readings of the log as CSV or JSON lines. From the daemon while it runs, else from
+//! `fieldgate queue export`: readings of the log as CSV, or readings and messages as JSON lines. From the daemon while it runs, else from
 //! the data directory itself, which is only read.
 
 use std::fs::File;
@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// Only what this uplink has not acknowledged yet. Without it everything stored is written.
     #[arg(long, value_name = "NAME")]
     uplink: Option<String>,
-    /// Only this device or point; may be given several times.
+    /// Only this device or point, or this topic of another device; may be given several times.
     #[arg(long = "point", value_name = "DEVICE[/POINT]")]
     points: Vec<String>,
     /// Only readings from then on: a time ("2026-11-28T06:00:00Z") or how long ago ("6h").
@@ -51,9 +51,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
-    /// With a heading: ts, device, point, value, unit, quality, reason, epoch, seq.
+    /// Readings, with a heading: ts, device, point, value, unit, quality, reason, epoch, seq.
     Csv,
-    /// One JSON object a line.
+    /// One JSON object a line; messages of other devices, too, with topic and payload.
     Jsonl,
 }
 
@@ -117,9 +117,11 @@ struct Rows<'a> {
 impl Rows<'_> {
     /// A line as the daemon sends it.
     fn line(&mut self, line: &[u8], row: &Json) -> Result<(), Exit> {
-        self.count += 1;
+        let message = row.get("topic").is_some();
+        self.count += u64::from(!message);
         match self.format {
             Format::Jsonl => self.out.write_all(line)?,
+            Format::Csv if message => {}
             Format::Csv => {
                 let cells: Vec<String> = COLUMNS.iter().map(|column| cell(&row[*column])).collect();
                 writeln!(self.out, "{}", cells.join(","))?;
@@ -173,10 +175,9 @@ fn at_rest(store: &Path, wanted: &Wanted, rows: &mut Rows<'_>) -> Result<(), Exi
     let (mut writer, mut at, mut damaged) = (Readings::default(), 0, 0);
     while let Some(stretch) = log.stretch(at).map_err(failed)? {
         damaged += u64::from(stretch.damaged);
-        at = stretch.next;
+        at = stretch.chunk.next;
         let is_queued = |seq| queued.as_ref().is_none_or(|q| q.iter().any(|range| range.contains(&seq)));
-        for record in stretch.records.iter().filter(|r| wanted.takes(r) && is_queued(r.id.seq)) {
-            let line = writer.write_line(record);
+        for (_, line) in wanted.lines(&stretch.chunk, &mut writer, is_queued) {
             let row = serde_json::from_slice(&line).map_err(|e| Exit::Failed(e.to_string()))?;
             rows.line(&line, &row)?;
         }

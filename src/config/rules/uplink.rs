@@ -30,6 +30,7 @@ pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &m
         check_sparkplug(uplink, raw, &mut findings.problems);
         routes::check(uplink, &sections.gateway.id, raw, &mut findings.problems);
     }
+    routes::check_circles(&sections.uplinks, &sections.gateway.id, &mut findings.problems);
 }
 
 fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {

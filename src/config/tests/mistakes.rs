@@ -178,10 +178,8 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
 
 #[test]
 fn what_is_promised_for_a_later_version_is_refused_and_the_hint_says_so() {
-    let uplink = "[[uplink]]\nname = 'u'\nurl = 'mqtt://h'\n";
     let cases = [
         ("[web]\nbind = 'off'\n".to_owned(), "this version has no dashboard"),
-        (format!("{uplink}[[uplink.forward]]\nfilter = 'a'\n"), "this version has no `forward`"),
         ("[[bus]]\nname = 's'\ndriver = 'sysfs'\n".to_owned(), "this version has no driver `sysfs`"),
     ];
     for (text, hint) in cases {

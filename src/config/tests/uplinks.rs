@@ -96,6 +96,47 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
             "4:37: `gw/",
             "commands reach the gateway",
         ),
+        (
+            "url = 'mqtt://h'\nforward = [{ filter = 'a/#/b', to = 'x' }]",
+            "4:23: `a/#/b` is no filter of topics",
+            "only at the end",
+        ),
+        (
+            "url = 'mqtt://h'\nforward = [{ filter = '{topic}/#', to = 'x' }]",
+            "4:23: `{topic}/#` is no filter of topics",
+            "{gateway}",
+        ),
+        (
+            "url = 'mqtt://h'\nforward = [{ filter = '$SYS/#', to = 'x' }]",
+            "4:23: `$SYS/#` takes what a broker says of itself",
+            "never forwarded",
+        ),
+        (
+            "url = 'mqtt://h'\nforward = [{ filter = 'gw/{gateway}/data/#', to = 'x/{topic}' }]",
+            "4:23: `gw/{gateway}/data/#` takes what this gateway itself publishes",
+            "go to the cloud already",
+        ),
+        (
+            "url = 'mqtt://h'\nforward = [{ filter = 'a/#', to = 'x/{rest}' }]",
+            "4:35: `x/{rest}` has a placeholder",
+            "the whole local topic",
+        ),
+        ("url = 'mqtt://h'\nforward = [{ filter = 'a/#', to = 'x/#' }]", "4:35: `x/#` is no topic", "no `#`"),
+        (
+            "url = 'mqtt://h'\ntopic_root = 'sites/{gateway}'\nforward = [{ filter = 'a/#', to = 'sites/{gateway}/{topic}' }]",
+            "5:35: `sites/",
+            "look like a point",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'\nsparkplug = { group = 'g' }\nforward = [{ filter = 'a/#', to = 'spBv1.0/{topic}' }]",
+            "6:35: `spBv1.0/{topic}` lies in Sparkplug's own tree",
+            "outside `spBv1.0`",
+        ),
+        (
+            "url = 'mqtt://h'\nforward = [{ filter = 'a/#', to = 'up/{topic}' }]\nsubscribe = [{ filter = 'up/#', to = 'a/{topic}' }]",
+            "4:35: what goes to `up/{topic}` comes back by the subscription to `up/#`",
+            "another place",
+        ),
         ("url = 'mqtts://h'\nalpn = ['mqtt', '']", "4:17: `alpn` cannot hold a name of 0 bytes", "mqtt"),
         ("url = 'mqtts://h'\nalpn = 'mqtt'", "4:8: `alpn`: invalid type: string", "list"),
         ("url = 'mqtts://h'\nallow_commands = ['a/#/b']", "4:19: `a/#/b` names no points", "device/+"),
@@ -174,4 +215,22 @@ fn a_way_with_everything_is_accepted() {
         loaded.uplinks[0].proxy.as_ref().map(ToString::to_string).as_deref(),
         Some("socks5://me@p:1080")
     );
+}
+
+#[test]
+fn routes_up_and_down_that_make_no_circle_are_accepted_and_one_over_two_uplinks_of_a_broker_is_not() {
+    let both = "url = 'mqtt://h'\nforward = [{ filter = 'zigbee2mqtt/#', to = 'sites/{gateway}/{topic}' }]\n\
+                subscribe = [{ filter = 'sites/{gateway}/down/#', to = 'zigbee2mqtt/{topic}' }]";
+    let loaded = good(&[("f.toml", &uplink(both))]);
+    assert_eq!(loaded.uplinks[0].forward[0].to, "sites/{gateway}/{topic}");
+    // It comes back to a place from where nothing goes up.
+    good(&[(
+        "f.toml",
+        &uplink(&both.replace("sites/{gateway}/down/#', to = 'zigbee2mqtt", "sites/#', to = 'mirror")),
+    )]);
+    let two = "[[uplink]]\nname = 'a'\nurl = 'mqtt://h'\nforward = [{ filter = 'x/#', to = '{topic}' }]\n\
+               [[uplink]]\nname = 'b'\nurl = 'mqtt://h'\nclient_id = 'b'\nsubscribe = [{ filter = 'x/+', to = 'x/{topic}' }]\n";
+    let told = wrong(two);
+    assert!(told.iter().any(|line| line.contains("4:35: what goes to `{topic}` comes back")), "{told:#?}");
+    good(&[("f.toml", &two.replacen("mqtt://h", "mqtt://other", 1))]);
 }

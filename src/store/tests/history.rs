@@ -208,8 +208,8 @@ async fn a_directory_at_rest_is_read_as_the_daemon_reads_it_and_not_changed() {
     let (mut read, mut next) = (Vec::new(), 0);
     while let Some(stretch) = log.stretch(next).expect("reads") {
         assert!(!stretch.damaged);
-        read.extend(stretch.records);
-        next = stretch.next;
+        read.extend(stretch.chunk.records);
+        next = stretch.chunk.next;
     }
     assert_eq!(read, expected);
     assert_eq!(log.queued("cloud").expect("reads"), Some(vec![16..21]));

@@ -5,6 +5,7 @@
 mod basics;
 mod copies;
 mod faults;
+mod forwarding;
 mod history;
 mod kill;
 mod limits;

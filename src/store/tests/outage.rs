@@ -417,3 +417,43 @@ async fn a_header_that_forbids_writing_is_damage_and_not_a_broken_disk() {
     let ledger = balanced(&*drain);
     assert_eq!((ledger.lost, ledger.queued), (10, 10));
 }
+
+#[tokio::test]
+async fn messages_of_other_devices_wait_for_the_disk_and_are_not_said_to_be_stored_before() {
+    let broken = Broken::new();
+    let clock = TestClock::new("a");
+    let (store, _) = forwarding::opened_with(&config(broken.path()), &uplinks(&["cloud", "plant"]), clock);
+    let (cloud, plant) = (store.drain("cloud").expect("one"), store.drain("plant").expect("the other"));
+    store.take(readings(0..5));
+    store.post((0..5).map(forwarding::message).collect());
+    store.flush().await.expect("flushes");
+    let mut stored = store.posted();
+    assert_eq!(*stored.borrow_and_update(), 5);
+    // What is on the disk cannot be read while that is broken.
+    forwarding::all(&*plant).await;
+    plant.delivered(1..6);
+    cloud.delivered(1..11);
+    broken.break_it();
+    store.take(readings(5..10));
+    store.post((5..2000).map(forwarding::message).collect());
+    until("the fault", || store.status().state != "ok").await;
+    // Readings arrive meanwhile, and what of the messages the broken commit had in hand; the rest has no number.
+    until("what is lent", || balanced(&*plant).queued == 5 && !plant.pending().is_empty()).await;
+    let read = forwarding::all(&*plant).await;
+    assert_eq!((read.0.len(), read.1.len(), *stored.borrow()), (5, 0, 5));
+    for _ in 0..20 {
+        // A ring that overflows drops readings, never messages.
+        store.take(readings(0..5000));
+        balanced(&*cloud);
+        balanced(&*plant);
+    }
+    assert!(balanced(&*plant).lost > 0);
+    broken.heal();
+    until("everything stored", || *store.posted().borrow() == 2000).await;
+    let (_, found) = forwarding::all(&*cloud).await;
+    assert_eq!(found.len(), 1995);
+    assert!(found.windows(2).all(|w| w[0].message.at < w[1].message.at), "in their order");
+    let (a, b) = (balanced(&*cloud), balanced(&*plant));
+    assert_eq!((a.taken - b.taken, a.lost), (2000, b.lost));
+    store.close().await.expect("closes");
+}

@@ -60,7 +60,7 @@ async fn a_directory_of_an_earlier_version_is_read_without_a_change_and_then_tak
     directory(dir.path()).await;
     let log = Store::at_rest(dir.path()).expect("nobody uses it");
     let seen = log.stretch(0).expect("reads").expect("a block");
-    assert_eq!((seen.damaged, seqs(&seen.records)), (false, (81_300..81_306).collect()));
+    assert_eq!((seen.damaged, seqs(&seen.chunk.records)), (false, (81_300..81_306).collect()));
     drop(log);
     assert_eq!(schema(dir.path()), 1, "who only looks changes nothing");
 

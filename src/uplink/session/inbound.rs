@@ -53,7 +53,7 @@ impl Session<'_> {
     }
 
     /// A message of the cloud.
-    pub(super) fn brought(&mut self, topic: &str, payload: Bytes, retained: bool) {
+    pub(super) fn brought(&mut self, topic: &str, payload: Bytes, retained: bool, via: Vec<String>) {
         if let Some((device, point)) = self.context.topics.command_target(topic) {
             let (device, point) = (device.to_owned(), point.to_owned());
             let origin = Origin::Uplink(self.context.name.clone());
@@ -65,7 +65,7 @@ impl Session<'_> {
             UplinkCounters::add(&counters.strangers, 1);
             return;
         };
-        let taken = self.context.local.try_send(Message::new(to, payload, retained)).is_ok();
+        let taken = self.context.local.try_send((Message::new(to, payload, retained), via)).is_ok();
         UplinkCounters::add(if taken { &counters.routed } else { &counters.routed_dropped }, 1);
         if !taken {
             self.complain("routes", "the local broker does not keep up with what comes from the cloud");

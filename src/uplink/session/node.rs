@@ -110,7 +110,7 @@ impl Session<'_> {
 
     /// What is for the node is taken; anything else comes back.
     pub(super) fn node_hears(&mut self, event: Incoming) -> Option<Incoming> {
-        let Incoming::Message { topic, payload, retained } = &event else { return Some(event) };
+        let Incoming::Message { topic, payload, retained, .. } = &event else { return Some(event) };
         match self.delivery.node().map_or(Heard::NotMine, |node| node.heard(topic, payload)) {
             Heard::NotMine => return Some(event),
             Heard::Done => {}
@@ -147,6 +147,7 @@ impl Session<'_> {
             topic: will.topic.into(),
             payload: will.payload,
             retain: will.retain,
+            forwarded: None,
         };
         self.publish(message, now)
     }

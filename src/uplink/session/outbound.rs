@@ -6,10 +6,12 @@ use crate::config::model::Qos;
 impl Session<'_> {
     /// A message goes out as its kind demands.
     pub(super) fn publish(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
-        if matches!(message.cargo, Cargo::Readings(_)) && self.delivery.node().is_some() {
+        let readings = matches!(message.cargo, Cargo::Readings(_));
+        // What another device published is no affair of the node.
+        if readings && message.forwarded.is_none() && self.delivery.node().is_some() {
             return self.publish_in_order(message, now);
         }
-        if matches!(message.cargo, Cargo::Readings(_)) && self.context.qos == Qos::Unacknowledged {
+        if readings && self.context.qos == Qos::Unacknowledged {
             return match self.protocol.publish_without_id(&message, &mut self.out) {
                 Ok(()) => {
                     self.sent_in_order(message, now);

@@ -14,7 +14,7 @@ use super::super::*;
 use super::Facts;
 use super::disk::Survives;
 use super::scene::{Cut, Scene, counted};
-use super::witness::{Ledger, Tally, UPLINKS, numbers};
+use super::witness::{Ledger, Tally, UPLINKS, letter_of, numbers};
 use crate::bounds::STORE_POWER_CUT;
 use crate::message::LossReason;
 use crate::store::identity::read_mark;
@@ -30,6 +30,7 @@ struct Lives {
     room: tempfile::TempDir,
     config: model::Store,
     lying: bool,
+    mixed: bool,
     random: fastrand::Rng,
     boot: u32,
     dirs: u32,
@@ -48,7 +49,7 @@ impl Lives {
         let config = model::Store { path: dir.to_owned(), ..self.config.clone() };
         let clock = TestClock::new(&format!("boot {boot}"));
         clock.offset.store(NOW + i64::from(boot) * 10_000, std::sync::atomic::Ordering::SeqCst);
-        opened(&config, &uplinks(&UPLINKS), clock)
+        super::super::forwarding::opened_with(&config, &uplinks(&UPLINKS), clock)
     }
 
     /// Cuts there, and lets the ledger judge what comes back; sometimes it is cut again while it comes back.
@@ -112,7 +113,11 @@ impl Lives {
         match self.random.u8(..32) {
             0..10 => {
                 let n = if self.random.u8(..24) == 0 { 600 } else { self.random.u64(1..50) };
-                scene.take(store, n);
+                if self.mixed && self.random.bool() {
+                    scene.post(store, n);
+                } else {
+                    scene.take(store, n);
+                }
             }
             10..18 => {
                 scene.track().busy = self.random.bool();
@@ -125,7 +130,13 @@ impl Lives {
                     let most = self.random.usize(1..200);
                     let chunk = drain.read(from..range.end, most).await.expect("reads");
                     let mut track = scene.track();
-                    let strange = chunk.records.iter().filter(|r| !track.ledger.knows(r)).count();
+                    let mut strange = chunk.records.iter().filter(|r| !track.ledger.knows(r)).count();
+                    for record in &chunk.messages {
+                        match letter_of(record).filter(|_| uplink == UPLINKS[0]) {
+                            Some(n) => drop(track.facts.arrived.insert(n)),
+                            None => strange += 1,
+                        }
+                    }
                     self.tally.wrong += strange as u64;
                     track.said(uplink).acked.insert(from..chunk.next);
                     drop(track);
@@ -160,7 +171,7 @@ impl Lives {
             self.dir(),
             seed,
             6,
-            Facts { stored: 1, next: 1, bound: STORE_POWER_CUT, ..Facts::default() },
+            Facts { stored: 1, next: 1, bound: STORE_POWER_CUT, mixed: self.mixed, ..Facts::default() },
         );
         let honest_for = if self.random.bool() { 0 } else { self.random.u32(..steps) };
         let (mut store, _) = self.open(&scene.dir.clone(), self.boot);
@@ -193,6 +204,9 @@ impl Lives {
                 track.end_in(calls);
             }
             let n = self.random.u64(1..40);
+            if self.mixed {
+                scene.post(&store, n / 3);
+            }
             scene.take(&store, n);
             let _ = store.flush().await;
             scene.track().busy = false;
@@ -250,9 +264,19 @@ fn run(lying: bool, cuts: u64, first: u64) -> Tally {
         let mut config = config(room.path());
         config.commit_interval = Span::s(3600);
         config.max_size = ByteSize(*random.choice(&[176 << 10, 256 << 10, 64 << 20]).expect("three"));
-        let (tally, wrong) = (Tally::default(), Vec::new());
-        let mut lives =
-            Lives { room, config, lying, random, boot: 1, dirs: 0, tally, kinds: BTreeMap::new(), wrong };
+        let (tally, wrong, mixed) = (Tally::default(), Vec::new(), seed.is_multiple_of(2));
+        let mut lives = Lives {
+            room,
+            config,
+            lying,
+            mixed,
+            random,
+            boot: 1,
+            dirs: 0,
+            tally,
+            kinds: BTreeMap::new(),
+            wrong,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(lives.live(seed, 40));
         for (what, n) in std::mem::take(&mut lives.kinds) {

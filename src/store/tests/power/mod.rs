@@ -3,6 +3,8 @@
 //! `disk` is what a disk remembers, `vfs` stands between SQLite and the files, `witness` keeps the ledger outside of
 //! the store, `scene` is the life that is cut; `cuts`, `errors`, `damage` and `clocks` are the tests.
 //!
+//! In every other life messages of other devices are among the readings; the first uplink forwards them, the second does not.
+//!
 //! # What is modelled
 //! - Database, WAL and journal: everything since the last sync of the file may survive or not, page by page or in the
 //!   order of the writes, one page only up to a sector; so may its length, and its name until the directory is synced.
@@ -21,7 +23,7 @@ mod scene;
 pub mod vfs;
 mod witness;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known at the moment of a cut.
 #[derive(Debug, Clone, Default)]
@@ -45,4 +47,10 @@ pub struct Facts {
     pub corrections: BTreeMap<u64, crate::message::CorrectionRecord>,
     /// What the uplinks know.
     pub said: BTreeMap<String, witness::Said>,
+    /// There are messages among the readings.
+    pub mixed: bool,
+    /// Messages of other devices of which the store said that they are stored.
+    pub kept: BTreeSet<u64>,
+    /// Those that `cloud` acknowledged.
+    pub arrived: BTreeSet<u64>,
 }

@@ -84,6 +84,8 @@ pub struct Track {
     mark: Option<Vec<u8>>,
     lock: Vec<u8>,
     made: u64,
+    /// Messages given to this life of the store, in order.
+    posted: Vec<u64>,
     pub offset: i64,
 }
 
@@ -119,6 +121,7 @@ impl Scene {
             mark: read("mark"),
             lock: Vec::new(),
             made: 0,
+            posted: Vec::new(),
             offset: NOW + 10_000,
         };
         let scene = Self { dir, disk, track: Arc::new(Mutex::new(track)) };
@@ -158,6 +161,7 @@ impl Scene {
         let mut track = self.track();
         track.shared = Some(Arc::clone(&store.inner.shared));
         track.store = Some(store.clone());
+        track.posted.clear();
         track.look();
         track.marked(&self.disk.image(), &self.dir);
     }
@@ -180,6 +184,12 @@ impl Scene {
         let taken = store.take(batch.clone());
         self.track().ledger.note(taken, &batch, offset);
         taken.first
+    }
+
+    /// Gives the store messages of other devices.
+    pub fn post(&self, store: &Store, n: u64) {
+        let messages = self.track().letters(n);
+        store.post(messages);
     }
 
     /// Everything as it is now.
@@ -234,6 +244,16 @@ impl Track {
         readings
     }
 
+    /// Messages that nobody else has; each says its number.
+    fn letters(&mut self, n: u64) -> Vec<Arc<crate::message::Forwarded>> {
+        let one = |_| {
+            self.made += 1;
+            self.posted.push(self.made);
+            super::witness::letter(self.made)
+        };
+        (0..n).map(one).collect()
+    }
+
     /// What the store says now.
     fn look(&mut self) {
         let Some(shared) = &self.shared else { return };
@@ -242,6 +262,8 @@ impl Track {
         self.facts.bound = state.bound_saved;
         self.facts.burst = state.bound > state.bound_saved;
         self.facts.stored = self.facts.stored.max(state.proven);
+        let through = usize::try_from(*state.post.stored().borrow()).expect("few");
+        self.facts.kept.extend(self.posted.iter().take(through));
     }
 
     fn freeze(&self, image: &Image, at: String) -> Cut {

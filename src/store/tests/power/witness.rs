@@ -11,7 +11,7 @@ use driver_api::{Quality, Value};
 
 use super::super::*;
 use super::Facts;
-use crate::message::{Epoch, LossReason};
+use crate::message::{Epoch, Forwarded, ForwardedRecord, LossReason};
 use crate::store::Taken;
 use crate::store::ranges::RangeSet;
 
@@ -33,6 +33,20 @@ pub struct Said {
     pub acked: RangeSet,
     /// Numbers of the loss records it acknowledged.
     pub told: RangeSet,
+}
+
+/// A message of another device; the number says what is in it.
+pub fn letter(n: u64) -> Arc<Forwarded> {
+    let message = super::super::forwarding::letter(n, ["z/lamp", "z/door", "other"][(n % 3) as usize]);
+    let payload = format!("{n} {}", "x".repeat((n * 37 % 900) as usize));
+    Arc::new(Forwarded { payload: payload.into(), ..(*message).clone() })
+}
+
+/// Which message it is; `None`: none that was ever given.
+pub fn letter_of(record: &ForwardedRecord) -> Option<u64> {
+    let text = std::str::from_utf8(&record.message.payload).ok()?;
+    let n = text.split(' ').next()?.parse().ok()?;
+    (record.message == letter(n)).then_some(n)
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +78,8 @@ pub struct Tally {
     pub declared: u64,
     pub declared_acked: u64,
     pub set_aside: u64,
+    /// Messages that came back as they were.
+    pub messages: u64,
 }
 
 impl Tally {
@@ -82,6 +98,7 @@ impl Tally {
         self.declared += other.declared;
         self.declared_acked += other.declared_acked;
         self.set_aside += other.set_aside;
+        self.messages += other.messages;
     }
 }
 
@@ -186,8 +203,20 @@ impl Ledger {
         wrong: &mut Vec<String>,
     ) {
         let drain = store.drain(uplink).expect("configured");
-        let (records, waiting) = patient(store, uplink).await;
+        let (records, messages, waiting) = patiently(store, uplink).await;
         let mut here = RangeSet::default();
+        let mut there = BTreeSet::new();
+        for record in &messages {
+            let seq = record.id.seq;
+            let news = letter_of(record).is_some_and(|n| there.insert(n));
+            // On a disk that lies a message's number may be given again, as a reading's.
+            if uplink != UPLINKS[0] || !news || (self.given.contains_key(&seq) && !facts.lying) {
+                tally.wrong += 1;
+                wrong.push(format!("{uplink}: {record:?} is no message that it should get"));
+            }
+            here.insert(seq..seq + 1);
+        }
+        tally.messages += messages.len() as u64;
         let mut last = 0;
         for record in records {
             if !self.knows(&record) || record.id.seq <= last {
@@ -216,6 +245,22 @@ impl Ledger {
                 wrong.push(format!("{uplink}: {record:?} is not what was given: {known:?}"));
             }
         }
+        if uplink == UPLINKS[0] {
+            // What was stored and is neither here nor arrived is among the numbers that are declared and no reading's.
+            let mut declared = lost.clone();
+            for range in said.told.iter() {
+                declared.insert(range);
+            }
+            let readings: u64 = declared.iter().map(|range| self.given.range(range).count() as u64).sum();
+            let wanted = |n: &&u64| letter(**n).topic.starts_with("z/");
+            let gone =
+                facts.kept.iter().filter(wanted).filter(|n| !there.contains(n) && !facts.arrived.contains(n));
+            let gone = gone.count() as u64;
+            if gone > declared.len() - readings && !facts.lying {
+                tally.undeclared += gone;
+                wrong.push(format!("{gone} messages were stored and are gone; {declared:?} is declared"));
+            }
+        }
         let ledger = drain.ledger();
         let pending: RangeSet = drain.pending().into_iter().collect();
         let two = lost.iter().map(|r| pending.overlap(r).len()).sum::<usize>();
@@ -233,7 +278,13 @@ impl Ledger {
             found.insert(r);
         });
         let next = store.status().next_seq;
-        for gap in found.missing(1..next.max(facts.stored)) {
+        // Numbers of messages that it does not forward are in none.
+        let affair = |gap: Range<u64>| self.given.range(gap).map(|(n, _)| *n..n + 1).collect::<RangeSet>();
+        let gaps = found.missing(1..next.max(facts.stored)).into_iter().flat_map(|gap| match facts.mixed {
+            true => affair(gap).iter().collect::<Vec<_>>(),
+            false => vec![gap],
+        });
+        for gap in gaps {
             // What a lying disk lost beyond the mark and the bound: there is nothing that could know of it.
             let heard = if facts.lying { next.max(facts.marked) } else { u64::MAX };
             let undeclared = gap.end.min(heard).saturating_sub(gap.start);
@@ -263,10 +314,15 @@ impl Ledger {
 /// Everything that is pending, and the losses that wait; again from the start if the database turns out to be damaged
 /// on the way, and until what was found out then is written down.
 pub async fn patient(store: &Store, uplink: &str) -> (Vec<Record>, Vec<LossRecord>) {
+    let (records, _, losses) = patiently(store, uplink).await;
+    (records, losses)
+}
+
+async fn patiently(store: &Store, uplink: &str) -> (Vec<Record>, Vec<ForwardedRecord>, Vec<LossRecord>) {
     let drain = store.drain(uplink).expect("configured");
     'again: for _ in 0..4000 {
         let (pending, lost) = (drain.pending(), drain.ledger().lost);
-        let mut records = Vec::new();
+        let (mut records, mut messages) = (Vec::new(), Vec::new());
         for range in pending.clone() {
             let mut at = range.start;
             while at < range.end {
@@ -275,6 +331,7 @@ pub async fn patient(store: &Store, uplink: &str) -> (Vec<Record>, Vec<LossRecor
                     continue 'again;
                 };
                 records.extend(chunk.records);
+                messages.extend(chunk.messages);
                 at = chunk.next;
             }
         }
@@ -282,7 +339,7 @@ pub async fn patient(store: &Store, uplink: &str) -> (Vec<Record>, Vec<LossRecor
             && let Ok(losses) = drain.losses(1000).await
             && (pending, lost) == (drain.pending(), drain.ledger().lost)
         {
-            return (records, losses.into_iter().map(|(_, record)| record).collect());
+            return (records, messages, losses.into_iter().map(|(_, record)| record).collect());
         }
     }
     panic!("it cannot be read")

@@ -1,0 +1,82 @@
+//! From the local broker to the log: what other devices publish on the topics of `[[uplink.forward]]`. One task.
+//!
+//! Promises: a message with QoS 1 or 2 is acknowledged to its publisher when it is stored, not before. What is handed over
+//! when the task is told to end still goes into the log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::bounds;
+use crate::broker::{Broker, Receipt, Tapped};
+use crate::clock::Clock;
+use crate::config::model::Uplink;
+use crate::message::Forwarded;
+use crate::store::{Store, Wants, Wishes};
+use crate::uplink::forward::{Forwards, own_tree};
+
+/// What each uplink wants of the messages of other devices.
+#[must_use]
+pub fn wishes(uplinks: &[Uplink], gateway: &str) -> Wishes {
+    let wants = |uplink: &Uplink| {
+        let forwards = Forwards::new(uplink, gateway);
+        let wants: Option<Wants> =
+            (!forwards.is_empty()).then(|| Arc::new(move |message: &_| forwards.takes(message)) as Wants);
+        wants.map(|wants| (uplink.name.clone(), wants))
+    };
+    uplinks.iter().filter_map(wants).collect()
+}
+
+/// Tells the local broker which topics are asked for.
+pub fn tap(broker: &Broker, uplinks: &[Uplink], gateway: &str) {
+    let all = uplinks.iter().map(|uplink| Forwards::new(uplink, gateway));
+    let mut filters: Vec<String> =
+        all.flat_map(|f| f.filters().map(str::to_owned).collect::<Vec<_>>()).collect();
+    filters.sort();
+    filters.dedup();
+    broker.tap(filters, own_tree(gateway));
+}
+
+/// Runs until the broker has stopped, or it is told to end and everything handed over is stored.
+pub async fn run(
+    mut tapped: mpsc::Receiver<Tapped>,
+    broker: Broker,
+    store: Store,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    let mut stored = store.posted();
+    let mut waiting: VecDeque<(u64, Receipt)> = VecDeque::new();
+    let (mut batch, mut open) = (Vec::new(), true);
+    while open || !waiting.is_empty() {
+        tokio::select! {
+            biased;
+            () = stop.cancelled(), if !tapped.is_closed() => tapped.close(),
+            changed = stored.changed(), if !waiting.is_empty() => {
+                if changed.is_err() {
+                    return;
+                }
+                let through = *stored.borrow_and_update();
+                let done = waiting.iter().take_while(|(number, _)| *number <= through).count();
+                broker.stored(waiting.drain(..done).map(|(_, receipt)| receipt).collect()).await;
+            }
+            n = tapped.recv_many(&mut batch, bounds::FORWARD_QUEUE), if open => {
+                open = n > 0;
+                let (at, wishes) = (clock.boot(), store.wishes());
+                let parts = batch.drain(..).map(|tapped: Tapped| tapped.into_parts(at));
+                // What an uplink brought itself, or a circle, is nobody's.
+                let wanted = |(message, _): &(Forwarded, Receipt)| wishes.values().any(|wants| wants(message));
+                let (wanted, others): (Vec<_>, Vec<_>) = parts.partition(wanted);
+                if !others.is_empty() {
+                    broker.stored(others.into_iter().map(|(_, receipt)| receipt).collect()).await;
+                }
+                let (messages, receipts): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+                let count = messages.len() as u64;
+                let last = store.post(messages.into_iter().map(Arc::new).collect());
+                waiting.extend((last - count + 1..).zip(receipts));
+            }
+        }
+    }
+}
