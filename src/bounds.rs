@@ -208,6 +208,11 @@ pub const STORE_PIECE: usize = 64 << 10;
 /// Full: the WAL is written back and the backup fails, saying so.
 pub const STORE_COPY_WAL: u64 = 4;
 
+/// Messages that one uplink with QoS 2 has open at its broker: its window, and as many that wait to be sent again while
+/// the disk that has them is out of order. 200 × 20 B, written with each step.
+/// Full: the next message goes with QoS 1.
+pub const STORE_EXCHANGES: usize = 2 * UPLINK_WINDOW;
+
 /// MQTT messages queued for one session or in-process subscriber of the local broker.
 ///
 /// 10 000 is ten seconds of 1000 points at 1 Hz; an entry is 40 B beside the shared payload, and bytes are
