@@ -9,7 +9,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::exchange::{Session, Step};
+use super::exchange::{Exchange, Session, Step};
 use crate::message::{CorrectionRecord, LossReason, LossRecord, Record, WallMs};
 
 /// The log as one uplink sees it.
@@ -67,8 +67,8 @@ pub trait Drain: Send + Sync {
     /// An exchange is over: the id is free, and these numbers, if any, are delivered. Durable with the next commit.
     fn exchange_over(&self, id: u16, delivered: Option<Range<u64>>);
 
-    /// The broker keeps no session for us: the next one is a new one. Durable with the next commit.
-    fn end_session(&self);
+    /// The broker keeps no session for us: the next one is a new one. Durable with the next commit. Returns what was open.
+    fn end_session(&self) -> Vec<Exchange>;
 
     /// The account at this instant.
     fn ledger(&self) -> Ledger;

@@ -169,14 +169,14 @@ impl State {
         self.dirty_since.get_or_insert_with(Tick::now);
     }
 
-    /// The broker is left without a session: the next one is a new one.
-    pub fn end_session(&mut self, uplink: &str) {
-        if let Some(account) = self.accounts.get_mut(uplink)
-            && !account.session.is_none()
-        {
-            account.session = Session::default();
-            self.dirty_since.get_or_insert_with(Tick::now);
-        }
+    /// The broker is left without a session: the next one is a new one. Returns what was open.
+    pub fn end_session(&mut self, uplink: &str) -> Vec<Exchange> {
+        let Some(account) = self.accounts.get_mut(uplink).filter(|account| !account.session.is_none()) else {
+            return Vec::new();
+        };
+        let session = std::mem::take(&mut account.session);
+        self.dirty_since.get_or_insert_with(Tick::now);
+        session.open
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Inner;
 use super::drain::{Chunk, Drain, DrainError, Ledger};
-use super::exchange::{Session, Step};
+use super::exchange::{Exchange, Session, Step};
 use super::lend::PATIENCE;
 use super::loss::Facts;
 use super::state::Tick;
@@ -114,9 +114,10 @@ impl Drain for Port {
         self.inner.wake();
     }
 
-    fn end_session(&self) {
-        self.inner.shared.state().end_session(&self.uplink);
+    fn end_session(&self) -> Vec<Exchange> {
+        let open = self.inner.shared.state().end_session(&self.uplink);
         self.inner.wake();
+        open
     }
 
     fn ledger(&self) -> Ledger {

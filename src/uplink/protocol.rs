@@ -1,7 +1,9 @@
 //! MQTT 3.1.1 and 5 as a client speaks it, over mqtt-protocol-core: packets in, packets out, no sockets.
 //!
-//! One [`Protocol`] serves one connection and is thrown away with it: sessions are always clean, and
-//! what was delivered is known by the log alone. Everything is published with QoS 1, but for readings that shall go with 0.
+//! One [`Protocol`] serves one connection and is thrown away with it: what was delivered, and what an uplink with QoS 2
+//! has open, is known by the log alone. Everything is published with QoS 1, but for readings that shall go with 0 or 2.
+
+mod exactly;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,8 +20,8 @@ use mqtt_protocol_core::mqtt::{Connection, Version, role};
 use super::aliases::{Aliases, Name};
 use super::fault::Fault;
 use super::guard::{Admitted, Guard, Next};
-use super::inflight::Outgoing;
-pub use super::login::Login;
+use super::inflight::{Cargo, Outgoing};
+pub use super::login::{Keep, Login};
 use super::login::connect_packet;
 use super::reasons;
 use crate::bounds;
@@ -36,6 +38,8 @@ pub struct Limits {
     pub keep_alive_s: Option<u16>,
     /// It keeps retained messages.
     pub retain: bool,
+    /// It still has the session that we left.
+    pub session_present: bool,
 }
 
 /// What came from the broker.
@@ -75,6 +79,18 @@ pub enum Incoming {
         /// Bytes of the packet.
         size: usize,
     },
+    /// With QoS 2: the broker has received a message, or refuses it with an MQTT 5 reason code of 0x80 or more.
+    Received {
+        /// Packet id.
+        id: u16,
+        /// The reason code, if refused.
+        refused: Option<u8>,
+    },
+    /// With QoS 2: an exchange is over.
+    Completed {
+        /// Packet id.
+        id: u16,
+    },
     /// Something without consequence.
     Nothing,
 }
@@ -107,6 +123,8 @@ pub struct Protocol {
     aliases: Aliases,
     /// Whether messages say what their payload is.
     says_content: bool,
+    /// The session is kept, so readings may go with QoS 2.
+    exactly: bool,
 }
 
 impl Protocol {
@@ -122,10 +140,15 @@ impl Protocol {
             ConnectionOptions::new().maximum_packet_size_recv(packet_in),
         );
         engine.set_auto_pub_response(true);
-        let limits =
-            Limits { receive_maximum: u16::MAX, max_packet: MQTT_MAX, keep_alive_s: None, retain: true };
+        let limits = Limits {
+            receive_maximum: u16::MAX,
+            max_packet: MQTT_MAX,
+            keep_alive_s: None,
+            retain: true,
+            session_present: false,
+        };
         let (guard, aliases) = (Guard::new(bounds::UPLINK_PACKET_IN), Aliases::default());
-        Self { engine, version, guard, limits, aliases, says_content: false }
+        Self { engine, version, guard, limits, aliases, says_content: false, exactly: false }
     }
 
     /// With MQTT 5: every message says by its content type what its payload is.
@@ -166,9 +189,28 @@ impl Protocol {
         out: &mut BytesMut,
     ) -> Result<(), Unsendable> {
         let qos = if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
+        let apart = self.exactly && matches!(message.cargo, Cargo::Readings(_));
+        let name = if apart { Name::Whole } else { self.aliases.name(&message.topic) };
+        let packet = self.packet(message, id, qos, false, name)?;
+        let events = self.engine.send(packet);
+        self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
+        if let Some(id) = id {
+            self.guard.await_ack(id);
+        }
+        self.aliases.sent(&message.topic, name);
+        Ok(())
+    }
+
+    fn packet(
+        &self,
+        message: &Outgoing,
+        id: Option<u16>,
+        qos: Qos,
+        dup: bool,
+        name: Name,
+    ) -> Result<Packet, Unsendable> {
         let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
         let retain = message.retain && self.limits.retain;
-        let name = self.aliases.name(&message.topic);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
                 let mut properties = Properties::new();
@@ -191,7 +233,8 @@ impl Protocol {
                 v5_0::Publish::builder()
                     .topic_name(topic)
                     .and_then(|b| {
-                        let b = b.qos(qos).retain(retain).props(properties).payload(&message.payload[..]);
+                        let b = b.qos(qos).retain(retain).dup(dup).props(properties);
+                        let b = b.payload(&message.payload[..]);
                         match id {
                             Some(id) => b.packet_id(id).build(),
                             None => b.build(),
@@ -203,7 +246,7 @@ impl Protocol {
             MqttVersion::V311 => v3_1_1::Publish::builder()
                 .topic_name(&*message.topic)
                 .and_then(|b| {
-                    let b = b.qos(qos).retain(retain).payload(&message.payload[..]);
+                    let b = b.qos(qos).retain(retain).dup(dup).payload(&message.payload[..]);
                     match id {
                         Some(id) => b.packet_id(id).build(),
                         None => b.build(),
@@ -213,16 +256,7 @@ impl Protocol {
                 .into(),
         };
         let (size, limit) = (packet.size(), self.limits.max_packet);
-        if size > limit {
-            return Err(Unsendable::TooLarge { size, limit });
-        }
-        let events = self.engine.send(packet);
-        self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
-        if let Some(id) = id {
-            self.guard.await_ack(id);
-        }
-        self.aliases.sent(&message.topic, name);
-        Ok(())
+        if size > limit { Err(Unsendable::TooLarge { size, limit }) } else { Ok(packet) }
     }
 
     /// Writes a message with QoS 0 to `out`.
@@ -265,7 +299,8 @@ impl Protocol {
         self.obey(events, out).map(drop).map_err(|e| Unsendable::Engine(e.to_string()))
     }
 
-    /// Writes a subscription with QoS 1 to `out`, and returns its packet id. `retained`: with what the broker kept, and
+    /// Writes a subscription with QoS 1 to `out` (with a session that is kept: with QoS 0, so that the broker does not keep
+    /// for later what is for now), and returns its packet id. `retained`: with what the broker kept, and
     /// each message with its mark (MQTT 3.1.1 brokers send both as they like).
     ///
     /// # Errors
@@ -273,7 +308,8 @@ impl Protocol {
     pub fn subscribe(&mut self, filter: &str, retained: bool, out: &mut BytesMut) -> Result<u16, Fault> {
         let wrong = |e: MqttError| Fault::Protocol(format!("cannot subscribe to `{filter}`: {e}"));
         let id = self.engine.acquire_packet_id().map_err(wrong)?;
-        let options = SubOpts::new().set_qos(Qos::AtLeastOnce);
+        let qos = if self.exactly { Qos::AtMostOnce } else { Qos::AtLeastOnce };
+        let options = SubOpts::new().set_qos(qos);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
                 let options = match retained {
@@ -322,6 +358,14 @@ impl Protocol {
         while let Some(next) = self.guard.next_packet()? {
             let Admitted { packet, reason } = match next {
                 Next::Packet(admitted) => admitted,
+                Next::Received { id, reason } => {
+                    all.push(Incoming::Received { id, refused: (reason >= 0x80).then_some(reason) });
+                    continue;
+                }
+                Next::Completed { id } => {
+                    all.push(Incoming::Completed { id });
+                    continue;
+                }
                 Next::Oversize { topic, id, size } => {
                     // A PUBACK of reason 0 is the same four bytes in both versions.
                     let ack = id.map(|id| [[0x40, 2], id.to_be_bytes()].concat());
@@ -383,6 +427,7 @@ impl Protocol {
                 if code != ConnectReturnCode::Accepted {
                     return Err(reasons::login_311(code));
                 }
+                self.limits.session_present = p.session_present();
                 Incoming::Welcome(self.limits.clone())
             }
             Packet::V5_0Connack(p) => {
@@ -390,6 +435,7 @@ impl Protocol {
                 if code != ConnectReasonCode::Success {
                     return Err(reasons::login(code as u8, p.props()));
                 }
+                self.limits.session_present = p.session_present();
                 for property in p.props() {
                     match property {
                         Property::ReceiveMaximum(v) => self.limits.receive_maximum = v.val().max(1),
@@ -404,6 +450,12 @@ impl Protocol {
                             return Err(Fault::login(
                                 "the broker takes QoS 0 only, which acknowledges nothing",
                             ));
+                        }
+                        Property::MaximumQos(v) if v.val() == 1 && self.exactly => {
+                            return Err(Fault::Login {
+                                why: "the broker takes at most QoS 1; write `qos = 1`".to_owned(),
+                                settled: true,
+                            });
                         }
                         _ => {}
                     }

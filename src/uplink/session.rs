@@ -3,6 +3,7 @@
 //! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
 //! write never keeps an acknowledgement or a ping from being seen.
 
+mod exactly;
 mod inbound;
 mod node;
 mod outbound;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use super::context::{Context, End, Terms};
 use super::counters::UplinkCounters;
 use super::delivery::Delivery;
+use super::exactly::{Exchanges, Footing};
 use super::fault::Fault;
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::Want;
@@ -49,6 +51,16 @@ struct Session<'a> {
     inflight: Inflight,
     /// What is sent with QoS 0.
     confirmed: node::Confirmed,
+    /// What is sent with QoS 2.
+    exchanges: Exchanges,
+    /// Bytes of what is staged, which will be in `out` when it is noted.
+    staged: usize,
+    noting: Option<exactly::Noting>,
+    fetching: Option<exactly::Fetching>,
+    /// The connection is to be made anew, for a session that is kept.
+    renewing: bool,
+    /// The broker remembers what an earlier connection subscribed to.
+    resumed: bool,
     liveness: Liveness,
     out: BytesMut,
     /// Bytes of `out` up to the end of the last message, and of the last ping.
@@ -82,21 +94,28 @@ pub(super) async fn run(
     mirror: &mut Option<mpsc::Receiver<Message>>,
     terms: Terms<'_>,
 ) -> End {
-    let Link { stream, wire, protocol, limits, early } = link;
+    let Link { stream, wire, protocol, limits, early, footing } = link;
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
-    delivery.connected(at_connect, terms.informed, now);
-    let mut session = Session::new(context, delivery, protocol, &limits, terms, wire, now);
+    let open = delivery.take_up(&footing);
+    delivery.connected(at_connect, &open, terms.informed, now);
+    let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
+    let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire, now);
+    session.resumed = footing == Footing::Resumed;
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
     session.account(Instant::now());
-    let Session { delivery, inflight, protocol, resting, .. } = session;
+    let Session { delivery, mut inflight, protocol, exchanges, resting, .. } = session;
     let counters = &delivery.counters;
     counters.stray_acks.fetch_add(protocol.stray_acks(), Relaxed);
     counters.in_flight.store(0, Relaxed);
     counters.set_rate(0.0);
     let settled = inflight.is_empty();
+    // What is open stays open: the next connection goes on with it.
+    for id in exchanges.into_ids() {
+        inflight.acked(id, Instant::now());
+    }
     delivery.ended(inflight.into_unsettled());
     match result {
         Ok(()) if resting && !context.stop.is_cancelled() => End::Rested { settled },
@@ -110,6 +129,7 @@ impl<'a> Session<'a> {
         context: &'a Context,
         delivery: &'a mut Delivery,
         protocol: Protocol,
+        exchanges: Exchanges,
         limits: &Limits,
         terms: Terms<'a>,
         wire: Arc<Wire>,
@@ -125,6 +145,12 @@ impl<'a> Session<'a> {
             protocol,
             inflight: Inflight::new(window, terms.bucket.in_flight()),
             confirmed: node::Confirmed::default(),
+            exchanges,
+            staged: 0,
+            noting: None,
+            fetching: None,
+            renewing: false,
+            resumed: false,
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),
             leaving: 0,
@@ -173,6 +199,7 @@ impl<'a> Session<'a> {
                 self.births()?;
             }
             self.fill(now)?;
+            self.tend_exchanges(now)?;
             self.confirm()?;
             self.ask_the_log(now);
             if self.finished(now)? {
@@ -194,6 +221,14 @@ impl<'a> Session<'a> {
                 (want, chunk) = maybe(&mut self.reading) => {
                     self.reading = None;
                     self.filled(&want, chunk);
+                }
+                done = maybe(&mut self.noting) => {
+                    self.noting = None;
+                    self.noted(done, Instant::now())?;
+                }
+                (exchange, found) = maybe(&mut self.fetching) => {
+                    self.fetching = None;
+                    self.fetched(&exchange, found, Instant::now())?;
                 }
                 (losses, corrections) = maybe(&mut self.losing) => {
                     self.losing = None;
@@ -296,7 +331,7 @@ impl<'a> Session<'a> {
         }
         let finish = self.stopping.is_some();
         let room = self.terms.bucket.encoded();
-        while self.out.len() < room && self.inflight.has_room() {
+        while self.out.len() + self.staged < room && self.inflight.has_room() {
             let Some(message) = self.delivery.next_message(&self.inflight, now, finish) else { break };
             self.publish(message, now)?;
         }
@@ -362,20 +397,12 @@ impl<'a> Session<'a> {
                 Incoming::Acked { id, refused } => {
                     let Some(message) = self.inflight.acked(id, now) else { continue };
                     match refused {
-                        None => self.delivery.acked(&message, now),
-                        Some(code) => {
-                            self.complain(
-                                "refused",
-                                &format!(
-                                    "the broker refuses a message on `{}`: {}",
-                                    message.topic,
-                                    reason_words(code)
-                                ),
-                            );
-                            self.delivery.refused(message, code, now);
-                        }
+                        None => self.delivery.acked(&message, None, now),
+                        Some(code) => self.is_refused(message, code, now),
                     }
                 }
+                Incoming::Received { id, refused } => self.received(id, refused, now),
+                Incoming::Completed { id } => self.completed(id, now),
                 Incoming::Pong => self.answered(now),
                 Incoming::Welcome(_) | Incoming::Nothing => {}
                 Incoming::Subscribed { id, granted } => self.subscribed(id, granted),
@@ -392,6 +419,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn is_refused(&mut self, message: Outgoing, code: u8, now: Instant) {
+        let (topic, why) = (&message.topic, reason_words(code));
+        self.complain("refused", &format!("the broker refuses a message on `{topic}`: {why}"));
+        self.delivery.refused(message, code, now);
+    }
+
     /// After the stop: everything that should still go is acknowledged, or the grace is over. Sends the
     /// farewell first; `true` once that is settled too.
     fn finished(&mut self, now: Instant) -> Result<bool, Fault> {
@@ -401,6 +434,10 @@ impl<'a> Session<'a> {
             let busy = !self.inflight.is_empty() || self.reading.is_some() || !self.out.is_empty();
             if busy && now < since + grace {
                 return Ok(false);
+            }
+            if self.exchanges.is_kept() && self.inflight.len() >= self.inflight.window() {
+                // The engine does not count what is open, so nobody else would notice.
+                return Err(Fault::Lost("no room for the farewell; the last will speaks".to_owned()));
             }
             self.farewell = true;
             self.say_death(now)?;
@@ -437,6 +474,7 @@ impl<'a> Session<'a> {
             bucket,
             settled,
             Some(self.delivery.next_wake(now)),
+            self.exchanges.next_wake().map(|at| at.max(now)),
             Some(now + RATE_TICK),
         ]
         .into_iter()

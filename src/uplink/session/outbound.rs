@@ -18,6 +18,17 @@ impl Session<'_> {
                 Err(problem) => self.unsendable(problem, message, now),
             };
         }
+        if matches!(message.cargo, Cargo::Readings(_)) && self.context.wants_exactly_once() {
+            if self.exchanges.is_on(now) {
+                return self.stage(message, now);
+            }
+            self.count_inexact(&message);
+        }
+        self.publish_acknowledged(message, now)
+    }
+
+    /// With QoS 1.
+    pub(super) fn publish_acknowledged(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
         match self.protocol.publish(&message, &mut self.out) {
             Ok(id) => {
                 self.delivery.sent(&message);
