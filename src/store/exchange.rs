@@ -204,12 +204,8 @@ mod tests {
     #[test]
     fn a_step_that_failed_leaves_what_was_received_and_takes_back_what_was_to_be_sent() {
         let mut all = session(vec![exchange(1, 1..2), exchange(2, 2..3)]);
-        let step = Step {
-            sent: vec![exchange(3, 3..4)],
-            received: vec![1],
-            withdrawn: vec![2],
-            ..Step::default()
-        };
+        let step =
+            Step { sent: vec![exchange(3, 3..4)], received: vec![1], withdrawn: vec![2], ..Step::default() };
         all.apply(&step);
         let ended = Exchange { received: true, ..exchange(2, 2..2) };
         let received = Exchange { received: true, ..exchange(1, 1..2) };

@@ -262,10 +262,11 @@ impl Exchanges {
 
     /// When there will be something to note; what is under way wakes by itself.
     #[must_use]
-    pub fn next_wake(&self) -> Option<Instant> {
+    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
         let step = (self.under_way.is_none() && self.wants_step()).then_some(self.due);
         let again = (!self.again.is_empty()).then_some(self.again_at);
-        step.into_iter().chain(again).min()
+        // What is due already waits for room, not for time.
+        step.into_iter().chain(again).filter(|at| *at > now).min()
     }
 
     /// The step is noted.

@@ -87,7 +87,8 @@ impl Way<'_> {
                 }
                 let mut link = self.open_with(endpoint, Keep::Anew).await?;
                 if link.limits.session_present {
-                    let why = "it has a session of ours that was just ended; is the client id in use elsewhere?";
+                    let why =
+                        "it has a session of ours that was just ended; is the client id in use elsewhere?";
                     return Err(Fault::Protocol(why.to_owned()));
                 }
                 link.footing = Footing::New(key.clone());

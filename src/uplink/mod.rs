@@ -27,6 +27,8 @@ pub mod counters;
 pub mod delivery;
 pub mod dial;
 pub mod exactly;
+#[cfg(test)]
+mod exactly_tests;
 pub mod fault;
 pub mod formats;
 pub mod guard;

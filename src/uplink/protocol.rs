@@ -4,6 +4,7 @@
 //! has open, is known by the log alone. Everything is published with QoS 1, but for readings that shall go with 0 or 2.
 
 mod exactly;
+mod packet;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,8 +12,7 @@ use bytes::{Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event};
 use mqtt_protocol_core::mqtt::packet::{
-    ContentType, GenericPacketTrait, Packet, Properties, Property, Qos, RetainHandling, SubEntry, SubOpts,
-    TopicAlias, v3_1_1, v5_0,
+    GenericPacketTrait, Packet, Property, Qos, RetainHandling, SubEntry, SubOpts, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode, MqttError};
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
@@ -21,8 +21,8 @@ use super::aliases::{Aliases, Name};
 use super::fault::Fault;
 use super::guard::{Admitted, Guard, Next};
 use super::inflight::{Cargo, Outgoing};
-pub use super::login::{Keep, Login};
 use super::login::connect_packet;
+pub use super::login::{Keep, Login};
 use super::reasons;
 use crate::bounds;
 use crate::config::model::MqttVersion;
@@ -38,6 +38,8 @@ pub struct Limits {
     pub keep_alive_s: Option<u16>,
     /// It keeps retained messages.
     pub retain: bool,
+    /// It keeps sessions at all.
+    pub keeps_sessions: bool,
     /// It still has the session that we left.
     pub session_present: bool,
 }
@@ -145,6 +147,7 @@ impl Protocol {
             max_packet: MQTT_MAX,
             keep_alive_s: None,
             retain: true,
+            keeps_sessions: true,
             session_present: false,
         };
         let (guard, aliases) = (Guard::new(bounds::UPLINK_PACKET_IN), Aliases::default());
@@ -199,64 +202,6 @@ impl Protocol {
         }
         self.aliases.sent(&message.topic, name);
         Ok(())
-    }
-
-    fn packet(
-        &self,
-        message: &Outgoing,
-        id: Option<u16>,
-        qos: Qos,
-        dup: bool,
-        name: Name,
-    ) -> Result<Packet, Unsendable> {
-        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
-        let retain = message.retain && self.limits.retain;
-        let packet: Packet = match self.version {
-            MqttVersion::V5 => {
-                let mut properties = Properties::new();
-                let topic = match name {
-                    Name::Whole => &*message.topic,
-                    Name::Introduce(number) => {
-                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
-                        &*message.topic
-                    }
-                    Name::Number(number) => {
-                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
-                        ""
-                    }
-                };
-                if self.says_content
-                    && let Some(content) = content_type(&message.payload)
-                {
-                    properties.push(ContentType::new(content).map_err(invalid)?.into());
-                }
-                v5_0::Publish::builder()
-                    .topic_name(topic)
-                    .and_then(|b| {
-                        let b = b.qos(qos).retain(retain).dup(dup).props(properties);
-                        let b = b.payload(&message.payload[..]);
-                        match id {
-                            Some(id) => b.packet_id(id).build(),
-                            None => b.build(),
-                        }
-                    })
-                    .map_err(invalid)?
-                    .into()
-            }
-            MqttVersion::V311 => v3_1_1::Publish::builder()
-                .topic_name(&*message.topic)
-                .and_then(|b| {
-                    let b = b.qos(qos).retain(retain).dup(dup).payload(&message.payload[..]);
-                    match id {
-                        Some(id) => b.packet_id(id).build(),
-                        None => b.build(),
-                    }
-                })
-                .map_err(invalid)?
-                .into(),
-        };
-        let (size, limit) = (packet.size(), self.limits.max_packet);
-        if size > limit { Err(Unsendable::TooLarge { size, limit }) } else { Ok(packet) }
     }
 
     /// Writes a message with QoS 0 to `out`.
@@ -451,6 +396,7 @@ impl Protocol {
                                 "the broker takes QoS 0 only, which acknowledges nothing",
                             ));
                         }
+                        Property::SessionExpiryInterval(v) => self.limits.keeps_sessions = v.val() != 0,
                         Property::MaximumQos(v) if v.val() == 1 && self.exactly => {
                             return Err(Fault::Login {
                                 why: "the broker takes at most QoS 1; write `qos = 1`".to_owned(),
@@ -490,15 +436,5 @@ impl Protocol {
             Packet::V3_1_1Pingresp(_) | Packet::V5_0Pingresp(_) => Incoming::Pong,
             _ => Incoming::Nothing,
         })
-    }
-}
-
-/// What a payload of ours is, told by its first bytes: JSON objects begin with a brace, zstd frames with
-/// their magic number (RFC 8878, §3.1.1).
-fn content_type(payload: &[u8]) -> Option<&'static str> {
-    match payload {
-        [b'{', ..] => Some("application/json"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("application/zstd"),
-        _ => None,
     }
 }

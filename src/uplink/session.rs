@@ -32,7 +32,6 @@ use super::liveness::{Duty, Liveness};
 use super::protocol::{Incoming, Limits, Protocol, Unsendable};
 use super::pump::{maybe, push, receive, say_goodbye};
 use super::rate::{RATE_TICK, Rate};
-use super::reasons::reason_words;
 use super::share::Class;
 use super::tap::Wire;
 use crate::bounds;
@@ -103,6 +102,12 @@ pub(super) async fn run(
     let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
     let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire, now);
     session.resumed = footing == Footing::Resumed;
+    if session.exchanges.is_kept() && !limits.keeps_sessions {
+        session.complain(
+            "session",
+            "the broker keeps no session, so after a lost connection what was open goes again",
+        );
+    }
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
     session.account(Instant::now());
@@ -198,8 +203,9 @@ impl<'a> Session<'a> {
             if mirror.as_ref().is_none_or(mpsc::Receiver::is_empty) {
                 self.births()?;
             }
-            self.fill(now)?;
             self.tend_exchanges(now)?;
+            self.fill(now)?;
+            self.note(now);
             self.confirm()?;
             self.ask_the_log(now);
             if self.finished(now)? {
@@ -419,12 +425,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn is_refused(&mut self, message: Outgoing, code: u8, now: Instant) {
-        let (topic, why) = (&message.topic, reason_words(code));
-        self.complain("refused", &format!("the broker refuses a message on `{topic}`: {why}"));
-        self.delivery.refused(message, code, now);
-    }
-
     /// After the stop: everything that should still go is acknowledged, or the grace is over. Sends the
     /// farewell first; `true` once that is settled too.
     fn finished(&mut self, now: Instant) -> Result<bool, Fault> {
@@ -474,7 +474,7 @@ impl<'a> Session<'a> {
             bucket,
             settled,
             Some(self.delivery.next_wake(now)),
-            self.exchanges.next_wake().map(|at| at.max(now)),
+            self.exchanges.next_wake(now),
             Some(now + RATE_TICK),
         ]
         .into_iter()

@@ -349,7 +349,9 @@ async fn serve(
                 let kind = if published.qos == 2 { 0x50 } else { 0x40 };
                 let ack = vec![kind, 2, a, b];
                 let answer = script(number, &published);
-                if published.qos == 2 && !matches!(answer, Answer::Refuse(_) | Answer::Never | Answer::BlackHole) {
+                if published.qos == 2
+                    && !matches!(answer, Answer::Refuse(_) | Answer::Never | Answer::BlackHole)
+                {
                     let mut seen = seen.lock().expect("not poisoned");
                     let session = seen.session.as_mut().expect("QoS 2 without a session that is kept");
                     if session.insert(published.id) {

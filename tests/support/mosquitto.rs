@@ -27,7 +27,7 @@ pub fn installed() -> bool {
 pub struct Mosquitto {
     pub port: u16,
     pub dir: tempfile::TempDir,
-    _child: Child,
+    child: Child,
 }
 
 impl Mosquitto {
@@ -44,21 +44,42 @@ impl Mosquitto {
         );
         let config = dir.path().join("mosquitto.conf");
         std::fs::write(&config, text).expect("a temporary directory");
-        let child = Command::new(MOSQUITTO)
+        let child = Self::spawn(&config);
+        let broker = Self { port, dir, child };
+        broker.listens().await;
+        broker
+    }
+
+    fn spawn(config: &Path) -> Child {
+        Command::new(MOSQUITTO)
             .arg("-c")
-            .arg(&config)
+            .arg(config)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("mosquitto is installed");
+            .expect("mosquitto is installed")
+    }
+
+    async fn listens(&self) {
         for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                return Self { port, dir, _child: child };
+            if TcpStream::connect(("127.0.0.1", self.port)).await.is_ok() {
+                return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("mosquitto does not listen on {port}");
+        panic!("mosquitto does not listen on {}", self.port);
+    }
+
+    /// Ends it in order (SIGTERM) and starts it again.
+    pub async fn restart(&mut self) {
+        let id =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(id.expect("it runs"), rustix::process::Signal::TERM)
+            .expect("it is ours");
+        self.child.wait().await.expect("it ends");
+        self.child = Self::spawn(&self.dir.path().join("mosquitto.conf"));
+        self.listens().await;
     }
 
     /// Publishes with QoS 1, and waits for the broker's answer.
@@ -91,11 +112,21 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Subscribes with QoS 1 and waits until the subscription stands.
+    /// Subscribes with QoS 2 and waits until the subscription stands.
     pub async fn start(port: u16) -> Self {
+        Self::start_with(port, &[]).await
+    }
+
+    /// As [`Self::start`], with a session that outlives the broker, and QoS 2.
+    pub async fn start_kept(port: u16) -> Self {
+        Self::start_with(port, &["-c", "-i", "witness", "-x", "3600"]).await
+    }
+
+    async fn start_with(port: u16, more: &[&str]) -> Self {
         let mut child = Command::new("mosquitto_sub")
-            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "1", "-t", "#"])
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "2", "-t", "#"])
             .args(["-F", "%t %x"])
+            .args(more)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

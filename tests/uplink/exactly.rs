@@ -123,7 +123,10 @@ async fn an_uplink_killed_again_and_again_goes_on_where_it_was() {
             let bench = Bench::start(uplink(&broker.url(), more), drain.clone(), quick());
             drain.commit(next..next + 20);
             next += 20;
-            until("some of it", || broker.published().iter().filter(|p| is_reading(p)).count() as u64 > round).await;
+            until("some of it", || {
+                broker.published().iter().filter(|p| is_reading(p)).count() as u64 > round
+            })
+            .await;
             tokio::time::sleep(Duration::from_millis(round % 13)).await;
             bench.kill().await;
         }
@@ -154,7 +157,10 @@ async fn a_broker_that_forgets_gets_what_was_open_again_and_it_is_counted() {
         drained(&bench).await;
         let twice = judge(&arrivals(&broker), 1..101) as u64;
         let (doubtful, repeats) = inexact(&bench);
-        assert!(twice > 0 && twice <= doubtful && doubtful == repeats, "{more}: {twice} {doubtful} {repeats}");
+        assert!(
+            twice > 0 && twice <= doubtful && doubtful == repeats,
+            "{more}: {twice} {doubtful} {repeats}"
+        );
         let delivered = bench.drain.delivered();
         assert_eq!(delivered, (1..101).collect::<Vec<_>>(), "{more}");
         assert!(bench.drain.steps().iter().filter(|s| s.begin.is_some()).count() >= 2, "{more}");
@@ -165,10 +171,14 @@ async fn a_broker_that_forgets_gets_what_was_open_again_and_it_is_counted() {
 #[tokio::test]
 async fn a_refused_message_is_tried_three_times_then_set_aside_and_the_line_goes_on() {
     let poison = |p: &Published| readings(&p.topic, &p.payload).iter().any(|a| a.seq == 7);
-    let broker = FakeBroker::start(Welcome::default(), move |_, p| {
-        if poison(p) { Answer::Refuse(0x87) } else { Answer::Ack }
-    })
-    .await;
+    let broker =
+        FakeBroker::start(
+            Welcome::default(),
+            move |_, p| {
+                if poison(p) { Answer::Refuse(0x87) } else { Answer::Ack }
+            },
+        )
+        .await;
     let drain = MemoryDrain::new();
     drain.commit(1..31);
     let bench = Bench::start(uplink(&broker.url(), QOS2), drain, quick());
@@ -259,7 +269,8 @@ async fn what_is_open_and_gone_from_the_log_is_ended_and_its_id_is_not_left_at_t
 #[tokio::test]
 async fn a_broken_disk_stops_exactly_once_and_nothing_else() {
     for more in [QOS2, V311] {
-        let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::AckAfter(Duration::from_millis(3))).await;
+        let broker =
+            FakeBroker::start(Welcome::default(), |_, _| Answer::AckAfter(Duration::from_millis(3))).await;
         let drain = MemoryDrain::new();
         drain.commit(1..21);
         let bench = Bench::start(uplink(&broker.url(), more), drain.clone(), quick());
@@ -316,11 +327,16 @@ async fn an_old_command_that_the_broker_kept_is_refused_and_a_new_one_is_not() {
     let first = Bench::start(uplink(&broker.url(), QOS2), drain.clone(), quick());
     until("the session", || !drain.noted().is_none()).await;
     first.stop().await;
-    broker.set_welcome(Welcome { kept: Some(("gw/g/command/pump/speed", r#"{"id":"c-1","value":3}"#)), ..Welcome::default() });
+    broker.set_welcome(Welcome {
+        kept: Some(("gw/g/command/pump/speed", r#"{"id":"c-1","value":3}"#)),
+        ..Welcome::default()
+    });
     let mut bench = Bench::start(uplink(&broker.url(), QOS2), Arc::clone(&drain), quick());
     until("the answer", || {
         let published = broker.published();
-        published.iter().any(|p| p.topic == "gw/g/result/pump/speed" && p.payload.windows(7).any(|w| w == b"refused"))
+        published
+            .iter()
+            .any(|p| p.topic == "gw/g/result/pump/speed" && p.payload.windows(7).any(|w| w == b"refused"))
     })
     .await;
     until("the subscription", || broker.subscribed().len() >= 2).await;

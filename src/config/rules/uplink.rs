@@ -228,7 +228,9 @@ fn check_sparkplug(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) 
     }
     if ours && uplink.qos == Qos::ExactlyOnce {
         let problem = Problem::new(raw.at("qos"), "Sparkplug data cannot go with qos 2");
-        problems.push(problem.hint("leave it out: Sparkplug demands QoS 0 for data; hosts tell repeats by their time"));
+        problems.push(
+            problem.hint("leave it out: Sparkplug demands QoS 0 for data; hosts tell repeats by their time"),
+        );
     }
     if ours && uplink.retain {
         let problem = Problem::new(raw.at("retain"), "Sparkplug data is never retained");

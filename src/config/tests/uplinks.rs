@@ -57,6 +57,11 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
             "leave it out",
         ),
         (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'\nqos = 2\nsparkplug = { group = 'a' }",
+            "5:7: Sparkplug data cannot go with qos 2",
+            "QoS 0 for data",
+        ),
+        (
             "url = 'mqtt://h'\nformat = 'sparkplug-b'\nretain = true\nsparkplug = { group = 'a' }",
             "5:10: Sparkplug data is never retained",
             "leave it out",

@@ -15,7 +15,8 @@ use crate::uplink::exactly::{NoSession, Outcome, Receipt};
 /// A step on its way to the disk.
 pub(super) type Noting = Pin<Box<dyn Future<Output = Result<(), DrainError>> + Send>>;
 /// The readings of an exchange that goes again, as far as they are there; `None`: not all of them could be looked for.
-pub(super) type Fetching = Pin<Box<dyn Future<Output = (Exchange, Result<Option<Vec<Record>>, DrainError>)> + Send>>;
+pub(super) type Fetching =
+    Pin<Box<dyn Future<Output = (Exchange, Result<Option<Vec<Record>>, DrainError>)> + Send>>;
 
 impl Session<'_> {
     /// Readings that are to arrive exactly once.
@@ -30,10 +31,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Everything that is due about exchanges: what is noted next, and what goes again.
-    pub(super) fn tend_exchanges(&mut self, now: Instant) -> Result<(), Fault> {
-        self.renew()?;
-        self.delivery.hold_back(self.exchanges.holds_back(now) || self.renewing);
+    /// Begins to note what is to be said, if it is time.
+    pub(super) fn note(&mut self, now: Instant) {
         if self.noting.is_none()
             && let Some(step) = self.exchanges.step(now)
         {
@@ -44,6 +43,12 @@ impl Session<'_> {
             // It is ours to say something.
             self.inflight.still_leaving(now);
         }
+    }
+
+    /// What comes before new readings: a session, and what goes again.
+    pub(super) fn tend_exchanges(&mut self, now: Instant) -> Result<(), Fault> {
+        self.renew()?;
+        self.delivery.hold_back(self.exchanges.holds_back(now) || self.renewing);
         if self.fetching.is_some() || self.stopping.is_some() || !self.inflight.has_room() {
             return Ok(());
         }
@@ -70,7 +75,9 @@ impl Session<'_> {
         self.renewing = self.delivery.drain.session().is_some();
         let used = self.inflight.used();
         if self.renewing && used[Class::Live as usize] + used[Class::Backlog as usize] == 0 {
-            return Err(Fault::Lost("by ourselves: the disk is back, and exactly once begins again".to_owned()));
+            return Err(Fault::Lost(
+                "by ourselves: the disk is back, and exactly once begins again".to_owned(),
+            ));
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::{Cargo, Fault, Instant, Outgoing, Session, Unsendable};
 use crate::config::model::Qos;
+use crate::uplink::reasons::reason_words;
 
 impl Session<'_> {
     /// A message goes out as its kind demands.
@@ -67,5 +68,12 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The broker has said no.
+    pub(super) fn is_refused(&mut self, message: Outgoing, code: u8, now: Instant) {
+        let (topic, why) = (&message.topic, reason_words(code));
+        self.complain("refused", &format!("the broker refuses a message on `{topic}`: {why}"));
+        self.delivery.refused(message, code, now);
     }
 }

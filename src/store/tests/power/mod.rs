@@ -15,7 +15,7 @@
 mod clocks;
 mod cuts;
 mod damage;
-mod disk;
+pub mod disk;
 mod errors;
 mod scene;
 pub mod vfs;
