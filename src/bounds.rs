@@ -86,6 +86,12 @@ pub const UPLINK_RETAINED: usize = 16_384;
 /// Full: the next message waits for an acknowledgement; the log keeps it.
 pub const UPLINK_WINDOW: usize = 100;
 
+/// Messages in flight on one uplink with QoS 2 over MQTT 3.1.1, where a broker cannot say how many it allows.
+///
+/// mosquitto's own limit is 20 (`max_inflight_messages`), and what goes beyond it ends the connection, or worse: it is
+/// acknowledged and dropped, as 3.1.1 has no refusal. Full: as for [`UPLINK_WINDOW`].
+pub const UPLINK_EXCHANGES_311: usize = 20;
+
 /// Readings in one message upstream, as the manual says.
 ///
 /// 10,000 are some 400 KiB as `json-batch` and 10 to 20 KiB as `compact`. A configuration that asks for more is

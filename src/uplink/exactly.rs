@@ -183,6 +183,12 @@ impl Exchanges {
         id
     }
 
+    /// How many exchanges of earlier connections are not in flight yet and will be soon.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> usize {
+        if self.opened && now < self.again_at { 0 } else { self.again.len() + self.ending.len() }
+    }
+
     /// The oldest exchange that is to be sent again now.
     #[must_use]
     pub fn next_again(&self, now: Instant) -> Option<&Exchange> {

@@ -38,6 +38,8 @@ pub struct Limits {
     pub keep_alive_s: Option<u16>,
     /// It keeps retained messages.
     pub retain: bool,
+    /// Most messages of a session with QoS 2.
+    pub exchanges: usize,
     /// It keeps sessions at all.
     pub keeps_sessions: bool,
     /// It still has the session that we left.
@@ -147,6 +149,10 @@ impl Protocol {
             max_packet: MQTT_MAX,
             keep_alive_s: None,
             retain: true,
+            exchanges: match version {
+                MqttVersion::V5 => usize::MAX,
+                MqttVersion::V311 => bounds::UPLINK_EXCHANGES_311,
+            },
             keeps_sessions: true,
             session_present: false,
         };

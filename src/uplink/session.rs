@@ -102,12 +102,7 @@ pub(super) async fn run(
     let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
     let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire, now);
     session.resumed = footing == Footing::Resumed;
-    if session.exchanges.is_kept() && !limits.keeps_sessions {
-        session.complain(
-            "session",
-            "the broker keeps no session, so after a lost connection what was open goes again",
-        );
-    }
+    session.warn_of(&limits);
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
     session.account(Instant::now());
@@ -142,7 +137,8 @@ impl<'a> Session<'a> {
     ) -> Self {
         let keep_alive =
             limits.keep_alive_s.map_or(context.keep_alive, |s| Duration::from_secs(u64::from(s)));
-        let window = context.timing.window.min(usize::from(limits.receive_maximum));
+        let most = if exchanges.is_kept() { limits.exchanges } else { usize::MAX };
+        let window = context.timing.window.min(usize::from(limits.receive_maximum)).min(most);
         let counted = delivery.counters.delivered.load(Relaxed);
         Self {
             context,
@@ -337,7 +333,7 @@ impl<'a> Session<'a> {
         }
         let finish = self.stopping.is_some();
         let room = self.terms.bucket.encoded();
-        while self.out.len() + self.staged < room && self.inflight.has_room() {
+        while self.out.len() + self.staged < room && self.has_place(now) {
             let Some(message) = self.delivery.next_message(&self.inflight, now, finish) else { break };
             self.publish(message, now)?;
         }

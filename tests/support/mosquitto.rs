@@ -112,19 +112,20 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// Subscribes with QoS 2 and waits until the subscription stands.
+    /// Subscribes with QoS 1 (this one's QoS 2 ends with a protocol error of its own under load) and waits until the
+    /// subscription stands.
     pub async fn start(port: u16) -> Self {
         Self::start_with(port, &[]).await
     }
 
-    /// As [`Self::start`], with a session that outlives the broker, and QoS 2.
+    /// As [`Self::start`], with a session that outlives the broker.
     pub async fn start_kept(port: u16) -> Self {
         Self::start_with(port, &["-c", "-i", "witness", "-x", "3600"]).await
     }
 
     async fn start_with(port: u16, more: &[&str]) -> Self {
         let mut child = Command::new("mosquitto_sub")
-            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "2", "-t", "#"])
+            .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-V", "5", "-q", "1", "-t", "#"])
             .args(["-F", "%t %x"])
             .args(more)
             .stdout(Stdio::piped())
@@ -151,6 +152,23 @@ impl Witness {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("mosquitto_sub sees nothing");
+    }
+
+    /// Waits until it has everything that the broker has handed on so far, and the broker knows that.
+    pub async fn caught_up(&self, port: u16) {
+        static TURN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        // The answer to the first marker is before the second one in its stream.
+        for _ in 0..2 {
+            let turn = TURN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let topic = format!("witness/marker-{turn}");
+            publish(port, &topic, "1").await;
+            for _ in 0..1000 {
+                if self.seen().iter().any(|(seen, _)| *seen == topic) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
     }
 
     pub fn seen(&self) -> Vec<(String, Vec<u8>)> {

@@ -228,7 +228,7 @@ async fn what_is_open_under_another_client_id_goes_out_as_new_in_a_session_of_it
         let drain = MemoryDrain::new();
         drain.commit(1..31);
         let bench = Bench::start(uplink(&broker.url(), more), drain.clone(), quick());
-        until("a window", || drain.noted().open.len() >= 20).await;
+        until("a window", || drain.noted().open.len() >= 14).await;
         bench.kill().await;
         let open = drain.noted().open.len() as u64;
         let before = broker.connects().len();

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
-use super::{Cargo, Class, Fault, Instant, Outgoing, Session, Unsendable, UplinkCounters};
+use super::{Cargo, Class, Fault, Instant, Limits, Outgoing, Session, Unsendable, UplinkCounters};
 use crate::bounds;
 use crate::message::Record;
 use crate::store::{Drain, DrainError, Exchange};
@@ -29,6 +29,21 @@ impl Session<'_> {
         self.staged += size(&message);
         self.inflight.sent(id, message, now);
         Ok(())
+    }
+
+    /// Says what a broker does not do that exactly once rests on.
+    pub(super) fn warn_of(&mut self, limits: &Limits) {
+        if self.exchanges.is_kept() && !limits.keeps_sessions {
+            let what = "the broker keeps no session, so after a lost connection what was open goes again";
+            self.complain("session", what);
+        }
+    }
+
+    /// Whether one more message may be in flight.
+    pub(super) fn has_place(&self, now: Instant) -> bool {
+        // Some brokers count what they still hold of an earlier connection, so its place stays free.
+        let left = self.exchanges.left(now);
+        self.inflight.has_room() && self.inflight.len() + left < self.inflight.window()
     }
 
     /// Begins to note what is to be said, if it is time.
