@@ -100,7 +100,7 @@ pub(super) async fn run(
     let open = delivery.take_up(&footing);
     delivery.connected(at_connect, &open, terms.informed, now);
     let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
-    let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire, now);
+    let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire);
     session.resumed = footing == Footing::Resumed;
     session.warn_of(&limits);
     session.at_login = at_connect;
@@ -133,8 +133,8 @@ impl<'a> Session<'a> {
         limits: &Limits,
         terms: Terms<'a>,
         wire: Arc<Wire>,
-        now: Instant,
     ) -> Self {
+        let now = Instant::now();
         let keep_alive =
             limits.keep_alive_s.map_or(context.keep_alive, |s| Duration::from_secs(u64::from(s)));
         let most = if exchanges.is_kept() { limits.exchanges } else { usize::MAX };

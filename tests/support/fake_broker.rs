@@ -465,7 +465,7 @@ fn understand(
     assert!(!topic.is_empty());
     let plain = topic.starts_with("spBv1.0/") && !topic.contains("/NDEATH/");
     let reading = ["/data/", "/history/", "/batch", "/compact"].iter().any(|part| topic.contains(part));
-    assert!(if plain { qos == 0 } else { qos == 1 || (reading && qos != 1) }, "QoS {qos}: {topic}");
+    assert!(if plain { qos == 0 } else { qos == 1 || reading }, "QoS {qos}: {topic}");
     let (retain, dup, payload) = (first & 1 != 0, first & 8 != 0, payload.to_vec());
     Published { connection, topic, payload, retain, dup, id, qos, content_type, len: body.len() }
 }
