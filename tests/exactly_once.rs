@@ -79,7 +79,7 @@ fn trial(version: &str, kills: u64) {
     let port = support::free_port();
     let mut far = far_side(home.path(), port);
     let proxy = Proxy::start(port);
-    let lines = [Line { name: "plc", units: 1..=2, points: 10, link: None }];
+    let lines = [Line { name: "plc", units: 1..=2, points: 5, link: None }];
     let field = Plant::start(home.path(), &plant(&lines));
     let uplink = format!(
         "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{}\"\nqos = 2\nmqtt_version = \"{version}\"\n",
@@ -140,7 +140,7 @@ fn trial(version: &str, kills: u64) {
     // Nothing comes in any more, and all that is owed goes out.
     gate.configure(&format!("{}{uplink}", gate.head("box", "")));
     let mut daemon = gate.run();
-    wait_until("everything is delivered", seconds(120), || gate.account("cloud").queued == 0);
+    wait_until("everything is delivered", seconds(300), || gate.account("cloud").queued == 0);
     let mut heard = 0;
     wait_until("the far side to be done", seconds(30), || {
         pause(Duration::from_millis(500));

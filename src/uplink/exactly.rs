@@ -85,6 +85,8 @@ pub struct Exchanges {
     next_id: u16,
     due: Instant,
     every: Duration,
+    /// So many messages are worth a step at any time.
+    enough: usize,
     /// Until then nothing is tried to be noted.
     off_until: Option<Instant>,
 }
@@ -120,8 +122,9 @@ pub enum Receipt {
 pub struct NoSession;
 
 impl Exchanges {
-    /// Those of a new connection. `open`: what the earlier ones left, if the session is resumed. At most one step
-    /// `every` so often.
+    /// Those of a new connection. `open`: what the earlier ones left, if the session is resumed. A step of a few messages
+    /// comes at most `every` so often; one of half a window (see [`Self::worth`]) at any time, or a small window
+    /// would be the limit of what goes through.
     #[must_use]
     pub fn new(footing: &Footing, open: Vec<Exchange>, every: Duration, now: Instant) -> Self {
         let mut next_step = Step::default();
@@ -145,8 +148,14 @@ impl Exchanges {
             next_id: fastrand::u16(IDS),
             due: now,
             every,
+            enough: usize::MAX,
             off_until: None,
         }
+    }
+
+    /// The window: half of it is worth a step.
+    pub fn worth(&mut self, window: usize) {
+        self.enough = (window / 2).max(1);
     }
 
     /// There is a session that is kept.
@@ -253,13 +262,18 @@ impl Exchanges {
 
     /// What to note now, if there is something and it is time.
     pub fn step(&mut self, now: Instant) -> Option<Step> {
-        if self.under_way.is_some() || now < self.due || !self.wants_step() {
+        if self.under_way.is_some() || !self.wants_step() || (now < self.due && !self.is_worth_it()) {
             return None;
         }
         let step = std::mem::take(&mut self.next_step);
         self.due = now + self.every;
         self.under_way = Some(step.clone());
         Some(step)
+    }
+
+    fn is_worth_it(&self) -> bool {
+        let Step { sent, received, withdrawn, .. } = &self.next_step;
+        sent.len() + received.len() + withdrawn.len() >= self.enough
     }
 
     fn wants_step(&self) -> bool {

@@ -223,4 +223,11 @@ async fn steps_keep_their_distance() {
     assert_eq!((ours.step(now), ours.next_wake(now)), (None, Some(now + every)));
     assert_eq!(ours.step(now + every).map(|step| step.sent.len()), Some(1));
     assert_eq!(ours.next_wake(now), None, "what is under way wakes by itself");
+    ours.noted();
+    ours.worth(4);
+    let second = ours.stage(2..3, true);
+    assert_eq!(ours.step(now + every), None, "one is not worth it");
+    ours.stage(3..4, true);
+    assert_eq!(ours.step(now + every).map(|step| step.sent.len()), Some(2), "half a window is");
+    assert_eq!(ours.noted().publish[0], second);
 }

@@ -129,7 +129,7 @@ impl<'a> Session<'a> {
         context: &'a Context,
         delivery: &'a mut Delivery,
         protocol: Protocol,
-        exchanges: Exchanges,
+        mut exchanges: Exchanges,
         limits: &Limits,
         terms: Terms<'a>,
         wire: Arc<Wire>,
@@ -139,6 +139,7 @@ impl<'a> Session<'a> {
             limits.keep_alive_s.map_or(context.keep_alive, |s| Duration::from_secs(u64::from(s)));
         let most = if exchanges.is_kept() { limits.exchanges } else { usize::MAX };
         let window = context.timing.window.min(usize::from(limits.receive_maximum)).min(most);
+        exchanges.worth(window);
         let counted = delivery.counters.delivered.load(Relaxed);
         Self {
             context,

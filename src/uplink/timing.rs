@@ -26,8 +26,8 @@ pub struct Timing {
     pub losses: Duration,
     /// Wait after the log could not be read.
     pub log_retry: Duration,
-    /// With QoS 2: how often what is about to be said is noted at most. Each is a commit, so it bounds what the disk has to
-    /// write; it is twice in the way of a live reading at worst.
+    /// With QoS 2: how often what is about to be said is noted at most, if it is less than half a window. Each is a commit,
+    /// so it bounds what the disk has to write for a few messages; it is in the way of a live reading once.
     pub note: Duration,
     /// How long readings wait for the machine's clock to be set: `wait_for_clock` of the configuration.
     pub clock: Duration,
