@@ -102,7 +102,7 @@ pub(super) async fn run(
     let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
     let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire);
     session.resumed = footing == Footing::Resumed;
-    session.warn_of(&limits);
+    session.prepare(&limits);
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
     session.account(Instant::now());

@@ -31,9 +31,13 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Says what a broker does not do that exactly once rests on.
-    pub(super) fn warn_of(&mut self, limits: &Limits) {
-        if self.exchanges.is_kept() && !limits.keeps_sessions {
+    /// Makes the connection ready for exchanges, and says what the broker does not do on which they rest.
+    pub(super) fn prepare(&mut self, limits: &Limits) {
+        if !self.exchanges.is_kept() {
+            return;
+        }
+        self.wire.acknowledge_at_once();
+        if !limits.keeps_sessions {
             let what = "the broker keeps no session, so after a lost connection what was open goes again";
             self.complain("session", what);
         }
