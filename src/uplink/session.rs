@@ -97,7 +97,9 @@ pub(super) async fn run(
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
-    let open = delivery.take_up(&footing);
+    let Some(open) = delivery.take_up(&footing) else {
+        return End::Broken(Fault::Log("the disk does not say what is open at the broker".to_owned()));
+    };
     delivery.connected(at_connect, &open, terms.informed, now);
     let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
     let mut session = Session::new(context, delivery, protocol, exchanges, &limits, terms, wire);

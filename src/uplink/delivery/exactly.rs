@@ -11,18 +11,18 @@ use crate::uplink::exactly::Footing;
 
 impl Delivery {
     /// A login: returns what is open in the session that we have at the broker. Where it is another one than the one
-    /// in which things are open, these go out as new.
-    pub fn take_up(&mut self, footing: &Footing) -> Vec<Exchange> {
-        let open = || self.drain.session().map_or_else(Vec::new, |session| session.open);
+    /// in which things are open, these go out as new. `None`: just now the disk does not say.
+    pub fn take_up(&mut self, footing: &Footing) -> Option<Vec<Exchange>> {
+        let open = || self.drain.session().map(|session| session.open);
         let lost = match footing {
             Footing::Resumed => return open(),
-            Footing::New(_) => open(),
+            Footing::New(_) => open()?,
             Footing::Clean => self.drain.end_session(),
         };
         for exchange in lost {
             self.note_doubt(exchange.range);
         }
-        Vec::new()
+        Some(Vec::new())
     }
 
     /// New readings wait, or go.

@@ -30,7 +30,7 @@ pub struct Book {
     pub unknown: u64,
     /// Releases of what was not there (any more).
     pub released_again: u64,
-    /// Sessions that were begun anew.
+    /// Sessions that were begun anew after something had come with QoS 2.
     pub sessions: u64,
     /// Logins.
     pub logins: u64,
@@ -53,7 +53,7 @@ impl Book {
                 "C" => {
                     book.logins += 1;
                     if words[1] == "1" || book.session.is_none() {
-                        book.sessions += 1;
+                        book.sessions += u64::from(book.received.iter().any(|message| message.qos == 2));
                         book.session = None;
                         held.clear();
                     }
