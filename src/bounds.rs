@@ -90,6 +90,12 @@ pub const UPLINK_WINDOW: usize = 2048;
 /// it, beyond a hundred.
 pub const UPLINK_WINDOW_311: u16 = 100;
 
+/// Messages in flight on one uplink with QoS 2 over MQTT 3.1.1, where a broker cannot say how many it allows.
+///
+/// mosquitto's own limit is 20 (`max_inflight_messages`), and what goes beyond it ends the connection, or worse: it is
+/// acknowledged and dropped, as 3.1.1 has no refusal. Full: as for [`UPLINK_WINDOW`].
+pub const UPLINK_EXCHANGES_311: usize = 20;
+
 /// Readings in one message upstream, as the manual says.
 ///
 /// 10,000 are some 400 KiB as `json-batch` and 10 to 20 KiB as `compact`. A configuration that asks for more is
@@ -239,6 +245,11 @@ pub const STORE_PIECE: usize = 64 << 10;
 /// back into meanwhile. At most 4 × 4 MiB: minutes of 1000 readings/s, and a second or two of writing back afterwards.
 /// Full: the WAL is written back and the backup fails, saying so.
 pub const STORE_COPY_WAL: u64 = 4;
+
+/// Messages that one uplink with QoS 2 has open at its broker: its window, and as many that wait to be sent again while
+/// the disk that has them is out of order. 200 × 20 B, written with each step.
+/// Full: the next message goes with QoS 1.
+pub const STORE_EXCHANGES: usize = 2 * UPLINK_WINDOW;
 
 /// MQTT messages queued for one session or in-process subscriber of the local broker.
 ///

@@ -134,9 +134,11 @@ pub struct Uplink {
     /// MQTT keep-alive, 1s to 65535s: how soon a dead link is noticed.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Span,
-    /// Quality of service of readings: 1, each message acknowledged; or 0, a few bytes less. With 0 a reading counts as
+    /// Quality of service of readings: 1, each message acknowledged; 0, a few bytes less; or 2, exactly once, over
+    /// restarts of ours as well, for twice the packets and some writes to the disk. With 0 a reading counts as
     /// delivered when the broker has answered a ping behind it, so it has read it; what it does not let us
-    /// publish it drops without a word. Everything else goes with 1. (Sparkplug's data goes with 0, whatever stands here.)
+    /// publish it drops without a word. With 2 the broker has to keep the session while we are away, and `client_id`
+    /// should stay what it is. Everything else goes with 1. (Sparkplug's data goes with 0, so it takes no 2.)
     #[serde(default)]
     pub qos: Qos,
     /// `json`: one message a reading. `json-batch`: many readings in one message. `compact`: many readings, packed,
@@ -201,13 +203,15 @@ pub enum MqttVersion {
 /// Quality of service upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "u8", into = "u8")]
-#[schemars(with = "u8", extend("enum" = [0, 1]))]
+#[schemars(with = "u8", extend("enum" = [0, 1, 2]))]
 pub enum Qos {
     /// Without acknowledgements; see [`crate::uplink`].
     Unacknowledged,
     /// At least once.
     #[default]
     AtLeastOnce,
+    /// Exactly once; see [`crate::uplink`].
+    ExactlyOnce,
 }
 
 impl TryFrom<u8> for Qos {
@@ -216,7 +220,8 @@ impl TryFrom<u8> for Qos {
         match number {
             0 => Ok(Self::Unacknowledged),
             1 => Ok(Self::AtLeastOnce),
-            other => Err(format!("this version delivers with qos 0 or 1, not {other}")),
+            2 => Ok(Self::ExactlyOnce),
+            other => Err(format!("MQTT has qos 0, 1 and 2, not {other}")),
         }
     }
 }
@@ -226,6 +231,7 @@ impl From<Qos> for u8 {
         match qos {
             Qos::Unacknowledged => 0,
             Qos::AtLeastOnce => 1,
+            Qos::ExactlyOnce => 2,
         }
     }
 }

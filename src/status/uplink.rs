@@ -33,6 +33,9 @@ pub struct UplinkStatus {
     pub declared_lost: u64,
     /// Readings sent again because a connection ended before their acknowledgement.
     pub repeats: u64,
+    /// With `qos = 2`: readings since the start for which exactly once could not be promised (the disk was out of order, or
+    /// the broker forgot the session); each arrives at least once.
+    pub not_exactly_once: u64,
     /// Bytes given to the socket, TLS and WebSocket included.
     pub bytes_sent: u64,
     /// Bytes taken from it.
@@ -88,6 +91,7 @@ impl UplinkStatus {
             delivered: ledger.delivered,
             declared_lost: ledger.lost,
             repeats: uplink.counters.repeats.load(Relaxed),
+            not_exactly_once: uplink.counters.not_exactly_once.load(Relaxed),
             bytes_sent: uplink.counters.bytes_sent.load(Relaxed),
             bytes_received: uplink.counters.bytes_received.load(Relaxed),
             next_window: next_window.map(|at| at.to_string()),
@@ -137,6 +141,7 @@ mod tests {
             delivered: 0,
             declared_lost: 0,
             repeats: 0,
+            not_exactly_once: 0,
             bytes_sent: 0,
             bytes_received: 0,
             next_window: None,

@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::exchange::Session;
 use super::ranges::{RangeSet, count};
 use super::release::Released;
 use crate::bounds;
@@ -41,6 +42,9 @@ pub struct Account {
     /// What it was sent before the clock was set.
     #[serde(default, skip_serializing_if = "Released::is_empty")]
     pub released: Released,
+    /// What it has open at its broker, with QoS 2.
+    #[serde(default, skip_serializing_if = "Session::is_none")]
+    pub session: Session,
     /// Since when (wall, ms) it is not in the configuration; such an account holds no blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parked: Option<i64>,
@@ -64,6 +68,7 @@ impl Account {
             aside: RangeSet::default(),
             untold: RangeSet::default(),
             released: Released::default(),
+            session: Session::default(),
             parked: None,
         }
     }
@@ -150,6 +155,13 @@ impl Account {
             self.untold.remove(oldest);
         }
         news
+    }
+
+    /// The account without its session, for where that is not what the broker remembers.
+    #[must_use]
+    pub fn without_session(mut self) -> Self {
+        self.session = Session::default();
+        self
     }
 
     /// What was declared, not acknowledged, and is not in these records.

@@ -96,6 +96,9 @@ impl Writer {
         if self.hand.as_ref().is_some_and(|hand| !hand.blocks.is_empty()) {
             return Ok(());
         }
+        if self.hand.is_none() && self.sparing {
+            return Ok(());
+        }
         let (mut head, tail) = {
             let mut file = self.shared.head();
             let mut state = self.shared.state();

@@ -9,6 +9,7 @@ use std::ops::Range;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
+use super::exchange::{Exchange, Session, Step};
 use crate::bounds;
 use crate::message::{CorrectionRecord, ForwardedRecord, LossReason, LossRecord, Record, WallMs};
 
@@ -54,6 +55,22 @@ pub trait Drain: Send + Sync {
 
     /// The upstream broker acknowledged this correction.
     fn correction_delivered(&self, handle: u64);
+
+    /// What this uplink has open at its broker with QoS 2; `None`: none can be kept, the disk is out of order.
+    fn session(&self) -> Option<Session>;
+
+    /// Notes what is about to be said to the broker, and waits until that is durable.
+    ///
+    /// # Errors
+    /// It is not, so it must not be said as if it were. Nothing that was to be sent, and no beginning, is noted then.
+    /// (A crash may still bring it back: then it was begun and not said, which does no harm.)
+    async fn note(&self, step: Step) -> Result<(), DrainError>;
+
+    /// An exchange is over: the id is free, and these numbers, if any, are delivered. Durable with the next commit.
+    fn exchange_over(&self, id: u16, delivered: Option<Range<u64>>);
+
+    /// The broker keeps no session for us: the next one is a new one. Durable with the next commit. Returns what was open.
+    fn end_session(&self) -> Vec<Exchange>;
 
     /// The account at this instant.
     fn ledger(&self) -> Ledger;

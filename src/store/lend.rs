@@ -31,7 +31,7 @@ use crate::bounds;
 use crate::message::{Entry, Id};
 
 /// So long may a commit take before what waits for it is lent: a card that hangs says nothing for a long time.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The group that the writer took last. It stays when it is durable, for a disk that breaks then.
 #[derive(Debug, Clone, Default)]

@@ -55,7 +55,7 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
-//! `tail`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! `exchange`, `tail`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
 //! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.
@@ -70,6 +70,7 @@ mod commands;
 mod commit;
 mod drain;
 mod epochs;
+mod exchange;
 mod head;
 mod history;
 mod identity;
@@ -114,6 +115,7 @@ use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 pub use backup::{Copied, Copy};
 pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
+pub use exchange::{Exchange, Session, Step};
 pub use inspect::{AtRest, Inspection};
 pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};

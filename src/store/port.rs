@@ -10,7 +10,10 @@ use tokio::sync::{oneshot, watch};
 
 use super::Inner;
 use super::drain::{Chunk, Drain, DrainError, Ledger};
+use super::exchange::{Exchange, Session, Step};
+use super::lend::PATIENCE;
 use super::loss::Facts;
+use super::state::Tick;
 use super::writer::Job;
 use crate::message::{CorrectionRecord, LossReason, LossRecord};
 
@@ -90,6 +93,33 @@ impl Drain for Port {
             state.dirty_since.get_or_insert_with(super::state::Tick::now);
         }
         self.inner.wake();
+    }
+
+    fn session(&self) -> Option<Session> {
+        self.inner.shared.state().session(&self.uplink, Tick::now())
+    }
+
+    async fn note(&self, step: Step) -> Result<(), DrainError> {
+        self.inner.shared.state().note(&self.uplink, &step, Tick::now())?;
+        let (reply, answer) = oneshot::channel();
+        let durable = self.inner.ask(Job::Settle(reply), answer);
+        let done = tokio::time::timeout(PATIENCE, durable).await;
+        let done = done.unwrap_or_else(|_| Err(DrainError("the disk does not answer".into())));
+        if done.is_err() {
+            self.inner.shared.state().retract(&self.uplink, &step);
+        }
+        done
+    }
+
+    fn exchange_over(&self, id: u16, delivered: Option<Range<u64>>) {
+        self.inner.shared.state().exchange_over(&self.uplink, id, delivered);
+        self.inner.wake();
+    }
+
+    fn end_session(&self) -> Vec<Exchange> {
+        let open = self.inner.shared.state().end_session(&self.uplink);
+        self.inner.wake();
+        open
     }
 
     fn ledger(&self) -> Ledger {

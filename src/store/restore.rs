@@ -169,12 +169,20 @@ impl Restorable {
             line.home = home;
             line.commit += 1;
             let mut log = Log::open(&self.path)?;
-            log.commit(&line, &Change::default())?;
+            // What was open at the brokers then is not what they remember.
+            let mut change = Change::default();
+            for (name, account) in self.accounts.iter().filter(|(_, a)| !a.session.is_none()) {
+                let account = account.clone().without_session();
+                change.state.push((format!("uplink:{name}"), Some(identity::seal(&account)?)));
+            }
+            log.commit(&line, &change)?;
             log.close()?;
             let accounts = match &held.was {
                 Some(was) if known => was.accounts.clone(),
                 _ => self.accounts.clone(),
             };
+            let plain = |(name, account): (String, Account)| (name, account.without_session());
+            let accounts = accounts.into_iter().map(plain).collect();
             // The next start counts on from the newest that is known of this gateway's.
             let was = held.was.iter().map(|w| (w.line.home, w.line.epoch));
             let earlier = was.chain(held.mark.iter().map(|m| (m.home, m.epoch)));

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::account::Account;
 use super::commands::Commands;
 use super::epochs::{Epochs, Start};
+use super::exchange::Session;
 use super::head::{Head, Homes};
 use super::identity::{self, DATABASE, Mark};
 use super::last::{self, Latest};
@@ -377,7 +378,12 @@ impl Disk {
         for name in &self.damaged {
             // Older than it was, or as of the beginning: what is gone may have been owed, so it is declared.
             let old = self.mark.as_ref().and_then(|mark| mark.accounts.get(name)).filter(|a| a.balances());
-            known.entry(name.clone()).or_insert_with(|| old.cloned().unwrap_or_else(|| Account::new(1)));
+            let old = || old.cloned().unwrap_or_else(|| Account::new(1)).without_session();
+            known.entry(name.clone()).or_insert_with(old);
+        }
+        if self.verdict.rolled_back {
+            // Nobody knows what went on at the brokers after that.
+            known.values_mut().for_each(|account| account.session = Session::default());
         }
         // With nothing known of any account, everything that is gone may have been owed.
         let unknown = self.verdict.rolled_back && known.is_empty();

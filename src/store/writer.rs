@@ -124,6 +124,8 @@ pub enum Job {
     Losses(String, usize, oneshot::Sender<Result<Vec<(u64, LossRecord)>, DrainError>>),
     /// Commit what is there; answered when it is durable, dropped when that fails.
     Flush(oneshot::Sender<()>),
+    /// Commit the small state, answered as above; readings wait for their group, unless that is due.
+    Settle(oneshot::Sender<()>),
     /// Begin a copy of the database, or a piece of it.
     Copy(super::backup::Ask),
     /// Last commit, clean mark, end.
@@ -182,6 +184,8 @@ pub struct Writer {
     /// When history is looked through next for what has become too old.
     pub(super) sweep_due: Tick,
     pub(super) damaged: bool,
+    /// The commit at hand leaves the readings where they are.
+    pub(super) sparing: bool,
     /// Bytes of blocks that go with the next commit because there is no room for them.
     pub(super) doomed_bytes: u64,
     pub(super) ballast: Ballast,
@@ -241,6 +245,7 @@ impl Writer {
             sweep: false,
             sweep_due: now,
             damaged: false,
+            sparing: false,
             doomed_bytes: 0,
             ballast,
             backoff: Backoff::new(FIRST_RETRY, LAST_RETRY).expect("100 ms is shorter than 4 s"),
@@ -323,16 +328,13 @@ impl Writer {
                     let _ = reply.send(self.answer(|w| w.losses(&uplink, most)));
                 }
                 Ok(Job::Copy(ask)) => self.copy(ask),
-                Ok(Job::Flush(reply)) => {
-                    if self.log.is_some() {
-                        if let Err(trouble) = self.commit(false) {
-                            self.fault(&trouble);
-                        }
-                        // Where room was made the commit is through all the same.
-                        if self.log.is_some() {
-                            let _ = reply.send(());
-                        }
-                    }
+                Ok(Job::Flush(reply)) => self.flush(reply),
+                Ok(Job::Settle(reply)) => {
+                    // Readings that came sooner would be sent sooner, which takes a step more, and so on: the
+                    // commits would follow each other as fast as the disk can.
+                    self.sparing = !self.shared.state().ring_is_due(Tick::now());
+                    self.flush(reply);
+                    self.sparing = false;
                 }
                 #[cfg(test)]
                 Ok(Job::Mark(reply)) => {
@@ -359,6 +361,19 @@ impl Writer {
             self.fault(&trouble);
             DrainError(trouble.to_string())
         })
+    }
+
+    fn flush(&mut self, reply: oneshot::Sender<()>) {
+        if self.log.is_none() {
+            return;
+        }
+        if let Err(trouble) = self.commit(false) {
+            self.fault(&trouble);
+        }
+        // Where room was made the commit is through all the same.
+        if self.log.is_some() {
+            let _ = reply.send(());
+        }
     }
 
     /// How long nothing is due.

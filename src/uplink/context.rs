@@ -34,6 +34,13 @@ pub(super) struct Context {
     pub stop: CancellationToken,
 }
 
+impl Context {
+    /// Readings are to arrive exactly once.
+    pub fn wants_exactly_once(&self) -> bool {
+        self.qos == Qos::ExactlyOnce
+    }
+}
+
 /// What one connection may use.
 pub(super) struct Terms<'a> {
     /// Bytes per second.

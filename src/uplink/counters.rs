@@ -66,6 +66,9 @@ pub struct UplinkCounters {
     pub forward_expired: AtomicU64,
     /// Readings that were sent again after a connection ended before their acknowledgement.
     pub repeats: AtomicU64,
+    /// With QoS 2: readings for which exactly once cannot be promised, because the disk was out of order, or because the
+    /// broker forgot the session in which they were open (or we had to give it up).
+    pub not_exactly_once: AtomicU64,
     /// Readings given up because the broker refused them for good.
     pub rejected: AtomicU64,
     /// Acknowledgements of packets that were not in flight.

@@ -5,6 +5,7 @@
 //! - When a connection ends, everything unacknowledged is pending again, for the log says so.
 //! - What becomes of a message that the broker refuses: see [`refusal`].
 
+mod exactly;
 mod forwarding;
 mod refusal;
 
@@ -31,7 +32,8 @@ use crate::config::model::Order;
 use crate::message::{CorrectionRecord, LossReason, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
-use crate::store::{Chunk, Drain};
+use crate::store::{Chunk, Drain, Exchange};
+pub use exactly::Found;
 use refusal::{Refused, Strikes};
 
 /// All that outlives a connection, and the plan of the present one.
@@ -74,6 +76,8 @@ struct Plan {
     /// Numbers from here on wait for the clock.
     held: Option<u64>,
     losses_at: Instant,
+    /// New readings wait.
+    held_back: bool,
     /// When the log is asked again, for each lane: what one needs may be in RAM while the other waits for the disk.
     log_at: [Instant; 2],
     turn: u64,
@@ -122,14 +126,17 @@ impl Delivery {
         }
     }
 
-    /// A new connection: everything the log calls pending is planned again. `informed`: the broker knows what
-    /// is retained, but for what changed since.
-    pub fn connected(&mut self, head: u64, informed: bool, now: Instant) {
+    /// A new connection: everything the log calls pending is planned again, but for what is `open` at the broker.
+    /// `informed`: the broker knows what is retained, but for what changed since.
+    pub fn connected(&mut self, head: u64, open: &[Exchange], informed: bool, now: Instant) {
         self.open = [false; 2];
         if let Some(node) = self.format.node() {
             node.connected();
         }
-        let pending = self.drain.pending();
+        let mut pending = self.drain.pending();
+        for exchange in open {
+            subtract(&mut pending, &exchange.range);
+        }
         self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
         self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
         if informed {
@@ -244,7 +251,7 @@ impl Delivery {
                 let told = self.plan.losses.is_empty() && self.plan.corrections.is_empty();
                 return !told || self.mirror.wants();
             }
-            Class::Live | Class::Backlog if !self.format.open() => return false,
+            Class::Live | Class::Backlog if !self.format.open() || self.plan.held_back => return false,
             Class::Live => Lane::Live,
             Class::Backlog if finish => return false,
             Class::Backlog => Lane::Backlog,
@@ -307,8 +314,8 @@ impl Delivery {
         }
     }
 
-    /// The broker has it.
-    pub fn acked(&mut self, message: &Outgoing, now: Instant) {
+    /// The broker has it; `exchange`: the id under which that was said, with QoS 2.
+    pub fn acked(&mut self, message: &Outgoing, exchange: Option<u16>, now: Instant) {
         self.counters.acknowledged.fetch_add(1, Relaxed);
         match &message.cargo {
             Cargo::Readings(range) => {
@@ -317,7 +324,10 @@ impl Delivery {
                 self.open[lane_index(message.class)] = true;
                 self.counters.forwarded.fetch_add(u64::from(message.forwarded.is_some()), Relaxed);
                 self.counters.delivered.fetch_add(range.end - range.start, Relaxed);
-                self.drain.delivered(range.clone());
+                match exchange {
+                    Some(id) => self.drain.exchange_over(id, Some(range.clone())),
+                    None => self.drain.delivered(range.clone()),
+                }
             }
             Cargo::Loss(handle) => {
                 self.drain.loss_delivered(*handle);
@@ -387,6 +397,7 @@ impl Plan {
             losses: VecDeque::new(),
             corrections: VecDeque::new(),
             held: None,
+            held_back: false,
             losses_at: now,
             log_at: [now; 2],
             turn: 0,

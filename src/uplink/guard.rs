@@ -7,7 +7,8 @@
 //! is kept before memory is taken (a larger PUBLISH goes by, so that one message kept by the broker cannot end every
 //! connection), and what must not reach the engine does not: a second CONNACK and a
 //! PUBLISH with packet id 0 are faults, acknowledgements of packets that are not in flight are ignored and
-//! counted, and of the others the reason code is taken out and kept here.
+//! counted, and of the others the reason code is taken out and kept here. Where messages go with QoS 2, the engine does
+//! not learn of their answers either.
 
 use std::collections::HashSet;
 
@@ -25,6 +26,8 @@ pub struct Guard {
     strays: u64,
     /// Bytes of a message that is too large and still to come.
     passing: usize,
+    /// PUBREC and PUBCOMP are not for the engine.
+    diverts: bool,
 }
 
 /// What the stream brought.
@@ -32,6 +35,18 @@ pub struct Guard {
 pub enum Next {
     /// A packet for the engine.
     Packet(Admitted),
+    /// A PUBREC, with its reason code.
+    Received {
+        /// Its packet id.
+        id: u16,
+        /// 0 without one.
+        reason: u8,
+    },
+    /// A PUBCOMP.
+    Completed {
+        /// Its packet id.
+        id: u16,
+    },
     /// A message that is too large; the engine does not learn of it.
     Oversize {
         /// Its topic.
@@ -55,13 +70,15 @@ pub struct Admitted {
 const CONNACK: u8 = 2;
 const PUBLISH: u8 = 3;
 const PUBACK: u8 = 4;
+const PUBREC: u8 = 5;
+const PUBCOMP: u8 = 7;
 
 impl Guard {
     /// Accepts packets of at most `max_packet` bytes.
     #[must_use]
     pub fn new(max_packet: usize) -> Self {
         let (buffer, awaited) = (BytesMut::new(), HashSet::new());
-        Self { buffer, max_packet, logged_in: false, awaited, strays: 0, passing: 0 }
+        Self { buffer, max_packet, logged_in: false, awaited, strays: 0, passing: 0, diverts: false }
     }
 
     /// Bytes came.
@@ -74,6 +91,11 @@ impl Guard {
     /// A message went out under this id: its acknowledgement is welcome, once.
     pub fn await_ack(&mut self, id: u16) {
         self.awaited.insert(id);
+    }
+
+    /// From now on the answers of QoS 2 are kept from the engine.
+    pub fn divert_exchanges(&mut self) {
+        self.diverts = true;
     }
 
     /// Acknowledgements of packets that were not in flight.
@@ -93,8 +115,8 @@ impl Guard {
                 Some(Cut::TooLarge(oversize)) => return Ok(Some(oversize)),
                 Some(Cut::Whole(packet)) => packet,
             };
-            if let Some(admitted) = self.admit(packet)? {
-                return Ok(Some(Next::Packet(admitted)));
+            if let Some(next) = self.admit(packet)? {
+                return Ok(Some(next));
             }
         }
     }
@@ -145,7 +167,7 @@ impl Guard {
         Ok(Some(Cut::TooLarge(Next::Oversize { topic: name, id, size: total })))
     }
 
-    fn admit(&mut self, packet: Bytes) -> Result<Option<Admitted>, Fault> {
+    fn admit(&mut self, packet: Bytes) -> Result<Option<Next>, Fault> {
         let breach = |what: &str| Err(Fault::Protocol(what.to_owned()));
         let kind = packet[0] >> 4;
         let Some(header) = header(&packet)? else { return breach("a packet without a header") };
@@ -154,7 +176,7 @@ impl Guard {
             CONNACK if self.logged_in => breach("a second CONNACK"),
             CONNACK => {
                 self.logged_in = true;
-                Ok(Some(Admitted { packet, reason: 0 }))
+                Ok(plain(packet))
             }
             _ if !self.logged_in => breach("the first packet is no CONNACK; is this an MQTT broker?"),
             PUBACK => {
@@ -168,7 +190,16 @@ impl Guard {
                 }
                 let reason = if body.has_remaining() { body.get_u8() } else { 0 };
                 let [a, b] = id.to_be_bytes();
-                Ok(Some(Admitted { packet: Bytes::copy_from_slice(&[PUBACK << 4, 2, a, b]), reason }))
+                let packet = Bytes::copy_from_slice(&[PUBACK << 4, 2, a, b]);
+                Ok(Some(Next::Packet(Admitted { packet, reason })))
+            }
+            PUBREC | PUBCOMP if self.diverts => {
+                if body.len() < 2 {
+                    return breach("an answer without a packet id");
+                }
+                let id = body.get_u16();
+                let reason = if body.has_remaining() { body.get_u8() } else { 0 };
+                Ok(Some(if kind == PUBREC { Next::Received { id, reason } } else { Next::Completed { id } }))
             }
             PUBLISH if packet[0] & 0b0110 != 0 => {
                 if body.len() < 2 {
@@ -182,11 +213,15 @@ impl Guard {
                 if body.get_u16() == 0 {
                     return breach("a PUBLISH with packet id 0");
                 }
-                Ok(Some(Admitted { packet, reason: 0 }))
+                Ok(plain(packet))
             }
-            _ => Ok(Some(Admitted { packet, reason: 0 })),
+            _ => Ok(plain(packet)),
         }
     }
+}
+
+fn plain(packet: Bytes) -> Option<Next> {
+    Some(Next::Packet(Admitted { packet, reason: 0 }))
 }
 
 enum Cut {
@@ -275,6 +310,25 @@ mod tests {
         let packet = Bytes::from_static(&[0x40, 2, 0, 7]);
         assert_eq!(admitted(guard.next_packet()), Some(Admitted { packet, reason: 0x95 }));
         assert_eq!((admitted(guard.next_packet()), guard.strays()), (None, 2));
+    }
+
+    #[test]
+    fn answers_of_qos_2_are_kept_from_the_engine_where_it_does_not_wait_for_them() {
+        let answers = [0x50, 2, 0x80, 1, 0x50, 4, 0x80, 2, 0x97, 0, 0x70, 3, 0x80, 3, 0x92];
+        let mut guard = logged_in();
+        guard.push(&answers);
+        assert!(admitted(guard.next_packet()).is_some());
+        let mut guard = logged_in();
+        guard.divert_exchanges();
+        guard.push(&answers);
+        let mut seen = Vec::new();
+        while let Some(next) = guard.next_packet().expect("well formed") {
+            seen.push(next);
+        }
+        let received = |id, reason| Next::Received { id, reason };
+        assert_eq!(seen, [received(0x8001, 0), received(0x8002, 0x97), Next::Completed { id: 0x8003 }]);
+        guard.push(&[0x70, 1, 0]);
+        assert!(guard.next_packet().is_err());
     }
 
     #[test]

@@ -159,6 +159,12 @@ impl Inflight {
         Some(message)
     }
 
+    /// The message under this id.
+    #[must_use]
+    pub fn get(&self, id: impl Into<u32>) -> Option<&Outgoing> {
+        self.flights.get(&id.into()).map(|(message, _)| message)
+    }
+
     /// Whether this message's cargo is on its way.
     pub fn holds(&self, cargo: &Cargo) -> bool {
         self.flights.values().any(|(m, _)| m.cargo == *cargo)

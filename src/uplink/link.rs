@@ -15,15 +15,16 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::exactly::Footing;
 use super::fault::Fault;
 use super::formats::node::MakeWill;
-use super::protocol::{Incoming, Limits, Login, Protocol};
+use super::protocol::{Incoming, Keep, Limits, Login, Protocol};
 use super::stage::{Progress, Stage};
 use super::tap::{Tap, Wire};
 use super::{dial, http, proxy, tls, websocket};
 use crate::clock::Clock;
 use crate::config::Endpoint;
-use crate::config::model::Uplink;
+use crate::config::model::{MqttVersion, Uplink};
 
 /// Any byte stream to the broker.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -43,6 +44,8 @@ pub struct Link {
     pub login: Duration,
     /// What came right behind the welcome.
     pub early: Vec<Incoming>,
+    /// Which session we have there.
+    pub footing: Footing,
 }
 
 /// What all attempts of an uplink share.
@@ -57,6 +60,19 @@ pub struct Way<'a> {
     pub clock: &'a dyn Clock,
     /// How far the attempt has come.
     pub progress: &'a Progress,
+    /// Which session to ask for.
+    pub session: Wanted,
+}
+
+/// Which session to ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// One that ends with the connection.
+    Clean,
+    /// A new one that is kept, under this key.
+    Anew(String),
+    /// The one that we left, under this key.
+    Left(String),
 }
 
 impl Way<'_> {
@@ -65,7 +81,46 @@ impl Way<'_> {
     /// # Errors
     /// Why not, in words.
     pub async fn open(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
-        let login = self.login().await?;
+        match &self.session {
+            Wanted::Clean => self.open_with(endpoint, Keep::No).await,
+            Wanted::Anew(key) => {
+                if self.uplink.mqtt_version == MqttVersion::V311 {
+                    // A clean session first, and it goes with its connection: so there is none that is left.
+                    self.forget(endpoint).await?;
+                }
+                let mut link = self.open_with(endpoint, Keep::Anew).await?;
+                if link.limits.session_present {
+                    let why =
+                        "it has a session of ours that was just ended; is the client id in use elsewhere?";
+                    return Err(Fault::Protocol(why.to_owned()));
+                }
+                link.footing = Footing::New(key.clone());
+                Ok(link)
+            }
+            Wanted::Left(key) => {
+                let mut link = self.open_with(endpoint, Keep::On).await?;
+                let left = link.limits.session_present;
+                link.footing = if left { Footing::Resumed } else { Footing::New(key.clone()) };
+                Ok(link)
+            }
+        }
+    }
+
+    /// Makes the broker forget the session that it has of us.
+    async fn forget(&self, endpoint: &Endpoint) -> Result<(), Fault> {
+        let Link { mut stream, protocol, .. } = self.open_with(endpoint, Keep::No).await?;
+        let mut out = BytesMut::new();
+        protocol.disconnect(&mut out);
+        stream.write_all(&out).await.map_err(|e| Fault::broken(&e))?;
+        stream.shutdown().await.map_err(|e| Fault::broken(&e))?;
+        // The broker's own end of the connection: it is through with the session then. What it says by it is nothing to us.
+        let mut rest = [0; 64];
+        while matches!(stream.read(&mut rest).await, Ok(1..)) {}
+        Ok(())
+    }
+
+    async fn open_with(&self, endpoint: &Endpoint, keep: Keep) -> Result<Link, Fault> {
+        let login = Login { session: keep, ..self.login().await? };
         let tcp = self.reach(endpoint).await?;
         let (tap, wire) = Tap::new(tcp);
         let mut stream = self.secured(tap, &wire, endpoint).await?;
@@ -74,6 +129,9 @@ impl Way<'_> {
         let mut protocol = Protocol::new(self.uplink.mqtt_version);
         if self.uplink.content_type {
             protocol.say_content();
+        }
+        if keep != Keep::No {
+            protocol.keep_session();
         }
         let mut out = BytesMut::new();
         protocol.connect(&login, &mut out)?;
@@ -102,8 +160,8 @@ impl Way<'_> {
             out.clear();
             let mut incoming = protocol.receive(&buffer[..n], &mut out)?.into_iter();
             if let Some(Incoming::Welcome(limits)) = incoming.next() {
-                let (login, early) = (asked.elapsed(), incoming.collect());
-                return Ok(Link { stream, wire, protocol, limits, login, early });
+                let (login, early, footing) = (asked.elapsed(), incoming.collect(), Footing::Clean);
+                return Ok(Link { stream, wire, protocol, limits, login, early, footing });
             }
         }
     }
@@ -120,6 +178,7 @@ impl Way<'_> {
             password,
             keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
             will: (self.will)(),
+            session: Keep::No,
         })
     }
 

@@ -1,6 +1,8 @@
 //! The CONNECT packet: who we are, and what the broker should say if we vanish.
 
-use mqtt_protocol_core::mqtt::packet::{MaximumPacketSize, Packet, Qos, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::packet::{
+    MaximumPacketSize, Packet, Properties, Qos, SessionExpiryInterval, v3_1_1, v5_0,
+};
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
 use super::formats::node::Will;
@@ -20,19 +22,40 @@ pub struct Login {
     pub keep_alive_s: u16,
     /// What the broker publishes if we vanish, with QoS 1.
     pub will: Will,
+    /// Which session.
+    pub session: Keep,
 }
 
-/// The packet of a clean session in the given version.
+/// Which session a login asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// A new one that ends with the connection.
+    No,
+    /// A new one that is kept. (MQTT 3.1.1 has no such login: one with [`Keep::No`] goes before.)
+    Anew,
+    /// The one that we left, and it is kept.
+    On,
+}
+
+/// How long a broker that speaks MQTT 5 is asked to keep the session while we are away: a month, as the log keeps the
+/// position of an uplink that left the configuration. (MQTT 3.1.1 says nothing of it.)
+const KEEP_S: u32 = 30 * 86_400;
+
+/// The packet in the given version.
 pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
     let packet_in = u32::try_from(bounds::UPLINK_PACKET_IN).unwrap_or(u32::MAX);
     let will = &login.will;
     Ok(match version {
         MqttVersion::V5 => {
+            let mut properties: Properties = vec![MaximumPacketSize::new(packet_in)?.into()];
+            if login.session != Keep::No {
+                properties.push(SessionExpiryInterval::new(KEEP_S)?.into());
+            }
             let mut builder = v5_0::Connect::builder()
                 .client_id(&*login.client_id)?
-                .clean_start(true)
+                .clean_start(login.session != Keep::On)
                 .keep_alive(login.keep_alive_s)
-                .props(vec![MaximumPacketSize::new(packet_in)?.into()])
+                .props(properties)
                 .will_message(&*will.topic, will.payload.to_vec(), Qos::AtLeastOnce, will.retain)?;
             if let Some(name) = &login.username {
                 builder = builder.user_name(name.as_str())?;
@@ -45,7 +68,7 @@ pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Pack
         MqttVersion::V311 => {
             let mut builder = v3_1_1::Connect::builder()
                 .client_id(&*login.client_id)?
-                .clean_session(true)
+                .clean_session(login.session == Keep::No)
                 .keep_alive(login.keep_alive_s)
                 .will_message(&*will.topic, will.payload.to_vec(), Qos::AtLeastOnce, will.retain)?;
             if let Some(name) = &login.username {

@@ -3,8 +3,11 @@
 //! ## Promises
 //! - A reading is reported delivered to the log only after the broker's PUBACK; with QoS 0 after its answer to a ping
 //!   that was sent behind it, since MQTT is one ordered stream. Delivery state lives in
-//!   the log alone; the MQTT session is clean and thrown away with each connection.
+//!   the log alone; but for QoS 2 the MQTT session is clean and thrown away with each connection.
 //! - After a lost connection everything unacknowledged goes out again: same identity, same content.
+//! - With QoS 2 each reading arrives exactly once, over lost connections and restarts of ours (`kill -9` as well), as long
+//!   as the broker keeps the session and the disk is in order; where that cannot be, it arrives at least once, and
+//!   [`UplinkCounters::not_exactly_once`] says how many. Then it is delivered with the PUBCOMP.
 //! - Readings whose boot has no clock yet wait for it as long as the configuration says, and keep nothing else waiting.
 //! - Within one point and lane, order is kept (for the one exception see [`delivery`]).
 //! - Memory is bounded however long the link is down (`bounds.rs`).
@@ -12,8 +15,9 @@
 //!   with growing, jittered waits; the cause is told in words in [`UplinkCounters::last_error`].
 //!
 //! ## Parts
-//! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`mirror`]
-//! (status and events), [`liveness`], [`routes`] (what comes down), [`forward`] and [`extra`] (what of other devices goes up), [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
+//! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`pace`] (how much may be), [`exactly`] (QoS 2),
+//! [`mirror`] (status and events), [`liveness`], [`hearing`], [`routes`] (what comes down), [`forward`] and [`extra`] (what of other devices goes
+//! up), [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
 //! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
@@ -23,6 +27,9 @@ mod context;
 pub mod counters;
 pub mod delivery;
 pub mod dial;
+pub mod exactly;
+#[cfg(test)]
+mod exactly_tests;
 pub mod extra;
 pub mod fault;
 pub mod formats;
@@ -82,7 +89,7 @@ use fault::{Closes, Fault};
 use formats::node::MakeWill;
 use forward::Forwards;
 use hearing::Hearing;
-use link::Way;
+use link::{Wanted, Way};
 use mirror::Mirror;
 use routes::Routes;
 use schedule::{Schedule, Window};
@@ -206,7 +213,7 @@ impl Loop<'_> {
             while let Some(endpoint) = round.pop_front() {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(&endpoint, &will) => attempt,
+                    attempt = self.connect(&endpoint, &will, self.wanted(&endpoint, delivery)) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
@@ -324,7 +331,26 @@ impl Loop<'_> {
         (Fault::Redirect { to, hint }, place)
     }
 
-    async fn connect(&self, endpoint: &Endpoint, will: &MakeWill) -> Result<link::Link, Fault> {
+    /// Which session to ask for.
+    fn wanted(&self, endpoint: &Endpoint, delivery: &Delivery) -> Wanted {
+        if !self.context.wants_exactly_once() {
+            return Wanted::Clean;
+        }
+        let key = exactly::key(self.config, endpoint, self.gateway);
+        match delivery.drain.session() {
+            // Nothing can be noted.
+            None => Wanted::Clean,
+            Some(session) if session.key == key => Wanted::Left(key),
+            Some(_) => Wanted::Anew(key),
+        }
+    }
+
+    async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        will: &MakeWill,
+        session: Wanted,
+    ) -> Result<link::Link, Fault> {
         let progress = Progress::default();
         let way = Way {
             uplink: self.config,
@@ -332,6 +358,7 @@ impl Loop<'_> {
             will,
             clock: &*self.context.clock,
             progress: &progress,
+            session,
         };
         let limit = self.context.timing.connect;
         timeout(limit, Box::pin(way.open(endpoint))).await.unwrap_or_else(|_| {

@@ -1,7 +1,10 @@
 //! MQTT 3.1.1 and 5 as a client speaks it, over mqtt-protocol-core: packets in, packets out, no sockets.
 //!
-//! One [`Protocol`] serves one connection and is thrown away with it: sessions are always clean, and
-//! what was delivered is known by the log alone. Everything is published with QoS 1, but for readings that shall go with 0.
+//! One [`Protocol`] serves one connection and is thrown away with it: what was delivered, and what an uplink with QoS 2
+//! has open, is known by the log alone. Everything is published with QoS 1, but for readings that shall go with 0 or 2.
+
+mod exactly;
+mod packet;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,8 +12,7 @@ use bytes::{Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::common::Cursor;
 use mqtt_protocol_core::mqtt::connection::{ConnectionOptions, Event};
 use mqtt_protocol_core::mqtt::packet::{
-    ContentType, GenericPacketTrait, Packet, Properties, Property, Qos, RetainHandling, SubEntry, SubOpts,
-    TopicAlias, v3_1_1, v5_0,
+    GenericPacketTrait, Packet, Property, Qos, RetainHandling, SubEntry, SubOpts, v3_1_1, v5_0,
 };
 use mqtt_protocol_core::mqtt::result_code::{ConnectReasonCode, ConnectReturnCode, MqttError};
 use mqtt_protocol_core::mqtt::{Connection, Version, role};
@@ -19,9 +21,9 @@ use super::aliases::{Aliases, Name};
 use super::extra::hops;
 use super::fault::Fault;
 use super::guard::{Admitted, Guard, Next};
-use super::inflight::Outgoing;
-pub use super::login::Login;
+use super::inflight::{Cargo, Outgoing};
 use super::login::connect_packet;
+pub use super::login::{Keep, Login};
 use super::reasons;
 use crate::bounds;
 use crate::config::model::MqttVersion;
@@ -37,6 +39,12 @@ pub struct Limits {
     pub keep_alive_s: Option<u16>,
     /// It keeps retained messages.
     pub retain: bool,
+    /// Most messages of a session with QoS 2.
+    pub exchanges: usize,
+    /// It keeps sessions at all.
+    pub keeps_sessions: bool,
+    /// It still has the session that we left.
+    pub session_present: bool,
 }
 
 /// What came from the broker.
@@ -78,6 +86,18 @@ pub enum Incoming {
         /// Bytes of the packet.
         size: usize,
     },
+    /// With QoS 2: the broker has received a message, or refuses it with an MQTT 5 reason code of 0x80 or more.
+    Received {
+        /// Packet id.
+        id: u16,
+        /// The reason code, if refused.
+        refused: Option<u8>,
+    },
+    /// With QoS 2: an exchange is over.
+    Completed {
+        /// Packet id.
+        id: u16,
+    },
     /// Something without consequence.
     Nothing,
 }
@@ -110,6 +130,8 @@ pub struct Protocol {
     aliases: Aliases,
     /// Whether messages say what their payload is.
     says_content: bool,
+    /// The session is kept, so readings may go with QoS 2.
+    exactly: bool,
 }
 
 impl Protocol {
@@ -125,13 +147,21 @@ impl Protocol {
             ConnectionOptions::new().maximum_packet_size_recv(packet_in),
         );
         engine.set_auto_pub_response(true);
-        let receive_maximum = match version {
-            MqttVersion::V5 => u16::MAX,
-            MqttVersion::V311 => bounds::UPLINK_WINDOW_311,
+        let (receive_maximum, exchanges) = match version {
+            MqttVersion::V5 => (u16::MAX, usize::MAX),
+            MqttVersion::V311 => (bounds::UPLINK_WINDOW_311, bounds::UPLINK_EXCHANGES_311),
         };
-        let limits = Limits { receive_maximum, max_packet: MQTT_MAX, keep_alive_s: None, retain: true };
+        let limits = Limits {
+            receive_maximum,
+            max_packet: MQTT_MAX,
+            keep_alive_s: None,
+            retain: true,
+            exchanges,
+            keeps_sessions: true,
+            session_present: false,
+        };
         let (guard, aliases) = (Guard::new(bounds::UPLINK_PACKET_IN), Aliases::default());
-        Self { engine, version, guard, limits, aliases, says_content: false }
+        Self { engine, version, guard, limits, aliases, says_content: false, exactly: false }
     }
 
     /// With MQTT 5: every message says by its content type what its payload is.
@@ -172,58 +202,9 @@ impl Protocol {
         out: &mut BytesMut,
     ) -> Result<(), Unsendable> {
         let qos = if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce };
-        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
-        let retain = message.retain && self.limits.retain;
-        let name = self.aliases.name(&message.topic);
-        let packet: Packet = match self.version {
-            MqttVersion::V5 => {
-                let mut properties = Properties::new();
-                let topic = match name {
-                    Name::Whole => &*message.topic,
-                    Name::Introduce(number) => {
-                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
-                        &*message.topic
-                    }
-                    Name::Number(number) => {
-                        properties.push(TopicAlias::new(number).map_err(invalid)?.into());
-                        ""
-                    }
-                };
-                if let Some(extra) = message.forwarded.as_deref() {
-                    properties.extend(extra.properties().map_err(invalid)?);
-                } else if self.says_content
-                    && let Some(content) = content_type(&message.payload)
-                {
-                    properties.push(ContentType::new(content).map_err(invalid)?.into());
-                }
-                v5_0::Publish::builder()
-                    .topic_name(topic)
-                    .and_then(|b| {
-                        let b = b.qos(qos).retain(retain).props(properties).payload(&message.payload[..]);
-                        match id {
-                            Some(id) => b.packet_id(id).build(),
-                            None => b.build(),
-                        }
-                    })
-                    .map_err(invalid)?
-                    .into()
-            }
-            MqttVersion::V311 => v3_1_1::Publish::builder()
-                .topic_name(&*message.topic)
-                .and_then(|b| {
-                    let b = b.qos(qos).retain(retain).payload(&message.payload[..]);
-                    match id {
-                        Some(id) => b.packet_id(id).build(),
-                        None => b.build(),
-                    }
-                })
-                .map_err(invalid)?
-                .into(),
-        };
-        let (size, limit) = (packet.size(), self.limits.max_packet);
-        if size > limit {
-            return Err(Unsendable::TooLarge { size, limit });
-        }
+        let apart = self.exactly && matches!(message.cargo, Cargo::Readings(_));
+        let name = if apart { Name::Whole } else { self.aliases.name(&message.topic) };
+        let packet = self.packet(message, id, qos, false, name)?;
         let events = self.engine.send(packet);
         self.obey(events, out).map_err(|e| Unsendable::Engine(e.to_string()))?;
         if let Some(id) = id {
@@ -273,7 +254,8 @@ impl Protocol {
         self.obey(events, out).map(drop).map_err(|e| Unsendable::Engine(e.to_string()))
     }
 
-    /// Writes a subscription with QoS 1 to `out`, and returns its packet id. `retained`: with what the broker kept, and
+    /// Writes a subscription with QoS 1 to `out` (with a session that is kept: with QoS 0, so that the broker does not keep
+    /// for later what is for now), and returns its packet id. `retained`: with what the broker kept, and
     /// each message with its mark (MQTT 3.1.1 brokers send both as they like).
     ///
     /// # Errors
@@ -281,7 +263,8 @@ impl Protocol {
     pub fn subscribe(&mut self, filter: &str, retained: bool, out: &mut BytesMut) -> Result<u16, Fault> {
         let wrong = |e: MqttError| Fault::Protocol(format!("cannot subscribe to `{filter}`: {e}"));
         let id = self.engine.acquire_packet_id().map_err(wrong)?;
-        let options = SubOpts::new().set_qos(Qos::AtLeastOnce);
+        let qos = if self.exactly { Qos::AtMostOnce } else { Qos::AtLeastOnce };
+        let options = SubOpts::new().set_qos(qos);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
                 let options = match retained {
@@ -330,6 +313,14 @@ impl Protocol {
         while let Some(next) = self.guard.next_packet()? {
             let Admitted { packet, reason } = match next {
                 Next::Packet(admitted) => admitted,
+                Next::Received { id, reason } => {
+                    all.push(Incoming::Received { id, refused: (reason >= 0x80).then_some(reason) });
+                    continue;
+                }
+                Next::Completed { id } => {
+                    all.push(Incoming::Completed { id });
+                    continue;
+                }
                 Next::Oversize { topic, id, size } => {
                     // A PUBACK of reason 0 is the same four bytes in both versions.
                     let ack = id.map(|id| [[0x40, 2], id.to_be_bytes()].concat());
@@ -391,6 +382,7 @@ impl Protocol {
                 if code != ConnectReturnCode::Accepted {
                     return Err(reasons::login_311(code));
                 }
+                self.limits.session_present = p.session_present();
                 Incoming::Welcome(self.limits.clone())
             }
             Packet::V5_0Connack(p) => {
@@ -398,6 +390,7 @@ impl Protocol {
                 if code != ConnectReasonCode::Success {
                     return Err(reasons::login(code as u8, p.props()));
                 }
+                self.limits.session_present = p.session_present();
                 for property in p.props() {
                     match property {
                         Property::ReceiveMaximum(v) => self.limits.receive_maximum = v.val().max(1),
@@ -412,6 +405,13 @@ impl Protocol {
                             return Err(Fault::login(
                                 "the broker takes QoS 0 only, which acknowledges nothing",
                             ));
+                        }
+                        Property::SessionExpiryInterval(v) => self.limits.keeps_sessions = v.val() != 0,
+                        Property::MaximumQos(v) if v.val() == 1 && self.exactly => {
+                            return Err(Fault::Login {
+                                why: "the broker takes at most QoS 1; write `qos = 1`".to_owned(),
+                                settled: true,
+                            });
                         }
                         _ => {}
                     }
@@ -448,15 +448,5 @@ impl Protocol {
             Packet::V3_1_1Pingresp(_) | Packet::V5_0Pingresp(_) => Incoming::Pong,
             _ => Incoming::Nothing,
         })
-    }
-}
-
-/// What a payload of ours is, told by its first bytes: JSON objects begin with a brace, zstd frames with
-/// their magic number (RFC 8878, §3.1.1).
-fn content_type(payload: &[u8]) -> Option<&'static str> {
-    match payload {
-        [b'{', ..] => Some("application/json"),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("application/zstd"),
-        _ => None,
     }
 }

@@ -3,6 +3,8 @@
 //! One task owns it all; reading, writing, the log and the timers are waited for together, so a stuck
 //! write never keeps an acknowledgement or a ping from being seen.
 
+mod ending;
+mod exactly;
 mod inbound;
 mod node;
 mod outbound;
@@ -22,6 +24,7 @@ use tokio::time::{Instant, sleep_until};
 use super::context::{Context, End, Terms};
 use super::counters::UplinkCounters;
 use super::delivery::Delivery;
+use super::exactly::{Exchanges, Footing};
 use super::fault::Fault;
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::Want;
@@ -31,7 +34,6 @@ use super::pace::Pace;
 use super::protocol::{Incoming, Limits, Protocol, Unsendable};
 use super::pump::{maybe, push, receive, say_goodbye};
 use super::rate::{RATE_TICK, Rate};
-use super::reasons::reason_words;
 use super::share::Class;
 use super::tap::Wire;
 use crate::bounds;
@@ -50,6 +52,16 @@ struct Session<'a> {
     inflight: Inflight,
     /// What is sent with QoS 0.
     confirmed: node::Confirmed,
+    /// What is sent with QoS 2.
+    exchanges: Exchanges,
+    /// Bytes of what is staged, which will be in `out` when it is noted.
+    staged: usize,
+    noting: Option<exactly::Noting>,
+    fetching: Option<exactly::Fetching>,
+    /// The connection is to be made anew, for a session that is kept.
+    renewing: bool,
+    /// The broker remembers what an earlier connection subscribed to.
+    resumed: bool,
     liveness: Liveness,
     out: BytesMut,
     /// Bytes of `out` up to the end of the last message, and of the last ping.
@@ -85,25 +97,35 @@ pub(super) async fn run(
     mirror: &mut Option<mpsc::Receiver<Message>>,
     terms: Terms<'_>,
 ) -> End {
-    let Link { stream, wire, protocol, limits, login, early } = link;
+    let Link { stream, wire, protocol, limits, login, early, footing } = link;
     let mut head = delivery.drain.head();
     let at_connect = *head.borrow_and_update();
     let now = Instant::now();
-    delivery.connected(at_connect, terms.informed, now);
-    let mut session = Session::new(context, delivery, protocol, (&limits, login), terms, wire, now);
+    let Some(open) = delivery.take_up(&footing) else {
+        return End::Broken(Fault::Log("the disk does not say what is open at the broker".to_owned()));
+    };
+    delivery.connected(at_connect, &open, terms.informed, now);
+    let exchanges = Exchanges::new(&footing, open, context.timing.note, now);
+    let mut session = Session::new(context, delivery, protocol, exchanges, (&limits, login), terms, wire);
+    session.resumed = footing == Footing::Resumed;
+    session.prepare(&limits);
     session.at_login = at_connect;
     let result = session.serve(stream, early, &mut head, mirror).await;
     session.account(Instant::now());
     if let Err(fault) = &result {
         session.ended_by(fault);
     }
-    let Session { delivery, inflight, protocol, resting, .. } = session;
+    let Session { delivery, mut inflight, protocol, exchanges, resting, .. } = session;
     let counters = &delivery.counters;
     counters.stray_acks.fetch_add(protocol.stray_acks(), Relaxed);
     counters.in_flight.store(0, Relaxed);
     counters.set_rate(0.0);
     let settled = inflight.is_empty();
     delivery.first_portion = inflight.lesson();
+    // What is open stays open: the next connection goes on with it.
+    for id in exchanges.into_ids() {
+        inflight.acked(id, Instant::now());
+    }
     delivery.ended(inflight.into_unsettled());
     match result {
         Ok(()) if resting && !context.stop.is_cancelled() => End::Rested { settled },
@@ -117,14 +139,17 @@ impl<'a> Session<'a> {
         context: &'a Context,
         delivery: &'a mut Delivery,
         protocol: Protocol,
+        mut exchanges: Exchanges,
         (limits, login): (&Limits, Duration),
         terms: Terms<'a>,
         wire: Arc<Wire>,
-        now: Instant,
     ) -> Self {
+        let now = Instant::now();
         let keep_alive =
             limits.keep_alive_s.map_or(context.keep_alive, |s| Duration::from_secs(u64::from(s)));
-        let window = context.timing.window.min(usize::from(limits.receive_maximum));
+        let most = if exchanges.is_kept() { limits.exchanges } else { usize::MAX };
+        let window = context.timing.window.min(usize::from(limits.receive_maximum)).min(most);
+        exchanges.worth(window);
         let counted = delivery.counters.delivered.load(Relaxed);
         let inflight =
             Inflight::new(window, terms.bucket.in_flight(), Pace::new(delivery.first_portion, login, now));
@@ -134,6 +159,12 @@ impl<'a> Session<'a> {
             protocol,
             inflight,
             confirmed: node::Confirmed::default(),
+            exchanges,
+            staged: 0,
+            noting: None,
+            fetching: None,
+            renewing: false,
+            resumed: false,
             liveness: Liveness::new(Some(keep_alive), now),
             out: BytesMut::new(),
             leaving: 0,
@@ -182,7 +213,9 @@ impl<'a> Session<'a> {
             if mirror.as_ref().is_none_or(mpsc::Receiver::is_empty) {
                 self.births()?;
             }
+            self.tend_exchanges(now)?;
             self.fill(now)?;
+            self.note(now);
             self.confirm()?;
             self.ask_the_log(now);
             if self.finished(now)? {
@@ -204,6 +237,14 @@ impl<'a> Session<'a> {
                 (want, chunk) = maybe(&mut self.reading) => {
                     self.reading = None;
                     self.filled(&want, chunk);
+                }
+                done = maybe(&mut self.noting) => {
+                    self.noting = None;
+                    self.noted(done, Instant::now())?;
+                }
+                (exchange, found) = maybe(&mut self.fetching) => {
+                    self.fetching = None;
+                    self.fetched(&exchange, found, Instant::now())?;
                 }
                 (losses, corrections) = maybe(&mut self.losing) => {
                     self.losing = None;
@@ -309,7 +350,7 @@ impl<'a> Session<'a> {
         }
         let finish = self.stopping.is_some();
         let room = self.terms.bucket.encoded();
-        while self.out.len() < room && self.inflight.has_room() {
+        while self.out.len() + self.staged < room && self.has_place(now) {
             let Some(message) = self.delivery.next_message(&self.inflight, now, finish) else { break };
             self.publish(message, now)?;
         }
@@ -375,20 +416,12 @@ impl<'a> Session<'a> {
                 Incoming::Acked { id, refused } => {
                     let Some(message) = self.inflight.acked(id, now) else { continue };
                     match refused {
-                        None => self.delivery.acked(&message, now),
-                        Some(code) => {
-                            self.complain(
-                                "refused",
-                                &format!(
-                                    "the broker refuses a message on `{}`: {}",
-                                    message.topic,
-                                    reason_words(code)
-                                ),
-                            );
-                            self.delivery.refused(message, code, now);
-                        }
+                        None => self.delivery.acked(&message, None, now),
+                        Some(code) => self.is_refused(message, code, now),
                     }
                 }
+                Incoming::Received { id, refused } => self.received(id, refused, now),
+                Incoming::Completed { id } => self.completed(id, now),
                 Incoming::Pong => self.answered(now),
                 Incoming::Welcome(_) | Incoming::Nothing => {}
                 Incoming::Subscribed { id, granted } => self.subscribed(id, granted),
@@ -407,39 +440,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// After the stop: everything that should still go is acknowledged, or the grace is over. Sends the
-    /// farewell first; `true` once that is settled too.
-    fn finished(&mut self, now: Instant) -> Result<bool, Fault> {
-        let Some(since) = self.stopping else { return Ok(false) };
-        let grace = self.context.timing.grace;
-        if !self.farewell {
-            let busy = !self.inflight.is_empty() || self.reading.is_some() || !self.out.is_empty();
-            if busy && now < since + grace {
-                return Ok(false);
-            }
-            self.farewell = true;
-            self.say_death(now)?;
-            let message = Outgoing {
-                cargo: Cargo::Farewell,
-                class: Class::Control,
-                topic: self.context.topics.status().into(),
-                payload: if self.resting {
-                    self.terms.asleep.clone()
-                } else {
-                    Bytes::from_static(payload::OFFLINE)
-                },
-                retain: true,
-                forwarded: None,
-            };
-            self.publish(message, now)?;
-            if !self.inflight.holds(&Cargo::Farewell) {
-                // Without a DISCONNECT the broker publishes our last will, which says the same.
-                return Err(Fault::Lost("no room for the farewell; the last will speaks".to_owned()));
-            }
-        }
-        Ok(!self.inflight.holds(&Cargo::Farewell) || now >= since + grace + grace / 2)
-    }
-
     fn wake(&self, now: Instant) -> Instant {
         let ack = self.inflight.waiting_since().map(|since| since + self.context.timing.ack);
         let grace = self.context.timing.grace;
@@ -455,6 +455,7 @@ impl<'a> Session<'a> {
             settled,
             hearing,
             Some(self.delivery.next_wake(now)),
+            self.exchanges.next_wake(now),
             Some(now + RATE_TICK),
         ]
         .into_iter()

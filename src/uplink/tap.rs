@@ -3,7 +3,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -19,9 +19,18 @@ pub struct Wire {
     sent: AtomicU64,
     received: AtomicU64,
     opening: Mutex<Vec<u8>>,
+    /// TCP is to acknowledge at once what comes.
+    prompt: AtomicBool,
 }
 
 impl Wire {
+    /// From now on TCP acknowledges at once what comes. With QoS 2 we say nothing until the disk has the answers, and a
+    /// broker whose small packets wait for each other (Nagle; mosquitto's do) would keep the rest of them for the 40 ms
+    /// that the kernel may put an acknowledgement off.
+    pub fn acknowledge_at_once(&self) {
+        self.prompt.store(true, Relaxed);
+    }
+
     /// Bytes given to the socket.
     #[must_use]
     pub fn sent(&self) -> u64 {
@@ -77,6 +86,10 @@ impl AsyncRead for Tap {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if let Poll::Ready(Ok(())) = polled {
             self.wire.came(&buf.filled()[before..]);
+            if self.wire.prompt.load(Relaxed) {
+                // The kernel forgets it again and again (tcp(7)). Refused, it is only slower.
+                let _slower = rustix::net::sockopt::set_tcp_quickack(&self.stream, true);
+            }
         }
         polled
     }

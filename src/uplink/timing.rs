@@ -26,6 +26,9 @@ pub struct Timing {
     pub losses: Duration,
     /// Wait after the log could not be read.
     pub log_retry: Duration,
+    /// With QoS 2: how often what is about to be said is noted at most, if it is less than half a window. Each is a commit,
+    /// so it bounds what the disk has to write for a few messages; it is in the way of a live reading once.
+    pub note: Duration,
     /// How long readings wait for the machine's clock to be set: `wait_for_clock` of the configuration.
     pub clock: Duration,
     /// Most messages in flight, unless the broker allows fewer.
@@ -47,6 +50,7 @@ impl Default for Timing {
             retry: Duration::from_secs(5),
             losses: Duration::from_secs(5),
             log_retry: Duration::from_secs(1),
+            note: Duration::from_millis(50),
             clock: Duration::ZERO,
             window: crate::bounds::UPLINK_WINDOW,
             tries: 3,

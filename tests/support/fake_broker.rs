@@ -1,7 +1,7 @@
 //! A broker that does on demand what real ones do only on bad days. Speaks just enough MQTT 3.1.1
 //! and 5, written from the specification and sharing no code with the client under test.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -56,6 +56,12 @@ pub struct Welcome {
     pub deaf: bool,
     /// Ends the connection of who wants to subscribe.
     pub closes_on_subscribe: bool,
+    /// Each login finds no session.
+    pub forgets: bool,
+    /// QoS 0, as if kept for the session: topic and payload, right behind the CONNACK.
+    pub kept: Option<(&'static str, &'static str)>,
+    /// What to do about the n-th PUBREL.
+    pub releases: Option<fn(usize) -> Answer>,
 }
 
 impl Welcome {
@@ -85,12 +91,18 @@ struct Seen {
     connects: Vec<Vec<u8>>,
     subscribed: Vec<(usize, Vec<u8>)>,
     farewells: usize,
+    /// QoS 2: the session of the one client there is, if there is one: ids that were received and not released.
+    session: Option<BTreeSet<u16>>,
+    /// QoS 2: what came under an id that was not there yet: what a subscriber gets.
+    accepted: Vec<Published>,
+    releases: usize,
     most_unanswered: usize,
 }
 
 pub struct FakeBroker {
     pub address: SocketAddr,
     seen: Arc<Mutex<Seen>>,
+    welcome: Arc<Mutex<Welcome>>,
     push: tokio::sync::broadcast::Sender<Vec<u8>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -124,20 +136,22 @@ impl FakeBroker {
         let address = listener.local_addr().expect("bound");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let push = tokio::sync::broadcast::Sender::new(64);
+        let welcome = Arc::new(Mutex::new(welcome));
         let script: Arc<Script> = Arc::new(script);
         let task = tokio::spawn({
-            let (seen, push) = (seen.clone(), push.clone());
+            let (seen, push, welcome) = (seen.clone(), push.clone(), welcome.clone());
             async move {
                 let count = AtomicUsize::new(0);
                 let mut all = tokio::task::JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
                     let number = count.fetch_add(1, Ordering::Relaxed);
-                    let (seen, script, welcome) = (seen.clone(), script.clone(), welcome.clone());
+                    let welcome = welcome.lock().expect("not poisoned").clone();
+                    let (seen, script) = (seen.clone(), script.clone());
                     all.spawn(serve(stream, number, welcome, script, seen, push.subscribe()));
                 }
             }
         });
-        Self { address, seen, push, task }
+        Self { address, seen, welcome, push, task }
     }
 
     pub fn url(&self) -> String {
@@ -165,6 +179,26 @@ impl FakeBroker {
         self.push.send(packet).expect("somebody is connected");
     }
 
+    /// QoS 2: what a subscriber gets, once.
+    pub fn accepted(&self) -> Vec<Published> {
+        self.seen.lock().expect("not poisoned").accepted.clone()
+    }
+
+    /// QoS 2: ids that wait for their PUBREL.
+    pub fn held(&self) -> BTreeSet<u16> {
+        self.seen.lock().expect("not poisoned").session.clone().unwrap_or_default()
+    }
+
+    /// How later logins are answered.
+    pub fn set_welcome(&self, welcome: Welcome) {
+        *self.welcome.lock().expect("not poisoned") = welcome;
+    }
+
+    /// Counts [`Self::most_unanswered`] anew.
+    pub fn count_anew(&self) {
+        self.seen.lock().expect("not poisoned").most_unanswered = 0;
+    }
+
     /// DISCONNECT packets seen.
     pub fn farewells(&self) -> usize {
         self.seen.lock().expect("not poisoned").farewells
@@ -177,18 +211,28 @@ impl FakeBroker {
 
     /// Sends a QoS 0 message (MQTT 5) to all who are connected.
     pub fn send(&self, topic: &str, payload: &str, retained: bool) {
-        let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
-        let body = [&length, topic.as_bytes(), &[0], payload.as_bytes()].concat();
-        let mut packet = vec![0x30 | u8::from(retained)];
-        let mut left = body.len();
-        while left >= 128 {
-            packet.push(0x80 | u8::try_from(left % 128).expect("below 128"));
-            left /= 128;
-        }
-        packet.push(u8::try_from(left).expect("below 128"));
-        packet.extend(body);
-        self.push.send(packet).expect("somebody is connected");
+        self.push.send(message(topic, payload, retained)).expect("somebody is connected");
     }
+}
+
+/// A PUBLISH with QoS 0 (MQTT 5).
+fn message(topic: &str, payload: &str, retained: bool) -> Vec<u8> {
+    let length = u16::try_from(topic.len()).expect("short").to_be_bytes();
+    let body = [&length, topic.as_bytes(), &[0], payload.as_bytes()].concat();
+    let mut packet = vec![0x30 | u8::from(retained)];
+    let mut left = body.len();
+    while left >= 128 {
+        packet.push(0x80 | u8::try_from(left % 128).expect("below 128"));
+        left /= 128;
+    }
+    packet.push(u8::try_from(left).expect("below 128"));
+    packet.extend(body);
+    packet
+}
+
+fn answered(count: &AtomicUsize) {
+    // What is released may be of an earlier connection.
+    let _none_left = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
 }
 
 async fn packet(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, Vec<u8>)> {
@@ -219,8 +263,22 @@ async fn serve(
     let (mut reader, mut writer) = stream.into_split();
     let (_, connect) = packet(&mut reader).await?;
     let v5 = *connect.get(6)? == 5;
-    seen.lock().expect("not poisoned").connects.push(connect);
-    let mut connack = vec![0, welcome.code];
+    let clean = connect[7] & 2 != 0;
+    // Ours are a session expiry (5 bytes, first or second) and a maximum packet size.
+    let kept = if v5 { connect[10] == 10 } else { !clean };
+    let present = {
+        let mut seen = seen.lock().expect("not poisoned");
+        seen.connects.push(connect);
+        if clean || welcome.forgets {
+            seen.session = None;
+        }
+        let present = seen.session.is_some();
+        if kept {
+            seen.session.get_or_insert_default();
+        }
+        present
+    };
+    let mut connack = vec![u8::from(present), welcome.code];
     if v5 {
         connack.push(u8::try_from(welcome.properties.len()).expect("short"));
         connack.extend(&welcome.properties);
@@ -231,6 +289,9 @@ async fn serve(
         .ok()?;
     if welcome.code != 0 {
         return None;
+    }
+    if let Some((topic, payload)) = welcome.kept {
+        writer.write_all(&message(topic, payload, false)).await.ok()?;
     }
     let (acks, mut due) = mpsc::channel::<Vec<u8>>(10_000);
     // Reading a packet cannot be interrupted, so it has a task of its own.
@@ -249,7 +310,10 @@ async fn serve(
         let (first, body) = tokio::select! {
             got = come.recv() => got?,
             Some(ack) = due.recv() => {
-                unanswered.fetch_sub(1, Ordering::Relaxed);
+                // With QoS 2 a message counts until its PUBCOMP, unless it is refused.
+                if ack[..2] != [0x50, 2] {
+                    answered(&unanswered);
+                }
                 writer.write_all(&ack).await.ok()?;
                 continue;
             }
@@ -284,8 +348,19 @@ async fn serve(
                     seen.published.len() - 1
                 };
                 let [a, b] = published.id.to_be_bytes();
-                let ack = vec![0x40, 2, a, b];
-                match script(number, &published) {
+                let kind = if published.qos == 2 { 0x50 } else { 0x40 };
+                let ack = vec![kind, 2, a, b];
+                let answer = script(number, &published);
+                if published.qos == 2
+                    && !matches!(answer, Answer::Refuse(_) | Answer::Never | Answer::BlackHole)
+                {
+                    let mut seen = seen.lock().expect("not poisoned");
+                    let session = seen.session.as_mut().expect("QoS 2 without a session that is kept");
+                    if session.insert(published.id) {
+                        seen.accepted.push(published);
+                    }
+                }
+                match answer {
                     Answer::Ack => acks.send(ack).await.ok()?,
                     Answer::AckTwice => {
                         unanswered.fetch_add(1, Ordering::Relaxed);
@@ -300,13 +375,33 @@ async fn serve(
                         });
                     }
                     Answer::Never => {}
-                    Answer::Refuse(code) => acks.send(vec![0x40, 3, a, b, code]).await.ok()?,
+                    Answer::Refuse(code) => acks.send(vec![kind, 3, a, b, code]).await.ok()?,
                     Answer::Reset => {
                         linger.set_linger(Some(Duration::ZERO)).ok()?;
                         return None;
                     }
                     Answer::BlackHole => std::future::pending().await,
                     Answer::Bytes(bytes) => writer.write_all(bytes).await.ok()?,
+                }
+            }
+            6 => {
+                let number = {
+                    let mut seen = seen.lock().expect("not poisoned");
+                    seen.releases += 1;
+                    if let Some(session) = &mut seen.session {
+                        session.remove(&u16::from_be_bytes([body[0], body[1]]));
+                    }
+                    seen.releases - 1
+                };
+                answered(&unanswered);
+                match welcome.releases.map_or(Answer::Ack, |script| script(number)) {
+                    Answer::Never => {}
+                    Answer::Reset => {
+                        linger.set_linger(Some(Duration::ZERO)).ok()?;
+                        return None;
+                    }
+                    Answer::BlackHole => std::future::pending().await,
+                    _ => writer.write_all(&[0x70, 2, body[0], body[1]]).await.ok()?,
                 }
             }
             8 if welcome.closes_on_subscribe => return None,
@@ -372,8 +467,8 @@ fn understand(
     }
     assert!(!topic.is_empty());
     let plain = topic.starts_with("spBv1.0/") && !topic.contains("/NDEATH/");
-    let reading = ["/data/", "/history/", "/batch"].iter().any(|part| topic.contains(part));
-    assert!(if plain { qos == 0 } else { qos == 1 || (reading && qos == 0) }, "QoS {qos}: {topic}");
+    let reading = ["/data/", "/history/", "/batch", "/compact"].iter().any(|part| topic.contains(part));
+    assert!(if plain { qos == 0 } else { qos == 1 || reading }, "QoS {qos}: {topic}");
     let (retain, dup, payload) = (first & 1 != 0, first & 8 != 0, payload.to_vec());
     Published { connection, topic, payload, retain, dup, id, qos, content_type, len: body.len() }
 }

@@ -9,7 +9,7 @@ use driver_api::{Quality, Value};
 use fieldgate::message::{
     CorrectionRecord, Epoch, Forwarded, ForwardedRecord, Id, LossReason, LossRecord, PointKey, Record, WallMs,
 };
-use fieldgate::store::{Chunk, Drain, DrainError, Ledger};
+use fieldgate::store::{Chunk, Drain, DrainError, Exchange, Ledger, Session, Step};
 use tokio::sync::watch;
 
 /// The epoch of the numbers below `EPOCH_CHANGE`, and the one of those from there on.
@@ -30,6 +30,11 @@ struct Inner {
     told: Vec<u64>,
     unplaced: Option<u64>,
     failing_reads: u32,
+    session: Session,
+    /// What was noted, in order.
+    steps: Vec<Step>,
+    /// The disk is out of order: nothing can be noted.
+    broken: bool,
 }
 
 pub struct MemoryDrain {
@@ -114,6 +119,28 @@ impl MemoryDrain {
 
     pub fn fail_reads(&self, times: u32) {
         self.lock().failing_reads = times;
+    }
+
+    /// Whether the disk is out of order, so that nothing can be noted.
+    pub fn set_broken(&self, broken: bool) {
+        self.lock().broken = broken;
+    }
+
+    /// As after a restart: what of the session was durable.
+    pub fn noted(&self) -> Session {
+        self.lock().session.clone()
+    }
+
+    pub fn steps(&self) -> Vec<Step> {
+        self.lock().steps.clone()
+    }
+
+    /// A limit takes these away.
+    pub fn drop_records(&self, range: Range<u64>) {
+        let mut inner = self.lock();
+        for seq in range {
+            inner.records.remove(&seq);
+        }
     }
 
     pub fn delivered(&self) -> Vec<u64> {
@@ -211,6 +238,46 @@ impl Drain for MemoryDrain {
         let mut inner = self.lock();
         inner.corrections.retain(|(h, _)| *h != handle);
         inner.told.push(handle);
+    }
+
+    fn session(&self) -> Option<Session> {
+        let inner = self.lock();
+        (!inner.broken).then(|| inner.session.clone())
+    }
+
+    async fn note(&self, step: Step) -> Result<(), DrainError> {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        let mut inner = self.lock();
+        if inner.broken {
+            return Err(DrainError("disk trouble".into()));
+        }
+        if let Some(key) = &step.begin {
+            inner.session = Session { key: key.clone(), open: Vec::new() };
+        }
+        for sent in &step.sent {
+            assert!(inner.session.open.iter().all(|open| open.id != sent.id), "{sent:?}: its id is taken");
+            assert!(sent.range.clone().all(|seq| inner.records.contains_key(&seq)), "{sent:?}: is not there");
+        }
+        inner.session.open.extend(step.sent.iter().cloned());
+        for open in &mut inner.session.open {
+            if step.withdrawn.contains(&open.id) {
+                (open.range.end, open.received) = (open.range.start, true);
+            }
+            open.received |= step.received.contains(&open.id);
+        }
+        inner.steps.push(step);
+        Ok(())
+    }
+
+    fn exchange_over(&self, id: u16, delivered: Option<Range<u64>>) {
+        if let Some(range) = delivered {
+            Drain::delivered(self, range);
+        }
+        self.lock().session.open.retain(|open| open.id != id);
+    }
+
+    fn end_session(&self) -> Vec<Exchange> {
+        std::mem::take(&mut self.lock().session).open
     }
 
     fn ledger(&self) -> Ledger {

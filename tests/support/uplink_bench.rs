@@ -36,6 +36,7 @@ pub fn quick() -> Timing {
         doze: ms(10),
         retry: ms(30),
         losses: ms(50),
+        note: ms(2),
         log_retry: ms(20),
         ..Timing::default()
     }
@@ -83,6 +84,12 @@ impl Bench {
             .await
             .expect("it ends")
             .expect("it does not panic");
+    }
+
+    /// Ends it as a kill would: where it stands.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _cut_off = self.task.await;
     }
 
     pub async fn error_with(&self, word: &str) -> String {

@@ -3,6 +3,7 @@
 
 mod causes;
 mod clock;
+mod exactly;
 mod faults;
 mod fleets;
 mod forwarding;

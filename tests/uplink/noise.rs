@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use fieldgate::config::model::MqttVersion;
 use fieldgate::uplink::inflight::{Cargo, Outgoing};
-use fieldgate::uplink::protocol::{Incoming, Login, Protocol};
+use fieldgate::uplink::protocol::{Incoming, Keep, Login, Protocol};
 use fieldgate::uplink::share::Class;
 use proptest::prelude::*;
 
@@ -13,8 +13,11 @@ fn will(topic: &str) -> fieldgate::uplink::formats::node::Will {
     fieldgate::uplink::formats::node::Will { topic: topic.into(), payload: "offline".into(), retain: true }
 }
 
-fn connected(version: MqttVersion) -> Protocol {
+fn connected(version: MqttVersion, session: Keep) -> Protocol {
     let mut protocol = Protocol::new(version);
+    if session != Keep::No {
+        protocol.keep_session();
+    }
     let mut out = BytesMut::new();
     let login = Login {
         client_id: "g".into(),
@@ -22,6 +25,7 @@ fn connected(version: MqttVersion) -> Protocol {
         password: Some(b"p".to_vec()),
         keep_alive_s: 30,
         will: will("gw/g/status"),
+        session,
     };
     protocol.connect(&login, &mut out).expect("a valid login");
     let welcome: &[u8] = match version {
@@ -83,9 +87,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
     #[test]
-    fn no_packet_after_the_login_panics(packets in prop::collection::vec(packet(), 1..6), v5 in any::<bool>()) {
+    fn no_packet_after_the_login_panics(packets in prop::collection::vec(packet(), 1..6), v5 in any::<bool>(), kept in any::<bool>()) {
         let version = if v5 { MqttVersion::V5 } else { MqttVersion::V311 };
-        digest(connected(version), &packets)?;
+        let session = if kept { Keep::On } else { Keep::No };
+        digest(connected(version, session), &packets)?;
     }
 
     #[test]
@@ -93,7 +98,7 @@ proptest! {
         let version = if v5 { MqttVersion::V5 } else { MqttVersion::V311 };
         let mut protocol = Protocol::new(version);
         let login = Login {
-            client_id: "g".into(), username: None, password: None, keep_alive_s: 0, will: will("w"),
+            client_id: "g".into(), username: None, password: None, keep_alive_s: 0, will: will("w"), session: Keep::No,
         };
         protocol.connect(&login, &mut BytesMut::new()).expect("a valid login");
         digest(protocol, &[[vec![0x20], packet[1..].to_vec()].concat()])?;

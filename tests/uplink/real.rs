@@ -24,7 +24,8 @@ fn arrivals(witness: &Witness) -> Vec<Arrival> {
     witness.seen().iter().flat_map(|(topic, payload)| readings(topic, payload)).collect()
 }
 
-async fn through_cuts(more: &str) {
+/// Returns how many repeats there were.
+async fn through_cuts(more: &str) -> usize {
     const OLD: u64 = 2000;
     const STEPS: u64 = 30;
     const STEP: u64 = 20;
@@ -65,33 +66,34 @@ async fn through_cuts(more: &str) {
     );
     assert!(connects > 3, "{connects} connections");
     bench.stop().await;
+    repeats
 }
 
 #[tokio::test]
 async fn json_over_mqtt_5_survives_cuts() {
     if crate::mosquitto::installed() {
-        through_cuts("").await;
+        let _some = through_cuts("").await;
     }
 }
 
 #[tokio::test]
 async fn json_over_mqtt_311_in_strict_order_survives_cuts() {
     if crate::mosquitto::installed() {
-        through_cuts(&[V311, STRICT].concat()).await;
+        let _some = through_cuts(&[V311, STRICT].concat()).await;
     }
 }
 
 #[tokio::test]
 async fn batches_over_mqtt_5_survive_cuts() {
     if crate::mosquitto::installed() {
-        through_cuts(&[BATCH, ZSTD].concat()).await;
+        let _some = through_cuts(&[BATCH, ZSTD].concat()).await;
     }
 }
 
 #[tokio::test]
 async fn packed_readings_survive_cuts() {
     if crate::mosquitto::installed() {
-        through_cuts(COMPACT).await;
+        let _some = through_cuts(COMPACT).await;
     }
 }
 
@@ -99,15 +101,61 @@ async fn packed_readings_survive_cuts() {
 async fn what_goes_without_acknowledgements_survives_cuts() {
     if crate::mosquitto::installed() {
         for more in [BATCH, V311] {
-            through_cuts(&["qos = 0\n", more].concat()).await;
+            let _some = through_cuts(&["qos = 0\n", more].concat()).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn exactly_once_survives_cuts_without_a_repeat() {
+    if crate::mosquitto::installed() {
+        for more in ["", V311, BATCH, STRICT, &[V311, COMPACT].concat()] {
+            assert_eq!(through_cuts(&["qos = 2\n", more].concat()).await, 0, "{more}");
+        }
+    }
+}
+
+/// What mosquitto promises with `persistence`: it writes its sessions down when it ends in order, every `autosave_interval`,
+/// and on SIGUSR1; what came after that is gone with a `kill -9`, and then it finds no session, or an older one.
+#[tokio::test]
+async fn exactly_once_survives_a_broker_that_is_stopped_and_started_again() {
+    if !crate::mosquitto::installed() {
+        return;
+    }
+    for more in [BATCH, V311] {
+        let more = ["qos = 2\n", more].concat();
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut broker = Mosquitto::start(dir, "persistence true\npersistence_location {dir}/\n").await;
+        let witness = Witness::start_kept(broker.port).await;
+        let link = Link::to(broker.port).await;
+        let drain = MemoryDrain::new();
+        let bench = Bench::start(uplink(&format!("mqtt://{}", link.address), &more), drain, quick());
+        for round in 0..5u64 {
+            for step in 0..20 {
+                let first = 1 + round * 400 + step * 20;
+                bench.drain.commit(first..first + 20);
+                tokio::time::sleep(Duration::from_millis(3)).await;
+            }
+            link.cut();
+            // What it has not got yet would come to it twice, and that were not our doing.
+            witness.caught_up(broker.port).await;
+            broker.restart().await;
+            witness.caught_up(broker.port).await;
+            link.heal();
+        }
+        until("the log to run dry", || bench.drain.queued() == 0).await;
+        until("the witness to see all", || arrivals(&witness).len() >= 2000).await;
+        assert_eq!((judge(&arrivals(&witness), 1..2001), arrivals(&witness).len()), (0, 2000), "{more}");
+        assert_eq!(bench.counters.not_exactly_once.load(Relaxed), 0, "{more}");
+        assert!(bench.counters.connects.load(Relaxed) > 3);
+        bench.stop().await;
     }
 }
 
 #[tokio::test]
 async fn batches_over_mqtt_311_survive_cuts() {
     if crate::mosquitto::installed() {
-        through_cuts(&[V311, BATCH].concat()).await;
+        let _some = through_cuts(&[V311, BATCH].concat()).await;
     }
 }
 

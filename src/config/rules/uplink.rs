@@ -5,7 +5,7 @@ use std::time::Duration;
 use driver_api::{Problem, Span};
 
 use super::{Findings, Names, Sections, Sources, must_exist, routes};
-use crate::config::model::{Compression, Format, MqttVersion, Order, Uplink};
+use crate::config::model::{Compression, Format, MqttVersion, Order, Qos, Uplink};
 use crate::config::proxy::ProxyKind;
 use crate::config::raw::Raw;
 use crate::config::url::Endpoint;
@@ -226,6 +226,12 @@ fn check_sparkplug(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) 
         let problem = Problem::new(raw.at("order"), "Sparkplug has no strict order");
         problems
             .push(problem.hint("leave it out: what was missed goes beside the live values, as historical"));
+    }
+    if ours && uplink.qos == Qos::ExactlyOnce {
+        let problem = Problem::new(raw.at("qos"), "Sparkplug data cannot go with qos 2");
+        problems.push(
+            problem.hint("leave it out: Sparkplug demands QoS 0 for data; hosts tell repeats by their time"),
+        );
     }
     if ours && uplink.retain {
         let problem = Problem::new(raw.at("retain"), "Sparkplug data is never retained");

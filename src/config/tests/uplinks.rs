@@ -14,7 +14,7 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
         ("url = 'mqtt://h'\ncompression = 'zstd'", "4:15: only `json-batch`", "json-batch"),
         ("url = 'mqtt://h'\npassword = 'x'", "4:1: unknown key `password`", "a secret"),
         ("url = 'mqtt://h'\nbatch = { max_readings = 0 }", "4:26: `max_readings` cannot be 0", "1 to"),
-        ("url = 'mqtt://h'\nqos = 2", "4:7: `qos`: this version delivers with qos 0 or 1", "-"),
+        ("url = 'mqtt://h'\nqos = 3", "4:7: `qos`: MQTT has qos 0, 1 and 2, not 3", "-"),
         ("url = 'mqtt://h'\ntopic_root = 'a/#'", "4:14: `topic_root` cannot hold `#`", "gw/{gateway}"),
         ("url = 'mqtts://h'\ncert_file = '/dev/null'", "4:1: `cert_file` without `key_file`", "needs both"),
         ("url = 'mqtt://h'\nkeep_alive = '0s'", "4:14: `keep_alive` cannot be 0s", "1s to 65535s"),
@@ -55,6 +55,11 @@ fn every_rule_of_an_uplink_has_its_place_and_its_hint() {
             "url = 'mqtt://h'\nformat = 'sparkplug-b'\norder = 'strict'\nsparkplug = { group = 'a' }",
             "5:9: Sparkplug has no strict order",
             "leave it out",
+        ),
+        (
+            "url = 'mqtt://h'\nformat = 'sparkplug-b'\nqos = 2\nsparkplug = { group = 'a' }",
+            "5:7: Sparkplug data cannot go with qos 2",
+            "QoS 0 for data",
         ),
         (
             "url = 'mqtt://h'\nformat = 'sparkplug-b'\nretain = true\nsparkplug = { group = 'a' }",

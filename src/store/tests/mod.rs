@@ -4,6 +4,7 @@
 
 mod basics;
 mod copies;
+mod exchanges;
 mod faults;
 mod forwarding;
 mod history;

@@ -36,7 +36,7 @@ impl Delivery {
             topic: topic.into(),
             payload: message.payload.clone(),
             retain: message.retain,
-            forwarded: Some(Box::new(Extra { props, expiry })),
+            forwarded: Some(Box::new(Extra { props, expiry, exactly: message.qos == 2 })),
         })
     }
 }

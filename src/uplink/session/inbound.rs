@@ -58,6 +58,12 @@ impl Session<'_> {
             let (device, point) = (device.to_owned(), point.to_owned());
             let origin = Origin::Uplink(self.context.name.clone());
             let received = tokio::time::Instant::now();
+            if self.resumed && !self.asked.is_empty() {
+                // Until the subscription is answered it may be one that the broker has kept for us, and nobody knows how long.
+                let why = "it came before the gateway asked for commands, so it may be old; send it again";
+                let request = CommandRequest { device, point, payload, retained, origin, received };
+                return self.refuse(&request, why);
+            }
             return self.request(CommandRequest { device, point, payload, retained, origin, received });
         }
         let counters = &self.delivery.counters;
@@ -89,6 +95,10 @@ impl Session<'_> {
             UplinkCounters::add(&self.delivery.counters.commands_busy, 1);
             (request, why)
         };
+        self.refuse(&refused, why);
+    }
+
+    fn refuse(&mut self, refused: &CommandRequest, why: &str) {
         let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
         let topic = self.context.topics.result(&refused.device, &refused.point);
         self.delivery.mirror.event(topic.into(), answer.into());

@@ -102,7 +102,7 @@ impl Session<'_> {
         let Some(through) = self.confirmed.pings.pop_front() else { return };
         for number in self.confirmed.settled + 1..=through {
             if let Some(message) = self.inflight.acked(BEHIND_IDS + number, now) {
-                self.delivery.acked(&message, now);
+                self.delivery.acked(&message, None, now);
             }
         }
         self.confirmed.settled = self.confirmed.settled.max(through);

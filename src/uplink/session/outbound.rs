@@ -2,6 +2,7 @@
 
 use super::{Cargo, Fault, Instant, Outgoing, Session, Unsendable};
 use crate::config::model::Qos;
+use crate::uplink::reasons::reason_words;
 
 impl Session<'_> {
     /// A message goes out as its kind demands.
@@ -20,6 +21,19 @@ impl Session<'_> {
                 Err(problem) => self.unsendable(problem, message, now),
             };
         }
+        // What another device published goes as it wanted it to, and no further.
+        let wanted = message.forwarded.as_deref().is_none_or(|extra| extra.exactly);
+        if readings && wanted && self.context.wants_exactly_once() {
+            if self.exchanges.is_on(now) {
+                return self.stage(message, now);
+            }
+            self.count_inexact(&message);
+        }
+        self.publish_acknowledged(message, now)
+    }
+
+    /// With QoS 1.
+    pub(super) fn publish_acknowledged(&mut self, message: Outgoing, now: Instant) -> Result<(), Fault> {
         match self.protocol.publish(&message, &mut self.out) {
             Ok(id) => {
                 self.delivery.sent(&message);
@@ -58,5 +72,12 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The broker has said no.
+    pub(super) fn is_refused(&mut self, message: Outgoing, code: u8, now: Instant) {
+        let (topic, why) = (&message.topic, reason_words(code));
+        self.complain("refused", &format!("the broker refuses a message on `{topic}`: {why}"));
+        self.delivery.refused(message, code, now);
     }
 }

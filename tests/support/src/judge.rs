@@ -73,9 +73,10 @@ pub fn judge(readings: &[Reading], losses: &[Loss], strict: bool) -> Verdict {
     let mut first: HashMap<(&str, u64), &Reading> = HashMap::new();
     let mut epochs: Vec<&str> = Vec::new();
     let (mut different, mut disorder) = (Vec::new(), Vec::new());
-    // Order is judged by place in the numbering: epochs in order of appearance, then the number.
-    let mut newest: HashMap<(&str, Lane), (usize, u64, i64)> = HashMap::new();
-    let mut newest_of_all = (0, 0);
+    // Order is judged by place in the numbering: the epoch, whose text begins with the count of the starts, then the
+    // number. (What an epoch left behind may be heard after the live readings of the next one.)
+    let mut newest: HashMap<(&str, Lane), (&str, u64, i64)> = HashMap::new();
+    let mut newest_of_all = ("", 0);
     for reading in readings {
         if let Some(before) = first.get(&(reading.epoch.as_str(), reading.seq)) {
             verdict.repeats += 1;
@@ -87,10 +88,10 @@ pub fn judge(readings: &[Reading], losses: &[Loss], strict: bool) -> Verdict {
         first.insert((&reading.epoch, reading.seq), reading);
         verdict.history += usize::from(reading.lane == Lane::History);
         verdict.not_good += usize::from(reading.quality != "good");
-        let life = epochs.iter().position(|e| *e == reading.epoch).unwrap_or_else(|| {
-            epochs.push(&reading.epoch);
-            epochs.len() - 1
-        });
+        let life = reading.epoch.as_str();
+        if !epochs.contains(&life) {
+            epochs.push(life);
+        }
         let place = (life, reading.seq, reading.ts_ms);
         if let Some(before) = newest.insert((&reading.name, reading.lane), place)
             && ((before.0, before.1) > (place.0, place.1) || before.2 > place.2)

@@ -13,6 +13,7 @@ pub mod notify;
 pub mod plant;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod sparkplug;
 pub mod time;
 

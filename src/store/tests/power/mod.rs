@@ -17,7 +17,7 @@
 mod clocks;
 mod cuts;
 mod damage;
-mod disk;
+pub mod disk;
 mod errors;
 mod scene;
 pub mod vfs;
