@@ -178,6 +178,14 @@ pub const STORE_EVENTS: usize = 64;
 /// Two lanes and a window make a few. Full: the smallest is forgotten and sent once more.
 pub const STORE_ISLANDS: usize = 256;
 
+/// Thinned blocks of which an uplink remembers what it was handed. A window of 100 full batches of 500 readings is in 13 of
+/// them where they are full (`STORE_BLOCK`); 32 of these are 32 × 64 KiB = 2 MiB in RAM for each uplink.
+pub const STORE_SHAPES: usize = 32;
+
+/// Readings that are looked at for thinning in one commit: about 10 ms on the machine at hand and 50 ms on a Raspberry Pi, and
+/// more than any gateway takes in the 500 ms between two commits.
+pub const STORE_THIN: usize = 32_768;
+
 /// Loss records waiting for one uplink. Full: a new one is merged into the last of the same reason.
 pub const STORE_LOSSES: usize = 256;
 

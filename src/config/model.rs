@@ -58,6 +58,13 @@ pub struct Store {
     /// Longest wait before a group of readings is committed, and so the most that a power cut takes:
     /// 10ms to 60s.
     pub commit_interval: Span,
+    /// When there is no room, and before whole stretches of the backlog are dropped: of each point that is read more often
+    /// than this, numbers only, one reading in this time stays, the oldest are thinned first. What goes is counted and
+    /// declared (`thinned`). Points with a deadband, switches, texts, and what is not `good` are never thinned.
+    /// Default: off. 1s to 1d.
+    #[serde(default)]
+    #[schemars(example = &"1m")]
+    pub thin: Option<Span>,
 }
 
 /// A cloud broker to which everything stored is delivered. Each uplink keeps its own position.
@@ -465,6 +472,7 @@ pub mod defaults {
                 min_free: ByteSize::mib(256),
                 history: Span::s(6 * 3600),
                 commit_interval: Span::ms(500),
+                thin: None,
             }
         }
     }

@@ -10,7 +10,15 @@ use serde::{Deserialize, Serialize};
 use super::ranges::{RangeSet, count};
 use super::release::Released;
 use crate::bounds;
-use crate::message::LossRecord;
+use crate::message::{LossReason, LossRecord};
+
+/// More that was promised and not told is not promised again if its records are damaged: the oldest is forgotten.
+fn bound_untold(untold: &mut RangeSet) {
+    while untold.spans() > 2 * bounds::STORE_LOSSES {
+        let Some(oldest) = untold.iter().next() else { break };
+        untold.remove(oldest);
+    }
+}
 
 /// What one uplink has behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +35,9 @@ pub struct Account {
     /// with a database that was rolled back, it is declared again from here.
     #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
     pub untold: RangeSet,
+    /// The same for what is missing of thinned blocks. These ranges hold readings that were delivered as well.
+    #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
+    pub untold_thinned: RangeSet,
     /// What it was sent before the clock was set.
     #[serde(default, skip_serializing_if = "Released::is_empty")]
     pub released: Released,
@@ -39,8 +50,16 @@ impl Account {
     /// An account that begins at `first`.
     #[must_use]
     pub fn new(first: u64) -> Self {
-        let (settled, untold, released) = (RangeSet::default(), RangeSet::default(), Released::default());
-        Self { first, settled, delivered: 0, lost: 0, untold, released, parked: None }
+        Self {
+            first,
+            settled: RangeSet::default(),
+            delivered: 0,
+            lost: 0,
+            untold: RangeSet::default(),
+            untold_thinned: RangeSet::default(),
+            released: Released::default(),
+            parked: None,
+        }
     }
 
     /// Everything below this is settled.
@@ -64,18 +83,40 @@ impl Account {
             self.lost += self.settled.insert(part.clone());
             self.untold.insert(part.clone());
         }
-        while self.untold.spans() > 2 * bounds::STORE_LOSSES {
-            let Some(oldest) = self.untold.iter().next() else { break };
-            self.untold.remove(oldest);
-        }
+        bound_untold(&mut self.untold);
         news
     }
 
-    /// What was declared, not acknowledged, and is not in these records.
+    /// Of these numbers those that are not settled are missing in a thinned block: lost. Returns how many.
     #[must_use = "what is lost must be declared"]
-    pub fn unrecorded(&self, records: &[(u64, LossRecord)]) -> Vec<Range<u64>> {
-        let recorded = records.iter().map(|(_, r)| r.seq[0]..r.seq[1].saturating_add(1));
-        self.untold.minus(&recorded.collect())
+    pub fn lose_missing(&mut self, range: Range<u64>) -> u64 {
+        let lost = self.settled.insert(range.start.max(self.first)..range.end);
+        self.lost += lost;
+        if lost > 0 {
+            self.untold_thinned.insert(range);
+            bound_untold(&mut self.untold_thinned);
+        }
+        lost
+    }
+
+    /// A loss record was acknowledged.
+    pub fn heard(&mut self, record: &LossRecord) {
+        let untold = match record.reason {
+            LossReason::Thinned => &mut self.untold_thinned,
+            _ => &mut self.untold,
+        };
+        untold.remove(record.seq[0]..record.seq[1].saturating_add(1));
+    }
+
+    /// What was declared, not acknowledged, and is not in these records: whole ranges, and ranges of which a part was
+    /// thinned.
+    #[must_use = "what is lost must be declared"]
+    pub fn unrecorded(&self, records: &[(u64, LossRecord)]) -> [Vec<Range<u64>>; 2] {
+        let recorded = |thinned: bool| {
+            let of_kind = records.iter().filter(move |(_, r)| (r.reason == LossReason::Thinned) == thinned);
+            of_kind.map(|(_, r)| r.seq[0]..r.seq[1].saturating_add(1)).collect()
+        };
+        [self.untold.minus(&recorded(false)), self.untold_thinned.minus(&recorded(true))]
     }
 
     /// What of `among` is not settled.

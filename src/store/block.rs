@@ -1,14 +1,14 @@
 //! One packed block of readings, the unit of the log. Pure.
 //!
-//! Layout, version 2, little-endian:
+//! Layout, versions 2 and 3, little-endian:
 //!
 //! | at | bytes | what |
 //! | --- | --- | --- |
 //! | 0 | 4 | `FGB1` |
-//! | 4 | 1 | version of the layout: 2; 1 is still read |
+//! | 4 | 1 | version of the layout: 2, or 3 where numbers are missing; 1 is still read |
 //! | 5 | 1 | bit 0: the body is one zstd frame |
 //! | 6 | 2 | zero |
-//! | 8 | 8 | number (`seq`) of the first reading; the others follow without holes |
+//! | 8 | 8 | number (`seq`) of the first reading; the others follow without holes, but for version 3 |
 //! | 16 | 4 | how many readings, 1 to 4096 |
 //! | 20 | 4 + 4 | epoch: start counter, random part |
 //! | 28 | 4 | number of the boot in the log's table of boots |
@@ -22,21 +22,29 @@
 //! | end | 4 | CRC-32 (IEEE) of everything before |
 //!
 //! The body is the columns of `crate::columns`, times on the line of `CLOCK_BOOTTIME`; version 1 has its points
-//! otherwise (`columns/dictionary.rs`).
+//! otherwise (`columns/dictionary.rs`). Version 3 is a block that was thinned (see `thin`): its header names the first number
+//! that it stands for, kept or not, and its body begins with how many it stands for · the boot times of the first and the last of them · for each reading how many numbers
+//! are missing before it, as runs · the points of which readings are missing, as a dictionary.
 //!
 //! Promises: what is packed reads back equal, floats bit for bit. Any flipped bit, and any other damage
 //! within 32 bits, is detected. No bytes make `decode` panic or allocate beyond [`BODY_MAX`].
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use driver_api::{Quality, Value};
 
 use crate::bounds;
 use crate::columns::body::{self, Cells, Row};
-use crate::columns::column::Reader;
+use crate::columns::column::{Reader, Writer};
 use crate::columns::dictionary;
-use crate::message::{BootMs, Epoch, Reading};
+use crate::message::{BootMs, Epoch, PointKey, Reading};
 
 const MAGIC: [u8; 4] = *b"FGB1";
-const VERSION: u8 = 2;
+/// Every number has its reading.
+const DENSE: u8 = 2;
+/// Some have none.
+const SPARSE: u8 = 3;
 const HEADER: usize = 60;
 /// Largest body before compression: a full block of readings and dictionary, and 1 MiB of text (the
 /// packer closes a block earlier), with room.
@@ -68,13 +76,57 @@ pub struct Block {
     pub head: Head,
     /// The readings, in order.
     pub readings: Vec<Reading>,
+    /// Which numbers they have, if some are missing.
+    pub sparse: Option<Sparse>,
+}
+
+/// What a thinned block says of its numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sparse {
+    /// For how many numbers the block stands: those of its readings, and those that are missing.
+    pub span: u64,
+    /// The number of each reading, ascending.
+    pub kept: Vec<u64>,
+    /// Of which points readings are missing.
+    pub points: Vec<Arc<PointKey>>,
+    /// Earliest and latest boot time of all of them, ms.
+    pub times: [u64; 2],
 }
 
 impl Block {
-    /// The numbers it holds.
+    /// The numbers it stands for.
     #[must_use]
-    pub fn range(&self) -> std::ops::Range<u64> {
-        self.head.first..self.head.first + self.readings.len() as u64
+    pub fn range(&self) -> Range<u64> {
+        let span = self.sparse.as_ref().map_or(self.readings.len() as u64, |sparse| sparse.span);
+        self.head.first..self.head.first + span
+    }
+
+    /// How many of them have no reading any more.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        let range = self.range();
+        range.end - range.start - self.readings.len() as u64
+    }
+
+    /// The readings with numbers in `range`, each with its number.
+    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &Reading)> + Clone {
+        let first = self.head.first;
+        let place = |n: u64| match &self.sparse {
+            Some(sparse) => sparse.kept.partition_point(|kept| *kept < n),
+            None => usize::try_from(n.saturating_sub(first)).unwrap_or(usize::MAX).min(self.readings.len()),
+        };
+        let (from, to) = (place(range.start), place(range.end));
+        let number = move |i: usize| match &self.sparse {
+            Some(sparse) => sparse.kept.get(i).copied(),
+            None => Some(first + i as u64),
+        };
+        let readings = self.readings.iter().enumerate().skip(from).take(to.saturating_sub(from));
+        readings.filter_map(move |(i, reading)| Some((number(i)?, reading)))
+    }
+
+    /// All readings, each with its number.
+    pub fn numbered(&self) -> impl Iterator<Item = (u64, &Reading)> + Clone {
+        self.within(self.range())
     }
 }
 
@@ -119,13 +171,33 @@ pub fn text_len(reading: &Reading) -> usize {
 /// # Errors
 /// zstd's, which has none to report for memory it was given; passed on all the same.
 pub fn encode(head: &Head, readings: &[Reading]) -> std::io::Result<Vec<u8>> {
+    pack(DENSE, head, readings, &body(readings))
+}
+
+/// Packs the 1 to [`bounds::STORE_BLOCK`] readings that are left of a stretch.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_sparse(head: &Head, readings: &[Reading], sparse: &Sparse) -> std::io::Result<Vec<u8>> {
+    debug_assert_eq!(readings.len(), sparse.kept.len());
+    let mut out = Writer::default();
+    out.put(sparse.span);
+    sparse.times.iter().for_each(|at| out.put(*at));
+    let before = std::iter::once(head.first).chain(sparse.kept.iter().map(|kept| kept + 1));
+    out.put_runs(sparse.kept.iter().zip(before).map(|(kept, before)| kept.saturating_sub(before)));
+    let points: Vec<&PointKey> = sparse.points.iter().map(|point| &**point).collect();
+    dictionary::write(&mut out, &points);
+    out.bytes.append(&mut body(readings));
+    pack(SPARSE, head, readings, &out.bytes)
+}
+
+fn pack(version: u8, head: &Head, readings: &[Reading], raw: &[u8]) -> std::io::Result<Vec<u8>> {
     debug_assert!((1..=bounds::STORE_BLOCK).contains(&readings.len()), "piece() cuts");
-    let raw = body(readings);
-    let packed = zstd::bulk::compress(&raw, LEVEL)?;
-    let (flags, stored) = if packed.len() < raw.len() { (1u8, &packed) } else { (0, &raw) };
+    let packed = zstd::bulk::compress(raw, LEVEL)?;
+    let (flags, stored) = if packed.len() < raw.len() { (1u8, &packed[..]) } else { (0, raw) };
     let mut out = Vec::with_capacity(HEADER + stored.len() + 4);
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, flags, 0, 0]);
+    out.extend_from_slice(&[version, flags, 0, 0]);
     out.extend_from_slice(&head.first.to_le_bytes());
     out.extend_from_slice(&length(readings.len()));
     out.extend_from_slice(&head.epoch.start.to_le_bytes());
@@ -167,7 +239,7 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damage> {
     if crc != crc32fast::hash(signed).to_le_bytes() {
         return Err(Damage::Checksum);
     }
-    if !(1..=VERSION).contains(&bytes[4]) {
+    if !(1..=SPARSE).contains(&bytes[4]) {
         return Err(Damage::Version(bytes[4]));
     }
     contents(signed)
@@ -200,21 +272,46 @@ fn contents(bytes: &[u8]) -> Result<Block, Damage> {
         raw = zstd::bulk::decompress(stored, raw_len).map_err(|_| Damage::Shape("the compressed body"))?;
         &raw[..]
     };
-    let readings = columns(version, body, count, base).ok_or(Damage::Shape("the body"))?;
     let head = Head { first, epoch: Epoch { start, random }, boot, offset, synced: synced == 1 };
-    Ok(Block { head, readings })
+    let (readings, sparse) = columns(version, body, count, (first, base)).ok_or(Damage::Shape("the body"))?;
+    Ok(Block { head, readings, sparse })
 }
 
-fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Reading>> {
+fn columns(
+    version: u8,
+    body: &[u8],
+    count: usize,
+    (first, base): (u64, u64),
+) -> Option<(Vec<Reading>, Option<Sparse>)> {
     let mut r = Reader::new(body);
+    let mut sparse = None;
     let rows = match version {
         1 => {
             let dictionary = dictionary::read_version_1(&mut r, count)?;
             body::read_rows(&mut r, &dictionary, count, base)?
         }
+        SPARSE => {
+            sparse = Some(numbers(&mut r, count, first)?);
+            body::read(&mut r, count, base)?
+        }
         _ => body::read(&mut r, count, base)?,
     };
-    rows.into_iter().map(reading).collect()
+    Some((rows.into_iter().map(reading).collect::<Option<_>>()?, sparse))
+}
+
+fn numbers(r: &mut Reader<'_>, count: usize, first: u64) -> Option<Sparse> {
+    let span = r.get()?;
+    let times = [r.get()?, r.get()?];
+    let end = first.checked_add(span)?;
+    let mut next = first;
+    let mut kept = Vec::with_capacity(count);
+    for missing in r.get_runs(count)? {
+        let number = next.checked_add(missing).filter(|number| *number < end)?;
+        kept.push(number);
+        next = number + 1;
+    }
+    let points = dictionary::read(r, bounds::STORE_LOSS_POINTS)?;
+    Some(Sparse { span, kept, points, times })
 }
 
 fn reading(row: Cells) -> Option<Reading> {

@@ -52,9 +52,9 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `dictionary`,
-//! `tail`, `column` and `lend` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! `tail`, `thin`, `column` and `lend` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
-//! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
+//! `room`, `thinning`, `reader` and `reopen` are what it does, `holes` is the ledger of what was thinned, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.
 
 mod account;
@@ -69,6 +69,7 @@ mod drain;
 mod epochs;
 mod head;
 mod history;
+mod holes;
 mod identity;
 mod inspect;
 mod last;
@@ -93,6 +94,8 @@ mod status;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod thin;
+mod thinning;
 mod times;
 mod trouble;
 mod wal;
@@ -360,6 +363,11 @@ impl Store {
     /// values of all others are forgotten: at once for [`Store::last_values`], on disk when they are next written.
     pub fn keep_last_values(&self, known: &HashSet<(String, String)>) {
         self.inner.shared.state().known = Some(Arc::new(known.clone()));
+    }
+
+    /// Names the points that may be thinned (device, point), at the start and whenever the configuration changed.
+    pub fn may_thin(&self, fast: impl IntoIterator<Item = (String, String)>) {
+        self.inner.shared.state().thinned.fast = Arc::new(thin::Fast::of(fast));
     }
 
     /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.

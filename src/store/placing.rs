@@ -117,7 +117,6 @@ impl State {
         let guessed = head.boot == self.boot && !self.is_set();
         let account = self.accounts.get(uplink);
         let open = account.and_then(|a| a.released.opened(head.boot)).filter(|_| guessed);
-        let skip = usize::try_from(numbers.start - head.first).unwrap_or(usize::MAX);
         let record = |(seq, reading): (u64, &crate::message::Reading)| {
             let id = Id { epoch: head.epoch, seq };
             let decided = account.and_then(|a| a.released.offset_of(seq)).or(open);
@@ -126,11 +125,13 @@ impl State {
                 None => self.record(id, reading, head.boot, (head.offset, head.synced)),
             }
         };
-        let records = numbers.clone().zip(block.readings.iter().skip(skip)).map(record).collect();
-        let free = account.filter(|_| open.is_some()).map(|a| a.released.free(numbers)).unwrap_or_default();
+        let records = block.within(numbers.clone()).map(record).collect();
+        let free =
+            account.filter(|_| open.is_some()).map(|a| a.released.free(numbers.clone())).unwrap_or_default();
         if !free.is_empty() {
             self.hand(uplink, free);
         }
+        self.note_handed(uplink, block, &numbers);
         records
     }
 

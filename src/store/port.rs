@@ -8,7 +8,6 @@ use tokio::sync::{oneshot, watch};
 
 use super::Inner;
 use super::drain::{Chunk, Drain, DrainError, Ledger};
-use super::loss::Facts;
 use super::writer::Job;
 use crate::message::{CorrectionRecord, LossReason, LossRecord};
 
@@ -47,7 +46,7 @@ impl Drain for Port {
             let mut state = self.inner.shared.state();
             // What is only lent is refused again by the next connection: a declaration must not be ahead of the log.
             let range = range.start..range.end.min(state.stored);
-            state.lose_for(&self.uplink, range, reason, false, |_| Facts::default(), true);
+            state.settle(&self.uplink, range, Some(reason));
         }
         self.inner.wake();
     }

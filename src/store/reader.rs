@@ -74,15 +74,17 @@ impl Writer {
                     self.corrupt(bad);
                     continue;
                 };
-                let until = block.range().end.min(part.end).min(at + (most - records.len()) as u64);
+                let until = block.range().end.min(part.end);
+                // Where the last one that there is room for lies; of a thinned block not every number counts.
+                let over = block.within(at..until).nth(most - records.len());
+                let until = over.map_or(until, |(seq, _)| seq);
                 let mut state = self.shared.state();
                 if let Some(uplink) = uplink {
                     records.extend(state.hand_out(uplink, &block, at..until));
                     at = until;
                     continue;
                 }
-                let skip = usize::try_from(at - block.head.first).unwrap_or(usize::MAX);
-                for (seq, reading) in (at..until).zip(block.readings.iter().skip(skip)) {
+                for (seq, reading) in block.within(at..until) {
                     let id = Id { epoch: block.head.epoch, seq };
                     let otherwise = (block.head.offset, block.head.synced);
                     records.push(state.record(id, reading, block.head.boot, otherwise));
@@ -126,6 +128,7 @@ impl Writer {
     /// These numbers cannot be read any more: declared, and removed with the next commit.
     pub(super) fn corrupt(&mut self, range: Range<u64>) {
         let mut state = self.shared.state();
+        state.unthin(&range, None);
         let lost = state.present.remove(range.clone());
         state.figures.dropped += lost;
         state.lose(range.clone(), LossReason::Corrupt, false, &Facts::default());

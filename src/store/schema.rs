@@ -8,7 +8,7 @@ use super::trouble::Trouble;
 
 /// Version of the schema. A database of a later one is refused and not touched; one of an earlier one is brought
 /// here when it is opened to be written, see [`STEPS`].
-pub const SCHEMA: i64 = 3;
+pub const SCHEMA: i64 = 4;
 /// What makes a database of the next version: the first of version 1, one of 2, and so on.
 const STEPS: [&str; SCHEMA as usize - 1] = [
     // Nothing in the tables, but blocks of layout 2 come in, which version 1 would take for damaged.
@@ -16,7 +16,13 @@ const STEPS: [&str; SCHEMA as usize - 1] = [
     // Nothing in the tables, but accounts remember what was sent before the clock was set, which version 2 would drop
     // without a word, and the corrections with it.
     "",
+    // Blocks of layout 3, of which numbers are missing, which version 3 would take for damaged.
+    THIN,
 ];
+/// For each thinned block: its first number, for how many it stands, and how many of these are missing.
+const THIN: &str =
+    "CREATE TABLE thin(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, gone INTEGER NOT NULL);";
+
 /// "FGAT": tells our database from somebody else's.
 const APPLICATION: i64 = 0x4647_4154;
 
@@ -35,6 +41,7 @@ impl Log {
              CREATE TABLE loss(handle INTEGER PRIMARY KEY, uplink TEXT NOT NULL, body TEXT NOT NULL);
              CREATE TABLE command(id TEXT PRIMARY KEY, n INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
              CREATE TABLE last(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+             {THIN}
              PRAGMA application_id={APPLICATION};
              PRAGMA user_version={SCHEMA};"
         ))?;

@@ -74,6 +74,7 @@ pub fn config(dir: &Path) -> model::Store {
         min_free: ByteSize(0),
         history: Span::ms(0),
         commit_interval: Span::ms(5),
+        thin: None,
     }
 }
 

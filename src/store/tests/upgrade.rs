@@ -21,7 +21,7 @@ fn age(dir: &Path) {
     let stored = db.execute("UPDATE block SET data=?1", [old]).expect("a block");
     assert_eq!(stored, 1);
     // Its pages are those that SQLite takes by itself.
-    let resize = "PRAGMA user_version=1; PRAGMA journal_mode=DELETE; PRAGMA page_size=4096; VACUUM; PRAGMA journal_mode=WAL";
+    let resize = "DROP TABLE thin; PRAGMA user_version=1; PRAGMA journal_mode=DELETE; PRAGMA page_size=4096; VACUUM; PRAGMA journal_mode=WAL";
     db.execute_batch(resize).expect("written");
 }
 

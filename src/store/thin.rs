@@ -1,0 +1,200 @@
+//! Which readings of a backlog go when it must become smaller and `thin` is set. Pure.
+//!
+//! Promises:
+//! - Only *fast* points are thinned: those that the configuration names (numbers that are reported at every poll, more often
+//!   than `thin`), and of them only good numbers. What is uncertain or bad, switched, said in words or reported by
+//!   exception stays, whatever it costs.
+//! - Of a fast point the first reading of every stretch of `thin` stays, as it was taken: with its number, its time
+//!   and its value. Stretches are counted on the line of `CLOCK_BOOTTIME`, so points that are polled together stay
+//!   together, and their numbers stay runs, which share a message.
+//! - What was thinned once is the same when it is thinned again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use driver_api::{Quality, Value};
+
+use super::block::{self, Block, Head, Sparse};
+use crate::bounds;
+use crate::message::{PointKey, Reading};
+
+/// Longest time from a thinned block's first reading to its last, ms: limits drop whole blocks.
+const SPAN: u64 = 3_600_000;
+
+/// The fast points: device, and its points.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fast(HashMap<String, HashSet<String>>);
+
+impl Fast {
+    /// Those of this list (device, point).
+    #[must_use]
+    pub fn of(points: impl IntoIterator<Item = (String, String)>) -> Self {
+        let mut fast = Self::default();
+        for (device, point) in points {
+            fast.0.entry(device).or_default().insert(point);
+        }
+        fast
+    }
+
+    /// There are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this reading may go, if another of its point is near.
+    fn has(&self, reading: &Reading) -> bool {
+        let number = matches!(reading.value(), Some(Value::Int(_) | Value::UInt(_) | Value::Float(_)));
+        number
+            && reading.quality() == Quality::Good
+            && self.0.get(&reading.point.device).is_some_and(|points| points.contains(&reading.point.point))
+    }
+}
+
+/// Lets the first reading of each point and stretch through.
+#[derive(Debug, Clone, Default)]
+pub struct Sieve {
+    boot: u32,
+    /// By device and point: the stretch of the reading that was let through last.
+    last: HashMap<String, HashMap<String, u64>>,
+}
+
+impl Sieve {
+    /// `every`: ms.
+    fn passes(&mut self, reading: &Reading, every: u64, fast: &Fast) -> bool {
+        if !fast.has(reading) {
+            return true;
+        }
+        let stretch = reading.at.0 / every.max(1);
+        let key = &reading.point;
+        // Not `entry`, which takes the names: nearly always they are known.
+        let points = match self.last.get_mut(&key.device) {
+            Some(points) => points,
+            None => self.last.entry(key.device.clone()).or_default(),
+        };
+        match points.get_mut(&key.point) {
+            Some(last) => std::mem::replace(last, stretch) != stretch,
+            None => points.insert(key.point.clone(), stretch).is_none(),
+        }
+    }
+}
+
+/// What is left of some neighbouring blocks, to become one.
+#[derive(Debug)]
+pub struct Stretch {
+    head: Head,
+    end: u64,
+    kept: Vec<u64>,
+    readings: Vec<Reading>,
+    /// One key for each point: the columns tell points apart by address.
+    keys: HashSet<Arc<PointKey>>,
+    /// Of which points readings are missing.
+    thinned: HashSet<Arc<PointKey>>,
+    text: usize,
+    /// Earliest and latest boot time of what was there, ms.
+    pub times: [u64; 2],
+    /// Readings that went.
+    pub fresh: u64,
+}
+
+impl Stretch {
+    /// Begins with a block whose row says these times; everything of it stays that stayed before.
+    #[must_use]
+    pub fn begin(block: &Block, times: [u64; 2], sieve: &mut Sieve, every: u64, fast: &Fast) -> Self {
+        let head = block.head;
+        let mut stretch = Self {
+            head,
+            end: head.first,
+            kept: Vec::new(),
+            readings: Vec::new(),
+            keys: HashSet::new(),
+            thinned: HashSet::new(),
+            text: 0,
+            times,
+            fresh: 0,
+        };
+        if sieve.boot != head.boot {
+            *sieve = Sieve { boot: head.boot, last: HashMap::new() };
+        }
+        stretch.add(block, times, sieve, every, fast);
+        stretch
+    }
+
+    /// Whether this block, which follows, may still join.
+    #[must_use]
+    pub fn takes(&self, block: &Block, times: [u64; 2]) -> bool {
+        let follows = (block.head.first, block.head.epoch, block.head.boot)
+            == (self.end, self.head.epoch, self.head.boot);
+        let text: usize = block.readings.iter().map(block::text_len).sum();
+        follows
+            && self.kept.len() + block.readings.len() <= bounds::STORE_BLOCK
+            && self.text + text <= block::TEXT_SOFT_MAX
+            && times[1].max(self.times[1]).saturating_sub(times[0].min(self.times[0])) <= SPAN
+    }
+
+    /// Adds what stays of a block.
+    pub fn add(&mut self, block: &Block, times: [u64; 2], sieve: &mut Sieve, every: u64, fast: &Fast) {
+        for (number, reading) in block.numbered() {
+            // A block is never empty, so the very first stays.
+            if sieve.passes(reading, every, fast) || self.kept.is_empty() {
+                self.keep(number, reading);
+            } else {
+                self.fresh += 1;
+                self.miss(&reading.point);
+            }
+        }
+        for point in block.sparse.iter().flat_map(|sparse| &sparse.points) {
+            self.miss(point);
+        }
+        self.end = block.range().end;
+        self.times = [self.times[0].min(times[0]), self.times[1].max(times[1])];
+    }
+
+    fn keep(&mut self, number: u64, reading: &Reading) {
+        self.text += block::text_len(reading);
+        let mut reading = reading.clone();
+        match self.keys.get(&reading.point) {
+            Some(key) => reading.point = Arc::clone(key),
+            None => drop(self.keys.insert(Arc::clone(&reading.point))),
+        }
+        self.kept.push(number);
+        self.readings.push(reading);
+    }
+
+    fn miss(&mut self, point: &Arc<PointKey>) {
+        // As many as a loss record names.
+        if self.thinned.len() < bounds::STORE_LOSS_POINTS && !self.thinned.contains(point) {
+            self.thinned.insert(Arc::clone(point));
+        }
+    }
+
+    /// The numbers it stands for.
+    #[must_use]
+    pub fn range(&self) -> std::ops::Range<u64> {
+        self.head.first..self.end
+    }
+
+    /// Numbers without a reading.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        self.end - self.head.first - self.kept.len() as u64
+    }
+
+    /// The boot.
+    #[must_use]
+    pub fn boot(&self) -> u32 {
+        self.head.boot
+    }
+
+    /// Packs it.
+    ///
+    /// # Errors
+    /// As [`block::encode`].
+    pub fn encode(&self) -> std::io::Result<Vec<u8>> {
+        let mut points: Vec<_> = self.thinned.iter().cloned().collect();
+        points.sort_unstable();
+        let span = self.end - self.head.first;
+        let sparse = Sparse { span, kept: self.kept.clone(), points, times: self.times };
+        block::encode_sparse(&self.head, &self.readings, &sparse)
+    }
+}

@@ -1,0 +1,253 @@
+//! Thinning the backlog where there is no room, before whole blocks are dropped: see `thin` for what goes, `holes` for the
+//! ledger.
+//!
+//! Promises:
+//! - The oldest first, a bounded number of readings in each commit, so that ingest never waits long for it.
+//! - The block that is left and the removal of those it stands for are in one transaction.
+//! - It pays: a stretch that would not become smaller by a quarter stays as it is, and is not tried again in this life.
+//! - What every uplink has passed is dropped before anything that is owed is thinned.
+
+use std::ops::Range;
+
+use super::block::{self, Block};
+use super::log::Row;
+use super::quota::{self, Limits, Usage};
+use super::ranges::RangeSet;
+use super::thin::{Sieve, Stretch};
+use super::trouble::Trouble;
+use super::writer::Writer;
+use crate::bounds;
+
+/// Blocks that are looked at for one commit: with `STORE_THIN` readings at most, a new block for all of them.
+const ROWS: usize = 128;
+/// Bytes of blocks that are worth the writing of a new one.
+const LEAST: u64 = 8 << 10;
+/// What a row takes besides its block, bytes.
+const ROW: u64 = 64;
+
+/// How far thinning has come in this life.
+#[derive(Debug, Default)]
+pub(super) struct Thinner {
+    /// Everything below was looked at.
+    at: u64,
+    /// The block that was made last: it grows.
+    last: Option<Range<u64>>,
+    sieve: Sieve,
+    /// The setting, ms.
+    every: u64,
+    /// What the next commit brings.
+    pub(super) pending: Option<Pending>,
+}
+
+/// A block that takes the place of others.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) row: Row,
+    pub(super) data: Vec<u8>,
+    /// Numbers that are missing in it.
+    pub(super) gone: u64,
+    /// Of them, those that were there before.
+    fresh: u64,
+}
+
+impl Writer {
+    /// Thins a little, if there is no room. Returns the bytes that this will bring.
+    pub(super) fn thin(&mut self, usage: Usage, limits: &Limits) -> Result<u64, Trouble> {
+        let Some(every) = limits.thin.filter(|_| quota::is_pressed(usage, limits)) else { return Ok(0) };
+        let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
+        if self.thinner.every != every {
+            self.thinner = Thinner { every, ..Thinner::default() };
+        }
+        let (fast, first) = {
+            let state = self.shared.state();
+            (state.thinned.fast.clone(), state.present.first())
+        };
+        let (Some(first), Some(log)) = (first.filter(|_| !fast.is_empty()), &self.log) else { return Ok(0) };
+        let oldest = log.rows(first..first + 1, 1)?.pop().map_or(first..first + 1, |row| row.range());
+        // What may grow yet is let be.
+        let tail = self.tail.as_ref().map(super::tail::Tail::first);
+        let (candidates, end) = {
+            let state = self.shared.state();
+            let owed = state.accounts.values().any(|a| !a.open(oldest.clone()).is_empty());
+            if !owed && !state.accounts.is_empty() {
+                // Nobody is owed the oldest: it goes before anything that somebody is.
+                return Ok(0);
+            }
+            let end = tail.unwrap_or(state.stored);
+            let from = self.thinner.at.max(first);
+            let there: RangeSet = state.present.overlap(from..end.max(from)).into_iter().collect();
+            (there.minus(&state.thinned.ranges), end)
+        };
+        let mut readings = 0;
+        let mut rows = 0;
+        for part in candidates {
+            self.thinner.at = self.thinner.at.max(part.start);
+            while self.thinner.at < part.end {
+                if rows >= ROWS || readings >= bounds::STORE_THIN {
+                    return Ok(0);
+                }
+                let group = self.group(&part, part.end == end, &mut rows)?;
+                let Some(last) = group.rows.last() else { continue };
+                let passed = last.range().end;
+                let bytes: u64 = group.rows.iter().map(|row| row.bytes + ROW).sum();
+                if group.more && bytes < LEAST {
+                    // Soon there is more.
+                    return Ok(0);
+                }
+                let Some((stretch, old, kept_back)) = self.sift(&group, every, &fast, &mut readings)? else {
+                    self.thinner.at = passed;
+                    continue;
+                };
+                self.thinner.at = stretch.range().end;
+                if stretch.fresh == 0 {
+                    self.thinner.last = None;
+                    continue;
+                }
+                let data = stretch.encode()?;
+                let new = data.len() as u64 + ROW;
+                // What was thinned before is written again for nothing.
+                if new + (old - kept_back) / 4 > old {
+                    self.thinner.last = None;
+                    continue;
+                }
+                let range = stretch.range();
+                let row = Row {
+                    first: range.start,
+                    count: range.end - range.start,
+                    boot: stretch.boot(),
+                    times: stretch.times,
+                    bytes: data.len() as u64,
+                };
+                self.thinner.last = Some(range);
+                let (gone, fresh) = (stretch.gone(), stretch.fresh);
+                self.thinner.pending = Some(Pending { row, data, gone, fresh });
+                return Ok(old.saturating_sub(new));
+            }
+        }
+        Ok(0)
+    }
+
+    /// The next blocks that follow one another and may be thinned; those that may not are passed over.
+    fn group(&mut self, part: &Range<u64>, newest: bool, looked: &mut usize) -> Result<Group, Trouble> {
+        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+        let rows = log.rows(self.thinner.at..part.end, ROWS)?;
+        if rows.is_empty() {
+            // What is missing is noticed where it is read.
+            self.thinner.at = part.end;
+        }
+        let mut group = Group { rows: Vec::new(), more: newest && rows.len() < ROWS };
+        for row in rows {
+            *looked += 1;
+            let follows =
+                group.rows.last().is_none_or(|last| last.range().end == row.first && last.boot == row.boot);
+            let whole = row.first >= part.start && row.range().end <= part.end;
+            if !follows || !whole || !self.shared.state().may_thin(&row.range()) {
+                if !group.rows.is_empty() {
+                    group.more = false;
+                    break;
+                }
+                self.thinner.at = row.range().end.max(self.thinner.at + 1);
+                self.thinner.last = None;
+                continue;
+            }
+            group.rows.push(row);
+        }
+        Ok(group)
+    }
+
+    /// What stays of a group, with the block before it where that may grow: the bytes of both as they are, and those of the
+    /// latter. `None`: its first block is damaged.
+    #[expect(clippy::type_complexity, reason = "three figures of one thing, told apart where it is called")]
+    fn sift(
+        &mut self,
+        group: &Group,
+        every: u64,
+        fast: &super::thin::Fast,
+        readings: &mut usize,
+    ) -> Result<Option<(Stretch, u64, u64)>, Trouble> {
+        let mut stretch: Option<Stretch> = None;
+        let (mut old, mut kept_back) = (0, 0);
+        let before = self.thinner.last.clone().filter(|last| {
+            let follows = group.rows.first().is_some_and(|row| row.first == last.end);
+            let joined = last.start..group.rows.first().map_or(last.end, |row| row.range().end);
+            follows && self.shared.state().may_thin(&joined)
+        });
+        if let (Some(before), Some(log)) = (before, &self.log)
+            && let Some(row) = log.rows(before.clone(), 1)?.pop().filter(|row| row.range() == before)
+            && let Some(block) = self.packed(&row)?
+            && block.readings.len() <= bounds::STORE_BLOCK / 2
+        {
+            kept_back = row.bytes + ROW;
+            old = kept_back;
+            // It is sifted already, and by what came after it: all of it stays.
+            let begun = Stretch::begin(
+                &block,
+                row.times,
+                &mut Sieve::default(),
+                every,
+                &super::thin::Fast::default(),
+            );
+            stretch = Some(begun);
+        }
+        for row in &group.rows {
+            let Some(block) = self.packed(row)? else { break };
+            let (sieve, times) = (&mut self.thinner.sieve, row.times);
+            match &mut stretch {
+                None => stretch = Some(Stretch::begin(&block, times, sieve, every, fast)),
+                Some(stretch) if stretch.takes(&block, times) => {
+                    stretch.add(&block, times, sieve, every, fast)
+                }
+                Some(_) if old == kept_back => {
+                    // The one before is full, or too long ago.
+                    kept_back = 0;
+                    old = 0;
+                    stretch = Some(Stretch::begin(&block, times, sieve, every, fast));
+                }
+                Some(_) => break,
+            }
+            old += row.bytes + ROW;
+            *readings += block.readings.len();
+            if *readings >= bounds::STORE_THIN {
+                break;
+            }
+        }
+        Ok(stretch.filter(|_| old > kept_back).map(|stretch| (stretch, old, kept_back)))
+    }
+
+    /// The block of a row; `None` if it is damaged, which is declared when it is read.
+    fn packed(&self, row: &Row) -> Result<Option<Block>, Trouble> {
+        let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
+        let found = log.block_before(row.first)?.filter(|(first, _)| *first == row.first);
+        let block = found.and_then(|(_, data)| block::decode(&data).ok());
+        let epoch = self.shared.state().epochs.proven(row.first);
+        Ok(block.filter(|b| b.range() == row.range() && epoch.is_none_or(|epoch| epoch == b.head.epoch)))
+    }
+
+    /// The commit with the thinned block is durable.
+    pub(super) fn thinned(&mut self) {
+        if let Some(Pending { row, fresh, .. }) = self.thinner.pending.take() {
+            self.cache.clear();
+            let mut state = self.shared.state();
+            if state.figures.thinned == 0 {
+                tracing::warn!("there is no room for the whole backlog: it is thinned, the oldest first");
+            }
+            state.thin(row.range(), fresh);
+        }
+    }
+
+    /// It is not known whether that commit took place.
+    pub(super) fn thinning_failed(&mut self) {
+        if self.thinner.pending.is_some() {
+            self.shared.state().thinned.stale = true;
+        }
+        self.thinner = Thinner::default();
+    }
+}
+
+/// Neighbouring blocks that may be thinned.
+#[derive(Debug, Default)]
+struct Group {
+    rows: Vec<Row>,
+    /// It ends where nothing is stored yet: soon it will be larger.
+    more: bool,
+}
