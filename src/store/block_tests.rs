@@ -111,11 +111,11 @@ proptest! {
 fn a_later_version_is_named() {
     let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
     let mut bytes = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1))]).expect("packs");
-    bytes[4] = 3;
+    bytes[4] = 4;
     let end = bytes.len() - 4;
     let crc = crc32fast::hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(decode(&bytes), Err(Damage::Version(3)));
+    assert_eq!(decode(&bytes), Err(Damage::Version(4)));
 }
 
 #[test]

@@ -243,7 +243,10 @@ impl State {
     /// What is not settled of these numbers is missing: lost and declared.
     fn lose_missing(&mut self, uplink: &str, shape: &Shape, range: Range<u64>, places: &Range<usize>) {
         let Some(account) = self.accounts.get_mut(uplink) else { return };
-        let range = range.start.max(account.first)..range.end;
+        // Further back is what was declared with others.
+        let open = account.open(range.clone()).first().map_or(u64::MAX, |open| open.start);
+        let from = shape.kept.get(places.start).map_or(open, |kept| open.min(*kept)).min(range.end);
+        let range = from..range.end;
         let lost = account.lose_missing(range.clone());
         self.thinned.filled(uplink, lost);
         let time = |place: Option<usize>| place.and_then(|place| shape.times.get(place)).copied();

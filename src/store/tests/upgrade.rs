@@ -117,7 +117,8 @@ fn without_releases(dir: &Path) {
         let sealed = seal(&value).expect("JSON");
         db.execute("UPDATE state SET value=?1 WHERE key=?2", [&sealed, key]).expect("written");
     }
-    db.execute_batch("PRAGMA user_version=2; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
+    db.execute_batch("DROP TABLE thin; PRAGMA user_version=2; PRAGMA wal_checkpoint(TRUNCATE)")
+        .expect("written");
 }
 
 #[tokio::test]
