@@ -141,6 +141,7 @@ fn understand(
         }
         compiled.push(bus);
     }
+    rules::store_after_compiling(&sections.store, &compiled, all, findings);
     let sections::Sections { gateway, broker, store, uplinks, .. } = sections;
     (gateway, broker, store, uplinks.into_iter().map(|(uplink, _)| uplink).collect(), compiled)
 }

@@ -62,7 +62,6 @@ pub struct Store {
     /// than this, numbers only, one reading in this time stays, the oldest are thinned first. What goes is counted and
     /// declared (`thinned`). Points with a deadband, switches, texts, and what is not `good` are never thinned.
     /// Default: off. 1s to 1d.
-    #[serde(default)]
     #[schemars(example = &"1m")]
     pub thin: Option<Span>,
 }

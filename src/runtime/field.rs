@@ -127,6 +127,18 @@ impl RunningBus {
         })
     }
 
+    /// Its numbers that are reported at every poll, with their interval: the store may thin them. What is said in words, and bits
+    /// of a register, are states; what is only listened to comes when something happened.
+    pub fn analog(&self) -> impl Iterator<Item = (String, String, Duration)> {
+        let is_analog = |rule: &Rule| {
+            let number =
+                rule.kind.strip_prefix(['u', 'i', 'f']).is_some_and(|bits| bits.parse::<u8>().is_ok());
+            number && rule.deadband.is_none() && rule.values.is_none() && rule.min_interval.is_zero()
+        };
+        let points = self.rules.iter().zip(&self.metas).filter(move |(rule, _)| is_analog(rule));
+        points.map(|(_, (device, point, meta))| (device.clone(), point.clone(), meta.interval.0))
+    }
+
     /// The retained descriptions of its points.
     pub fn meta_messages(&self, topics: &Topics) -> impl Iterator<Item = Message> {
         self.metas.iter().filter_map(|(device, point, meta)| {

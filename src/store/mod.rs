@@ -107,6 +107,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
@@ -365,9 +366,9 @@ impl Store {
         self.inner.shared.state().known = Some(Arc::new(known.clone()));
     }
 
-    /// Names the points that may be thinned (device, point), at the start and whenever the configuration changed.
-    pub fn may_thin(&self, fast: impl IntoIterator<Item = (String, String)>) {
-        self.inner.shared.state().thinned.fast = Arc::new(thin::Fast::of(fast));
+    /// Names the points that may be thinned, with their interval, at the start and whenever the configuration changed.
+    pub fn may_thin(&self, points: impl IntoIterator<Item = (String, String, Duration)>) {
+        self.inner.shared.state().thinned.fast = Arc::new(thin::Fast::of(points));
     }
 
     /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.

@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use driver_api::{Quality, Value};
 
@@ -21,17 +22,18 @@ use crate::message::{PointKey, Reading};
 /// Longest time from a thinned block's first reading to its last, ms: limits drop whole blocks.
 const SPAN: u64 = 3_600_000;
 
-/// The fast points: device, and its points.
+/// The points that may be thinned: device, and how often each of its points is read, ms.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fast(HashMap<String, HashSet<String>>);
+pub struct Fast(HashMap<String, HashMap<String, u64>>);
 
 impl Fast {
-    /// Those of this list (device, point).
+    /// Those of this list (device, point, interval).
     #[must_use]
-    pub fn of(points: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub fn of(points: impl IntoIterator<Item = (String, String, Duration)>) -> Self {
         let mut fast = Self::default();
-        for (device, point) in points {
-            fast.0.entry(device).or_default().insert(point);
+        for (device, point, interval) in points {
+            let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+            fast.0.entry(device).or_default().insert(point, interval);
         }
         fast
     }
@@ -42,12 +44,16 @@ impl Fast {
         self.0.is_empty()
     }
 
-    /// Whether this reading may go, if another of its point is near.
-    fn has(&self, reading: &Reading) -> bool {
+    /// Whether this reading may go, if another of its point is within `every` ms.
+    fn has(&self, reading: &Reading, every: u64) -> bool {
         let number = matches!(reading.value(), Some(Value::Int(_) | Value::UInt(_) | Value::Float(_)));
         number
             && reading.quality() == Quality::Good
-            && self.0.get(&reading.point.device).is_some_and(|points| points.contains(&reading.point.point))
+            && self
+                .0
+                .get(&reading.point.device)
+                .and_then(|points| points.get(&reading.point.point))
+                .is_some_and(|n| *n < every)
     }
 }
 
@@ -62,7 +68,7 @@ pub struct Sieve {
 impl Sieve {
     /// `every`: ms.
     fn passes(&mut self, reading: &Reading, every: u64, fast: &Fast) -> bool {
-        if !fast.has(reading) {
+        if !fast.has(reading, every) {
             return true;
         }
         let stretch = reading.at.0 / every.max(1);

@@ -12,11 +12,14 @@ use super::*;
 use crate::message::{Epoch, LossReason};
 use crate::store::Taken;
 
-/// Points 0 to 4 are fast numbers; 5 is a number with a deadband, 6 a switch, 7 a text.
-pub const FAST: usize = 5;
+/// Points 0 to 3 are fast numbers; 4 is a slow one, 5 one with a deadband, 6 a switch, 7 a text.
+const FAST: usize = 4;
 
-pub fn fast() -> Vec<(String, String)> {
-    (0..FAST).map(|n| (key(n).device.clone(), key(n).point.clone())).collect()
+pub fn fast() -> Vec<(String, String, Duration)> {
+    let point = |n: usize, ms| (key(n).device.clone(), key(n).point.clone(), Duration::from_millis(ms));
+    let fast = (0..FAST).map(|n| point(n, EVERY / 10));
+    // Whoever names a switch or a text thins it as little.
+    fast.chain([point(4, EVERY), point(6, 1), point(7, 1)]).collect()
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -31,7 +34,7 @@ struct Given {
 impl Given {
     /// Whether it may be thinned.
     fn is_fast(&self) -> bool {
-        fast().iter().any(|(_, point)| *point == self.reading.point.point)
+        (0..FAST).any(|n| key(n).point == self.reading.point.point)
             && self.reading.quality() == Quality::Good
             && matches!(self.reading.value(), Some(Value::Float(_) | Value::Int(_) | Value::UInt(_)))
     }
