@@ -200,6 +200,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_missing_among_what_was_delivered_is_lost_once_and_promised_by_its_range() {
+        let mut account = Account::new(1);
+        account.deliver(5..6, 100);
+        assert_eq!((account.lose_missing(1..6), account.lose_missing(1..6)), (4, 0));
+        assert_eq!((account.delivered, account.lost, account.passed()), (1, 4, 6));
+        assert!(account.balances());
+        assert_eq!(account.unrecorded(&[]), [vec![], vec![1..6]]);
+        let record = LossRecord {
+            uplink: "u".into(),
+            reason: LossReason::Thinned,
+            epoch: String::new(),
+            seq: [1, 5],
+            count: 4,
+            bound: false,
+            from: None,
+            to: None,
+            points: None,
+            ts: String::new(),
+        };
+        assert_eq!(account.unrecorded(&[(1, record.clone())]), [vec![], vec![]]);
+        drop(account.lose(6..8));
+        account.heard(&LossRecord { seq: [1, 9], ..record });
+        assert_eq!(account.unrecorded(&[]), [vec![6..8], vec![]], "that is another reason's");
+    }
+
+    #[test]
     fn an_acknowledgement_of_the_future_is_ignored() {
         let mut account = Account::new(1);
         assert_eq!(account.deliver(1..1000, 5), 4);

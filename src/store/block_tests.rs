@@ -5,7 +5,7 @@ use std::sync::Arc;
 use driver_api::{Quality, Reason, Value};
 use proptest::prelude::*;
 
-use super::block::{Damage, Head, decode, encode, piece};
+use super::block::{Damage, Head, Sparse, decode, encode, encode_sparse, piece};
 use crate::bounds;
 use crate::message::{BootMs, Epoch, PointKey, Reading};
 
@@ -52,6 +52,32 @@ proptest! {
         let block = decode(&bytes).expect("unpacks");
         prop_assert_eq!(block.head, head(first));
         prop_assert_eq!(block.readings, readings);
+    }
+
+    #[test]
+    fn what_is_left_of_a_stretch_reads_back_with_its_numbers(
+        readings in readings(), first in 0u64..1 << 60, missing in prop::collection::vec(0u64..100_000, 80),
+        behind in 0u64..1 << 40, times in any::<[u64; 2]>(), at in any::<prop::sample::Index>(),
+    ) {
+        let mut next = first;
+        let kept: Vec<u64> = readings.iter().zip(missing).map(|(_, missing)| {
+            next += missing + 1;
+            next - 1
+        }).collect();
+        let points = readings.iter().take(3).map(|r| Arc::clone(&r.point)).collect();
+        let sparse = Sparse { span: next - first + behind, kept: kept.clone(), points, times };
+        let mut bytes = encode_sparse(&head(first), &readings, &sparse).expect("packs");
+        let block = decode(&bytes).expect("unpacks");
+        prop_assert_eq!(block.range(), first..next + behind);
+        prop_assert_eq!(block.gone(), next + behind - first - readings.len() as u64);
+        prop_assert!(block.numbered().eq(kept.iter().copied().zip(&readings)));
+        let (from, to) = (first + at.index(1000) as u64, next);
+        let within = kept.iter().copied().zip(&readings).filter(|(n, _)| (from..to).contains(n));
+        prop_assert!(block.within(from..to).eq(within));
+        prop_assert_eq!((block.head, block.sparse), (head(first), Some(sparse)));
+        let bit = at.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(decode(&bytes).is_err());
     }
 
     #[test]

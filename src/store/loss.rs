@@ -153,6 +153,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_thinned_is_one_record_over_what_stayed_in_between() {
+        let thinned = |range: Range<u64>, count| Draft { count, ..draft(range, LossReason::Thinned, "a/b") };
+        let mut drafts = Vec::new();
+        for (range, count) in [(10..20, 9), (20..25, 0), (25..90, 60)] {
+            push(&mut drafts, thinned(range, count));
+        }
+        push(&mut drafts, thinned(100..120, 19));
+        let records: Vec<_> = drafts.into_iter().map(|d| record(d, WallMs(0))).collect();
+        assert_eq!(
+            records.iter().map(|r| (r.seq, r.count)).collect::<Vec<_>>(),
+            [([10, 89], 69), ([100, 119], 19)]
+        );
+    }
+
+    #[test]
     fn a_crowd_is_merged_with_an_exact_count() {
         let mut old = record(draft(1..5, LossReason::QueueFull, "a/b"), WallMs(0));
         let new = record(draft(10..12, LossReason::QueueFull, "a/c"), WallMs(1));

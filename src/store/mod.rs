@@ -5,7 +5,8 @@
 //!   directory in RAM for the `head` file, as the unit file has it). At most
 //!   `commit_interval` later they are **stored**: in a committed and synced transaction.
 //! - A stored reading is lost by nothing but the limits the user set, and then each uplink that had not
-//!   acknowledged it gets a loss record with the exact range, points and times.
+//!   acknowledged it gets a loss record with the exact range, points and times. If the user wants it, the backlog is thinned
+//!   before it is dropped: what stays is as it was taken, and what goes is declared with its exact count (`holes`).
 //! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
 //!   instant, exactly one of delivered, queued, declared lost.
 //! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card
@@ -35,6 +36,8 @@
 //!   has found no disk since its start.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
+//! - What was thinned out counts as lost at once, but its record follows with the readings around it. After a roll-back
+//!   it may be there again, and arrive.
 //! - Readings of an earlier boot whose clock was never set cannot be placed any more: they go out as `clock_unsynced`, with the
 //!   last guess of their boot, and are never corrected.
 //! - A wall clock that was believed and then stepped was wrong before; what was placed by it stays where it is.
@@ -107,7 +110,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 
@@ -364,11 +366,6 @@ impl Store {
     /// values of all others are forgotten: at once for [`Store::last_values`], on disk when they are next written.
     pub fn keep_last_values(&self, known: &HashSet<(String, String)>) {
         self.inner.shared.state().known = Some(Arc::new(known.clone()));
-    }
-
-    /// Names the points that may be thinned, with their interval, at the start and whenever the configuration changed.
-    pub fn may_thin(&self, points: impl IntoIterator<Item = (String, String, Duration)>) {
-        self.inner.shared.state().thinned.fast = Arc::new(thin::Fast::of(points));
     }
 
     /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.

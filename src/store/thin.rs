@@ -204,3 +204,85 @@ impl Stretch {
         block::encode_sparse(&self.head, &self.readings, &sparse)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::{decode, encode};
+    use super::*;
+    use crate::message::{BootMs, Epoch};
+    use driver_api::Reason;
+
+    fn point(name: &str) -> Arc<PointKey> {
+        Arc::new(PointKey { device: "d".into(), point: name.into(), unit: String::new() })
+    }
+
+    fn fast() -> Fast {
+        let point = |name: &str, s| ("d".to_owned(), name.to_owned(), Duration::from_secs(s));
+        Fast::of([point("fast", 1), point("slow", 60), point("switch", 1)])
+    }
+
+    fn packed(first: u64, boot: u32, readings: &[Reading]) -> Block {
+        let head = Head { first, epoch: Epoch { start: 1, random: 2 }, boot, offset: 0, synced: true };
+        decode(&encode(&head, readings).expect("packs")).expect("unpacks")
+    }
+
+    const EVERY: u64 = 60_000;
+
+    /// What stays of these blocks, as one.
+    fn thinned(blocks: &[Block]) -> Block {
+        let mut sieve = Sieve::default();
+        let mut stretch = Stretch::begin(&blocks[0], [0, 0], &mut sieve, EVERY, &fast());
+        for block in &blocks[1..] {
+            assert!(stretch.takes(block, [0, 0]));
+            stretch.add(block, [0, 0], &mut sieve, EVERY, &fast());
+        }
+        let block = decode(&stretch.encode().expect("packs")).expect("unpacks");
+        assert_eq!((block.range(), block.gone()), (stretch.range(), stretch.gone()));
+        block
+    }
+
+    #[test]
+    fn the_first_good_number_of_each_stretch_stays_and_everything_that_is_no_fast_number() {
+        let mut readings = Vec::new();
+        let mut stays = Vec::new();
+        for second in 0..150u64 {
+            let at = BootMs(30_500 + second * 1000);
+            let mut add = |reading: Reading, kept: bool| {
+                if kept {
+                    stays.push((7 + readings.len() as u64, reading.clone()));
+                }
+                readings.push(reading);
+            };
+            // 30.5 s is in the first stretch; 60.5 s, the 31st reading, begins the next.
+            add(Reading::good(point("fast"), at, Value::UInt(second)), [0, 30, 90].contains(&second));
+            add(Reading::good(point("slow"), at, Value::UInt(second)), true);
+            add(Reading::good(point("switch"), at, Value::Bool(true)), true);
+            add(Reading::good(point("other"), at, Value::Float(0.5)), true);
+            add(Reading::uncertain(point("fast"), at, Value::UInt(second), Reason::OutOfRange), true);
+            add(Reading::bad(point("fast"), at, Reason::Timeout), true);
+        }
+        let block = thinned(&[packed(7, 1, &readings[..400]), packed(407, 1, &readings[400..])]);
+        let left: Vec<_> = block.numbered().map(|(n, reading)| (n, reading.clone())).collect();
+        assert_eq!(left, stays);
+        assert_eq!((block.range(), block.gone()), (7..907, 147));
+        let sparse = block.sparse.as_ref().expect("numbers are missing");
+        assert_eq!(sparse.points, [point("fast")]);
+        assert_eq!(
+            block.within(8..20).map(|(n, _)| n).collect::<Vec<_>>(),
+            [8, 9, 10, 11, 12, 14, 15, 16, 17, 18]
+        );
+        assert_eq!(thinned(&[block.clone()]), block, "once is enough");
+    }
+
+    #[test]
+    fn what_follows_in_another_life_or_after_an_hour_is_another_block() {
+        let one = |at: u64| [Reading::good(point("fast"), BootMs(at), Value::Int(1))];
+        let stretch = Stretch::begin(&packed(1, 1, &one(0)), [0, 0], &mut Sieve::default(), EVERY, &fast());
+        assert!(stretch.takes(&packed(2, 1, &one(5)), [5, 5]));
+        assert!(!stretch.takes(&packed(3, 1, &one(5)), [5, 5]), "a hole");
+        assert!(!stretch.takes(&packed(2, 2, &one(5)), [5, 5]), "another boot");
+        assert!(!stretch.takes(&packed(2, 1, &one(5)), [SPAN + 1, SPAN + 1]), "an hour later");
+        let many: Vec<_> = (0..bounds::STORE_BLOCK as u64).flat_map(one).collect();
+        assert!(!stretch.takes(&packed(2, 1, &many), [5, 5]), "too many");
+    }
+}

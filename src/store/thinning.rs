@@ -8,12 +8,15 @@
 //! - What every uplink has passed is dropped before anything that is owed is thinned.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::block::{self, Block};
 use super::log::Row;
 use super::quota::{self, Limits, Usage};
 use super::ranges::RangeSet;
-use super::thin::{Sieve, Stretch};
+use super::state::Tick;
+use super::thin::{Fast, Sieve, Stretch};
 use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::bounds;
@@ -22,6 +25,8 @@ use crate::bounds;
 const ROWS: usize = 128;
 /// Bytes of blocks that are worth the writing of a new one.
 const LEAST: u64 = 8 << 10;
+/// How often what was passed over is looked at again. (Tests do not wait.)
+const AGAIN: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 60 });
 /// What a row takes besides its block, bytes.
 const ROW: u64 = 64;
 
@@ -30,6 +35,9 @@ const ROW: u64 = 64;
 pub(super) struct Thinner {
     /// Everything below was looked at.
     at: u64,
+    /// The first that was passed over because somebody had a part of it, and when to go back there.
+    again: Option<u64>,
+    again_at: Option<Tick>,
     /// The block that was made last: it grows.
     last: Option<Range<u64>>,
     sieve: Sieve,
@@ -48,6 +56,21 @@ pub(super) struct Pending {
     pub(super) gone: u64,
     /// Of them, those that were there before.
     fresh: u64,
+}
+
+impl Thinner {
+    /// What lies before `to` stays as it is for now.
+    fn pass(&mut self, first: u64, to: u64) {
+        self.again.get_or_insert(first);
+        (self.at, self.last) = (to, None);
+    }
+}
+
+impl super::Store {
+    /// Names the points that may be thinned, with their interval, at the start and whenever the configuration changed.
+    pub fn may_thin(&self, points: impl IntoIterator<Item = (String, String, Duration)>) {
+        self.inner.shared.state().thinned.fast = Arc::new(Fast::of(points));
+    }
 }
 
 impl Writer {
@@ -92,7 +115,12 @@ impl Writer {
                 let bytes: u64 = group.rows.iter().map(|row| row.bytes + ROW).sum();
                 if group.more && bytes < LEAST {
                     // Soon there is more.
-                    return Ok(0);
+                    break;
+                }
+                if bytes < LEAST {
+                    // Its neighbours are in somebody's hands, or no neighbours.
+                    self.thinner.pass(group.rows[0].first, passed);
+                    continue;
                 }
                 let Some((stretch, old, kept_back)) = self.sift(&group, every, &fast, &mut readings)? else {
                     self.thinner.at = passed;
@@ -124,6 +152,12 @@ impl Writer {
                 return Ok(old.saturating_sub(new));
             }
         }
+        let now = Tick::now();
+        if self.thinner.again.is_some() && self.thinner.again_at.is_none_or(|at| at <= now) {
+            self.thinner.at = self.thinner.again.take().unwrap_or(0);
+            self.thinner.last = None;
+            self.thinner.again_at = Some(now + AGAIN);
+        }
         Ok(0)
     }
 
@@ -146,8 +180,7 @@ impl Writer {
                     group.more = false;
                     break;
                 }
-                self.thinner.at = row.range().end.max(self.thinner.at + 1);
-                self.thinner.last = None;
+                self.thinner.pass(row.first, row.range().end.max(self.thinner.at + 1));
                 continue;
             }
             group.rows.push(row);
@@ -162,7 +195,7 @@ impl Writer {
         &mut self,
         group: &Group,
         every: u64,
-        fast: &super::thin::Fast,
+        fast: &Fast,
         readings: &mut usize,
     ) -> Result<Option<(Stretch, u64, u64)>, Trouble> {
         let mut stretch: Option<Stretch> = None;
@@ -180,13 +213,7 @@ impl Writer {
             kept_back = row.bytes + ROW;
             old = kept_back;
             // It is sifted already, and by what came after it: all of it stays.
-            let begun = Stretch::begin(
-                &block,
-                row.times,
-                &mut Sieve::default(),
-                every,
-                &super::thin::Fast::default(),
-            );
+            let begun = Stretch::begin(&block, row.times, &mut Sieve::default(), every, &Fast::default());
             stretch = Some(begun);
         }
         for row in &group.rows {

@@ -127,6 +127,12 @@ impl Book {
         self.brokers.entry(uplink.to_owned()).or_default().told.insert(handle, record);
     }
 
+    /// The ranges of the loss records with this reason that an uplink was told.
+    pub fn declared(&self, uplink: &str, reason: LossReason) -> Vec<Range<u64>> {
+        let told = self.brokers.get(uplink).into_iter().flat_map(|broker| broker.told.values());
+        told.filter(|r| r.reason == reason).map(|r| r.seq[0]..r.seq[1] + 1).collect()
+    }
+
     pub fn flushed(&mut self) {
         self.durable.clone_from(&self.brokers);
     }

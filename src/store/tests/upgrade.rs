@@ -158,3 +158,21 @@ async fn a_boot_without_a_clock_that_an_earlier_version_began_goes_on_and_is_pla
     store.close().await.expect("closes");
     assert_eq!(schema(dir.path()), SCHEMA);
 }
+
+#[tokio::test]
+async fn a_directory_of_the_version_before_thinning_is_looked_at_and_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = open(dir.path(), "a");
+    let _ = store.take(readings(0..100));
+    store.close().await.expect("closes");
+    let db = rusqlite::Connection::open(dir.path().join("fieldgate.db")).expect("opens");
+    db.execute_batch("DROP TABLE thin; PRAGMA user_version=3").expect("written");
+    drop(db);
+    let seen = Store::inspect(dir.path()).expect("nobody uses it");
+    assert_eq!((seen.readings, seen.uplinks["cloud"].queued, schema(dir.path())), (100, 100, 3));
+    let (store, recovery) = open(dir.path(), "a");
+    assert!(recovery.losses.is_empty() && recovery.set_aside.is_empty(), "{recovery:?}");
+    assert_eq!(read_all(&*store.drain("cloud").expect("configured"), 30).await.len(), 100);
+    store.close().await.expect("closes");
+    assert_eq!(schema(dir.path()), SCHEMA);
+}
