@@ -206,7 +206,8 @@ mod tests {
         assert_eq!((account.lose_missing(1..6), account.lose_missing(1..6)), (4, 0));
         assert_eq!((account.delivered, account.lost, account.passed()), (1, 4, 6));
         assert!(account.balances());
-        assert_eq!(account.unrecorded(&[]), [vec![], vec![1..6]]);
+        let promised = |account: &Account| account.unrecorded(&[]).map(|parts| format!("{parts:?}"));
+        assert_eq!(promised(&account), ["[]", "[1..6]"]);
         let record = LossRecord {
             uplink: "u".into(),
             reason: LossReason::Thinned,
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(account.unrecorded(&[(1, record.clone())]), [vec![], vec![]]);
         drop(account.lose(6..8));
         account.heard(&LossRecord { seq: [1, 9], ..record });
-        assert_eq!(account.unrecorded(&[]), [vec![6..8], vec![]], "that is another reason's");
+        assert_eq!(promised(&account), ["[6..8]", "[]"], "that is another reason's");
     }
 
     #[test]

@@ -271,7 +271,7 @@ mod tests {
             block.within(8..20).map(|(n, _)| n).collect::<Vec<_>>(),
             [8, 9, 10, 11, 12, 14, 15, 16, 17, 18]
         );
-        assert_eq!(thinned(&[block.clone()]), block, "once is enough");
+        assert_eq!(thinned(std::slice::from_ref(&block)), block, "once is enough");
     }
 
     #[test]

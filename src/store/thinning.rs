@@ -110,8 +110,7 @@ impl Writer {
                     return Ok(0);
                 }
                 let group = self.group(&part, part.end == end, &mut rows)?;
-                let Some(last) = group.rows.last() else { continue };
-                let passed = last.range().end;
+                let Some((first, passed)) = group.ends() else { continue };
                 let bytes: u64 = group.rows.iter().map(|row| row.bytes + ROW).sum();
                 if group.more && bytes < LEAST {
                     // Soon there is more.
@@ -119,10 +118,11 @@ impl Writer {
                 }
                 if bytes < LEAST {
                     // Its neighbours are in somebody's hands, or no neighbours.
-                    self.thinner.pass(group.rows[0].first, passed);
+                    self.thinner.pass(first, passed);
                     continue;
                 }
-                let Some((stretch, old, kept_back)) = self.sift(&group, every, &fast, &mut readings)? else {
+                let Some(Sifted { stretch, old, again }) = self.sift(&group, every, &fast, &mut readings)?
+                else {
                     self.thinner.at = passed;
                     continue;
                 };
@@ -134,7 +134,7 @@ impl Writer {
                 let data = stretch.encode()?;
                 let new = data.len() as u64 + ROW;
                 // What was thinned before is written again for nothing.
-                if new + (old - kept_back) / 4 > old {
+                if new + (old - again) / 4 > old {
                     self.thinner.last = None;
                     continue;
                 }
@@ -188,18 +188,16 @@ impl Writer {
         Ok(group)
     }
 
-    /// What stays of a group, with the block before it where that may grow: the bytes of both as they are, and those of the
-    /// latter. `None`: its first block is damaged.
-    #[expect(clippy::type_complexity, reason = "three figures of one thing, told apart where it is called")]
+    /// What stays of a group, with the block before it where that may grow. `None`: its first block is damaged.
     fn sift(
         &mut self,
         group: &Group,
         every: u64,
         fast: &Fast,
         readings: &mut usize,
-    ) -> Result<Option<(Stretch, u64, u64)>, Trouble> {
+    ) -> Result<Option<Sifted>, Trouble> {
         let mut stretch: Option<Stretch> = None;
-        let (mut old, mut kept_back) = (0, 0);
+        let (mut old, mut again) = (0, 0);
         let before = self.thinner.last.clone().filter(|last| {
             let follows = group.rows.first().is_some_and(|row| row.first == last.end);
             let joined = last.start..group.rows.first().map_or(last.end, |row| row.range().end);
@@ -210,8 +208,8 @@ impl Writer {
             && let Some(block) = self.packed(&row)?
             && block.readings.len() <= bounds::STORE_BLOCK / 2
         {
-            kept_back = row.bytes + ROW;
-            old = kept_back;
+            again = row.bytes + ROW;
+            old = again;
             // It is sifted already, and by what came after it: all of it stays.
             let begun = Stretch::begin(&block, row.times, &mut Sieve::default(), every, &Fast::default());
             stretch = Some(begun);
@@ -224,10 +222,9 @@ impl Writer {
                 Some(stretch) if stretch.takes(&block, times) => {
                     stretch.add(&block, times, sieve, every, fast)
                 }
-                Some(_) if old == kept_back => {
+                Some(_) if old == again => {
                     // The one before is full, or too long ago.
-                    kept_back = 0;
-                    old = 0;
+                    (old, again) = (0, 0);
                     stretch = Some(Stretch::begin(&block, times, sieve, every, fast));
                 }
                 Some(_) => break,
@@ -238,7 +235,7 @@ impl Writer {
                 break;
             }
         }
-        Ok(stretch.filter(|_| old > kept_back).map(|stretch| (stretch, old, kept_back)))
+        Ok(stretch.filter(|_| old > again).map(|stretch| Sifted { stretch, old, again }))
     }
 
     /// The block of a row; `None` if it is damaged, which is declared when it is read.
@@ -277,4 +274,21 @@ struct Group {
     rows: Vec<Row>,
     /// It ends where nothing is stored yet: soon it will be larger.
     more: bool,
+}
+
+impl Group {
+    /// Its first number, and one past its last.
+    fn ends(&self) -> Option<(u64, u64)> {
+        Some((self.rows.first()?.first, self.rows.last()?.range().end))
+    }
+}
+
+/// What stays of neighbouring blocks.
+#[derive(Debug)]
+struct Sifted {
+    stretch: Stretch,
+    /// Bytes of the blocks as they are.
+    old: u64,
+    /// Of them, those of the block before, which was thinned already.
+    again: u64,
 }
