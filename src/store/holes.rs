@@ -255,6 +255,20 @@ impl State {
         let to = time(last).unwrap_or(shape.ends[1]);
         let place = |at| self.place(shape.boot, at).map(|(ts, _)| ts);
         let times = place(from).zip(place(to));
+        self.dirty_since.get_or_insert_with(Tick::now);
+        // An acknowledgement of one reading after the other must not name a thousand points each time.
+        let goes_on = |d: &&mut Draft| {
+            (d.reason, d.bound, d.epoch, d.range.end)
+                == (LossReason::Thinned, false, shape.epoch, range.start)
+                && d.range.end > shape.range.start
+        };
+        if let Some(draft) = self.drafts.iter_mut().rev().find(|d| d.uplink == uplink).filter(goes_on) {
+            draft.range.end = range.end;
+            draft.count += lost;
+            let widened = draft.facts.times.zip(times).map(|(a, b)| (a.0.min(b.0), a.1.max(b.1)));
+            draft.facts.times = widened;
+            return;
+        }
         let facts = Facts { points: Some(shape.points.clone()), times };
         // Where nothing is missing it only joins what lies before and behind, so that it is one record.
         let draft = Draft {
@@ -268,7 +282,6 @@ impl State {
             look_up: false,
         };
         loss::push(&mut self.drafts, draft);
-        self.dirty_since.get_or_insert_with(Tick::now);
     }
 
     /// Counts again what the accounts have not settled of thinned blocks. Without blocks for all that are settled in

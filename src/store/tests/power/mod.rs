@@ -1,7 +1,7 @@
 //! Power cuts and I/O errors under the store, at any call of SQLite.
 //!
 //! `disk` is what a disk remembers, `vfs` stands between SQLite and the files, `witness` keeps the ledger outside of
-//! the store, `scene` is the life that is cut; `cuts`, `errors`, `damage` and `clocks` are the tests.
+//! the store, `scene` is the life that is cut; `cuts`, `errors`, `thin_errors`, `damage` and `clocks` are the tests.
 //!
 //! # What is modelled
 //! - Database, WAL and journal: everything since the last sync of the file may survive or not, page by page or in the
@@ -18,6 +18,7 @@ mod damage;
 mod disk;
 mod errors;
 mod scene;
+mod thin_errors;
 pub mod vfs;
 mod witness;
 
