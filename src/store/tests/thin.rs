@@ -175,6 +175,29 @@ async fn without_uplinks_the_history_is_thinned_and_lasts_longer() {
     store.close().await.expect("closes");
 }
 
+#[tokio::test]
+async fn a_reload_may_switch_it_on_and_off() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (on, names) = (config_of(dir.path()), uplinks(&["cloud"]));
+    let off = model::Store { thin: None, ..on.clone() };
+    let (store, _) = opened(&off, &names, TestClock::new("0"));
+    store.may_thin(fast());
+    let mut book = Book::at(1000);
+    fill(&mut book, &store, 80).await;
+    let status = store.status();
+    assert!(status.thinned == 0 && status.dropped > 0, "{status:?}");
+    store.reconfigure(&on, &names);
+    fill(&mut book, &store, 40).await;
+    let status = store.status();
+    assert!(status.thinned > 0, "{status:?}");
+    store.reconfigure(&off, &names);
+    fill(&mut book, &store, 40).await;
+    assert!(store.status().thinned == status.thinned && store.status().dropped > status.dropped);
+    drain_all(&mut book, &store, "cloud", 300, 50).await;
+    book.close("cloud", 1..store.status().next_seq);
+    store.close().await.expect("closes");
+}
+
 /// A second of a plant: `points` voltages that move by some tenths.
 fn second(points: &[Arc<PointKey>], at: u64, random: &mut fastrand::Rng) -> Vec<Reading> {
     let one = |(n, point): (usize, &Arc<PointKey>)| {
