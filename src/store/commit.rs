@@ -143,6 +143,7 @@ impl Writer {
         let pending = self.thinner.pending.as_ref();
         let mut change = Change {
             thinned: pending.map(|p| (p.row.clone(), p.data.clone(), p.gone)),
+            amend: self.thinner.amend.clone(),
             blocks: self.hand.iter().flat_map(|h| h.blocks.iter().cloned()).collect(),
             delete: self.doomed.iter().collect(),
             ..Change::default()

@@ -5,6 +5,7 @@
 //! connection is not used again. Small state is sealed with a CRC of its own, blocks have theirs:
 //! SQLite itself does not notice a flipped bit.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ impl Row {
 pub struct Change {
     /// A block that takes the place of those in its range, and how many of its numbers are missing.
     pub thinned: Option<(Row, Vec<u8>, u64)>,
+    /// What is to be put right in the table of thinned blocks: see `Thinner`.
+    pub amend: BTreeMap<u64, Option<[u64; 2]>>,
     /// New blocks with their rows.
     pub blocks: Vec<(Row, Vec<u8>)>,
     /// Blocks that lie within these go.
@@ -229,14 +232,16 @@ impl Log {
     /// Those of the database.
     pub fn commit(&mut self, line: &Line, change: &Change) -> Result<(), Trouble> {
         let tx = self.conn.transaction()?;
+        for (first, entry) in &change.amend {
+            run(&tx, "DELETE FROM thin WHERE first=?1", [signed(*first)])?;
+            if let Some([count, gone]) = entry {
+                put_thin(&tx, [*first, *count, *gone])?;
+            }
+        }
         if let Some((row, data, gone)) = &change.thinned {
             delete_blocks(&tx, &row.range())?;
             put_block(&tx, row, data)?;
-            run(
-                &tx,
-                "INSERT INTO thin(first,count,gone) VALUES(?1,?2,?3)",
-                [row.first, row.count, *gone].map(signed),
-            )?;
+            put_thin(&tx, [row.first, row.count, *gone])?;
         }
         for (row, data) in &change.blocks {
             put_block(&tx, row, data)?;
@@ -441,6 +446,10 @@ fn put_block(tx: &Transaction<'_>, row: &Row, data: &[u8]) -> Result<(), Trouble
         "INSERT OR REPLACE INTO block(first,count,boot,t_min,t_max,data) VALUES(?1,?2,?3,?4,?5,?6)",
         params![numbers[0], numbers[1], row.boot, numbers[2], numbers[3], data],
     )
+}
+
+fn put_thin(tx: &Transaction<'_>, entry: [u64; 3]) -> Result<(), Trouble> {
+    run(tx, "INSERT OR REPLACE INTO thin(first,count,gone) VALUES(?1,?2,?3)", entry.map(signed))
 }
 
 fn delete_blocks(tx: &Transaction<'_>, range: &Range<u64>) -> Result<(), Trouble> {

@@ -98,6 +98,7 @@ impl Writer {
     /// The whole block that holds `at`; `None` if it is damaged or not there.
     pub(super) fn block_at(&mut self, at: u64) -> Result<Option<Arc<Block>>, Trouble> {
         if let Some(block) = self.cache.get(at) {
+            self.compare(&block);
             return Ok(Some(block));
         }
         let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
@@ -113,6 +114,7 @@ impl Writer {
                     tracing::error!(first, "a stored block is of an epoch that had no such number");
                     return Ok(None);
                 }
+                self.compare(&block);
                 let block = Arc::new(block);
                 self.cache.put(Arc::clone(&block));
                 Ok(Some(block))

@@ -7,6 +7,7 @@
 //! - It pays: a stretch that would not become smaller by a quarter stays as it is, and is not tried again in this life.
 //! - What every uplink has passed is dropped before anything that is owed is thinned.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,9 @@ pub(super) struct Thinner {
     every: u64,
     /// What the next commit brings.
     pub(super) pending: Option<Pending>,
+    /// What the table of thinned blocks says otherwise than the blocks: by first number for how many one stands, and how many
+    /// of these are missing; `None`: none.
+    pub(super) amend: BTreeMap<u64, Option<[u64; 2]>>,
 }
 
 /// A block that takes the place of others.
@@ -79,7 +83,8 @@ impl Writer {
         let Some(every) = limits.thin.filter(|_| quota::is_pressed(usage, limits)) else { return Ok(0) };
         let every = u64::try_from(every.as_millis()).unwrap_or(u64::MAX);
         if self.thinner.every != every {
-            self.thinner = Thinner { every, ..Thinner::default() };
+            let amend = std::mem::take(&mut self.thinner.amend);
+            self.thinner = Thinner { every, amend, ..Thinner::default() };
         }
         let (fast, first) = {
             let state = self.shared.state();
@@ -247,8 +252,32 @@ impl Writer {
         Ok(block.filter(|b| b.range() == row.range() && epoch.is_none_or(|epoch| epoch == b.head.epoch)))
     }
 
+    /// A disk that mixes pages of two commits may leave a block and its entry in the table of different times: the block is
+    /// believed.
+    pub(super) fn compare(&mut self, block: &Block) {
+        let (range, sparse) = (block.range(), block.sparse.is_some());
+        let mut state = self.shared.state();
+        let known = state.thinned.ranges.overlap(range.clone());
+        let agrees = if sparse { known.first() == Some(&range) } else { known.is_empty() };
+        if agrees {
+            return;
+        }
+        state.thinned.ranges.remove(range.clone());
+        if sparse {
+            state.thinned.ranges.insert(range.clone());
+        }
+        state.dirty_since.get_or_insert_with(Tick::now);
+        let entry = sparse.then(|| [range.end - range.start, block.gone()]);
+        self.thinner.amend.insert(range.start, entry);
+    }
+
     /// The commit with the thinned block is durable.
     pub(super) fn thinned(&mut self) {
+        if !std::mem::take(&mut self.thinner.amend).is_empty() {
+            let mut state = self.shared.state();
+            state.thinned.stale = true;
+            state.dirty_since.get_or_insert_with(Tick::now);
+        }
         if let Some(Pending { row, fresh, .. }) = self.thinner.pending.take() {
             self.cache.clear();
             let mut state = self.shared.state();
@@ -261,7 +290,7 @@ impl Writer {
 
     /// It is not known whether that commit took place.
     pub(super) fn thinning_failed(&mut self) {
-        if self.thinner.pending.is_some() {
+        if self.thinner.pending.is_some() || !self.thinner.amend.is_empty() {
             self.shared.state().thinned.stale = true;
         }
         self.thinner = Thinner::default();
