@@ -90,6 +90,10 @@ pub const UPLINK_WINDOW: usize = 2048;
 /// it, beyond a hundred.
 pub const UPLINK_WINDOW_311: u16 = 100;
 
+/// Messages in flight on one uplink with QoS 2: all of them are written with each note of what is open, some 20 bytes
+/// each. With `json` more would be worth it on a long link; batches are the better way. Full: as for [`UPLINK_WINDOW`].
+pub const UPLINK_EXCHANGES: usize = 100;
+
 /// Messages in flight on one uplink with QoS 2 over MQTT 3.1.1, where a broker cannot say how many it allows.
 ///
 /// mosquitto's own limit is 20 (`max_inflight_messages`), and what goes beyond it ends the connection, or worse: it is
@@ -215,6 +219,13 @@ pub const FORWARD_QUEUE: usize = FORWARD_KIB;
 
 /// Bytes of messages that one read of an uplink gets, and that wait in one lane. One more may always go.
 pub const FORWARD_READ: usize = 1 << 20;
+/// Thinned blocks of which an uplink remembers what it was handed. A window of 100 full batches of 500 readings is in 13 of
+/// them where they are full (`STORE_BLOCK`); 32 of these are 32 × 64 KiB = 2 MiB in RAM for each uplink.
+pub const STORE_SHAPES: usize = 32;
+
+/// Readings that are looked at for thinning in one commit: 25 ms on two busy cores (`store::tests::thin::figures`), so some
+/// 100 ms on a Raspberry Pi, while `take` goes on. It is more than any gateway takes in the 500 ms between two commits.
+pub const STORE_THIN: usize = 32_768;
 
 /// Loss records waiting for one uplink. Full: a new one is merged into the last of the same reason.
 pub const STORE_LOSSES: usize = 256;
@@ -249,7 +260,7 @@ pub const STORE_COPY_WAL: u64 = 4;
 /// Messages that one uplink with QoS 2 has open at its broker: its window, and as many that wait to be sent again while
 /// the disk that has them is out of order. 200 × 20 B, written with each step.
 /// Full: the next message goes with QoS 1.
-pub const STORE_EXCHANGES: usize = 2 * UPLINK_WINDOW;
+pub const STORE_EXCHANGES: usize = 2 * UPLINK_EXCHANGES;
 
 /// MQTT messages queued for one session or in-process subscriber of the local broker.
 ///

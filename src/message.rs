@@ -203,6 +203,8 @@ pub enum LossReason {
     Rejected,
     /// A person purged it.
     Purged,
+    /// Thinned out to make room, because `thin` is set: of the numbers of the record so many, the others arrived.
+    Thinned,
 }
 
 /// The declaration of what will not arrive.

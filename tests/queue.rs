@@ -6,7 +6,7 @@ use std::fs;
 
 use serde_json::{Value as Json, json};
 use support::process::Signal;
-use support::{Gate, Mosquitto, seconds, temporary, wait_until};
+use support::{Gate, Mosquitto, Proxy, messages, seconds, temporary, wait_until};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
 
@@ -148,4 +148,89 @@ fn what_is_purged_is_asked_about_declared_and_never_arrives() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(seconds(25)), 0);
     assert_eq!(json!(dead.account("cloud").lost), json!(lost));
+}
+
+/// Two uplinks of one gateway: `near` is always there and so hears of every reading; `far` is away while there is no
+/// room, and gets what was left for it.
+#[test]
+fn a_backlog_without_room_is_thinned_and_the_uplink_is_told_exactly_of_what() {
+    let home = temporary();
+    let cloud = Mosquitto::start(home.path());
+    let (near, far) = (cloud.observe(), Proxy::start(cloud.port()));
+    let uplink = |name: &str, port: u16| {
+        format!(
+            "[[uplink]]\nname = \"{name}\"\nurl = \"mqtt://127.0.0.1:{port}\"\ntopic_root = \"{name}\"\n\
+             format = \"json-batch\"\n"
+        )
+    };
+    let point = |name: &str, rest: &str| format!("[[device.point]]\nname = \"{name}\"\n{rest}\n");
+    let mut text = format!(
+        "{}{}[[bus]]\nname = \"sim\"\ndriver = \"sim\"\n[[device]]\nname = \"plant\"\nbus = \"sim\"\ninterval = \"50ms\"\n",
+        uplink("near", cloud.port()),
+        uplink("far", far.port()),
+    );
+    for n in 0..150 {
+        text += &point(&format!("fast{n}"), "signal = \"random\"\nperiod = \"50ms\"");
+    }
+    text += &point("switch", "signal = \"square\"\ntype = \"bool\"\nperiod = \"300ms\"");
+    text += &point("words", "signal = \"text\"\nvalue = \"state {n}\"\nperiod = \"1s\"");
+    text += &point("changes", "signal = \"sine\"\ndeadband = 1.0");
+    text += &point("slow", "signal = \"random\"\ninterval = \"1s\"");
+    let gate = Gate::new(BINARY, home.path(), "box", &text);
+    // Nothing is ever free enough: from 256 KiB on the queue lives in its own room.
+    let head = gate.head("box", "").replace("min_free = \"1MiB\"", "min_free = \"1024GiB\"\nthin = \"1s\"");
+    gate.configure(&format!("{head}{text}"));
+    far.cut();
+    let mut daemon = gate.run();
+    let thinned = || gate.status()["store"]["thinned"].as_u64().unwrap_or(0);
+    wait_until("many thinned readings", seconds(90), || thinned() > 50_000);
+    let store = gate.status()["store"].clone();
+    assert_eq!(store["dropped"], 0, "{store}");
+    let account = gate.account("far");
+    assert_eq!(account.taken, account.delivered + account.queued + account.lost, "{account:?}");
+    assert!(account.lost >= 50_000, "{account:?}");
+    let upto = account.taken;
+
+    far.heal();
+    type Numbers = BTreeMap<u64, support::Reading>;
+    let numbers = |root: &str| -> Numbers {
+        let (readings, faults) = messages::readings(&near.messages(), root);
+        assert!(faults.is_empty(), "{faults:#?}");
+        readings.into_iter().filter(|r| r.seq <= upto).map(|r| (r.seq, r)).collect()
+    };
+    wait_until("both to have all of that", seconds(60), || {
+        gate.account("far").queued < 5000 && numbers("near").len() as u64 == upto
+    });
+    let declared = || {
+        let (losses, faults) = messages::losses(&near.messages(), "far");
+        assert!(faults.is_empty(), "{faults:#?}");
+        losses
+    };
+    let (taken, mut arrived) = (numbers("near"), numbers("far"));
+    wait_until("the last loss record", seconds(30), || {
+        arrived = numbers("far");
+        let told: u64 = declared().iter().filter(|loss| loss.seq.0 <= upto).map(|loss| loss.count).sum();
+        arrived.len() as u64 + told >= upto
+    });
+    for (n, reading) in &arrived {
+        let original = &taken[n];
+        let said = |r: &support::Reading| {
+            (r.name.clone(), r.ts_ms, r.value.clone(), r.quality.clone(), r.epoch.clone())
+        };
+        assert_eq!(said(reading), said(original), "{n}");
+    }
+    let missing: Vec<&support::Reading> = taken.values().filter(|r| !arrived.contains_key(&r.seq)).collect();
+    assert!(missing.len() >= 50_000 && missing.iter().all(|r| r.name.starts_with("plant/fast")));
+    let mut found = 0;
+    for loss in declared().iter().filter(|loss| loss.seq.1 <= upto) {
+        let of = missing.iter().filter(|r| (loss.seq.0..=loss.seq.1).contains(&r.seq)).count() as u64;
+        assert_eq!((loss.reason.as_str(), loss.bound, loss.count), ("thinned", false, of), "{loss:?}");
+        found += of;
+    }
+    let beyond =
+        declared().iter().filter(|loss| loss.seq.1 > upto).map(|loss| loss.seq.0).min().unwrap_or(upto);
+    let before = missing.iter().filter(|r| r.seq < beyond).count() as u64;
+    assert_eq!(found, before, "every one is declared, once");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
 }

@@ -134,13 +134,17 @@ pub fn render(snapshot: &Json) -> String {
     }
     let store = &snapshot["store"];
     lines.push(format!(
-        "store    {:<12} {} readings in {}, {} commits, slowest 1 % of fsyncs {:.1} ms, {} written",
+        "store    {:<12} {} readings in {}, {} commits, slowest 1 % of fsyncs {:.1} ms, {} written{}",
         word(&store["state"]),
         count(number(&store["readings"])),
         bytes(number(&store["bytes"])),
         count(number(&store["commits"])),
         number(&store["fsync_ms_p99"]),
         bytes(number(&store["bytes_written"])),
+        store["thinned"]
+            .as_f64()
+            .filter(|n| *n > 0.0)
+            .map_or(String::new(), |n| format!(", {} thinned out", count(n))),
     ));
     let broker = &snapshot["broker"];
     lines.push(format!(

@@ -27,6 +27,24 @@ pub struct Broker {
     pub listener: Vec<Listener>,
 }
 
+impl Default for Broker {
+    fn default() -> Self {
+        let local = |port, transport| Listener {
+            bind: ([127, 0, 0, 1], port).into(),
+            transport,
+            tls: None,
+            allow_anonymous: None,
+        };
+        Self {
+            password_file: None,
+            acl_file: None,
+            engine: Engine::default(),
+            sys_interval: Span::s(10),
+            listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
+        }
+    }
+}
+
 /// A routing engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

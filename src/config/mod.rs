@@ -144,6 +144,7 @@ fn understand(
     for (uplink, raw) in &sections.uplinks {
         rules::check_commands(uplink, raw, &compiled, findings);
     }
+    rules::store_after_compiling(&sections.store, &compiled, all, findings);
     let sections::Sections { gateway, broker, store, uplinks, .. } = sections;
     (gateway, broker, store, uplinks.into_iter().map(|(uplink, _)| uplink).collect(), compiled)
 }

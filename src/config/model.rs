@@ -58,6 +58,12 @@ pub struct Store {
     /// Longest wait before a group of readings is committed, and so the most that a power cut takes:
     /// 10ms to 60s.
     pub commit_interval: Span,
+    /// When there is no room, and before whole stretches of the backlog are dropped: of each point that is read more often
+    /// than this, numbers only, one reading in this time stays, the oldest are thinned first. What goes is counted and
+    /// declared (`thinned`). Points with a deadband, switches, texts, and what is not `good` are never thinned.
+    /// Default: off. 1s to 1d.
+    #[schemars(example = &"1m")]
+    pub thin: Option<Span>,
 }
 
 /// A cloud broker to which everything stored is delivered. Each uplink keeps its own position.
@@ -403,7 +409,7 @@ pub enum Deadband {
 
 /// Values for keys that are not there.
 pub mod defaults {
-    use super::{Batch, Broker, Gateway, Listener, Span, Store, Transport};
+    use super::{Batch, Gateway, Span, Store};
     use driver_api::ByteSize;
 
     /// A point's poll interval.
@@ -459,24 +465,6 @@ pub mod defaults {
         if id.is_empty() { "fieldgate".to_owned() } else { id }
     }
 
-    impl Default for Broker {
-        fn default() -> Self {
-            let local = |port, transport| Listener {
-                bind: ([127, 0, 0, 1], port).into(),
-                transport,
-                tls: None,
-                allow_anonymous: None,
-            };
-            Self {
-                password_file: None,
-                acl_file: None,
-                engine: super::Engine::default(),
-                sys_interval: Span::s(10),
-                listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
-            }
-        }
-    }
-
     impl Default for Store {
         fn default() -> Self {
             Self {
@@ -486,6 +474,7 @@ pub mod defaults {
                 min_free: ByteSize::mib(256),
                 history: Span::s(6 * 3600),
                 commit_interval: Span::ms(500),
+                thin: None,
             }
         }
     }

@@ -62,7 +62,7 @@ pub(super) fn read<'r, 'i>(
 
     let mut store = Store::default();
     for (part, raw) in understood::<Store>(&all.store, problems) {
-        let Store { mut path, max_size, max_age, min_free, history, commit_interval } = part;
+        let Store { mut path, max_size, max_age, min_free, history, commit_interval, thin } = part;
         join(sources.directory(raw.source), &mut path);
         let has = |key| raw.table.contains_key(key);
         put(&mut store.path, path, has("path"));
@@ -71,6 +71,7 @@ pub(super) fn read<'r, 'i>(
         put(&mut store.min_free, min_free, has("min_free"));
         put(&mut store.history, history, has("history"));
         put(&mut store.commit_interval, commit_interval, has("commit_interval"));
+        put(&mut store.thin, thin, has("thin"));
     }
 
     let mut uplinks = Vec::new();

@@ -127,6 +127,12 @@ impl RunningBus {
         })
     }
 
+    /// Its analog points with their interval: the store may thin them.
+    pub fn analog(&self) -> impl Iterator<Item = (String, String, Duration)> {
+        let points = self.rules.iter().zip(&self.metas).filter(|(rule, _)| is_analog(rule));
+        points.map(|(_, (device, point, meta))| (device.clone(), point.clone(), meta.interval.0))
+    }
+
     /// The retained descriptions of its points.
     pub fn meta_messages(&self, topics: &Topics) -> impl Iterator<Item = Message> {
         self.metas.iter().filter_map(|(device, point, meta)| {
@@ -216,6 +222,14 @@ fn rules(plan: &Plan, points: &[PointSettings]) -> Vec<Rule> {
         .collect()
 }
 
+/// Numbers that are reported at every poll. What is said in words, and bits of a register, are states; what is only listened
+/// to comes when something happened.
+fn is_analog(rule: &Rule) -> bool {
+    let bits = rule.kind.strip_prefix("bcd").or(rule.kind.strip_prefix(['u', 'i', 'f']));
+    let number = bits.is_some_and(|bits| bits.parse::<u8>().is_ok());
+    number && rule.deadband.is_none() && rule.values.is_none() && rule.min_interval.is_zero()
+}
+
 fn metas(bus: &str, plan: &Plan, points: &[PointSettings], rules: &[Rule]) -> Vec<(String, String, Meta)> {
     plan.points
         .iter()
@@ -242,6 +256,24 @@ mod tests {
     use driver_api::Block;
 
     use super::*;
+
+    #[test]
+    fn analog_is_what_is_a_number_and_reported_at_every_poll() {
+        let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
+        let of = |kind: &str| Rule::plain(Arc::clone(&key), kind);
+        for (kind, analog) in [("u16", true), ("i64", true), ("f32", true), ("bcd32", true), ("bool", false)]
+        {
+            assert_eq!(is_analog(&of(kind)), analog, "{kind}");
+        }
+        for kind in ["string:8", "bits 4 to 7", "time:unix", ""] {
+            assert!(!is_analog(&of(kind)), "{kind}");
+        }
+        let deadband = Some(crate::config::model::Deadband::Absolute(0.5));
+        assert!(!is_analog(&Rule { deadband, ..of("u16") }), "by exception");
+        let values = serde_json::from_str("{ \"0\": \"off\" }").expect("words");
+        assert!(!is_analog(&Rule { values: Some(Arc::new(values)), ..of("u16") }), "a state");
+        assert!(!is_analog(&Rule { min_interval: Duration::from_secs(1), ..of("f64") }), "when it happens");
+    }
 
     #[test]
     fn what_is_only_listened_to_is_reported_at_its_own_interval() {

@@ -355,6 +355,7 @@ impl Gateway {
     pub(super) fn settled(&self, removed: Vec<(String, String)>) {
         self.tables_changed();
         self.store.keep_last_values(&self.targets.borrow().keys().cloned().collect());
+        self.store.may_thin(self.buses.values().flat_map(RunningBus::analog));
         self.forget(removed);
         let metas = self.buses.values().flat_map(|bus| bus.meta_messages(&self.topics)).collect();
         (self.publish)(metas);

@@ -16,7 +16,15 @@ use super::exchange::Session;
 use super::ranges::{RangeSet, count};
 use super::release::Released;
 use crate::bounds;
-use crate::message::LossRecord;
+use crate::message::{LossReason, LossRecord};
+
+/// More that was promised and not told is not promised again if its records are damaged: the oldest is forgotten.
+fn bound_untold(untold: &mut RangeSet) {
+    while untold.spans() > 2 * bounds::STORE_LOSSES {
+        let Some(oldest) = untold.iter().next() else { break };
+        untold.remove(oldest);
+    }
+}
 
 /// What one uplink has behind it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +47,9 @@ pub struct Account {
     /// with a database that was rolled back, it is declared again from here.
     #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
     pub untold: RangeSet,
+    /// The same for what is missing of thinned blocks. These ranges hold readings that were delivered as well.
+    #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
+    pub untold_thinned: RangeSet,
     /// What it was sent before the clock was set.
     #[serde(default, skip_serializing_if = "Released::is_empty")]
     pub released: Released,
@@ -67,6 +78,7 @@ impl Account {
             passed_over: 0,
             aside: RangeSet::default(),
             untold: RangeSet::default(),
+            untold_thinned: RangeSet::default(),
             released: Released::default(),
             session: Session::default(),
             parked: None,
@@ -150,10 +162,7 @@ impl Account {
             self.lost += self.settled.insert(part.clone());
             self.untold.insert(part.clone());
         }
-        while self.untold.spans() > 2 * bounds::STORE_LOSSES {
-            let Some(oldest) = self.untold.iter().next() else { break };
-            self.untold.remove(oldest);
-        }
+        bound_untold(&mut self.untold);
         news
     }
 
@@ -164,11 +173,36 @@ impl Account {
         self
     }
 
-    /// What was declared, not acknowledged, and is not in these records.
+    /// Of these numbers those that are not settled are missing in a thinned block: lost. Returns how many.
     #[must_use = "what is lost must be declared"]
-    pub fn unrecorded(&self, records: &[(u64, LossRecord)]) -> Vec<Range<u64>> {
-        let recorded = records.iter().map(|(_, r)| r.seq[0]..r.seq[1].saturating_add(1));
-        self.untold.minus(&recorded.collect())
+    pub fn lose_missing(&mut self, range: Range<u64>) -> u64 {
+        let lost = self.settled.insert(range.start.max(self.first)..range.end);
+        self.lost += lost;
+        if lost > 0 {
+            self.untold_thinned.insert(range);
+            bound_untold(&mut self.untold_thinned);
+        }
+        lost
+    }
+
+    /// A loss record was acknowledged.
+    pub fn heard(&mut self, record: &LossRecord) {
+        let untold = match record.reason {
+            LossReason::Thinned => &mut self.untold_thinned,
+            _ => &mut self.untold,
+        };
+        untold.remove(record.seq[0]..record.seq[1].saturating_add(1));
+    }
+
+    /// What was declared, not acknowledged, and is not in these records: whole ranges, and ranges of which a part was
+    /// thinned.
+    #[must_use = "what is lost must be declared"]
+    pub fn unrecorded(&self, records: &[(u64, LossRecord)]) -> [Vec<Range<u64>>; 2] {
+        let recorded = |thinned: bool| {
+            let of_kind = records.iter().filter(move |(_, r)| (r.reason == LossReason::Thinned) == thinned);
+            of_kind.map(|(_, r)| r.seq[0]..r.seq[1].saturating_add(1)).collect()
+        };
+        [self.untold.minus(&recorded(false)), self.untold_thinned.minus(&recorded(true))]
     }
 
     /// What of `among` it is still owed.
@@ -314,6 +348,33 @@ mod tests {
             account.set_aside(n * 2..n * 2 + 1);
         }
         assert_eq!((account.passed(), account.delivered, account.passed_over), (end, most + 10, most + 10));
+    }
+
+    #[test]
+    fn what_is_missing_among_what_was_delivered_is_lost_once_and_promised_by_its_range() {
+        let mut account = Account::new(1);
+        account.deliver(5..6, 100);
+        assert_eq!((account.lose_missing(1..6), account.lose_missing(1..6)), (4, 0));
+        assert_eq!((account.delivered, account.lost, account.passed()), (1, 4, 6));
+        assert!(account.balances());
+        let promised = |account: &Account| account.unrecorded(&[]).map(|parts| format!("{parts:?}"));
+        assert_eq!(promised(&account), ["[]", "[1..6]"]);
+        let record = LossRecord {
+            uplink: "u".into(),
+            reason: LossReason::Thinned,
+            epoch: String::new(),
+            seq: [1, 5],
+            count: 4,
+            bound: false,
+            from: None,
+            to: None,
+            points: None,
+            ts: String::new(),
+        };
+        assert_eq!(account.unrecorded(&[(1, record.clone())]), [vec![], vec![]]);
+        drop(account.lose(6..8));
+        account.heard(&LossRecord { seq: [1, 9], ..record });
+        assert_eq!(promised(&account), ["[6..8]", "[]"], "that is another reason's");
     }
 
     #[test]

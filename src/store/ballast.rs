@@ -366,6 +366,7 @@ mod tests {
             min_free: 5,
             history: Duration::ZERO,
             commit_interval: Duration::ZERO,
+            thin: None,
         };
         let within = ballast.within(limits);
         assert_eq!((within.max_size, within.min_free), (63 * MIB, floor(MIB)));

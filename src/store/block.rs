@@ -5,10 +5,10 @@
 //! | at | bytes | what |
 //! | --- | --- | --- |
 //! | 0 | 4 | `FGB1` |
-//! | 4 | 1 | version of the layout: 2, and 3 if there are messages in it; 1 is still read |
+//! | 4 | 1 | version of the layout: 2; 3 if there are messages in it; 4 if numbers are missing; 1 is still read |
 //! | 5 | 1 | bit 0: the body is one zstd frame |
 //! | 6 | 2 | zero |
-//! | 8 | 8 | number (`seq`) of the first entry; the others follow without holes |
+//! | 8 | 8 | number (`seq`) of the first entry; the others follow without holes, but for version 4 |
 //! | 16 | 4 | how many entries, 1 to 4096 |
 //! | 20 | 4 + 4 | epoch: start counter, random part |
 //! | 28 | 4 | number of the boot in the log's table of boots |
@@ -23,10 +23,15 @@
 //!
 //! The body is the columns of `crate::columns`, times on the line of `CLOCK_BOOTTIME`; version 1 has its points
 //! otherwise (`columns/dictionary.rs`). In version 3 the columns of the messages come before (`mail`), and those of the
-//! readings are left out if there are none.
+//! readings are left out if there are none. Version 4 is a block that was thinned (see `thin`) and holds readings only: its header names
+//! the first number that it stands for, kept or not, and its body begins with how many it stands for · the boot times of the first and the
+//! last of them · for each reading how many numbers are missing before it, as runs · the points of which readings are missing, as a dictionary.
 //!
 //! Promises: what is packed reads back equal, floats bit for bit. Any flipped bit, and any other damage
 //! within 32 bits, is detected. No bytes make `decode` panic or allocate beyond [`BODY_MAX`].
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use driver_api::{Quality, Value};
 
@@ -35,11 +40,15 @@ use crate::bounds;
 use crate::columns::body::{self, Cells, Row};
 use crate::columns::column::{Reader, Writer};
 use crate::columns::dictionary;
-use crate::message::{BootMs, Entry, Epoch, Reading};
+use crate::message::{BootMs, Entry, Epoch, PointKey, Reading};
 
 const MAGIC: [u8; 4] = *b"FGB1";
-/// Of a block that has readings only, and of one with messages, which an earlier version would take for damaged.
-const VERSIONS: [u8; 2] = [2, 3];
+/// Readings, and every number has one.
+const DENSE: u8 = 2;
+/// With messages among them.
+const MIXED: u8 = 3;
+/// Readings, and some numbers have none.
+const SPARSE: u8 = 4;
 const HEADER: usize = 60;
 /// Largest body before compression: a full block of readings and dictionary, and 1 MiB of text and messages (the
 /// packer closes a block earlier), with room.
@@ -71,22 +80,37 @@ pub struct Block {
     pub head: Head,
     /// What is in it, in order.
     pub entries: Vec<Entry>,
+    /// Which numbers they have, if some are missing.
+    pub sparse: Option<Sparse>,
+}
+
+/// What a thinned block says of its numbers.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sparse {
+    /// For how many numbers the block stands: those of its readings, and those that are missing.
+    pub span: u64,
+    /// The number of each reading, ascending.
+    pub kept: Vec<u64>,
+    /// Of which points readings are missing.
+    pub points: Vec<Arc<PointKey>>,
+    /// Earliest and latest boot time of all of them, ms.
+    pub times: [u64; 2],
 }
 
 impl Block {
-    /// The numbers it holds.
+    /// The numbers it stands for.
     #[must_use]
-    pub fn range(&self) -> std::ops::Range<u64> {
-        self.head.first..self.head.first + self.entries.len() as u64
+    pub fn range(&self) -> Range<u64> {
+        let span = self.sparse.as_ref().map_or(self.entries.len() as u64, |sparse| sparse.span);
+        self.head.first..self.head.first + span
     }
 
     /// Where to stop reading these numbers of it, because their messages would be too much at once; and the bytes of the
     /// messages before that.
     #[must_use]
-    pub fn fits(&self, numbers: std::ops::Range<u64>) -> (u64, usize) {
-        let skip = usize::try_from(numbers.start - self.head.first).unwrap_or(usize::MAX);
+    pub fn fits(&self, numbers: Range<u64>) -> (u64, usize) {
         let mut bytes = 0;
-        for (seq, entry) in numbers.clone().zip(self.entries.iter().skip(skip)) {
+        for (seq, entry) in self.within(numbers.clone()) {
             let more = entry.message().map_or(0, |message| message.size());
             if bytes + more > bounds::FORWARD_READ && seq > numbers.start {
                 return (seq, bytes);
@@ -94,6 +118,34 @@ impl Block {
             bytes += more;
         }
         (numbers.end, bytes)
+    }
+
+    /// How many of them have no reading any more.
+    #[must_use]
+    pub fn gone(&self) -> u64 {
+        let range = self.range();
+        range.end - range.start - self.entries.len() as u64
+    }
+
+    /// The entries with numbers in `range`, each with its number.
+    pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = (u64, &Entry)> + Clone {
+        let first = self.head.first;
+        let place = |n: u64| match &self.sparse {
+            Some(sparse) => sparse.kept.partition_point(|kept| *kept < n),
+            None => usize::try_from(n.saturating_sub(first)).unwrap_or(usize::MAX).min(self.entries.len()),
+        };
+        let (from, to) = (place(range.start), place(range.end));
+        let number = move |i: usize| match &self.sparse {
+            Some(sparse) => sparse.kept.get(i).copied(),
+            None => Some(first + i as u64),
+        };
+        let entries = self.entries.iter().enumerate().skip(from).take(to.saturating_sub(from));
+        entries.filter_map(move |(i, entry)| Some((number(i)?, entry)))
+    }
+
+    /// All entries, each with its number.
+    pub fn numbered(&self) -> impl Iterator<Item = (u64, &Entry)> + Clone {
+        self.within(self.range())
     }
 }
 
@@ -144,10 +196,33 @@ pub fn weight(entry: &Entry) -> usize {
 /// # Errors
 /// zstd's, which has none to report for memory it was given; passed on all the same.
 pub fn encode(head: &Head, entries: &[Entry]) -> std::io::Result<Vec<u8>> {
-    debug_assert!((1..=bounds::STORE_BLOCK).contains(&entries.len()), "piece() cuts");
     let (version, raw) = body(entries);
-    let packed = zstd::bulk::compress(&raw, LEVEL)?;
-    let (flags, stored) = if packed.len() < raw.len() { (1u8, &packed) } else { (0, &raw) };
+    pack(version, head, entries, &raw)
+}
+
+/// Packs the 1 to [`bounds::STORE_BLOCK`] readings that are left of a stretch.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_sparse(head: &Head, readings: &[Entry], sparse: &Sparse) -> std::io::Result<Vec<u8>> {
+    debug_assert_eq!(readings.len(), sparse.kept.len());
+    let mut out = Writer::default();
+    out.put(sparse.span);
+    sparse.times.iter().for_each(|at| out.put(*at));
+    let before = std::iter::once(head.first).chain(sparse.kept.iter().map(|kept| kept + 1));
+    out.put_runs(sparse.kept.iter().zip(before).map(|(kept, before)| kept.saturating_sub(before)));
+    let points: Vec<&PointKey> = sparse.points.iter().map(|point| &**point).collect();
+    dictionary::write(&mut out, &points);
+    let (version, mut raw) = body(readings);
+    debug_assert_eq!(version, DENSE, "a block with messages is not thinned");
+    out.bytes.append(&mut raw);
+    pack(SPARSE, head, readings, &out.bytes)
+}
+
+fn pack(version: u8, head: &Head, entries: &[Entry], raw: &[u8]) -> std::io::Result<Vec<u8>> {
+    debug_assert!((1..=bounds::STORE_BLOCK).contains(&entries.len()), "piece() cuts");
+    let packed = zstd::bulk::compress(raw, LEVEL)?;
+    let (flags, stored) = if packed.len() < raw.len() { (1u8, &packed[..]) } else { (0, raw) };
     let mut out = Vec::with_capacity(HEADER + stored.len() + 4);
     out.extend_from_slice(&MAGIC);
     out.extend_from_slice(&[version, flags, 0, 0]);
@@ -177,7 +252,7 @@ fn body(entries: &[Entry]) -> (u8, Vec<u8>) {
     let messages: Vec<_> =
         entries.iter().enumerate().filter_map(|(n, e)| e.message().map(|m| (n, m))).collect();
     if messages.is_empty() {
-        return (VERSIONS[0], body::write(readings));
+        return (DENSE, body::write(readings));
     }
     let mut out = Writer::default();
     mail::write(&mut out, &messages, entries.first().map_or(0, |e| e.at().0));
@@ -185,7 +260,7 @@ fn body(entries: &[Entry]) -> (u8, Vec<u8>) {
         out.put(first.at);
         out.bytes.extend(body::write(readings));
     }
-    (VERSIONS[1], out.bytes)
+    (MIXED, out.bytes)
 }
 
 fn row(r: &Reading) -> Row<'_> {
@@ -204,7 +279,7 @@ pub fn decode(bytes: &[u8]) -> Result<Block, Damage> {
     if crc != crc32fast::hash(signed).to_le_bytes() {
         return Err(Damage::Checksum);
     }
-    if !(1..=VERSIONS[1]).contains(&bytes[4]) {
+    if !(1..=SPARSE).contains(&bytes[4]) {
         return Err(Damage::Version(bytes[4]));
     }
     contents(signed)
@@ -237,24 +312,35 @@ fn contents(bytes: &[u8]) -> Result<Block, Damage> {
         raw = zstd::bulk::decompress(stored, raw_len).map_err(|_| Damage::Shape("the compressed body"))?;
         &raw[..]
     };
-    let entries = columns(version, body, count, base).ok_or(Damage::Shape("the body"))?;
     let head = Head { first, epoch: Epoch { start, random }, boot, offset, synced: synced == 1 };
-    Ok(Block { head, entries })
+    let (entries, sparse) = columns(version, body, count, (first, base)).ok_or(Damage::Shape("the body"))?;
+    Ok(Block { head, entries, sparse })
 }
 
-fn columns(version: u8, body: &[u8], count: usize, base: u64) -> Option<Vec<Entry>> {
+fn columns(
+    version: u8,
+    body: &[u8],
+    count: usize,
+    (first, base): (u64, u64),
+) -> Option<(Vec<Entry>, Option<Sparse>)> {
     let mut r = Reader::new(body);
-    if version == VERSIONS[1] {
-        return mixed(&mut r, count, base);
+    let mut sparse = None;
+    if version == MIXED {
+        return Some((mixed(&mut r, count, base)?, None));
     }
     let rows = match version {
         1 => {
             let dictionary = dictionary::read_version_1(&mut r, count)?;
             body::read_rows(&mut r, &dictionary, count, base)?
         }
+        SPARSE => {
+            sparse = Some(numbers(&mut r, count, first)?);
+            body::read(&mut r, count, base)?
+        }
         _ => body::read(&mut r, count, base)?,
     };
-    rows.into_iter().map(|row| reading(row).map(Entry::Reading)).collect()
+    let entries = rows.into_iter().map(|row| reading(row).map(Entry::Reading)).collect::<Option<_>>()?;
+    Some((entries, sparse))
 }
 
 /// Readings with messages among them.
@@ -274,6 +360,21 @@ fn mixed(r: &mut Reader<'_>, count: usize, base: u64) -> Option<Vec<Entry>> {
             None => reading(rows.next()?).map(Entry::Reading),
         })
         .collect()
+}
+
+fn numbers(r: &mut Reader<'_>, count: usize, first: u64) -> Option<Sparse> {
+    let span = r.get()?;
+    let times = [r.get()?, r.get()?];
+    let end = first.checked_add(span)?;
+    let mut next = first;
+    let mut kept = Vec::with_capacity(count);
+    for missing in r.get_runs(count)? {
+        let number = next.checked_add(missing).filter(|number| *number < end)?;
+        kept.push(number);
+        next = number + 1;
+    }
+    let points = dictionary::read(r, bounds::STORE_LOSS_POINTS)?;
+    Some(Sparse { span, kept, points, times })
 }
 
 fn reading(row: Cells) -> Option<Reading> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use driver_api::{Quality, Reason, Value};
 use proptest::prelude::*;
 
-use super::block::{Damage, Head, decode, encode, piece};
+use super::block::{Damage, Head, Sparse, decode, encode, encode_sparse, piece};
 use crate::bounds;
 use crate::message::{BootMs, Entry, Epoch, Forwarded, PointKey, Props, Reading};
 
@@ -82,6 +82,34 @@ proptest! {
     }
 
     #[test]
+    fn what_is_left_of_a_stretch_reads_back_with_its_numbers(
+        entries in entries(), first in 0u64..1 << 60, missing in prop::collection::vec(0u64..100_000, 80),
+        behind in 0u64..1 << 40, times in any::<[u64; 2]>(), at in any::<prop::sample::Index>(),
+    ) {
+        let readings: Vec<Entry> = entries.into_iter().filter(|entry| entry.message().is_none()).collect();
+        prop_assume!(!readings.is_empty());
+        let mut next = first;
+        let kept: Vec<u64> = readings.iter().zip(missing).map(|(_, missing)| {
+            next += missing + 1;
+            next - 1
+        }).collect();
+        let points = readings.iter().take(3).filter_map(|r| Some(Arc::clone(&r.reading()?.point))).collect();
+        let sparse = Sparse { span: next - first + behind, kept: kept.clone(), points, times };
+        let mut bytes = encode_sparse(&head(first), &readings, &sparse).expect("packs");
+        let block = decode(&bytes).expect("unpacks");
+        prop_assert_eq!(block.range(), first..next + behind);
+        prop_assert_eq!(block.gone(), next + behind - first - readings.len() as u64);
+        prop_assert!(block.numbered().eq(kept.iter().copied().zip(&readings)));
+        let (from, to) = (first + at.index(1000) as u64, next);
+        let within = kept.iter().copied().zip(&readings).filter(|(n, _)| (from..to).contains(n));
+        prop_assert!(block.within(from..to).eq(within));
+        prop_assert_eq!((block.head, block.sparse), (head(first), Some(sparse)));
+        let bit = at.index(bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(decode(&bytes).is_err());
+    }
+
+    #[test]
     fn any_flipped_bit_and_any_cut_is_detected(entries in entries(), at in any::<prop::sample::Index>()) {
         let mut bytes = encode(&head(1), &entries).expect("packs");
         let bit = at.index(bytes.len() * 8);
@@ -138,11 +166,11 @@ proptest! {
 fn a_later_version_is_named() {
     let key = Arc::new(PointKey { device: "d".into(), point: "p".into(), unit: String::new() });
     let mut bytes = encode(&head(1), &[Reading::good(key, BootMs(1), Value::Int(1)).into()]).expect("packs");
-    bytes[4] = 4;
+    bytes[4] = 5;
     let end = bytes.len() - 4;
     let crc = crc32fast::hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&crc.to_le_bytes());
-    assert_eq!(decode(&bytes), Err(Damage::Version(4)));
+    assert_eq!(decode(&bytes), Err(Damage::Version(5)));
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl Writer {
             return Err(Trouble::Disk(GONE.into()));
         }
         self.observe_clock();
+        self.recount()?;
         self.look_up()?;
         self.make_room()?;
         self.pack()?;
@@ -152,7 +153,10 @@ impl Writer {
 
     /// Everything that differs from what the database holds.
     fn change(&mut self, clean: bool) -> Result<(Line, Change), Trouble> {
+        let pending = self.thinner.pending.as_ref();
         let mut change = Change {
+            thinned: pending.map(|p| (p.row.clone(), p.data.clone(), p.gone)),
+            amend: self.thinner.amend.clone(),
             blocks: self.hand.iter().flat_map(|h| h.blocks.iter().cloned()).collect(),
             delete: self.doomed.iter().collect(),
             ..Change::default()
@@ -170,7 +174,7 @@ impl Writer {
             let mut state = self.shared.state();
             for record in heard {
                 if let Some(account) = state.accounts.get_mut(&record.uplink) {
-                    account.untold.remove(record.seq[0]..record.seq[1].saturating_add(1));
+                    account.heard(&record);
                 }
             }
             let mut present = state.present.clone();
@@ -254,7 +258,8 @@ impl Writer {
                     break;
                 }
             }
-            if !merged {
+            // Nothing is missing, and nothing there that it could join.
+            if !merged && record.count > 0 {
                 placed.push((*next, record.clone()));
                 *next += 1;
             }
@@ -291,6 +296,7 @@ impl Writer {
     pub(super) fn committed(&mut self, line: Line, took: Duration) {
         let hand = self.hand.take();
         self.attempted = None;
+        self.thinned();
         self.doomed = RangeSet::default();
         self.doomed_bytes = 0;
         let records = std::mem::take(&mut self.records);
@@ -331,7 +337,7 @@ impl Writer {
         }
         self.shared.tell(line.next);
         self.line = line;
-        for record in records {
+        for record in records.into_iter().filter(|record| record.count > 0) {
             // Nobody listening is fine: the record is stored.
             let _ = self.shared.events.send(record);
         }

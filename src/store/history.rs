@@ -67,12 +67,15 @@ impl State {
         }
         let mut purged = Vec::new();
         for name in names {
-            let before = self.accounts.get(&name).map_or(0, |a| a.lost);
+            // What is missing of thinned blocks is lost already, and declared with the rest now.
+            let missing = self.thinned.holes_of(&name);
+            let before = self.accounts.get(&name).map_or(0, |a| a.lost) + missing;
             for part in self.pending(&name) {
                 self.lose_for(&name, part, LossReason::Purged, false, |_| Facts::default(), true);
             }
             let after = self.accounts.get(&name).map_or(0, |a| a.lost);
-            purged.push((name, after - before));
+            self.thinned.filled(&name, missing);
+            purged.push((name, after.saturating_sub(before)));
         }
         if uplink.is_none() {
             self.forget_below = self.stored;

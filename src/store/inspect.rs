@@ -12,6 +12,7 @@ use super::account::Account;
 use super::backup::Copied;
 use super::block;
 use super::drain::Chunk;
+use super::holes::Rows;
 use super::identity;
 use super::log::Log;
 use super::ranges::count;
@@ -147,15 +148,18 @@ impl AtRest {
         let look = || -> Result<Inspection, Trouble> {
             let (log, line) = (&self.log, &self.line);
             let mut uplinks = BTreeMap::new();
+            let missing = Rows::of(log, [])?.gone(&line.present);
             for name in log.keys("uplink:")? {
                 let Some(account) = log.state::<Account>(&format!("uplink:{name}"))? else { continue };
                 let losses = log.losses(&name, usize::MAX >> 1)?.into_iter().map(|(_, r)| r).collect();
-                uplinks.insert(name, InspectedUplink::of(&account, line, losses));
+                let thinned = Rows::of(log, [&account])?;
+                let lost = thinned.holes(&line.present, &account).unwrap_or(0);
+                uplinks.insert(name, InspectedUplink::of(&account, line, lost, losses));
             }
             Ok(Inspection {
                 epoch: Epoch { start: line.epoch[0], random: line.epoch[1] }.to_string(),
                 next_seq: line.next,
-                readings: line.present.len(),
+                readings: line.present.len().saturating_sub(missing),
                 bytes: log.usage()?.file,
                 clean: line.clean,
                 set_aside: identity::all_set_aside(&self.dir),
@@ -190,7 +194,7 @@ impl AtRest {
             };
             let head = &block.head;
             let mut chunk = Chunk::empty(next);
-            for (seq, entry) in block.range().zip(&block.entries) {
+            for (seq, entry) in block.numbered() {
                 let time = state::time_of(&self.boots, entry.at(), head.boot, (head.offset, head.synced));
                 state::put(&mut chunk, Id { epoch: head.epoch, seq }, entry, time);
             }
@@ -201,13 +205,14 @@ impl AtRest {
 }
 
 impl InspectedUplink {
-    fn of(account: &Account, line: &Line, losses: Vec<LossRecord>) -> Self {
+    /// `missing`: how many of its numbers are gone from thinned blocks.
+    fn of(account: &Account, line: &Line, missing: u64, losses: Vec<LossRecord>) -> Self {
         let queued: Vec<_> = line.present.iter().flat_map(|r| account.open(r)).collect();
         Self {
             taken: account.taken(line.next),
             delivered: account.delivered,
-            queued: count(&queued),
-            lost: account.lost,
+            queued: count(&queued).saturating_sub(missing),
+            lost: account.lost + missing,
             parked: account.parked.is_some(),
             losses,
         }

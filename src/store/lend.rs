@@ -152,6 +152,7 @@ mod tests {
             min_free: 0,
             history: Duration::ZERO,
             commit_interval: Duration::from_millis(500),
+            thin: None,
         };
         let first = Id { epoch: Epoch { start, random: 7 }, seq: 1 };
         let boot = Boot::new(1, "boot", (BootMs(0), WallMs(0)), first);

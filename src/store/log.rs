@@ -5,6 +5,7 @@
 //! connection is not used again. Small state is sealed with a CRC of its own, blocks have theirs:
 //! SQLite itself does not notice a flipped bit.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -52,6 +53,10 @@ impl Row {
 /// Everything that one commit changes.
 #[derive(Debug, Default)]
 pub struct Change {
+    /// A block that takes the place of those in its range, and how many of its numbers are missing.
+    pub thinned: Option<(Row, Vec<u8>, u64)>,
+    /// What is to be put right in the table of thinned blocks: see `Thinner`.
+    pub amend: BTreeMap<u64, Option<[u64; 2]>>,
     /// New blocks with their rows.
     pub blocks: Vec<(Row, Vec<u8>)>,
     /// Blocks that lie within these go.
@@ -227,26 +232,22 @@ impl Log {
     /// Those of the database.
     pub fn commit(&mut self, line: &Line, change: &Change) -> Result<(), Trouble> {
         let tx = self.conn.transaction()?;
+        for (first, entry) in &change.amend {
+            run(&tx, "DELETE FROM thin WHERE first=?1", [signed(*first)])?;
+            if let Some([count, gone]) = entry {
+                put_thin(&tx, [*first, *count, *gone])?;
+            }
+        }
+        if let Some((row, data, gone)) = &change.thinned {
+            delete_blocks(&tx, &row.range())?;
+            put_block(&tx, row, data)?;
+            put_thin(&tx, [row.first, row.count, *gone])?;
+        }
         for (row, data) in &change.blocks {
-            run(
-                &tx,
-                "INSERT OR REPLACE INTO block(first,count,boot,t_min,t_max,data) VALUES(?1,?2,?3,?4,?5,?6)",
-                params![
-                    signed(row.first),
-                    signed(row.count),
-                    row.boot,
-                    signed(row.times[0]),
-                    signed(row.times[1]),
-                    data
-                ],
-            )?;
+            put_block(&tx, row, data)?;
         }
         for range in &change.delete {
-            run(
-                &tx,
-                "DELETE FROM block WHERE first>=?1 AND first<?2",
-                params![signed(range.start), signed(range.end)],
-            )?;
+            delete_blocks(&tx, range)?;
         }
         put_state(&tx, "line", Some(&seal(line)?))?;
         for (key, value) in &change.state {
@@ -438,6 +439,25 @@ pub(super) fn identify(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|m| (m.ino(), m.len()))
 }
 
+fn put_block(tx: &Transaction<'_>, row: &Row, data: &[u8]) -> Result<(), Trouble> {
+    let numbers = [row.first, row.count, row.times[0], row.times[1]].map(signed);
+    run(
+        tx,
+        "INSERT OR REPLACE INTO block(first,count,boot,t_min,t_max,data) VALUES(?1,?2,?3,?4,?5,?6)",
+        params![numbers[0], numbers[1], row.boot, numbers[2], numbers[3], data],
+    )
+}
+
+fn put_thin(tx: &Transaction<'_>, entry: [u64; 3]) -> Result<(), Trouble> {
+    run(tx, "INSERT OR REPLACE INTO thin(first,count,gone) VALUES(?1,?2,?3)", entry.map(signed))
+}
+
+fn delete_blocks(tx: &Transaction<'_>, range: &Range<u64>) -> Result<(), Trouble> {
+    let ends = [range.start, range.end].map(signed);
+    run(tx, "DELETE FROM block WHERE first>=?1 AND first<?2", ends)?;
+    run(tx, "DELETE FROM thin WHERE first>=?1 AND first<?2", ends)
+}
+
 fn put_state(tx: &Transaction<'_>, key: &str, value: Option<&str>) -> Result<(), Trouble> {
     match value {
         Some(text) => run(tx, "INSERT OR REPLACE INTO state(key,value) VALUES(?1,?2)", params![key, text]),
@@ -452,7 +472,7 @@ fn run(tx: &Transaction<'_>, sql: &str, params: impl rusqlite::Params) -> Result
 }
 
 /// Numbers live far below 2^63: 10^18 readings are 3 million years at 10,000 a second. Boot times likewise.
-fn signed(n: u64) -> i64 {
+pub(super) fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 

@@ -17,8 +17,10 @@ pub struct Draft {
     pub bound: bool,
     /// Epoch of the numbers.
     pub epoch: Epoch,
-    /// Which numbers, without holes.
+    /// Which numbers, without holes; of what was thinned, those among which they are.
     pub range: Range<u64>,
+    /// How many of them. None: it only joins what lies before and behind it.
+    pub count: u64,
     /// What is known of the readings behind them.
     pub facts: Facts,
     /// The readings are still stored: the writer looks them up before it writes this down.
@@ -70,6 +72,7 @@ pub fn push(drafts: &mut Vec<Draft>, draft: Draft) {
                     == (draft.reason, draft.bound, draft.epoch, draft.look_up) =>
         {
             d.range.end = draft.range.end;
+            d.count += draft.count;
             d.facts.join(draft.facts);
         }
         _ => drafts.push(draft),
@@ -85,7 +88,7 @@ pub fn record(draft: Draft, now: WallMs) -> LossRecord {
         reason: draft.reason,
         epoch: draft.epoch.to_string(),
         seq: [draft.range.start, draft.range.end.saturating_sub(1)],
-        count: draft.range.end.saturating_sub(draft.range.start),
+        count: draft.count,
         bound: draft.bound,
         from: draft.facts.times.map(|t| t.0.to_string()),
         to: draft.facts.times.map(|t| t.1.to_string()),
@@ -129,6 +132,7 @@ mod tests {
             bound: false,
             epoch: Epoch { start: 1, random: 2 },
             facts: Facts::of([(point.to_owned(), WallMs(range.start.cast_signed()))]),
+            count: range.end - range.start,
             range,
             look_up: false,
         }
@@ -146,6 +150,21 @@ mod tests {
         assert_eq!((record.seq, record.count), ([1, 8], 8));
         assert_eq!(record.points, Some(vec!["a/b".to_owned(), "a/c".to_owned()]));
         assert_eq!(record.to.as_deref(), Some("1970-01-01T00:00:00.005Z"));
+    }
+
+    #[test]
+    fn what_was_thinned_is_one_record_over_what_stayed_in_between() {
+        let thinned = |range: Range<u64>, count| Draft { count, ..draft(range, LossReason::Thinned, "a/b") };
+        let mut drafts = Vec::new();
+        for (range, count) in [(10..20, 9), (20..25, 0), (25..90, 60)] {
+            push(&mut drafts, thinned(range, count));
+        }
+        push(&mut drafts, thinned(100..120, 19));
+        let records: Vec<_> = drafts.into_iter().map(|d| record(d, WallMs(0))).collect();
+        assert_eq!(
+            records.iter().map(|r| (r.seq, r.count)).collect::<Vec<_>>(),
+            [([10, 89], 69), ([100, 119], 19)]
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!   directory in RAM for the `head` file, as the unit file has it). At most
 //!   `commit_interval` later they are **stored**: in a committed and synced transaction.
 //! - A stored reading is lost by nothing but the limits the user set, and then each uplink that had not
-//!   acknowledged it gets a loss record with the exact range, points and times.
+//!   acknowledged it gets a loss record with the exact range, points and times. If the user wants it, the backlog is thinned
+//!   before it is dropped: what stays is as it was taken, and what goes is declared with its exact count (`holes`).
 //! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
 //!   instant, exactly one of delivered, queued, declared lost.
 //! - Messages of other devices are records of the same line. One that an uplink does not forward is in none of its
@@ -37,6 +38,8 @@
 //!   has found no disk since its start.
 //! - A number that is acknowledged in the very moment in which a limit drops it may be declared lost although
 //!   it arrived; never the other way round.
+//! - What was thinned out counts as lost at once, but its record follows with the readings around it. After a roll-back
+//!   it may be there again, and arrive.
 //! - Readings of an earlier boot whose clock was never set cannot be placed any more: they go out as `clock_unsynced`, with the
 //!   last guess of their boot, and are never corrected.
 //! - A wall clock that was believed and then stepped was wrong before; what was placed by it stays where it is.
@@ -55,9 +58,9 @@
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
-//! `exchange`, `tail`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
+//! `exchange`, `tail`, `thin`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
-//! `room`, `reader` and `reopen` are what it does, `backup` copies the database and `restore` makes a copy ready, `port` is what an
+//! `room`, `thinning`, `reader` and `reopen` are what it does, `holes` is the ledger of what was thinned, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.
 
 mod account;
@@ -73,6 +76,7 @@ mod epochs;
 mod exchange;
 mod head;
 mod history;
+mod holes;
 mod identity;
 mod inspect;
 mod last;
@@ -99,6 +103,8 @@ mod status;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod thin;
+mod thinning;
 mod times;
 mod trouble;
 mod wal;

@@ -118,8 +118,7 @@ impl State {
         let guessed = head.boot == self.boot && !self.is_set();
         let account = self.accounts.get(uplink);
         let open = account.and_then(|a| a.released.opened(head.boot)).filter(|_| guessed);
-        let skip = usize::try_from(numbers.start - head.first).unwrap_or(usize::MAX);
-        for (seq, entry) in numbers.clone().zip(block.entries.iter().skip(skip)) {
+        for (seq, entry) in block.within(numbers.clone()) {
             if entry.message().is_some_and(|message| !self.post.is_wanted(uplink, message)) {
                 continue;
             }
@@ -130,13 +129,13 @@ impl State {
             };
             state::put(chunk, Id { epoch: head.epoch, seq }, entry, time);
         }
-        let entries = numbers.clone().zip(block.entries.iter().skip(skip)).map(|(_, entry)| entry);
-        let first = numbers.start;
-        let free = account.filter(|_| open.is_some()).map(|a| a.released.free(numbers)).unwrap_or_default();
+        let free =
+            account.filter(|_| open.is_some()).map(|a| a.released.free(numbers.clone())).unwrap_or_default();
         if !free.is_empty() {
             self.hand(uplink, free);
         }
-        self.set_aside(uplink, first, entries);
+        self.set_aside(uplink, block.within(numbers.clone()));
+        self.note_handed(uplink, block, &numbers);
     }
 
     fn hand(&mut self, uplink: &str, numbers: Vec<Range<u64>>) {

@@ -12,7 +12,6 @@ use super::Inner;
 use super::drain::{Chunk, Drain, DrainError, Ledger};
 use super::exchange::{Exchange, Session, Step};
 use super::lend::PATIENCE;
-use super::loss::Facts;
 use super::state::Tick;
 use super::writer::Job;
 use crate::message::{CorrectionRecord, LossReason, LossRecord};
@@ -52,7 +51,7 @@ impl Drain for Port {
             let mut state = self.inner.shared.state();
             // What is only lent is refused again by the next connection: a declaration must not be ahead of the log.
             let range = range.start..range.end.min(state.stored);
-            state.lose_for(&self.uplink, range, reason, false, |_| Facts::default(), true);
+            state.settle(&self.uplink, range, Some(reason));
         }
         self.inner.wake();
     }

@@ -168,16 +168,17 @@ impl State {
         self.figures.taken += count as u64;
     }
 
-    /// What of these entries, which begin at `first`, is not this uplink's affair is set aside.
-    pub(super) fn set_aside<'e>(
-        &mut self,
-        uplink: &str,
-        first: u64,
-        entries: impl Iterator<Item = &'e Entry>,
-    ) {
+    /// What of these entries is not this uplink's affair is set aside.
+    pub(super) fn set_aside<'e>(&mut self, uplink: &str, entries: impl Iterator<Item = (u64, &'e Entry)>) {
         let wants = self.post.wishes.get(uplink);
-        let foreign = entries.map(|e| e.message().is_some_and(|m| wants.is_none_or(|wants| !wants(m))));
-        let runs: Vec<Range<u64>> = runs(first, foreign).collect();
+        let foreign = |e: &Entry| e.message().is_some_and(|m| wants.is_none_or(|wants| !wants(m)));
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for (seq, _) in entries.filter(|(_, entry)| foreign(entry)) {
+            match runs.last_mut().filter(|run| run.end == seq) {
+                Some(run) => run.end += 1,
+                None => runs.push(seq..seq + 1),
+            }
+        }
         let Some(account) = self.accounts.get_mut(uplink) else { return };
         for run in runs {
             if account.set_aside(run) {

@@ -21,6 +21,8 @@ pub struct Limits {
     pub history: Duration,
     /// Longest wait of a reading for its commit.
     pub commit_interval: Duration,
+    /// Before blocks are dropped, of fast points one reading in each stretch of this length stays; `None`: all do.
+    pub thin: Option<Duration>,
 }
 
 impl From<&model::Store> for Limits {
@@ -31,6 +33,7 @@ impl From<&model::Store> for Limits {
             min_free: config.min_free.0,
             history: config.history.0,
             commit_interval: config.commit_interval.0,
+            thin: config.thin.map(|thin| thin.0),
         }
     }
 }
@@ -77,6 +80,17 @@ pub fn excess(usage: Usage, limits: &Limits) -> u64 {
     over.max(tight)
 }
 
+/// Whether it is time to thin, so that nothing must go: two strides before [`excess`] says so, or where there is no room
+/// to grow into. A stride beyond it only dropping is fast enough.
+#[must_use]
+pub fn is_pressed(usage: Usage, limits: &Limits) -> bool {
+    let used = usage.file.saturating_sub(usage.reusable);
+    let budget = limits.max_size.saturating_sub(limits.wal());
+    let squeezed = usage.free.is_some_and(|free| free < limits.min_free);
+    let tight = squeezed && used > SMALL && usage.reusable < ROOM.min(used / 8);
+    used <= budget + limits.stride() && (tight || used > budget.saturating_sub(2 * limits.stride()))
+}
+
 /// Whether what was last taken so long ago (ms) is over age. What has no age is not: a clock that is not set, or set
 /// for the first time, makes nothing old.
 #[must_use]
@@ -104,6 +118,7 @@ mod tests {
         min_free: 1 << 30,
         history: Duration::ZERO,
         commit_interval: Duration::from_millis(500),
+        thin: None,
     };
 
     #[test]
@@ -126,6 +141,17 @@ mod tests {
             "no more than an eighth of it"
         );
         assert_eq!(excess(Usage { file: SMALL, ..usage(0) }, &LIMITS), 0, "a small log is not thrown away");
+    }
+
+    #[test]
+    fn it_is_thinned_before_something_must_go() {
+        let usage = |file, reusable| Usage { file, reusable, free: Some(2 << 30) };
+        assert!(!is_pressed(usage(57 << 20, 0), &LIMITS));
+        assert!(is_pressed(usage(59 << 20, 0), &LIMITS));
+        assert!(!is_pressed(usage(59 << 20, 2 << 20), &LIMITS), "what may be used again is not used");
+        assert!(!is_pressed(usage(62 << 20, 0), &LIMITS), "too late");
+        let squeezed = |reusable| Usage { file: 30 << 20, reusable, free: Some(1 << 20) };
+        assert_eq!((is_pressed(squeezed(0), &LIMITS), is_pressed(squeezed(ROOM), &LIMITS)), (true, false));
     }
 
     #[test]

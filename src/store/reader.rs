@@ -79,16 +79,19 @@ impl Writer {
                     self.corrupt(bad);
                     continue;
                 };
-                let until = block.range().end.min(part.end).min(at + (most - chunk.count()) as u64);
+                let until = block.range().end.min(part.end);
+                // Where the last one that there is room for lies; of a thinned block not every number counts.
+                let over = block.within(at..until).nth(most.saturating_sub(chunk.count()));
+                let until = over.map_or(until, |(seq, _)| seq);
                 let (until, heavy) = block.fits(at..until);
-                (looked, bytes) = (looked + until - at, bytes + heavy);
+                let count = block.within(at..until).count() as u64;
+                (looked, bytes) = (looked + count.max(1), bytes + heavy);
                 let mut state = self.shared.state();
                 if let Some(uplink) = uplink {
                     state.hand_out(uplink, &block, at..until, &mut chunk);
                 } else {
-                    let (head, skip) =
-                        (&block.head, usize::try_from(at - block.head.first).unwrap_or(usize::MAX));
-                    for (seq, entry) in (at..until).zip(block.entries.iter().skip(skip)) {
+                    let head = &block.head;
+                    for (seq, entry) in block.within(at..until) {
                         let time =
                             state::time_of(&state.boots, entry.at(), head.boot, (head.offset, head.synced));
                         state::put(&mut chunk, Id { epoch: head.epoch, seq }, entry, time);
@@ -103,6 +106,7 @@ impl Writer {
     /// The whole block that holds `at`; `None` if it is damaged or not there.
     pub(super) fn block_at(&mut self, at: u64) -> Result<Option<Arc<Block>>, Trouble> {
         if let Some(block) = self.cache.get(at) {
+            self.compare(&block);
             return Ok(Some(block));
         }
         let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
@@ -118,6 +122,7 @@ impl Writer {
                     tracing::error!(first, "a stored block is of an epoch that had no such number");
                     return Ok(None);
                 }
+                self.compare(&block);
                 let block = Arc::new(block);
                 self.cache.put(Arc::clone(&block));
                 Ok(Some(block))
@@ -133,6 +138,7 @@ impl Writer {
     /// These numbers cannot be read any more: declared, and removed with the next commit.
     pub(super) fn corrupt(&mut self, range: Range<u64>) {
         let mut state = self.shared.state();
+        state.unthin(&range, None);
         let lost = state.present.remove(range.clone());
         state.figures.dropped += lost;
         state.lose(range.clone(), LossReason::Corrupt, false, &Facts::default());

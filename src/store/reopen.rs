@@ -114,6 +114,7 @@ impl Writer {
         };
         let reason = if line.is_some() { LossReason::Rollback } else { LossReason::Corrupt };
         let mut state = self.shared.state();
+        state.thinned.forget();
         for part in state.present.minus(&there) {
             state.present.remove(part.clone());
             state.lose(part, reason, false, &Facts::default());

@@ -26,9 +26,11 @@ use super::account::Account;
 use super::backup::Copied;
 use super::block;
 use super::epochs::Epochs;
+use super::holes::Rows;
 use super::identity::{self, Mark};
 use super::inspect::said;
 use super::log::{Change, Log};
+use super::ranges::count;
 use super::recovery::Line;
 use super::trouble::Trouble;
 use super::{Store, StoreError};
@@ -112,7 +114,7 @@ impl Restorable {
                 pace.note(row.boot, row.first, row.times);
                 at = row.range().end.max(row.first + 1);
             }
-            let queued = queued(&line, &accounts);
+            let queued = queued(&log, &line, &accounts)?;
             log.settle()?;
             let of = Copied::of(&line, bytes);
             Ok(Self { path: path.clone(), line, accounts, pace, of, damaged, queued })
@@ -234,20 +236,18 @@ impl Store {
         if !database.is_file() {
             return Ok(held);
         }
-        let look = || -> Result<Was, Trouble> {
+        let look = || -> Result<_, Trouble> {
             let log = Log::open_to_read(&database)?;
             let line: Line = log.state("line")?.ok_or(Trouble::Damaged("no line".into()))?;
             let epochs = log.state("epochs")?.unwrap_or_default();
             let accounts = accounts(&log)?;
+            let queued = queued(&log, &line, &accounts)?;
             // The database alone is all of it then.
             log.close()?;
-            Ok(Was { line, epochs, accounts })
+            Ok((Was { line, epochs, accounts }, queued))
         };
         match look() {
-            Ok(was) => {
-                held.queued = Some(queued(&was.line, &was.accounts));
-                held.was = Some(was);
-            }
+            Ok((was, queued)) => (held.was, held.queued) = (Some(was), Some(queued)),
             Err(trouble) => {
                 tracing::debug!(%trouble, "the database that is replaced cannot be read");
                 held.torn = true;
@@ -290,12 +290,18 @@ fn accounts(log: &Log) -> Result<BTreeMap<String, Account>, Trouble> {
     Ok(accounts)
 }
 
-fn queued(line: &Line, accounts: &BTreeMap<String, Account>) -> BTreeMap<String, u64> {
-    let open = |account: &Account| {
-        let parts = line.present.iter().flat_map(|range| account.open(range));
-        parts.map(|part| part.end - part.start).sum()
-    };
-    accounts.iter().filter(|(_, a)| a.parked.is_none()).map(|(name, a)| (name.clone(), open(a))).collect()
+fn queued(
+    log: &Log,
+    line: &Line,
+    accounts: &BTreeMap<String, Account>,
+) -> Result<BTreeMap<String, u64>, Trouble> {
+    let mut queued = BTreeMap::new();
+    for (name, account) in accounts.iter().filter(|(_, a)| a.parked.is_none()) {
+        let open: u64 = line.present.iter().map(|range| count(&account.open(range))).sum();
+        let missing = Rows::of(log, [account])?.holes(&line.present, account).unwrap_or(0);
+        queued.insert(name.clone(), open.saturating_sub(missing));
+    }
+    Ok(queued)
 }
 
 /// How fast numbers were given out in the newest boot of which there are blocks: two of its moments.

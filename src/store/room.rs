@@ -1,5 +1,5 @@
-//! Making room: what every uplink has passed goes, when it is no history any more; then the oldest blocks, when
-//! the user's limits say so, and each uplink that had not settled them is told exactly what it misses.
+//! Making room: what every uplink has passed goes, when it is no history any more; then, if the user wants it, the oldest
+//! blocks are thinned (`thinning`); then they go, when the limits say so, and each uplink that had not settled them is told exactly what it misses.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::ranges::RangeSet;
 use super::state::{State, Tick};
 use super::trouble::Trouble;
 use super::writer::Writer;
-use crate::message::{BootMs, Entry, LossReason};
+use crate::message::{BootMs, Entry, LossReason, WallMs};
 
 /// Rows that are looked at for one commit's housekeeping. More is done in the next commit.
 const ROWS: usize = 256;
@@ -25,7 +25,7 @@ impl Writer {
         let now = Tick::now();
         let (limits, free) = (self.limits(), free_disk(&self.shared.dir));
         self.ballast.note(free, &limits);
-        let (passed, usage) = {
+        let (passed, mut usage) = {
             let state = self.shared.state();
             let usage = quota::Usage {
                 file: state.figures.bytes,
@@ -51,15 +51,8 @@ impl Writer {
             let gone = rows.iter().take(kept.unwrap_or(rows.len())).map(Row::range);
             whole.extend(gone.filter(|r| r.start >= part.start && r.end <= part.end));
         }
-        {
-            let mut state = self.shared.state();
-            for range in whole {
-                // What is gone cannot be found to be somebody else's after a start.
-                state.accounts.values_mut().for_each(|account| account.pass_over(range.clone()));
-                state.present.remove(range.clone());
-                self.doomed.insert(range);
-            }
-        }
+        self.forget_passed(whole)?;
+        usage.reusable += self.thin(usage, &limits)?;
         let mut excess = quota::excess(usage, &limits);
         for _ in 0..ROWS {
             let oldest = self.shared.state().present.first();
@@ -73,6 +66,11 @@ impl Writer {
                     continue;
                 }
             };
+            let thinned = self.thinner.pending.as_ref().map(|pending| pending.row.range());
+            if thinned.is_some_and(|range| range.contains(&row.first)) {
+                // It is another block after this commit.
+                break;
+            }
             let reason = if excess > 0 {
                 excess = excess.saturating_sub(row.bytes + 64);
                 self.doomed_bytes += row.bytes + 64;
@@ -83,6 +81,24 @@ impl Writer {
                 break;
             };
             self.drop_block(&row, reason)?;
+        }
+        Ok(())
+    }
+
+    /// These blocks are wanted by nobody any more.
+    fn forget_passed(&mut self, whole: Vec<Range<u64>>) -> Result<(), Trouble> {
+        for range in whole {
+            let missing = match &self.log {
+                Some(log) if !self.shared.state().thinned.ranges.is_empty() => log.missing_in(&range)?,
+                _ => 0,
+            };
+            let mut state = self.shared.state();
+            // What is gone cannot be found to be somebody else's after a start.
+            state.accounts.values_mut().for_each(|account| account.pass_over(range.clone()));
+            state.present.remove(range.clone());
+            state.thinned.ranges.remove(range.clone());
+            state.thinned.gone = state.thinned.gone.saturating_sub(missing);
+            self.doomed.insert(range);
         }
         Ok(())
     }
@@ -115,18 +131,20 @@ impl Writer {
     fn drop_block(&mut self, row: &Row, reason: LossReason) -> Result<(), Trouble> {
         let block = self.block_at(row.first)?;
         let mut state = self.shared.state();
+        state.unthin(&row.range(), block.as_deref());
         let before: u64 = state.accounts.values().map(|a| a.lost).sum();
         let names: Vec<String> = state.accounts.keys().cloned().collect();
-        let times: Vec<_> = block.iter().flat_map(|b| described(&state, b)).collect();
+        let readings: Vec<_> = block.iter().flat_map(|b| described(&state, b)).collect();
         for uplink in names {
             if let Some(block) = &block {
                 // What it would never have been sent is no loss.
-                state.set_aside(&uplink, block.head.first, block.entries.iter());
+                state.set_aside(&uplink, block.numbered());
             }
             let facts = |part: &Range<u64>| match &block {
-                Some(b) => Facts::of(
-                    b.range().zip(&times).filter(|(seq, _)| part.contains(seq)).map(|(_, t)| t.clone()),
-                ),
+                Some(_) => {
+                    let among = readings.iter().filter(|(seq, ..)| part.contains(seq));
+                    Facts::of(among.map(|(_, point, ts)| (point.clone(), *ts)))
+                }
                 None => Facts::default(),
             };
             state.lose_for(&uplink, row.range(), reason, false, facts, false);
@@ -142,9 +160,9 @@ impl Writer {
     }
 }
 
-fn described(state: &State, block: &Block) -> Vec<(String, crate::message::WallMs)> {
+fn described(state: &State, block: &Block) -> Vec<(u64, String, WallMs)> {
     let place = |e: &Entry| state.place(block.head.boot, e.at()).unwrap_or_default().0;
-    block.entries.iter().map(|e| (e.name(), place(e))).collect()
+    block.numbered().map(|(seq, e)| (seq, e.name(), place(e))).collect()
 }
 
 /// Present numbers that every uplink has settled. If there is no uplink the log is history, up to its limits: then

@@ -8,7 +8,7 @@ use super::trouble::Trouble;
 
 /// Version of the schema. A database of a later one is refused and not touched; one of an earlier one is brought
 /// here when it is opened to be written, see [`STEPS`].
-pub const SCHEMA: i64 = 4;
+pub const SCHEMA: i64 = 5;
 /// What makes a database of the next version: the first of version 1, one of 2, and so on.
 const STEPS: [&str; SCHEMA as usize - 1] = [
     // Nothing in the tables, but blocks of layout 2 come in, which version 1 would take for damaged.
@@ -19,7 +19,13 @@ const STEPS: [&str; SCHEMA as usize - 1] = [
     // Nothing in the tables, but blocks with messages come in (layout 3), and accounts count what they pass over; version 3
     // would take both for damaged.
     "",
+    // Blocks of layout 4, of which numbers are missing, which version 4 would take for damaged.
+    THIN,
 ];
+/// For each thinned block: its first number, for how many it stands, and how many of these are missing.
+const THIN: &str =
+    "CREATE TABLE thin(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, gone INTEGER NOT NULL);";
+
 /// "FGAT": tells our database from somebody else's.
 const APPLICATION: i64 = 0x4647_4154;
 
@@ -38,6 +44,7 @@ impl Log {
              CREATE TABLE loss(handle INTEGER PRIMARY KEY, uplink TEXT NOT NULL, body TEXT NOT NULL);
              CREATE TABLE command(id TEXT PRIMARY KEY, n INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
              CREATE TABLE last(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+             {THIN}
              PRAGMA application_id={APPLICATION};
              PRAGMA user_version={SCHEMA};"
         ))?;

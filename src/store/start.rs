@@ -321,7 +321,7 @@ fn newest_values(
         }
         readings += block.entries.len();
         let boot = boots.iter().find(|b| b.n == block.head.boot);
-        for (seq, entry) in block.range().zip(&block.entries) {
+        for (seq, entry) in block.numbered() {
             let Some(reading) = entry.reading() else { continue };
             let head = &block.head;
             let (ts, _) = boot.map_or_else(
@@ -433,6 +433,7 @@ impl Disk {
             state.lose_for(&draft.uplink, range, draft.reason, draft.bound, |_| draft.facts.clone(), false);
         }
         self.declare(state, &uplinks);
+        self.count_missing(state);
         state.dirty_since.get_or_insert_with(super::state::Tick::now);
     }
 
@@ -462,9 +463,11 @@ impl Disk {
         for name in uplinks {
             // A damaged record is in none of the answers.
             let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
-            let whole = records
-                .iter()
-                .filter(|(_, r)| r.count == r.seq[1].saturating_sub(r.seq[0]) + 1 && r.seq[1] < state.next);
+            let whole = records.iter().filter(|(_, r)| {
+                r.reason != LossReason::Thinned
+                    && r.count == r.seq[1].saturating_sub(r.seq[0]) + 1
+                    && r.seq[1] < state.next
+            });
             let whole: Vec<_> = whole.map(|(_, r)| r.clone()).collect();
             for record in whole {
                 // On a disk that mixes pages of two commits the account may be older than the record.

@@ -15,6 +15,7 @@ use super::block;
 use super::commands::Commands;
 use super::drain::{Chunk, Ledger};
 use super::epochs::Epochs;
+use super::holes::Thinned;
 use super::last;
 use super::lend::Held;
 use super::loss::{self, Draft, Facts};
@@ -64,6 +65,8 @@ pub struct Figures {
     pub used: u64,
     /// Readings dropped by limits and overflow since the start.
     pub dropped: u64,
+    /// Readings thinned out since the start.
+    pub thinned: u64,
     /// Readings taken since the start.
     pub taken: u64,
     /// Head file writes that failed.
@@ -84,6 +87,7 @@ impl Default for Figures {
             ballast: 0,
             used: 0,
             dropped: 0,
+            thinned: 0,
             taken: 0,
             head_failures: 0,
             set_aside: Vec::new(),
@@ -131,6 +135,8 @@ pub struct State {
     pub post: Post,
     /// Numbers for which there are durable blocks.
     pub present: RangeSet,
+    /// Those of them without a reading any more.
+    pub thinned: Thinned,
     /// The uplinks of the configuration.
     pub accounts: BTreeMap<String, Account>,
     /// Uplinks that left it.
@@ -189,6 +195,7 @@ impl State {
             ring_since: None,
             post: Post::default(),
             present: RangeSet::default(),
+            thinned: Thinned::default(),
             accounts: uplinks.iter().map(|u| (u.clone(), Account::new(1))).collect(),
             parked: BTreeMap::new(),
             epochs: Epochs::default(),
@@ -300,8 +307,9 @@ impl State {
             let facts = facts(&part);
             for (range, epoch) in self.epochs.split(part) {
                 let facts = facts.clone();
-                let uplink = uplink.to_owned();
-                loss::push(&mut self.drafts, Draft { uplink, reason, bound, epoch, range, facts, look_up });
+                let (uplink, count) = (uplink.to_owned(), range.end - range.start);
+                let draft = Draft { uplink, reason, bound, epoch, range, count, facts, look_up };
+                loss::push(&mut self.drafts, draft);
             }
             self.dirty_since.get_or_insert_with(Tick::now);
         }
@@ -309,27 +317,40 @@ impl State {
 
     /// Declares once more what was declared in records that are gone, as these are all that there are.
     pub fn declare_again(&mut self, uplink: &str, records: &[(u64, LossRecord)], reason: LossReason) {
-        let waiting: RangeSet =
-            self.drafts.iter().filter(|d| d.uplink == uplink).map(|d| d.range.clone()).collect();
         let Some(account) = self.accounts.get(uplink) else { return };
-        for part in account.unrecorded(records).into_iter().flat_map(|part| waiting.missing(part)) {
-            for (range, epoch) in self.epochs.split(part) {
-                let (uplink, facts) = (uplink.to_owned(), Facts::default());
-                let draft = Draft { uplink, reason, bound: false, epoch, range, facts, look_up: false };
-                loss::push(&mut self.drafts, draft);
+        for (parts, thinned) in account.unrecorded(records).into_iter().zip([false, true]) {
+            let same = |d: &&Draft| d.uplink == uplink && (d.reason == LossReason::Thinned) == thinned;
+            let waiting: RangeSet = self.drafts.iter().filter(same).map(|d| d.range.clone()).collect();
+            // How many were missing among what was delivered nobody knows any more: at most all.
+            let (reason, bound) = if thinned { (LossReason::Thinned, true) } else { (reason, false) };
+            for part in parts.into_iter().flat_map(|part| waiting.missing(part)) {
+                for (range, epoch) in self.epochs.split(part) {
+                    let (uplink, count) = (uplink.to_owned(), range.end - range.start);
+                    let (facts, look_up) = (Facts::default(), false);
+                    let draft = Draft { uplink, reason, bound, epoch, range, count, facts, look_up };
+                    loss::push(&mut self.drafts, draft);
+                }
+                self.dirty_since.get_or_insert_with(Tick::now);
             }
-            self.dirty_since.get_or_insert_with(Tick::now);
         }
     }
 
     /// The upstream broker acknowledged these.
     pub fn deliver(&mut self, uplink: &str, range: Range<u64>) {
+        self.settle(uplink, range, None);
+    }
+
+    pub(super) fn deliver_whole(&mut self, uplink: &str, range: Range<u64>) {
         let end = self.stored.max(self.readable);
         if let Some(account) = self.accounts.get_mut(uplink)
             && account.deliver(range, end) > 0
         {
             if account.settled.spans() > bounds::STORE_ISLANDS {
-                let there = self.everywhere();
+                let mut there = self.everywhere();
+                // What was thinned is declared with what was delivered: that cannot be taken back.
+                for range in self.thinned.ranges.iter() {
+                    there.remove(range);
+                }
                 self.accounts.get_mut(uplink).into_iter().for_each(|a| a.bound_islands(&there));
             }
             self.dirty_since.get_or_insert_with(Tick::now);
@@ -348,14 +369,15 @@ impl State {
     pub fn ledger(&self, uplink: &str) -> Ledger {
         let Some(account) = self.accounts.get(uplink) else { return Ledger::default() };
         let pending = self.pending(uplink);
-        let durable = count(&pending);
+        let missing = self.thinned.holes_of(uplink).min(count(&pending));
+        let durable = count(&pending) - missing;
         let in_ram = count(&account.open(self.hand.clone())) + count(&account.open(self.ring_range()));
         let ledger = Ledger {
             taken: account.taken(self.next),
             delivered: account.delivered,
             queued: durable + in_ram,
-            lost: account.lost,
-            queued_bytes: match self.present.len() {
+            lost: account.lost + missing,
+            queued_bytes: match self.present.len().saturating_sub(self.thinned.gone) {
                 0 => 0,
                 n => u64::try_from(u128::from(self.figures.used) * u128::from(durable) / u128::from(n))
                     .unwrap_or(u64::MAX),
@@ -404,6 +426,7 @@ impl State {
             let mut account = self.parked.remove(name).unwrap_or_else(|| Account::new(start));
             account.parked = None;
             self.accounts.insert(name.clone(), account);
+            self.thinned.stale |= !self.thinned.ranges.is_empty();
             self.complete(name, LossReason::Purged);
         }
         while self.parked.len() > bounds::STORE_PARKED {

@@ -34,6 +34,8 @@ pub struct StoreStatus {
     pub power_cut_bound: u64,
     /// Readings dropped by limits, overflow or damage since the start.
     pub dropped: u64,
+    /// Readings of fast points thinned out since the start, because `thin` is set.
+    pub thinned: u64,
     /// Commits since the start.
     pub commits: u64,
     /// 99th percentile of the last 256 commits' duration, ms.
@@ -67,7 +69,7 @@ impl StoreStatus {
             last_error,
             bytes: figures.bytes + figures.wal + figures.ballast,
             ballast_bytes: figures.ballast,
-            readings: state.present.len(),
+            readings: state.present.len().saturating_sub(state.thinned.gone),
             readings_in_ram: state.ring.len() as u64 + (state.hand.end - state.hand.start),
             oldest_ts: state.oldest_of("", state.present.first()).map(|ts| ts.to_string()),
             stored_seq: state.stored - 1,
@@ -75,6 +77,7 @@ impl StoreStatus {
             epoch: state.epoch.to_string(),
             power_cut_bound: state.bound_saved,
             dropped: figures.dropped,
+            thinned: figures.thinned,
             commits: figures.commits,
             fsync_ms_p99: p99.copied().unwrap_or(0.0),
             bytes_written: figures.bytes_written,

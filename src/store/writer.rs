@@ -27,6 +27,7 @@ use super::recovery::Line;
 use super::start::{self, Disk};
 use super::state::{Phase, State, Tick};
 use super::tail::Tail;
+use super::thinning::Thinner;
 use super::times::Boot;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
@@ -183,6 +184,7 @@ pub struct Writer {
     pub(super) sweep: bool,
     /// When history is looked through next for what has become too old.
     pub(super) sweep_due: Tick,
+    pub(super) thinner: Thinner,
     pub(super) damaged: bool,
     /// The commit at hand leaves the readings where they are.
     pub(super) sparing: bool,
@@ -244,6 +246,7 @@ impl Writer {
             cache: super::reader::Cache::default(),
             sweep: false,
             sweep_due: now,
+            thinner: Thinner::default(),
             damaged: false,
             sparing: false,
             doomed_bytes: 0,
@@ -426,6 +429,7 @@ impl Writer {
         self.damaged |= matches!(trouble, Trouble::Damaged(_));
         self.log = None;
         self.cache.clear();
+        self.thinning_failed();
         // What the database holds is not known any more: the hand is packed by itself.
         self.tail = None;
         if let Some(hand) = &mut self.hand {

@@ -148,7 +148,7 @@ impl Protocol {
         );
         engine.set_auto_pub_response(true);
         let (receive_maximum, exchanges) = match version {
-            MqttVersion::V5 => (u16::MAX, usize::MAX),
+            MqttVersion::V5 => (u16::MAX, bounds::UPLINK_EXCHANGES),
             MqttVersion::V311 => (bounds::UPLINK_WINDOW_311, bounds::UPLINK_EXCHANGES_311),
         };
         let limits = Limits {

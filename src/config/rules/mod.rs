@@ -22,6 +22,7 @@ use super::sections::{Sections, last_place};
 use super::source::Sources;
 pub(super) use field::after_compiling;
 pub(super) use routes::check_commands;
+pub(super) use store::after_compiling as store_after_compiling;
 
 /// Longest name of anything. Names are levels of topics; four of them fit well into MQTT's 65,535 bytes.
 const MAX_NAME: usize = 128;

@@ -114,6 +114,7 @@ fn every_rule_has_its_place_and_its_hint() {
             bus("").replace("f32", "time:iec870") + "values = { 0 = 'off' }\n",
             "f.toml:13:1: `values` is for numbers",
         ),
+        ("[store]\nthin = '100ms'\n".into(), "f.toml:2:8: `thin` of 100ms is out of range"),
         (
             "[store]\ncommit_interval = '5ms'\n".into(),
             "f.toml:2:19: `commit_interval` of 5ms is out of range",
@@ -174,6 +175,11 @@ fn what_works_but_is_hardly_meant_is_a_warning() {
     assert!(warned(&busy)[0].starts_with("f.toml:2:8: bus `a` would be busy 100 % of the time"));
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}max_interval = '5s'\n"))[0].contains("without `deadband`"));
     assert!(warned(&format!("{BUS}{DEVICE}{POINT}")).is_empty());
+    let thin =
+        |thin: &str, more: &str| warned(&format!("[store]\nthin = '{thin}'\n{BUS}{DEVICE}{POINT}{more}"));
+    assert!(thin("1m", "").is_empty(), "the point is read every second");
+    assert!(thin("1m", "interval = '1m'\n")[0].starts_with("f.toml:2:8: `thin` of 1m has no effect"));
+    assert!(thin("1s", "")[0].contains("no point without a deadband is read more often"));
 }
 
 #[test]

@@ -13,6 +13,9 @@ mod limits;
 mod outage;
 mod power;
 mod random;
+mod thin;
+mod thin_book;
+mod thin_random;
 mod time;
 mod time_random;
 mod upgrade;
@@ -76,6 +79,7 @@ pub fn config(dir: &Path) -> model::Store {
         min_free: ByteSize(0),
         history: Span::ms(0),
         commit_interval: Span::ms(5),
+        thin: None,
     }
 }
 

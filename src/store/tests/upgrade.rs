@@ -21,7 +21,7 @@ fn age(dir: &Path) {
     let stored = db.execute("UPDATE block SET data=?1", [old]).expect("a block");
     assert_eq!(stored, 1);
     // Its pages are those that SQLite takes by itself.
-    let resize = "PRAGMA user_version=1; PRAGMA journal_mode=DELETE; PRAGMA page_size=4096; VACUUM; PRAGMA journal_mode=WAL";
+    let resize = "DROP TABLE thin; PRAGMA user_version=1; PRAGMA journal_mode=DELETE; PRAGMA page_size=4096; VACUUM; PRAGMA journal_mode=WAL";
     db.execute_batch(resize).expect("written");
 }
 
@@ -117,7 +117,8 @@ fn without_releases(dir: &Path) {
         let sealed = seal(&value).expect("JSON");
         db.execute("UPDATE state SET value=?1 WHERE key=?2", [&sealed, key]).expect("written");
     }
-    db.execute_batch("PRAGMA user_version=2; PRAGMA wal_checkpoint(TRUNCATE)").expect("written");
+    db.execute_batch("DROP TABLE thin; PRAGMA user_version=2; PRAGMA wal_checkpoint(TRUNCATE)")
+        .expect("written");
 }
 
 #[tokio::test]
@@ -154,6 +155,24 @@ async fn a_boot_without_a_clock_that_an_earlier_version_began_goes_on_and_is_pla
     assert_eq!(told.iter().map(|(_, c)| c.seq).collect::<Vec<_>>(), [[7, 9]]);
     balanced(&*drain);
     drop(drain);
+    store.close().await.expect("closes");
+    assert_eq!(schema(dir.path()), SCHEMA);
+}
+
+#[tokio::test]
+async fn a_directory_of_the_version_before_thinning_is_looked_at_and_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, _) = open(dir.path(), "a");
+    let _ = store.take(readings(0..100));
+    store.close().await.expect("closes");
+    let db = rusqlite::Connection::open(dir.path().join("fieldgate.db")).expect("opens");
+    db.execute_batch("DROP TABLE thin; PRAGMA user_version=3").expect("written");
+    drop(db);
+    let seen = Store::inspect(dir.path()).expect("nobody uses it");
+    assert_eq!((seen.readings, seen.uplinks["cloud"].queued, schema(dir.path())), (100, 100, 3));
+    let (store, recovery) = open(dir.path(), "a");
+    assert!(recovery.losses.is_empty() && recovery.set_aside.is_empty(), "{recovery:?}");
+    assert_eq!(read_all(&*store.drain("cloud").expect("configured"), 30).await.len(), 100);
     store.close().await.expect("closes");
     assert_eq!(schema(dir.path()), SCHEMA);
 }

@@ -14,7 +14,7 @@ use super::super::*;
 use super::Facts;
 use super::disk::Survives;
 use super::scene::{Cut, Scene, counted};
-use super::witness::{Ledger, Tally, UPLINKS, letter_of, numbers};
+use super::witness::{Ledger, Tally, UPLINKS, fast, letter_of};
 use crate::bounds::STORE_POWER_CUT;
 use crate::message::LossReason;
 use crate::store::identity::read_mark;
@@ -112,7 +112,11 @@ impl Lives {
         let pending = drain.pending();
         match self.random.u8(..32) {
             0..10 => {
-                let n = if self.random.u8(..24) == 0 { 600 } else { self.random.u64(1..50) };
+                let n = match self.config.thin {
+                    Some(_) => self.random.u64(100..1000),
+                    None if self.random.u8(..24) == 0 => 600,
+                    None => self.random.u64(1..50),
+                };
                 if self.mixed && self.random.bool() {
                     scene.post(store, n);
                 } else {
@@ -138,7 +142,10 @@ impl Lives {
                         }
                     }
                     self.tally.wrong += strange as u64;
-                    track.said(uplink).acked.insert(from..chunk.next);
+                    let acked = &mut track.said(uplink).acked;
+                    chunk.records.iter().for_each(|r| {
+                        acked.insert(r.id.seq..r.id.seq + 1);
+                    });
                     drop(track);
                     drain.delivered(from..chunk.next);
                 }
@@ -151,7 +158,7 @@ impl Lives {
             24..26 => {
                 for (handle, record) in drain.losses(20).await.expect("reads") {
                     if self.random.bool() {
-                        scene.track().said(uplink).told.insert(numbers(&record));
+                        scene.track().said(uplink).hear(&record);
                         drain.loss_delivered(handle);
                     }
                 }
@@ -173,8 +180,10 @@ impl Lives {
             6,
             Facts { stored: 1, next: 1, bound: STORE_POWER_CUT, mixed: self.mixed, ..Facts::default() },
         );
+        scene.track().terse = self.config.thin.is_some();
         let honest_for = if self.random.bool() { 0 } else { self.random.u32(..steps) };
         let (mut store, _) = self.open(&scene.dir.clone(), self.boot);
+        store.may_thin(fast());
         scene.follow(&store);
         for step in 0..steps {
             if self.lying && step >= honest_for {
@@ -227,6 +236,14 @@ impl Lives {
             scene.track().offset = NOW + i64::from(self.boot) * 10_000;
         }
         let (store, _) = self.open(&scene.dir.clone(), self.boot);
+        // What is owed again will be sent again, or be thinned out.
+        for uplink in UPLINKS {
+            let mut track = scene.track();
+            for range in store.drain(uplink).expect("configured").pending() {
+                track.said(uplink).acked.remove(range);
+            }
+        }
+        store.may_thin(fast());
         scene.follow(&store);
         store
     }
@@ -264,7 +281,13 @@ fn run(lying: bool, cuts: u64, first: u64) -> Tally {
         let mut config = config(room.path());
         config.commit_interval = Span::s(3600);
         config.max_size = ByteSize(*random.choice(&[176 << 10, 256 << 10, 64 << 20]).expect("three"));
-        let (tally, wrong, mixed) = (Tally::default(), Vec::new(), seed.is_multiple_of(2));
+        if random.bool() {
+            config.thin = Some(Span::ms(200));
+            config.max_size = ByteSize(*random.choice(&[96 << 10, 112 << 10]).expect("two"));
+        }
+        // Blocks with messages are not thinned.
+        let mixed = seed.is_multiple_of(2) && config.thin.is_none();
+        let (tally, wrong) = (Tally::default(), Vec::new());
         let mut lives = Lives {
             room,
             config,
@@ -299,6 +322,7 @@ fn honest(cuts: u64, first: u64) {
     let Tally { unopenable, stored_lost, undeclared, wrong, doubled, over_bound, unbalanced, .. } = sum;
     let faults = [unopenable, stored_lost, undeclared, wrong, doubled, over_bound, unbalanced, sum.set_aside];
     assert_eq!(faults, [0; 8]);
+    assert!(sum.thinned > 0, "nothing was thinned out");
 }
 
 fn lying(cuts: u64, first: u64) {

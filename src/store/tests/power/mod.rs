@@ -1,7 +1,7 @@
 //! Power cuts and I/O errors under the store, at any call of SQLite.
 //!
 //! `disk` is what a disk remembers, `vfs` stands between SQLite and the files, `witness` keeps the ledger outside of
-//! the store, `scene` is the life that is cut; `cuts`, `errors`, `damage` and `clocks` are the tests.
+//! the store, `scene` is the life that is cut; `cuts`, `errors`, `thin_errors`, `damage` and `clocks` are the tests.
 //!
 //! In every other life messages of other devices are among the readings; the first uplink forwards them, the second does not.
 //!
@@ -20,6 +20,7 @@ mod damage;
 pub mod disk;
 mod errors;
 mod scene;
+mod thin_errors;
 pub mod vfs;
 mod witness;
 

@@ -74,6 +74,8 @@ pub struct Track {
     pub failed: Option<(Call, String)>,
     /// Readings are taken during calls.
     pub busy: bool,
+    /// Texts are short, so that a block becomes smaller when its numbers are thinned out.
+    pub terse: bool,
     /// The process ends at this call. `Some(cut)` afterwards.
     pub end_at: Option<u64>,
     pub end: Option<Cut>,
@@ -112,6 +114,7 @@ impl Scene {
             fail: None,
             failed: None,
             busy: false,
+            terse: false,
             end_at: None,
             end: None,
             store: None,
@@ -233,8 +236,9 @@ impl Track {
                 1 => Reading::uncertain(point, at, Value::UInt(u64::MAX - made), driver_api::Reason::Stale),
                 2..4 => Reading::good(point, at, Value::Bool(made.is_multiple_of(2))),
                 4..6 => {
-                    let text: String =
-                        (0..self.random.usize(..500)).map(|_| self.random.alphanumeric()).collect();
+                    let text: String = (0..self.random.usize(..if self.terse { 8 } else { 500 }))
+                        .map(|_| self.random.alphanumeric())
+                        .collect();
                     Reading::good(point, at, Value::Text(format!("{made} {text}").into()))
                 }
                 6..9 => Reading::good(point, at, Value::Float(self.random.f64() * made as f64)),
