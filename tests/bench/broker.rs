@@ -197,7 +197,7 @@ impl Client {
                 self.input.drain(..size);
                 return Some(packet);
             }
-            let mut buffer = [0; 16 << 10];
+            let mut buffer = vec![0; 4 << 10];
             let count = self.reader.read(&mut buffer).await.ok().filter(|n| *n > 0)?;
             self.input.extend_from_slice(&buffer[..count]);
         }
