@@ -25,7 +25,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 fn age(gate: &Gate) {
     let Ok(db) = rusqlite::Connection::open(gate.home().join("store/fieldgate.db")) else { return };
     // A daemon killed before it made its tables leaves none.
-    let _ = db.execute_batch("PRAGMA user_version=1");
+    let _ = db.execute_batch("DROP TABLE IF EXISTS thin; PRAGMA user_version=1");
 }
 
 /// The epoch, and the highest number of it that is stored by the gateway's word, if it answers. (A number below the

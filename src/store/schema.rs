@@ -22,9 +22,9 @@ const STEPS: [&str; SCHEMA as usize - 1] = [
     // Blocks of layout 4, of which numbers are missing, which version 4 would take for damaged.
     THIN,
 ];
-/// For each thinned block: its first number, for how many it stands, and how many of these are missing.
-const THIN: &str =
-    "CREATE TABLE thin(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, gone INTEGER NOT NULL);";
+/// For each thinned block: its first number, for how many it stands, and how many of these are missing. Where a header says
+/// an earlier version than there is (a flipped bit), the table is there already, and that is no reason to give up the rest.
+const THIN: &str = "CREATE TABLE IF NOT EXISTS thin(first INTEGER PRIMARY KEY, count INTEGER NOT NULL, gone INTEGER NOT NULL);";
 
 /// "FGAT": tells our database from somebody else's.
 const APPLICATION: i64 = 0x4647_4154;

@@ -73,6 +73,37 @@ async fn with_qos_0_it_counts_as_delivered_when_a_ping_behind_it_is_answered() {
 }
 
 #[tokio::test]
+async fn with_qos_2_what_came_with_qos_2_arrives_once_over_broken_connections_and_the_rest_at_least_once() {
+    let broker =
+        FakeBroker::start(
+            Welcome::default(),
+            |number, _| {
+                if number % 9 == 8 { Answer::Reset } else { Answer::Ack }
+            },
+        )
+        .await;
+    let drain = MemoryDrain::new();
+    for seq in 1..41 {
+        let qos = if seq % 2 == 0 { 2 } else { 1 };
+        drain.commit_message(seq, WallMs(0), Forwarded { qos, ..message("z/lamp", seq, false) });
+    }
+    let bench = Bench::start(uplink(&broker.url(), &format!("qos = 2\n{UP}")), drain, quick());
+    until("everything delivered", || bench.drain.queued() == 0).await;
+    until("every exchange to be over", || bench.drain.noted().open.is_empty()).await;
+    let number = |p: &Published| -> u64 { String::from_utf8_lossy(&p.payload).parse().expect("a number") };
+    // What a subscriber gets of QoS 2, and what the broker was sent with QoS 1.
+    let exactly: Vec<_> = broker.accepted().into_iter().filter(|p| p.topic.starts_with("up/")).collect();
+    let mut once: Vec<u64> = exactly.iter().map(number).collect();
+    once.sort_unstable();
+    assert_eq!(once, (1..21).map(|n| n * 2).collect::<Vec<u64>>());
+    let rest: std::collections::BTreeSet<u64> =
+        forwarded(&broker).iter().filter(|p| p.qos == 1).map(number).collect();
+    assert!(rest.into_iter().eq((0..20).map(|n| n * 2 + 1)) && bench.counters.connects.load(Relaxed) > 2);
+    assert_eq!(bench.counters.not_exactly_once.load(Relaxed), 0);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn what_has_expired_in_the_queue_is_not_sent_and_is_declared() {
     let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
     let drain = MemoryDrain::new();
