@@ -148,8 +148,9 @@ impl Scene {
         Instant::now()
     }
 
-    /// Ends the trial: what there is arrives, and is judged. Returns how many were stored and repeated.
-    async fn judged(self) -> (u64, usize) {
+    /// Ends the trial: what there is arrives, and is judged. Returns how many were stored and repeated, and how many
+    /// connections there were.
+    async fn judged(self) -> (u64, usize, u64) {
         self.feeding.abort();
         until("the log to run dry", || self.bench.drain.queued() == 0).await;
         let all = 1..self.next.load(Relaxed);
@@ -160,16 +161,16 @@ impl Scene {
         until("the witness to see all", || known(&self.arrivals())).await;
         let repeats = judge(&self.arrivals(), all.clone());
         assert!(self.bench.counters.repeats.load(Relaxed) >= repeats as u64, "repeats are counted");
+        let connects = self.bench.counters.connects.load(Relaxed);
         self.bench.stop().await;
-        (all.end - 1, repeats)
+        (all.end - 1, repeats, connects)
     }
 }
 
 async fn trial(fault: Fault, more: &'static str) {
     let mut scene = Scene::start(fault, Shape::default(), more, quick(), 5 * MS).await;
     scene.arrived("the first readings", 20).await;
-    let connects = || scene.bench.counters.connects.load(Relaxed);
-    let before = connects();
+    let before = scene.bench.counters.connects.load(Relaxed);
     // Longer than any wait for an answer, or well within it.
     let span = if fault == Fault::LateAnswers { 150 * MS } else { 1500 * MS };
     let healed = scene.suffer(fault, span).await;
@@ -179,13 +180,14 @@ async fn trial(fault: Fault, more: &'static str) {
         later.find(|(_, (topic, payload))| !readings(topic, payload).is_empty()).map(|(at, _)| *at - healed)
     };
     until("a reading after the fault", || first().is_some()).await;
-    let (after, connects) =
-        (first().expect("it arrived"), scene.bench.counters.connects.load(Relaxed) - before);
+    let after = first().expect("it arrived");
     let error = scene.bench.counters.last_error().map(|(_, text)| text).unwrap_or_default();
+    let (stored, repeats, connects) = scene.judged().await;
+    // Also what came after the first reading: what was stalled arrives before the connection is found to be lost.
+    let connects = connects - before;
     if fault == Fault::LateAnswers {
         assert_eq!(connects, 0, "an answer that is only late ends nothing: {error}");
     }
-    let (stored, repeats) = scene.judged().await;
     // Each connection that ended may have had a window in flight, and no more was taken than came meanwhile.
     let window = bounds::UPLINK_WINDOW as u64 * connects;
     assert!(repeats as u64 <= window.min(connects * stored), "{fault:?}: {repeats} repeats");
@@ -247,7 +249,7 @@ async fn links_that_are_long_or_narrow_carry_everything_once() {
         let error = scene.bench.counters.last_error();
         assert_eq!(connects, 1, "{shape:?}: slow is not broken: {error:?}");
         let carried = scene.link.carried.clone();
-        let (stored, repeats) = scene.judged().await;
+        let (stored, repeats, _) = scene.judged().await;
         assert_eq!(repeats, 0, "{shape:?}");
         let format = format.lines().next().unwrap_or("json");
         let [up, down] = [0, 1].map(|way| carried[way].load(Relaxed));
