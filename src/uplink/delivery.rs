@@ -24,7 +24,7 @@ use super::forward::Forwards;
 use super::inflight::{Cargo, Inflight, Outgoing};
 use super::lanes::{Cut, Lane, Lanes, Want};
 use super::mirror::Mirror;
-use super::pace::FIRST_PORTION;
+use super::pace::Lesson;
 use super::share::{CLASSES, Class, pick};
 use super::timing::Timing;
 use crate::clock::Clock;
@@ -44,8 +44,8 @@ pub struct Delivery {
     pub mirror: Mirror,
     /// What status reads.
     pub counters: Arc<UplinkCounters>,
-    /// What the first message of readings on a connection should have at most, in bytes.
-    pub first_portion: usize,
+    /// What the last connection taught of the link.
+    pub lesson: Lesson,
     topics: Topics,
     format: Box<dyn Format>,
     forwards: Forwards,
@@ -109,7 +109,7 @@ impl Delivery {
             drain,
             mirror,
             counters,
-            first_portion: FIRST_PORTION,
+            lesson: Lesson::default(),
             topics,
             format,
             forwards,

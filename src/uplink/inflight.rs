@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::extra::Extra;
-use super::pace::{Mark, Pace};
+use super::pace::{Lesson, Mark, Pace};
 use super::share::Class;
 
 /// What an acknowledgement settles.
@@ -120,9 +120,9 @@ impl Inflight {
         self.pace.portion()
     }
 
-    /// What the first message of the next connection should have at most.
+    /// What the next connection should begin with.
     #[must_use]
-    pub fn lesson(&self) -> usize {
+    pub fn lesson(&self) -> Lesson {
         self.pace.lesson()
     }
 
@@ -183,7 +183,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pace() -> Pace {
-        Pace::new(1000, std::time::Duration::from_millis(1), Instant::now())
+        Pace::new(Lesson::default(), std::time::Duration::from_millis(1), Instant::now())
     }
 
     fn message(seq: u64, len: usize) -> Outgoing {

@@ -18,7 +18,7 @@ const FIRST: usize = 16 << 10;
 /// The least that may be in flight.
 const LEAST: usize = 1 << 10;
 /// Payload of one message before anything is measured, on the first connection.
-pub const FIRST_PORTION: usize = 16 << 10;
+const FIRST_PORTION: usize = 16 << 10;
 /// The least of that on later ones.
 const LEAST_PORTION: usize = 512;
 /// How long one message of backlog may hold up the line.
@@ -36,13 +36,30 @@ pub struct Mark {
     acked_at: Instant,
 }
 
+/// What one connection teaches the next one about the link: how it begins until something is acknowledged there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lesson {
+    /// Bytes of payload that one message should have at most.
+    pub portion: usize,
+    /// Messages in flight at most.
+    pub messages: usize,
+}
+
+impl Default for Lesson {
+    fn default() -> Self {
+        Self { portion: FIRST_PORTION, messages: usize::MAX }
+    }
+}
+
 /// The pace of one connection.
 #[derive(Debug, Clone)]
 pub struct Pace {
     acked: u64,
     acked_at: Instant,
     in_flight: usize,
-    first_portion: usize,
+    /// The same in messages.
+    messages: usize,
+    first: Lesson,
     /// Bytes a second: the most of this period and of the one before.
     rates: [f64; 2],
     rates_since: Instant,
@@ -55,15 +72,16 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// What is known at first: the round trip of the login, whose packets are small, and from another connection what
-    /// one message should have at most.
+    /// What is known at first: the round trip of the login, whose packets are small, and the lesson of the connection
+    /// before.
     #[must_use]
-    pub fn new(first_portion: usize, login: Duration, now: Instant) -> Self {
+    pub fn new(first: Lesson, login: Duration, now: Instant) -> Self {
         Self {
             acked: 0,
             acked_at: now,
             in_flight: 0,
-            first_portion,
+            messages: 0,
+            first,
             rates: [0.0; 2],
             rates_since: now,
             limited: false,
@@ -86,24 +104,26 @@ impl Pace {
     /// Bytes of payload that one message should have at most: what leaves in half a second.
     #[must_use]
     pub fn portion(&self) -> usize {
-        if self.is_measured() { bytes(self.rate(), PORTION).max(LEAST_PORTION) } else { self.first_portion }
+        if self.is_measured() { bytes(self.rate(), PORTION).max(LEAST_PORTION) } else { self.first.portion }
     }
 
     /// What the next connection should begin with. Where no acknowledgement came back at all, a message may have been too long
-    /// for the link.
+    /// for the link; or the connection always breaks after so many, and what came back was lost with it: with fewer at
+    /// first, in the end with one alone, something is acknowledged on every link that carries anything.
     #[must_use]
-    pub fn lesson(&self) -> usize {
-        if !self.is_measured() && self.in_flight > 0 {
-            (self.first_portion / 4).max(LEAST_PORTION)
-        } else {
-            self.portion()
+    pub fn lesson(&self) -> Lesson {
+        let Lesson { portion, .. } = self.first;
+        match self.messages {
+            _ if self.is_measured() => Lesson { portion: self.portion(), messages: usize::MAX },
+            0 => self.first,
+            n => Lesson { portion: (portion / 4).max(LEAST_PORTION), messages: (n / 2).max(1) },
         }
     }
 
     /// Whether more may leave. One message of any size may always go alone.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.in_flight < self.window()
+        self.in_flight < self.window() && (self.is_measured() || self.messages < self.first.messages)
     }
 
     /// A message of so many bytes leaves.
@@ -113,6 +133,7 @@ impl Pace {
             self.acked_at = now;
         }
         self.in_flight += bytes;
+        self.messages += 1;
         self.limited |= !self.has_room();
         Mark { at: now, bytes, acked: self.acked, acked_at: self.acked_at }
     }
@@ -120,6 +141,7 @@ impl Pace {
     /// It is acknowledged.
     pub fn acked(&mut self, mark: Mark, now: Instant) {
         self.in_flight -= mark.bytes;
+        self.messages -= 1;
         self.acked += mark.bytes as u64;
         self.acked_at = now;
         let trip = now.saturating_duration_since(mark.at);
@@ -227,7 +249,7 @@ mod tests {
     /// used and the longest wait in the last half of the time.
     fn drain(line: &mut Line, largest: usize, seconds: u32) -> (f64, Duration) {
         let start = Instant::now();
-        let mut pace = Pace::new(FIRST_PORTION, line.trip, start);
+        let mut pace = Pace::new(Lesson::default(), line.trip, start);
         let (mut now, mut half) = (start, false);
         while now < start + seconds * Duration::from_secs(1) {
             line.hear(&mut pace, now);
@@ -264,7 +286,7 @@ mod tests {
         for (trip, rate) in [(MS * 50, 1e6), (MS * 800, 1e6), (MS * 100, 20e3), (MS * 1500, 300e3)] {
             let start = Instant::now();
             let (mut pace, mut line) =
-                (Pace::new(FIRST_PORTION, MS * 100, start), Line::new(1e6, MS * 100, start));
+                (Pace::new(Lesson::default(), MS * 100, start), Line::new(1e6, MS * 100, start));
             let mut now = start;
             let mut run = |line: &mut Line, until: Instant| {
                 while now < until {
@@ -295,7 +317,7 @@ mod tests {
     async fn a_link_that_is_asked_for_little_is_not_taken_for_a_narrow_one() {
         let start = Instant::now();
         let (mut pace, mut line) =
-            (Pace::new(FIRST_PORTION, MS * 100, start), Line::new(1e6, MS * 100, start));
+            (Pace::new(Lesson::default(), MS * 100, start), Line::new(1e6, MS * 100, start));
         let mut now = start;
         while now < start + MS * 5000 {
             line.hear(&mut pace, now);
@@ -321,7 +343,7 @@ mod tests {
         // A broker that writes to its disk ten times a second and answers then.
         let start = Instant::now();
         let (mut pace, mut line) =
-            (Pace::new(FIRST_PORTION, MS * 60, start), Line::new(200e3, MS * 40, start));
+            (Pace::new(Lesson::default(), MS * 60, start), Line::new(200e3, MS * 40, start));
         let mut now = start;
         let mut carried = 0;
         while now < start + MS * 40_000 {
@@ -346,16 +368,41 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_message_that_never_arrives_whole_is_smaller_on_the_next_connection() {
         let now = Instant::now();
-        let mut portion = FIRST_PORTION;
-        for expected in [4096, 1024, 512, 512] {
-            let mut pace = Pace::new(portion, MS * 100, now);
+        let mut lesson = Lesson::default();
+        for portion in [4096, 1024, 512, 512] {
+            let mut pace = Pace::new(lesson, MS * 100, now);
             pace.sent(pace.portion(), now);
-            portion = pace.lesson();
-            assert_eq!(portion, expected);
+            lesson = pace.lesson();
+            assert_eq!(lesson, Lesson { portion, messages: 1 });
         }
-        let mut pace = Pace::new(portion, MS * 100, now);
+        let mut pace = Pace::new(lesson, MS * 100, now);
         let mark = pace.sent(512, now);
         pace.acked(mark, now + MS * 100);
-        assert_eq!(pace.lesson(), 2560, "half a second of 5120 bytes a second");
+        let portion = 2560; // Half a second of 5120 bytes a second.
+        assert_eq!(pace.lesson(), Lesson { portion, messages: usize::MAX });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_comes_back_fewer_messages_leave_until_something_does() {
+        let now = Instant::now();
+        let mut lesson = Lesson::default();
+        let mut left = Vec::new();
+        for _ in 0..5 {
+            let mut pace = Pace::new(lesson, MS * 100, now);
+            while pace.has_room() && pace.messages < 9 {
+                pace.sent(10, now);
+            }
+            left.push(pace.messages);
+            lesson = pace.lesson();
+        }
+        assert_eq!(left, [9, 4, 2, 1, 1]);
+        // A connection on which nothing is to be sent teaches nothing.
+        assert_eq!(Pace::new(lesson, MS, now).lesson(), lesson);
+        let mut pace = Pace::new(lesson, MS * 100, now);
+        let mark = pace.sent(10, now);
+        assert!(!pace.has_room());
+        pace.acked(mark, now + MS * 100);
+        pace.sent(10, now + MS * 100);
+        assert!(pace.has_room());
     }
 }

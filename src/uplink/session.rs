@@ -121,7 +121,7 @@ pub(super) async fn run(
     counters.in_flight.store(0, Relaxed);
     counters.set_rate(0.0);
     let settled = inflight.is_empty();
-    delivery.first_portion = inflight.lesson();
+    delivery.lesson = inflight.lesson();
     // What is open stays open: the next connection goes on with it.
     for id in exchanges.into_ids() {
         inflight.acked(id, Instant::now());
@@ -152,7 +152,7 @@ impl<'a> Session<'a> {
         exchanges.worth(window);
         let counted = delivery.counters.delivered.load(Relaxed);
         let inflight =
-            Inflight::new(window, terms.bucket.in_flight(), Pace::new(delivery.first_portion, login, now));
+            Inflight::new(window, terms.bucket.in_flight(), Pace::new(delivery.lesson, login, now));
         Self {
             context,
             delivery,
