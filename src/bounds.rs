@@ -219,9 +219,15 @@ pub const FORWARD_QUEUE: usize = FORWARD_KIB;
 
 /// Bytes of messages that one read of an uplink gets, and that wait in one lane. One more may always go.
 pub const FORWARD_READ: usize = 1 << 20;
-/// Thinned blocks of which an uplink remembers what it was handed. A window of 100 full batches of 500 readings is in 13 of
-/// them where they are full (`STORE_BLOCK`); 32 of these are 32 × 64 KiB = 2 MiB in RAM for each uplink.
-pub const STORE_SHAPES: usize = 32;
+/// Thinned blocks of which is remembered for an uplink what it was handed. 32 × 64 KiB = 2 MiB in RAM (tests: 2).
+/// Full: of further ones the next commit looks at the block again when they are settled.
+pub const STORE_SHAPES: usize = if cfg!(test) { 2 } else { 32 };
+
+/// Stretches of thinned blocks that wait for that, for each uplink: a window of messages twice over; a quarter of it wakes
+/// the store's thread. 4096 × 24 B = 96 KiB.
+/// Full: what is acknowledged beyond is forgotten and goes out once more.
+pub const STORE_LATER: usize = 4096;
+const _: () = assert!(STORE_LATER >= 2 * UPLINK_WINDOW);
 
 /// Readings that are looked at for thinning in one commit: 25 ms on two busy cores (`store::tests::thin::figures`), so some
 /// 100 ms on a Raspberry Pi, while `take` goes on. It is more than any gateway takes in the 500 ms between two commits.

@@ -41,6 +41,7 @@ impl Writer {
         }
         self.observe_clock();
         self.recount()?;
+        self.settle_later()?;
         self.look_up()?;
         self.make_room()?;
         self.pack()?;

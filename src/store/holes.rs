@@ -9,8 +9,10 @@
 //! Promises:
 //! - The ledger knows of them from the commit on that thinned them: what is open and missing counts as lost, not as
 //!   queued. How many these are is not remembered but counted, from what the database says of its blocks.
-//! - What an uplink has in hands is not thinned, and of a block that was thinned only what was handed out as such is
-//!   settled: an acknowledgement that fits neither is ignored, and what it was for goes out again.
+//! - What an uplink has in hands, or open at its broker, is not thinned, and of a block that was thinned only what was handed
+//!   out as such is settled: an acknowledgement that fits neither is ignored, and what it was for goes out again.
+//! - A few blocks are remembered as they were handed out. What is settled of others waits for the next commit, which looks
+//!   at the blocks again (see `later`), and is not handed out meanwhile.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,6 +22,7 @@ use rusqlite::{OptionalExtension, params};
 
 use super::account::Account;
 use super::block::{self, Block};
+use super::later::Later;
 use super::log::{Log, signed, unsigned};
 use super::loss::{self, Draft, Facts};
 use super::ranges::{RangeSet, count};
@@ -42,6 +45,8 @@ pub struct Thinned {
     shapes: BTreeMap<String, BTreeMap<u64, Arc<Shape>>>,
     /// What was handed to each uplink, of any block, and is not settled.
     out: BTreeMap<String, RangeSet>,
+    /// What is to be settled when its blocks were looked at.
+    pub(super) later: BTreeMap<String, Vec<Later>>,
     /// The numbers above must be counted again.
     pub stale: bool,
     /// The points that may be thinned.
@@ -50,7 +55,7 @@ pub struct Thinned {
 
 /// Which numbers of a thinned block have readings, and when those were taken.
 #[derive(Debug)]
-struct Shape {
+pub(super) struct Shape {
     range: Range<u64>,
     kept: Vec<u64>,
     times: Vec<BootMs>,
@@ -114,6 +119,39 @@ impl Thinned {
         }
     }
 
+    /// What of `range` was handed out of thinned blocks, or is `at_the_broker`, and is in no block that is remembered.
+    pub(super) fn due(
+        &self,
+        uplink: &str,
+        range: &Range<u64>,
+        at_the_broker: impl Iterator<Item = Range<u64>>,
+    ) -> Vec<Range<u64>> {
+        if self.ranges.overlap(range.clone()).is_empty() {
+            return Vec::new();
+        }
+        let mut out: RangeSet = at_the_broker.collect();
+        for part in self.out.get(uplink).into_iter().flat_map(RangeSet::iter) {
+            out.insert(part);
+        }
+        for shape in self.shapes.get(uplink).into_iter().flat_map(BTreeMap::values) {
+            out.remove(shape.range.clone());
+        }
+        let due = self.ranges.overlap(range.clone()).into_iter().flat_map(|part| out.overlap(part));
+        due.collect()
+    }
+
+    /// What a thinned block is like, for an uplink that settles something of it.
+    pub(super) fn shape_of(&mut self, uplink: &str, block: &Block) -> Option<Arc<Shape>> {
+        let shapes = self.shapes.entry(uplink.to_owned()).or_default();
+        let first = block.range().start;
+        if let Some(shape) = shapes.get(&first).filter(|shape| shape.range == block.range()) {
+            return Some(Arc::clone(shape));
+        }
+        let shape = Arc::new(Shape::of(block)?);
+        remember(shapes, &shape);
+        Some(shape)
+    }
+
     /// Whether an uplink has some of it in hands.
     fn is_out(&self, range: &Range<u64>) -> bool {
         self.out.values().any(|out| !out.overlap(range.clone()).is_empty())
@@ -122,6 +160,8 @@ impl Thinned {
     /// The database is not the one that it was: what was handed out means nothing any more.
     pub fn forget(&mut self) {
         self.shapes.clear();
+        self.out.clear();
+        self.later.clear();
         self.stale = true;
     }
 }
@@ -134,8 +174,13 @@ impl State {
         let n = range.end - range.start;
         let open: Vec<u64> = self.accounts.values().map(|a| count(&a.open(range.clone()))).collect();
         let owed = self.accounts.is_empty() || open.contains(&n);
-        let here = self.present.missing(range.clone()).is_empty();
+        let here = self.present.missing(range.clone()).is_empty() && !self.is_at_a_broker(range);
         here && owed && open.iter().all(|open| *open == 0 || *open == n) && !self.thinned.is_out(range)
+    }
+
+    fn is_at_a_broker(&self, range: &Range<u64>) -> bool {
+        let open = self.accounts.values().flat_map(|account| &account.session.open);
+        open.into_iter().any(|open| open.range.start < range.end && range.start < open.range.end)
     }
 
     /// A stretch was thinned by so many, and that is durable.
@@ -189,10 +234,7 @@ impl State {
         let shape = Arc::new(shape);
         let shapes = self.thinned.shapes.entry(uplink.to_owned()).or_default();
         shapes.retain(|_, shape| !account.open(shape.range.clone()).is_empty());
-        shapes.insert(shape.range.start, Arc::clone(&shape));
-        while shapes.len() > bounds::STORE_SHAPES {
-            shapes.pop_first();
-        }
+        remember(shapes, &shape);
         // Nobody is left to carry them: that takes an account that is not of one piece with the database.
         let open = account.open(shape.range.clone());
         if !open.is_empty() && open.iter().all(|part| shape.places(part).is_empty()) {
@@ -202,9 +244,14 @@ impl State {
 
     /// Settles what an uplink was handed: delivered, or refused for `reason`.
     pub fn settle(&mut self, uplink: &str, range: Range<u64>, reason: Option<LossReason>) {
+        self.put_off(uplink, &range, reason);
         self.thinned.forget_out(uplink, range.clone());
         for part in self.thinned.ranges.overlap(range.clone()) {
-            self.settle_thinned(uplink, part, reason);
+            let shapes = self.thinned.shapes.get(uplink).into_iter().flat_map(|shapes| shapes.values());
+            let touched = shapes.filter(|s| s.range.start < part.end && part.start < s.range.end);
+            for shape in touched.cloned().collect::<Vec<_>>() {
+                self.settle_thinned(uplink, &shape, &part, reason);
+            }
         }
         for part in self.thinned.ranges.missing(range) {
             match reason {
@@ -214,30 +261,29 @@ impl State {
         }
     }
 
-    /// The same of thinned blocks.
-    fn settle_thinned(&mut self, uplink: &str, range: Range<u64>, reason: Option<LossReason>) {
-        let shapes = self.thinned.shapes.get(uplink).into_iter().flat_map(|shapes| shapes.values());
-        let shapes: Vec<_> =
-            shapes.filter(|s| s.range.start < range.end && range.start < s.range.end).cloned().collect();
-        for shape in shapes {
-            let places = shape.places(&range);
-            if places.is_empty() {
-                continue;
-            }
-            for run in runs(&shape.kept[places.clone()]) {
-                match (reason, self.accounts.get_mut(uplink)) {
-                    (None, Some(account)) => drop(account.deliver(run, u64::MAX)),
-                    (Some(reason), _) => {
-                        self.lose_for(uplink, run, reason, false, |_| Facts::default(), true)
-                    }
-                    (None, None) => {}
-                }
-            }
-            let Some(account) = self.accounts.get(uplink) else { return };
-            let passed = account.passed();
-            let carried = shape.carried(&places, |n| n >= passed && account.settled.contains(n));
-            self.lose_missing(uplink, &shape, carried, &places);
+    /// The same of a thinned block.
+    pub(super) fn settle_thinned(
+        &mut self,
+        uplink: &str,
+        shape: &Shape,
+        range: &Range<u64>,
+        reason: Option<LossReason>,
+    ) {
+        let places = shape.places(range);
+        if places.is_empty() {
+            return;
         }
+        for run in runs(&shape.kept[places.clone()]) {
+            match (reason, self.accounts.get_mut(uplink)) {
+                (None, Some(account)) => drop(account.deliver(run, u64::MAX)),
+                (Some(reason), _) => self.lose_for(uplink, run, reason, false, |_| Facts::default(), true),
+                (None, None) => {}
+            }
+        }
+        let Some(account) = self.accounts.get(uplink) else { return };
+        let passed = account.passed();
+        let carried = shape.carried(&places, |n| n >= passed && account.settled.contains(n));
+        self.lose_missing(uplink, shape, carried, &places);
     }
 
     /// What is not settled of these numbers is missing: lost and declared.
@@ -299,6 +345,14 @@ impl State {
             }
         }
     }
+}
+
+fn remember(shapes: &mut BTreeMap<u64, Arc<Shape>>, shape: &Arc<Shape>) {
+    // The first are settled first.
+    while shapes.len() >= bounds::STORE_SHAPES && !shapes.contains_key(&shape.range.start) {
+        shapes.pop_last();
+    }
+    shapes.insert(shape.range.start, Arc::clone(shape));
 }
 
 /// Runs of numbers that follow one by one.

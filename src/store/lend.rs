@@ -72,6 +72,9 @@ impl State {
         for range in [self.hand.clone(), self.ring_range()] {
             there.insert(range.start..range.end.min(self.readable));
         }
+        for range in self.put_off_for(uplink) {
+            there.remove(range);
+        }
         there.iter().flat_map(|range| account.open(range)).collect()
     }
 

@@ -80,6 +80,7 @@ mod holes;
 mod identity;
 mod inspect;
 mod last;
+mod later;
 mod lend;
 mod log;
 mod loss;

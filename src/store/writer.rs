@@ -317,7 +317,10 @@ impl Writer {
                     let _ = reply.send(self.close().map_err(|t| t.to_string()));
                     return;
                 }
-                Ok(Job::Wake) => self.shared.waking.store(false, Ordering::Release),
+                Ok(Job::Wake) => {
+                    self.shared.waking.store(false, Ordering::Release);
+                    self.settle_in_time();
+                }
                 Ok(Job::Read(uplink, range, most, reply)) => {
                     let _ = reply.send(self.answer(|w| w.read(uplink.as_deref(), range, most)));
                 }

@@ -2,7 +2,9 @@
 
 use super::thin_book::{Book, EVERY, acknowledge, drain_all, fast};
 use super::*;
+use crate::bounds;
 use crate::message::LossReason;
+use crate::store::{Exchange, Step};
 
 fn config_of(dir: &Path) -> model::Store {
     model::Store { max_size: ByteSize(256 << 10), thin: Some(Span::ms(EVERY)), ..config(dir) }
@@ -36,6 +38,72 @@ async fn a_backlog_is_thinned_before_it_is_dropped_and_what_goes_is_declared_beh
     drain_all(&mut book, &store, "cloud", 300, 50).await;
     let ledger = balanced(&*drain);
     assert_eq!((ledger.queued, ledger.lost), (0, status.thinned));
+    book.close("cloud", 1..store.status().next_seq);
+    store.close().await.expect("closes");
+}
+
+/// A store whose backlog was thinned into more blocks than are remembered, and what an uplink was handed of it.
+async fn handed(dir: &Path, book: &mut Book) -> (Store, Vec<Record>) {
+    let (store, _) = opened(&config_of(dir), &uplinks(&["cloud"]), TestClock::new("0"));
+    store.may_thin(fast());
+    fill(book, &store, 100).await;
+    let records = read_all(&*store.drain("cloud").expect("configured"), 4096).await;
+    let blocks = store.inner.shared.state().thinned.ranges.iter().map(|r| r.end - r.start).sum::<u64>();
+    assert!(blocks > 4096 * bounds::STORE_SHAPES as u64, "{blocks} numbers are of thinned blocks");
+    (store, records)
+}
+
+#[tokio::test]
+async fn however_much_is_in_flight_of_thinned_blocks_what_is_acknowledged_is_settled() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut book = Book::at(1000);
+    let (store, records) = handed(dir.path(), &mut book).await;
+    let drain = store.drain("cloud").expect("configured");
+    for lump in records[..records.len() / 2].chunks(2 * 2048) {
+        // A window of messages at most, and then what wakes the store.
+        acknowledge(&mut book, &*drain, "cloud", lump, 50);
+        let small =
+            || store.inner.shared.state().thinned.later.values().all(|l| l.len() < bounds::STORE_LATER / 2);
+        until("it catches up", small).await;
+    }
+    let next = records[records.len() / 2].id.seq;
+    let pending = drain.pending();
+    assert_eq!(
+        pending.first().map(|range| range.start),
+        Some(next),
+        "none of it goes out again: {pending:?}"
+    );
+    store.flush().await.expect("flushes");
+    let ledger = balanced(&*drain);
+    assert_eq!((ledger.delivered, drain.pending().first()), (records.len() as u64 / 2, pending.first()));
+    drain_all(&mut book, &store, "cloud", 300, 50).await;
+    book.close("cloud", 1..store.status().next_seq);
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn what_a_broker_ends_after_a_restart_is_settled_although_it_was_thinned() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut book = Book::at(1000);
+    let (store, records) = handed(dir.path(), &mut book).await;
+    let drain = store.drain("cloud").expect("configured");
+    // A run of numbers, as a message has.
+    let place = records.windows(2).position(|w| w[0].id.seq + 1 == w[1].id.seq).expect("some are neighbours");
+    let range = records[place].id.seq..records[place].id.seq + 2;
+    let exchange = |id, received| Exchange { id, range: range.clone(), historical: true, received };
+    let begin = Step { begin: Some("k".into()), sent: vec![exchange(40_000, false)], ..Step::default() };
+    drain.note(begin).await.expect("noted");
+    drain.note(Step { received: vec![40_000], ..Step::default() }).await.expect("noted");
+    store.close().await.expect("closes");
+    let (store, _) = opened(&config_of(dir.path()), &uplinks(&["cloud"]), TestClock::new("0"));
+    store.may_thin(fast());
+    let drain = store.drain("cloud").expect("configured");
+    drain.exchange_over(40_000, Some(range.clone()));
+    book.arrived("cloud", range.clone());
+    assert!(drain.pending().iter().all(|p| p.end <= range.start || p.start >= range.end));
+    store.flush().await.expect("flushes");
+    assert_eq!(balanced(&*drain).delivered, 2);
+    drain_all(&mut book, &store, "cloud", 300, 50).await;
     book.close("cloud", 1..store.status().next_seq);
     store.close().await.expect("closes");
 }

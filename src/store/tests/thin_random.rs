@@ -63,6 +63,9 @@ impl Life {
 
     /// Every ledger adds up, and what is queued can be read.
     async fn check(&mut self, store: &Store) {
+        if !store.inner.shared.state().thinned.later.is_empty() {
+            self.flush(store).await;
+        }
         for uplink in self.names() {
             let drain = store.drain(&uplink).expect("configured");
             // The store may commit by itself meanwhile: once more then.
