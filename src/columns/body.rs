@@ -80,7 +80,7 @@ pub fn write<'a>(rows: impl Iterator<Item = Row<'a>> + Clone) -> Vec<u8> {
 /// The different points in the order in which they first come, and each reading's place among them.
 fn number<'a>(points: impl Iterator<Item = &'a Arc<PointKey>>) -> (Vec<&'a PointKey>, Vec<usize>) {
     // By address: two equal keys at two addresses are two entries, which costs bytes and nothing else.
-    let mut index: HashMap<*const PointKey, usize> = HashMap::new();
+    let mut index: HashMap<*const PointKey, usize, foldhash::fast::RandomState> = HashMap::default();
     let mut dictionary: Vec<&'a PointKey> = Vec::new();
     let mut next = 0;
     let places = points

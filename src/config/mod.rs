@@ -22,6 +22,7 @@ pub mod schema;
 mod sections;
 pub mod share;
 pub mod source;
+mod sparkplug;
 pub mod url;
 pub mod values;
 

@@ -14,6 +14,7 @@ pub use super::doors::{Broker, Engine, Listener, ListenerTls, Transport};
 use super::proxy::Proxy;
 pub use super::routes::{Forward, Subscribe};
 use super::share::Share;
+pub use super::sparkplug::{Deflation, Sparkplug};
 use super::values::Values;
 
 /// The gateway itself.
@@ -255,20 +256,6 @@ pub enum Format {
     Compact,
     /// An edge node of Sparkplug B 3.0. Status, meta, events and results stay on the usual topics beside it.
     SparkplugB,
-}
-
-/// Names of a Sparkplug edge node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Sparkplug {
-    /// Group id.
-    pub group: String,
-    /// Edge node id. Default: the gateway's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
-    /// Host application without whose STATE `online` nothing is born and no reading sent. Default: none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub primary_host: Option<String>,
 }
 
 /// Payload compression upstream.

@@ -3,7 +3,9 @@
 //! What is decided here is decided in RAM first (under the lock, so that the ledger balances at every
 //! instant) and stays decided: if the transaction fails, the next one carries the same decisions.
 
+use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::block;
@@ -19,7 +21,7 @@ use super::tail::Tail;
 use super::trouble::Trouble;
 use super::writer::{Hand, LATEST_EVERY, Writer};
 use crate::bounds;
-use crate::message::{BootMs, Entry, Id, LossRecord};
+use crate::message::{BootMs, Entry, Id, LossRecord, PointKey};
 
 /// Before a commit, so that nothing is written into the void, and after it.
 const GONE: &str = "the database file was removed or replaced while it was open";
@@ -347,13 +349,20 @@ impl Writer {
         }
     }
 
+    /// The latest value of each point in the hand.
     fn remember(&mut self, hand: &Hand) {
-        let state = self.shared.state();
-        for (seq, entry) in hand.range.clone().zip(hand.entries.iter()) {
+        let (epoch, boots, boot) = {
+            let state = self.shared.state();
+            (state.epoch, state.boots.clone(), state.boot)
+        };
+        // A group holds most points several times, and only the last one counts.
+        let mut seen = HashSet::<*const PointKey, foldhash::fast::RandomState>::default();
+        for (seq, entry) in hand.range.clone().rev().zip(hand.entries.iter().rev()) {
             let Some(reading) = entry.reading() else { continue };
-            let id = Id { epoch: state.epoch, seq };
-            let time = state::time_of(&state.boots, reading.at, state.boot, (0, false));
-            self.latest.note(state::placed(id, reading, time));
+            if seen.insert(Arc::as_ptr(&reading.point)) {
+                let time = state::time_of(&boots, reading.at, boot, (0, false));
+                self.latest.note(state::placed(Id { epoch, seq }, reading, time));
+            }
         }
     }
 

@@ -42,7 +42,7 @@ impl Hash for Place {
 
 /// The latest record of each place: the one with the highest number.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Latest(HashMap<Place, Record>);
+pub struct Latest(HashMap<Place, Record, foldhash::fast::RandomState>);
 
 impl Latest {
     /// Takes a record, unless a later one is there.

@@ -16,12 +16,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Names of the formats, and their keys.
-pub const FORMATS: [(&str, &str); 6] = [
+pub const FORMATS: [(&str, &str); 7] = [
     ("json", "format = \"json\"\n"),
     ("json-batch", "format = \"json-batch\"\n"),
     ("json-batch, zstd", "format = \"json-batch\"\ncompression = \"zstd\"\n"),
     ("compact", "format = \"compact\"\n"),
     ("sparkplug-b, births too", "format = \"sparkplug-b\"\nsparkplug = { group = \"plants\" }\n"),
+    (
+        "the same, deflate",
+        "format = \"sparkplug-b\"\nsparkplug = { group = \"plants\", compression = \"deflate\" }\n",
+    ),
     (
         "compact, batches of 1000",
         "format = \"compact\"\nbatch = { max_readings = 1000, max_delay = \"5s\" }\n",

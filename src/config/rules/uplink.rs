@@ -153,7 +153,9 @@ fn check_limits(uplink: &Uplink, raw: &Raw<'_>, problems: &mut Vec<Problem>) {
     if uplink.compression != Compression::None && uplink.format != Format::JsonBatch {
         let problem = Problem::new(raw.at("compression"), "only `json-batch` can be compressed");
         problems.push(problem.hint(match uplink.format {
-            Format::SparkplugB => "leave it out: Sparkplug has no compression that hosts understand",
+            Format::SparkplugB => {
+                "leave it out; where the host knows it, `sparkplug = { …, compression = \"deflate\" }`"
+            }
             Format::Compact => "leave it out: `compact` messages are packed already",
             _ => "add `format = \"json-batch\"`",
         }));

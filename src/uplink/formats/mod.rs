@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::lanes::{Cut, Lane};
 use crate::bounds::UPLINK_BATCH;
 use crate::clock::Clock;
-use crate::config::model::{Compression, Format as Choice, Uplink};
+use crate::config::model::{Compression, Deflation, Format as Choice, Uplink};
 use crate::message::Record;
 use crate::pipeline::topics::Topics;
 use node::{MakeWill, Node};
@@ -89,6 +89,7 @@ pub fn choose(uplink: &Uplink, gateway: &str, topics: &Topics, house: &House) ->
                 group: sparkplug.group,
                 node: sparkplug.node.unwrap_or_else(|| gateway.to_owned()),
                 primary_host: sparkplug.primary_host,
+                deflate: sparkplug.compression == Deflation::Deflate,
                 cut,
                 clock: house.clock.clone(),
                 file: house.file.clone(),

@@ -104,6 +104,13 @@ fn property(metric: &Metric, key: &str) -> Option<property_value::Value> {
     set.values[at].value.clone()
 }
 
+fn seq_of(metric: &Metric) -> u64 {
+    match property(metric, "seq") {
+        Some(property_value::Value::LongValue(seq)) => seq,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn quality(metric: &Metric) -> Option<u32> {
     match property(metric, "Quality")? {
         property_value::Value::IntValue(i) => Some(i),
@@ -255,10 +262,7 @@ async fn ddata_has_aliases_that_a_birth_named_and_the_identity_of_the_reading() 
     assert_eq!(data.uuid.as_deref(), Some("00000001-aaaa0001"), "the epoch");
     for metric in &data.metrics {
         assert_eq!((&metric.name, metric.is_historical), (&None, None));
-        let seq = match property(metric, "seq") {
-            Some(property_value::Value::LongValue(seq)) => seq,
-            other => panic!("{other:?}"),
-        };
+        let seq = seq_of(metric);
         let name = format!("p{}", seq % 3);
         assert_eq!(named(birth, &name).alias, metric.alias);
         assert_eq!((long(metric), metric.timestamp), (seq, Some(1_795_357_800_000 + seq)));
@@ -389,4 +393,51 @@ async fn a_device_that_leaves_the_configuration_dies_and_is_born_when_it_comes_b
     let births = all(&broker, "DBIRTH");
     assert_eq!(named(&births[0].1, "speed").alias, named(&births[1].1, "speed").alias);
     node.stop().await;
+}
+
+#[tokio::test]
+async fn compressed_data_and_births_of_devices_unpack_to_what_they_are_without_and_the_node_stays_plain() {
+    let keys = SPARKPLUG.replace("\"plants\" }", "\"plants\", compression = \"deflate\" }");
+    let broker = accepting().await;
+    let node = Node::start(&broker.url(), &keys, None, quick());
+    node.drain.commit(1..101);
+    until("everything delivered", || node.drain.queued() == 0).await;
+    node.stop().await;
+    for kind in ["NBIRTH", "NDEATH"] {
+        assert!(all(&broker, kind).iter().all(|(_, payload)| payload.body.is_none()), "{kind}");
+    }
+    let mut sizes = (0, 0);
+    let mut unpacked = |kind: &str| -> Vec<Payload> {
+        let unpack = |(topic, packed): (String, Payload)| {
+            assert_eq!(packed.uuid(), "SPBV1.0_COMPRESSED", "{topic}");
+            let algorithm = named(&packed, "algorithm").value.clone();
+            assert_eq!(algorithm, Some(metric::Value::StringValue("DEFLATE".into())));
+            let body = packed.body.clone().expect("it is there");
+            let plain = inflate(&body);
+            sizes = (sizes.0 + body.len(), sizes.1 + plain.len());
+            let inner = payload(&plain);
+            assert_eq!((packed.seq, packed.timestamp), (inner.seq, inner.timestamp), "the same outside");
+            inner
+        };
+        all(&broker, kind).into_iter().filter(|(_, p)| p.body.is_some()).map(unpack).collect()
+    };
+    let data = unpacked("DDATA");
+    let seqs: Vec<u64> = data.iter().flat_map(|p| &p.metrics).map(seq_of).collect();
+    assert_eq!(seqs, (1..101).collect::<Vec<u64>>());
+    assert!(sizes.0 * 3 < sizes.1, "{sizes:?}");
+}
+
+/// With Python's zlib: somebody else's.
+fn inflate(bytes: &[u8]) -> Vec<u8> {
+    let script = "import sys,zlib;sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))";
+    let mut child = std::process::Command::new("python3")
+        .args(["-c", script])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3 is installed");
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), bytes).expect("it reads");
+    let out = child.wait_with_output().expect("it ends");
+    assert!(out.status.success());
+    out.stdout
 }

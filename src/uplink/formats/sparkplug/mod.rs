@@ -41,6 +41,8 @@ pub struct Settings {
     pub node: String,
     /// Host whose STATE decides whether the node is there at all.
     pub primary_host: Option<String>,
+    /// Births of devices and data go compressed.
+    pub deflate: bool,
     /// What limits one message.
     pub cut: Cut,
     /// For the time of sending.
@@ -153,8 +155,12 @@ impl Sparkplug {
     ) -> Packet {
         let seq = Some(u64::from(self.seq));
         self.seq = self.seq.wrapping_add(1);
-        let payload = Payload { timestamp: Some(now(&*self.settings.clock)), metrics, seq, uuid };
-        Packet { topic: self.topic(kind, device).into(), payload: payload.encode_to_vec().into() }
+        let timestamp = Some(now(&*self.settings.clock));
+        let payload = Payload { timestamp, metrics, seq, uuid, body: None };
+        // The node's own birth stays plain: every host finds `bdSeq` in it.
+        let deflate = self.settings.deflate && device.is_some();
+        let payload = if deflate { payload.deflated() } else { payload.encode_to_vec() };
+        Packet { topic: self.topic(kind, device).into(), payload: payload.into() }
     }
 
     fn node_birth(&mut self) -> Packet {
