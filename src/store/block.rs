@@ -80,6 +80,8 @@ pub struct Block {
     pub head: Head,
     /// What is in it, in order.
     pub entries: Vec<Entry>,
+    /// Messages are among them.
+    pub mixed: bool,
     /// Which numbers they have, if some are missing.
     pub sparse: Option<Sparse>,
 }
@@ -109,6 +111,9 @@ impl Block {
     /// messages before that.
     #[must_use]
     pub fn fits(&self, numbers: Range<u64>) -> (u64, usize) {
+        if !self.mixed {
+            return (numbers.end, 0);
+        }
         let mut bytes = 0;
         for (seq, entry) in self.within(numbers.clone()) {
             let more = entry.message().map_or(0, |message| message.size());
@@ -248,17 +253,23 @@ fn length(n: usize) -> [u8; 4] {
 
 /// The version of the layout that it needs, and the body.
 fn body(entries: &[Entry]) -> (u8, Vec<u8>) {
-    let mut readings = entries.iter().filter_map(Entry::reading).map(row).peekable();
-    let messages: Vec<_> =
-        entries.iter().enumerate().filter_map(|(n, e)| e.message().map(|m| (n, m))).collect();
+    // The columns go over them once each: of one kind, and as many as they are.
+    let (mut readings, mut messages) = (Vec::with_capacity(entries.len()), Vec::new());
+    for (n, entry) in entries.iter().enumerate() {
+        match entry {
+            Entry::Reading(reading) => readings.push(reading),
+            Entry::Message(message) => messages.push((n, message)),
+        }
+    }
+    let rows = readings.iter().map(|reading| row(reading));
     if messages.is_empty() {
-        return (DENSE, body::write(readings));
+        return (DENSE, body::write(rows));
     }
     let mut out = Writer::default();
     mail::write(&mut out, &messages, entries.first().map_or(0, |e| e.at().0));
-    if let Some(first) = readings.peek() {
-        out.put(first.at);
-        out.bytes.extend(body::write(readings));
+    if let Some(first) = readings.first() {
+        out.put(first.at.0);
+        out.bytes.extend(body::write(rows));
     }
     (MIXED, out.bytes)
 }
@@ -314,7 +325,7 @@ fn contents(bytes: &[u8]) -> Result<Block, Damage> {
     };
     let head = Head { first, epoch: Epoch { start, random }, boot, offset, synced: synced == 1 };
     let (entries, sparse) = columns(version, body, count, (first, base)).ok_or(Damage::Shape("the body"))?;
-    Ok(Block { head, entries, sparse })
+    Ok(Block { head, entries, mixed: version == MIXED, sparse })
 }
 
 fn columns(
@@ -339,7 +350,10 @@ fn columns(
         }
         _ => body::read(&mut r, count, base)?,
     };
-    let entries = rows.into_iter().map(|row| reading(row).map(Entry::Reading)).collect::<Option<_>>()?;
+    let mut entries = Vec::with_capacity(count);
+    for row in rows {
+        entries.push(Entry::Reading(reading(row)?));
+    }
     Some((entries, sparse))
 }
 

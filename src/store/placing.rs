@@ -118,6 +118,8 @@ impl State {
         let guessed = head.boot == self.boot && !self.is_set();
         let account = self.accounts.get(uplink);
         let open = account.and_then(|a| a.released.opened(head.boot)).filter(|_| guessed);
+        let most = usize::try_from(numbers.end - numbers.start).unwrap_or(usize::MAX);
+        chunk.records.reserve(most.min(block.entries.len()));
         for (seq, entry) in block.within(numbers.clone()) {
             if entry.message().is_some_and(|message| !self.post.is_wanted(uplink, message)) {
                 continue;
@@ -134,7 +136,9 @@ impl State {
         if !free.is_empty() {
             self.hand(uplink, free);
         }
-        self.set_aside(uplink, block.within(numbers.clone()));
+        if block.mixed {
+            self.set_aside(uplink, block.within(numbers.clone()));
+        }
         self.note_handed(uplink, block, &numbers);
     }
 
