@@ -70,13 +70,10 @@ impl Writer {
         loop {
             let next = {
                 let state = self.shared.state();
-                let mut all = state.thinned.later.iter();
-                all.find_map(|(uplink, later)| {
-                    Some((uplink.clone(), later.iter().take(TURN).cloned().collect()))
-                })
+                let first = state.thinned.later.first_key_value();
+                first.map(|(name, later)| (name.clone(), later[..later.len().min(TURN)].to_vec()))
             };
             let Some((uplink, turn)) = next else { return Ok(()) };
-            let turn: Vec<Later> = turn;
             for (range, reason) in &turn {
                 self.settle_now(&uplink, range, *reason)?;
             }
