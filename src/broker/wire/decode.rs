@@ -228,6 +228,7 @@ mod tests {
             (b"\0\x04MQTT\x04\x02\0\0\0\0x", 0x81),
             (b"\0\x04MQTT\x05\x02\0\0\x03\x21\0\0\0\0", 0x82),
             (b"\0\x04MQTT\x05\x02\0\0\x06\x21\0\x01\x21\0\x01\0\0", 0x82),
+            (b"\0\x04MQTT\x05\x02\0\0\x02\x01\0\0\0", 0x81),
         ] {
             assert_eq!(connect(0x10, body).unwrap_err().reason, reason, "{body:?}");
         }
@@ -259,6 +260,17 @@ mod tests {
             (Version::V4, 0x10, b""),
         ] {
             assert!(packet(version, first, body).is_err(), "{first:02x} {body:?}");
+        }
+    }
+
+    #[test]
+    fn malformed_is_one_thing_and_against_the_protocol_another() {
+        for (first, body, reason) in [
+            (0x30, &b"\0\x01a\x02\x0B\x01"[..], 0x82),
+            (0x30, b"\0\x01a\x02\x7F\x01", 0x81),
+            (0x82, b"\0\x01\x05\x11\0\0\0\x01\0\x01a\0", 0x81),
+        ] {
+            assert_eq!(packet(Version::V5, first, body).unwrap_err().reason, reason, "{first:02x} {body:?}");
         }
     }
 

@@ -48,7 +48,10 @@ pub fn read(reader: &mut Reader<'_>, allowed: &[u8]) -> Result<Set, Fault> {
     while !r.is_empty() {
         let id = r.byte()?;
         if !allowed.contains(&id) {
-            return Err(Fault::protocol("a property that does not belong here"));
+            // Only servers put it into PUBLISH (MQTT-3.3.4-6); anything else makes the packet malformed (§2.2.2.2).
+            let from_servers = allowed == PUBLISH && id == 0x0B;
+            let fault = if from_servers { Fault::protocol } else { Fault::malformed };
+            return Err(fault("a property that does not belong here"));
         }
         // All allowed ids are below 64.
         if id != USER_PROPERTY && seen & (1 << id) != 0 {
