@@ -157,10 +157,13 @@ fn subscribe(version: Version, r: &mut Reader<'_>) -> Result<Packet, Fault> {
         let retain_handling = (options >> 4) & 3;
         let reserved = match version {
             Version::V4 => options & 0xFC != 0,
-            Version::V5 => options & 0xC0 != 0 || retain_handling == 3,
+            Version::V5 => options & 0xC0 != 0,
         };
-        if reserved || options & 3 == 3 {
+        if reserved {
             return Err(Fault::malformed("subscription options"));
+        }
+        if options & 3 == 3 || retain_handling == 3 {
+            return Err(Fault::protocol("a QoS or Retain Handling that there is not"));
         }
         let no_local = options & 4 != 0;
         if no_local && crate::topic::is_shared(&filter) {
@@ -269,6 +272,9 @@ mod tests {
             (0x30, &b"\0\x01a\x02\x0B\x01"[..], 0x82),
             (0x30, b"\0\x01a\x02\x7F\x01", 0x81),
             (0x82, b"\0\x01\x05\x11\0\0\0\x01\0\x01a\0", 0x81),
+            (0x82, b"\0\x01\0\0\x01a\x03", 0x82),
+            (0x82, b"\0\x01\0\0\x01a\x30", 0x82),
+            (0x82, b"\0\x01\0\0\x01a\x40", 0x81),
         ] {
             assert_eq!(packet(Version::V5, first, body).unwrap_err().reason, reason, "{first:02x} {body:?}");
         }
