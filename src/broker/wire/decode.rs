@@ -33,6 +33,9 @@ pub fn connect(first: u8, body: &[u8]) -> Result<Connect, Fault> {
     }
     let keep_alive = r.u16()?;
     let set = properties(r, version, props::CONNECT)?;
+    if set.auth_data && !set.auth_method {
+        return Err(Fault::protocol("authentication data without a method"));
+    }
     let client_id = r.string()?.to_owned();
     let will = if has_will {
         let set = properties(r, version, props::WILL)?;
@@ -232,6 +235,7 @@ mod tests {
             (b"\0\x04MQTT\x05\x02\0\0\x03\x21\0\0\0\0", 0x82),
             (b"\0\x04MQTT\x05\x02\0\0\x06\x21\0\x01\x21\0\x01\0\0", 0x82),
             (b"\0\x04MQTT\x05\x02\0\0\x02\x01\0\0\0", 0x81),
+            (b"\0\x04MQTT\x05\x02\0\0\x04\x16\0\x01x\0\0", 0x82),
         ] {
             assert_eq!(connect(0x10, body).unwrap_err().reason, reason, "{body:?}");
         }

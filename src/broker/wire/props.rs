@@ -17,6 +17,7 @@ pub struct Set {
     pub topic_alias: Option<u16>,
     pub will_delay: Option<u32>,
     pub auth_method: bool,
+    pub auth_data: bool,
 }
 
 /// Allowed in CONNECT.
@@ -80,7 +81,10 @@ pub fn read(reader: &mut Reader<'_>, allowed: &[u8]) -> Result<Set, Fault> {
                 r.string()?;
                 set.auth_method = true;
             }
-            0x16 => drop(r.binary()?),
+            0x16 => {
+                r.binary()?;
+                set.auth_data = true;
+            }
             0x17 | 0x19 => drop(flag(&mut r)?),
             0x18 => set.will_delay = Some(r.u32()?),
             0x1F => drop(r.string()?),
