@@ -41,6 +41,7 @@ pub fn connect(first: u8, body: &[u8]) -> Result<Connect, Fault> {
         let set = properties(r, version, props::WILL)?;
         let topic = r.string()?.to_owned();
         let payload = Bytes::copy_from_slice(r.binary()?);
+        payload_is_as_said(&set, &payload)?;
         Some(WillPacket {
             topic,
             payload,
@@ -121,6 +122,14 @@ fn done(r: &Reader<'_>) -> Result<(), Fault> {
     if r.is_empty() { Ok(()) } else { Err(Fault::malformed("packet too long")) }
 }
 
+/// A payload that says it is UTF-8 must be (§3.3.2.3.2, §3.1.3.2.3): its readers rely on that.
+fn payload_is_as_said(set: &props::Set, payload: &[u8]) -> Result<(), Fault> {
+    if set.travelling.payload_format == Some(1) && std::str::from_utf8(payload).is_err() {
+        return Err(Fault { reason: reason::PAYLOAD_FORMAT, what: "payload is not the UTF-8 it says it is" });
+    }
+    Ok(())
+}
+
 fn publish(version: Version, flags: u8, r: &mut Reader<'_>) -> Result<Packet, Fault> {
     let (dup, qos, retain) = (flags & 8 != 0, (flags >> 1) & 3, flags & 1 != 0);
     if qos == 3 || (dup && qos == 0) {
@@ -130,9 +139,7 @@ fn publish(version: Version, flags: u8, r: &mut Reader<'_>) -> Result<Packet, Fa
     let id = if qos == 0 { 0 } else { r.packet_id()? };
     let set = properties(r, version, props::PUBLISH)?;
     let payload = Bytes::copy_from_slice(r.take_rest());
-    if set.travelling.payload_format == Some(1) && std::str::from_utf8(&payload).is_err() {
-        return Err(Fault { reason: 0x99, what: "payload is not the UTF-8 it says it is" });
-    }
+    payload_is_as_said(&set, &payload)?;
     let (alias, expiry) = (set.topic_alias, set.message_expiry);
     let props = set.into_travelling();
     Ok(Packet::Publish(PublishPacket { dup, qos, retain, topic, id, alias, expiry, props, payload }))
@@ -236,6 +243,7 @@ mod tests {
             (b"\0\x04MQTT\x05\x02\0\0\x06\x21\0\x01\x21\0\x01\0\0", 0x82),
             (b"\0\x04MQTT\x05\x02\0\0\x02\x01\0\0\0", 0x81),
             (b"\0\x04MQTT\x05\x02\0\0\x04\x16\0\x01x\0\0", 0x82),
+            (b"\0\x04MQTT\x05\x06\0\0\0\0\0\x02\x01\x01\0\x01w\0\x01\xFF", 0x99),
         ] {
             assert_eq!(connect(0x10, body).unwrap_err().reason, reason, "{body:?}");
         }

@@ -47,6 +47,7 @@ pub mod reason {
     pub const PACKET_TOO_LARGE: u8 = 0x95;
     pub const QUOTA_EXCEEDED: u8 = 0x97;
     pub const ADMINISTRATIVE_ACTION: u8 = 0x98;
+    pub const PAYLOAD_FORMAT: u8 = 0x99;
 }
 
 /// The first packet of a connection (§3.1).
