@@ -224,8 +224,7 @@ async fn admit(
             }
             let mut message = Publish::plain(w.topic, w.payload, w.qos, w.retain);
             message.props = w.props;
-            message.expires = w.expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s)));
-            Some(Will { message, delay: w.delay })
+            Some(Will { message, expiry: w.expiry, delay: w.delay })
         }
     };
     let about = Arc::new(About {
