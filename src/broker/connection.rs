@@ -302,17 +302,22 @@ impl Connection {
                     self.acknowledge(id, qos, matched);
                 }
             }
-            Control::SubAck { id, codes } => {
-                self.owed = self.owed.saturating_sub(1);
-                encode::suback(&mut self.out, self.version, id, &codes);
-                self.both(|t| t.packet(Way::Out));
-            }
-            Control::UnsubAck { id, codes } => {
-                self.owed = self.owed.saturating_sub(1);
-                encode::unsuback(&mut self.out, self.version, id, &codes);
-                self.both(|t| t.packet(Way::Out));
-            }
+            Control::SubAck { id, codes } => return self.give(|out, v| encode::suback(out, v, id, &codes)),
+            Control::UnsubAck { id, codes } => return self.give(|out, v| encode::unsuback(out, v, id, &codes)),
         }
+        None
+    }
+
+    /// Answers SUBSCRIBE or UNSUBSCRIBE. An answer larger than the client takes is the end (MQTT-3.1.2-24).
+    fn give(&mut self, answer: impl Fn(&mut BytesMut, Version)) -> Option<End> {
+        self.owed = self.owed.saturating_sub(1);
+        let start = self.out.len();
+        answer(&mut self.out, self.version);
+        if self.out.len() - start > self.maximum_packet {
+            self.out.truncate(start);
+            return Some(End::Stop(reason::PACKET_TOO_LARGE));
+        }
+        self.both(|t| t.packet(Way::Out));
         None
     }
 

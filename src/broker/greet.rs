@@ -88,7 +88,7 @@ pub(super) async fn serve(
                 refused(&shared, peer, Refusal::Protocol, fault.what);
                 // A client that does not even say MQTT gets no answer (§4.13.1, §3.1.4).
                 if let Some(version) = version {
-                    say_no(&mut io, version, fault.reason).await;
+                    say_no(&mut io, version, fault.reason, u32::MAX).await;
                 }
                 return None;
             }
@@ -98,11 +98,12 @@ pub(super) async fn serve(
                 return None;
             }
         };
+        let max = connect.maximum_packet;
         match admit(&shared, &door, connect, (number, peer)).await {
             Ok(admitted) => Some((io, input, admitted)),
             Err((version, why, code)) => {
                 refused(&shared, peer, why, "CONNECT is not accepted");
-                say_no(&mut io, version, code).await;
+                say_no(&mut io, version, code, max).await;
                 None
             }
         }
@@ -121,9 +122,13 @@ fn refused(shared: &Shared, peer: SocketAddr, why: Refusal, what: &str) {
     tracing::debug!(%peer, ?why, what, "connection refused");
 }
 
-async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8) {
+/// Refuses, unless even that is larger than the client takes, and closes.
+async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8, max: u32) {
     let mut out = BytesMut::new();
     encode::refuse(&mut out, version, code);
+    if out.len() > usize::try_from(max).unwrap_or(usize::MAX) {
+        out.clear();
+    }
     let _ = timeout(LAST_WORDS, async {
         io.write_all(&out).await?;
         io.flush().await?;
@@ -213,6 +218,11 @@ async fn admit(
         "" => State::made_up_id(),
         id => id.into(),
     };
+    let assigned = connect.client_id.is_empty().then_some(&*client_id);
+    if version == Version::V5 && (connect.maximum_packet as usize) < encode::welcome_len(assigned) {
+        // It could not even be told what we allow it (MQTT-3.1.2-24).
+        return no(Refusal::Limit, reason::PACKET_TOO_LARGE);
+    }
     let will = match connect.will.take() {
         None => None,
         Some(w) => {

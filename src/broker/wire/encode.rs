@@ -46,6 +46,12 @@ pub struct Welcome<'a> {
     pub assigned_id: Option<&'a str>,
 }
 
+/// Bytes of a [`welcome`] of MQTT 5; `assigned`: with an id of ours in it.
+#[must_use]
+pub fn welcome_len(assigned: Option<&str>) -> usize {
+    16 + assigned.map_or(0, |id| 3 + id.len())
+}
+
 /// CONNACK that accepts.
 pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
     let mut body = BytesMut::new();
@@ -242,6 +248,22 @@ mod tests {
         let f = reader::frame(&out, usize::MAX).unwrap().unwrap();
         assert_eq!(f.end, out.len());
         decode::packet(version, f.first, &out[f.start..f.end]).unwrap()
+    }
+
+    #[test]
+    fn a_welcome_is_as_long_as_is_said() {
+        for assigned_id in [None, Some("auto-0123456789abcdef")] {
+            let mut out = BytesMut::new();
+            let w = Welcome {
+                session_present: false,
+                receive_maximum: 128,
+                maximum_packet: 1 << 20,
+                topic_alias_maximum: 32,
+                assigned_id,
+            };
+            welcome(&mut out, Version::V5, &w);
+            assert_eq!(out.len(), welcome_len(assigned_id));
+        }
     }
 
     #[tokio::test]
