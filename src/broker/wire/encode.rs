@@ -75,7 +75,8 @@ pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
     packet(out, 0x20, &body);
 }
 
-/// CONNACK that refuses. MQTT 3.1.1 has five codes for all reasons.
+/// CONNACK that refuses. MQTT 3.1.1 has five codes for all reasons, and none for a will topic that is no topic: then nothing
+/// is said (MQTT-3.2.2-6).
 pub fn refuse(out: &mut BytesMut, version: Version, reason: u8) {
     match version {
         Version::V5 => packet(out, 0x20, &[0, reason, 0]),
@@ -85,6 +86,7 @@ pub fn refuse(out: &mut BytesMut, version: Version, reason: u8) {
                 reason::CLIENT_ID_INVALID => 2,
                 reason::BAD_USER_OR_PASSWORD => 4,
                 reason::NOT_AUTHORIZED => 5,
+                reason::TOPIC_INVALID => return,
                 _ => 3,
             };
             packet(out, 0x20, &[0, code]);
