@@ -83,7 +83,7 @@ pub(super) struct Connection {
     heard: Instant,
     window: usize,
     maximum_packet: usize,
-    /// Ids of messages of an earlier connection, still to be sent again, in order.
+    /// Ids of messages of an earlier connection that had no PUBREC, still to be sent again, in order.
     again: VecDeque<u16>,
     asked: Option<(Walk, oneshot::Receiver<Portion>)>,
 }
@@ -127,15 +127,23 @@ impl Connection {
             heard: Instant::now(),
             window: usize::from(connect.receive_maximum.min(limits.in_flight_out)),
             maximum_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
-            again: session.flight.resend().map(|s| s.id).collect(),
+            again: session.flight.resend().filter(|s| s.message.is_some()).map(|s| s.id).collect(),
             asked: None,
             session,
             shared,
         }
     }
 
+    /// PUBRELs that an earlier connection left open go at once: they wait for no place in the window (MQTT-4.9.0-3).
+    fn release(&mut self) {
+        let open = self.session.flight.resend().filter(|s| s.message.is_none());
+        let ids: Vec<u16> = open.map(|s| s.id).collect();
+        ids.into_iter().for_each(|id| self.reply(Reply::Rel, id, reason::SUCCESS));
+    }
+
     /// Serves the client until it or we end the connection, and gives the session back.
     pub async fn run(mut self, stop: &CancellationToken) {
+        self.release();
         let end = self.serve(stop).await;
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
         match end {
@@ -399,10 +407,8 @@ impl Connection {
     }
 
     fn send_again(&mut self, id: u16) {
-        let Some(message) = self.session.flight.get(id) else { return };
-        match message.clone() {
-            Some(addressed) => drop(self.put(&addressed, id, true, Instant::now())),
-            None => self.reply(Reply::Rel, id, reason::SUCCESS),
+        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
+            self.put(&addressed, id, true, Instant::now());
         }
     }
 
