@@ -69,8 +69,9 @@ pub(super) struct Connection {
     pub unstored: HashSet<u16>,
     /// A message that waits for room in the log: nothing more is read meanwhile.
     pub stalled: Option<(Publish, Option<AckTo>)>,
-    /// QoS 1 and 2 messages of the client that are not finished, for our Receive Maximum.
-    pub open: usize,
+    /// QoS 1 and 2 messages that came over this connection and are not finished (QoS, id), for our Receive Maximum: it
+    /// begins anew with each connection (§4.9).
+    pub open: HashSet<(u8, u16)>,
     pub aliases: Vec<Option<Arc<str>>>,
     pub session_expiry: u32,
     pub new_expiry: Option<u32>,
@@ -113,7 +114,7 @@ impl Connection {
             answers: VecDeque::new(),
             unstored: HashSet::new(),
             stalled: None,
-            open: session.taken.len(),
+            open: HashSet::new(),
             aliases: Vec::new(),
             session_expiry: connect.session_expiry,
             new_expiry: None,
@@ -334,7 +335,7 @@ impl Connection {
         self.owed = self.owed.saturating_sub(1);
         let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
         if qos == 1 {
-            self.open = self.open.saturating_sub(1);
+            self.open.remove(&(1, id));
             self.reply(Reply::Ack, id, code);
         } else if self.due.remove(&id) {
             self.reply(Reply::Rec, id, code);

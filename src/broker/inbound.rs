@@ -35,7 +35,7 @@ impl Connection {
             Packet::PubRel { id } => {
                 let known = self.session.taken.remove(&id);
                 self.due.remove(&id);
-                self.open = self.open.saturating_sub(usize::from(known));
+                self.open.remove(&(2, id));
                 let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
                 self.reply(Reply::Comp, id, code);
             }
@@ -107,7 +107,7 @@ impl Connection {
         }
         if p.qos > 0
             && self.version == Version::V5
-            && self.open >= usize::from(self.shared.limits.in_flight_in)
+            && self.open.len() >= usize::from(self.shared.limits.in_flight_in)
         {
             let what = "more unfinished messages than our Receive Maximum";
             return Err(Fault { reason: reason::RECEIVE_MAXIMUM, what }.into());
@@ -135,7 +135,7 @@ impl Connection {
             origin: None,
         };
         if qos > 0 {
-            self.open += 1;
+            self.open.insert((qos, id));
             self.answers.push_back((id, None));
         }
         if qos == 2 {
@@ -213,7 +213,7 @@ impl Connection {
             _ => {
                 if code == reason::SUCCESS {
                     self.session.taken.insert(p.id);
-                    self.open += 1;
+                    self.open.insert((2, p.id));
                 }
                 self.reply(Reply::Rec, p.id, code);
             }
