@@ -96,10 +96,10 @@ pub fn packet(version: Version, first: u8, body: &[u8]) -> Result<Packet, Fault>
     let packet = match kind {
         1 => return Err(Fault::protocol("a second CONNECT")),
         3 => publish(version, flags, r)?,
-        4 => ack(version, r).map(|(id, _)| Packet::PubAck { id })?,
-        5 => ack(version, r).map(|(id, reason)| Packet::PubRec { id, reason })?,
-        6 => ack(version, r).map(|(id, _)| Packet::PubRel { id })?,
-        7 => ack(version, r).map(|(id, _)| Packet::PubComp { id })?,
+        4 => ack(version, r, RECEIVED).map(|(id, _)| Packet::PubAck { id })?,
+        5 => ack(version, r, RECEIVED).map(|(id, reason)| Packet::PubRec { id, reason })?,
+        6 => ack(version, r, RELEASED).map(|(id, _)| Packet::PubRel { id })?,
+        7 => ack(version, r, RELEASED).map(|(id, _)| Packet::PubComp { id })?,
         8 => subscribe(version, r)?,
         10 => unsubscribe(version, r)?,
         12 => Packet::PingReq,
@@ -145,12 +145,26 @@ fn publish(version: Version, flags: u8, r: &mut Reader<'_>) -> Result<Packet, Fa
     Ok(Packet::Publish(PublishPacket { dup, qos, retain, topic, id, alias, expiry, props, payload }))
 }
 
-fn ack(version: Version, r: &mut Reader<'_>) -> Result<(u16, u8), Fault> {
+/// Reasons of PUBACK and PUBREC (§3.4.2.1).
+const RECEIVED: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
+/// Reasons of PUBREL and PUBCOMP (§3.6.2.1).
+const RELEASED: &[u8] = &[0x00, 0x92];
+/// Reasons of DISCONNECT (§3.14.2.1); those that are for servers are taken from clients, too: they are leaving anyway.
+const GOODBYE: &[u8] = &[
+    0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98,
+    0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
+];
+
+fn one_of(reasons: &[u8], reason: u8) -> Result<u8, Fault> {
+    if reasons.contains(&reason) { Ok(reason) } else { Err(Fault::protocol("a reason that there is not")) }
+}
+
+fn ack(version: Version, r: &mut Reader<'_>, reasons: &[u8]) -> Result<(u16, u8), Fault> {
     let id = r.packet_id()?;
     if version == Version::V4 || r.is_empty() {
         return Ok((id, reason::SUCCESS));
     }
-    let reason = r.byte()?;
+    let reason = one_of(reasons, r.byte()?)?;
     if !r.is_empty() {
         props::read(r, props::ACK)?;
     }
@@ -210,7 +224,7 @@ fn disconnect(version: Version, r: &mut Reader<'_>) -> Result<Packet, Fault> {
     if version == Version::V4 || r.is_empty() {
         return Ok(Packet::Disconnect { reason: reason::SUCCESS, session_expiry: None });
     }
-    let reason = r.byte()?;
+    let reason = one_of(GOODBYE, r.byte()?)?;
     let session_expiry = if r.is_empty() { None } else { props::read(r, props::DISCONNECT)?.session_expiry };
     Ok(Packet::Disconnect { reason, session_expiry })
 }
@@ -287,6 +301,9 @@ mod tests {
             (0x82, b"\0\x01\0\0\x01a\x03", 0x82),
             (0x82, b"\0\x01\0\0\x01a\x30", 0x82),
             (0x82, b"\0\x01\0\0\x01a\x40", 0x81),
+            (0x40, b"\0\x01\x01", 0x82),
+            (0x62, b"\0\x01\x10", 0x82),
+            (0xE0, b"\x01", 0x82),
         ] {
             assert_eq!(packet(Version::V5, first, body).unwrap_err().reason, reason, "{first:02x} {body:?}");
         }
