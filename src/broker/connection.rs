@@ -287,7 +287,7 @@ impl Connection {
     async fn read_packets(&mut self) -> Result<(), End> {
         while self.out.len() < OUT_READ && !self.is_full() {
             let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
-            let packet = self.input.split_to(frame.end);
+            let packet = self.input.split_to(frame.checked(self.version)?.end);
             self.heard = Instant::now();
             self.both(|t| {
                 t.packet(Way::In);

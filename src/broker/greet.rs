@@ -167,6 +167,7 @@ async fn read_connect(io: &mut Box<dyn Io>, input: &mut BytesMut, max: usize) ->
             let packet = input.split_to(frame.end);
             let body = &packet[frame.start..];
             return decode::connect(frame.first, body)
+                .and_then(|connect| frame.checked(connect.version).map(|_| connect))
                 .map_err(|fault| Some((answerable(body, fault), fault)));
         }
         input.reserve(1024);
