@@ -312,7 +312,9 @@ impl Connection {
                 }
             }
             Control::SubAck { id, codes } => return self.give(|out, v| encode::suback(out, v, id, &codes)),
-            Control::UnsubAck { id, codes } => return self.give(|out, v| encode::unsuback(out, v, id, &codes)),
+            Control::UnsubAck { id, codes } => {
+                return self.give(|out, v| encode::unsuback(out, v, id, &codes));
+            }
         }
         None
     }
@@ -328,18 +330,6 @@ impl Connection {
         }
         self.both(|t| t.packet(Way::Out));
         None
-    }
-
-    fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
-        self.unstored.remove(&id);
-        self.owed = self.owed.saturating_sub(1);
-        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
-        if qos == 1 {
-            self.open.remove(&(1, id));
-            self.reply(Reply::Ack, id, code);
-        } else if self.due.remove(&id) {
-            self.reply(Reply::Rec, id, code);
-        }
     }
 
     /// Sends what may be sent now. `false`: the hub is gone.

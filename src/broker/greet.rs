@@ -209,7 +209,12 @@ async fn admit(
     if connect.wants_auth {
         return no(Refusal::Login, reason::BAD_AUTH_METHOD);
     }
-    if connect.client_id.is_empty() && version == Version::V4 && !connect.clean {
+    let needs_id = match version {
+        Version::V3 => true,
+        Version::V4 => !connect.clean,
+        Version::V5 => false,
+    };
+    if connect.client_id.is_empty() && needs_id {
         return no(Refusal::Protocol, reason::CLIENT_ID_INVALID);
     }
     let access = shared.access.borrow().clone();

@@ -42,7 +42,11 @@ impl Connection {
             Packet::PubComp { id } => self.session.flight.pubcomp(id),
             Packet::Subscribe { id, subscription_id, wishes } => {
                 self.not_too_many(wishes.len())?;
-                let wishes = wishes.into_iter().map(|wish| self.judge(wish)).collect();
+                let wishes: Vec<_> = wishes.into_iter().map(|wish| self.judge(wish)).collect();
+                if self.version == Version::V3 && wishes.iter().any(|w| w == &Err(reason::FILTER_INVALID)) {
+                    // There is no code for it in MQTT 3.1.
+                    return Err(Fault { reason: reason::FILTER_INVALID, what: "not a topic filter" }.into());
+                }
                 let ack = self.ack_to(id);
                 let permit = self.permit(size).await?;
                 let subscribing = Subscribing { ack, subscription_id, wishes };
@@ -158,6 +162,19 @@ impl Connection {
         }
         let permit = self.permit(size).await?;
         self.tell_hub(Event::Publish(message, ack, permit), ack.is_some()).await
+    }
+
+    /// The hub has routed it, and the log has it if it is to be stored.
+    pub(super) fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+        self.unstored.remove(&id);
+        self.owed = self.owed.saturating_sub(1);
+        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+        if qos == 1 {
+            self.open.remove(&(1, id));
+            self.reply(Reply::Ack, id, code);
+        } else if self.due.remove(&id) {
+            self.reply(Reply::Rec, id, code);
+        }
     }
 
     /// A message goes on that is to be stored, too; now there is room for it.

@@ -55,7 +55,8 @@ pub fn welcome_len(assigned: Option<&str>) -> usize {
 /// CONNACK that accepts.
 pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
     let mut body = BytesMut::new();
-    body.put_u8(u8::from(w.session_present));
+    // MQTT 3.1 does not use this byte.
+    body.put_u8(u8::from(w.session_present && version != Version::V3));
     body.put_u8(reason::SUCCESS);
     if version == Version::V5 {
         let mut props = BytesMut::new();
@@ -80,7 +81,7 @@ pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
 pub fn refuse(out: &mut BytesMut, version: Version, reason: u8) {
     match version {
         Version::V5 => packet(out, 0x20, &[0, reason, 0]),
-        Version::V4 => {
+        Version::V3 | Version::V4 => {
             let code = match reason {
                 reason::UNSUPPORTED_VERSION => 1,
                 reason::CLIENT_ID_INVALID => 2,
@@ -163,7 +164,8 @@ pub fn ack(out: &mut BytesMut, version: Version, kind: Reply, id: u16, reason: u
     }
 }
 
-/// SUBACK. MQTT 3.1.1 knows one refusal, 0x80.
+/// SUBACK. MQTT 3.1.1 knows one refusal, 0x80; 3.1 knows none, and is told QoS 0 (as mosquitto grants what it will not
+/// deliver).
 pub fn suback(out: &mut BytesMut, version: Version, id: u16, codes: &[u8]) {
     let mut body = BytesMut::new();
     body.put_u16(id);
@@ -172,7 +174,8 @@ pub fn suback(out: &mut BytesMut, version: Version, id: u16, codes: &[u8]) {
             body.put_u8(0);
             body.put_slice(codes);
         }
-        Version::V4 => codes.iter().for_each(|c| body.put_u8(if *c < 0x80 { *c } else { 0x80 })),
+        Version::V4 => codes.iter().for_each(|c| body.put_u8((*c).min(0x80))),
+        Version::V3 => codes.iter().for_each(|c| body.put_u8(if *c < 0x80 { *c } else { 0 })),
     }
     packet(out, 0x90, &body);
 }
