@@ -155,6 +155,13 @@ pub async fn packet_id_0(ctx: Ctx) -> Verdict {
     Ok(())
 }
 
+pub async fn answers_to_packet_id_0(ctx: Ctx) -> Verdict {
+    for (n, first) in [0x40, 0x50, 0x62, 0x70].into_iter().enumerate() {
+        ends(&ctx, n, &[first, 2, 0, 0], &[0x81, 0x82]).await?;
+    }
+    Ok(())
+}
+
 pub async fn ids_of_the_server(ctx: Ctx) -> Verdict {
     let topic = ctx.topic("t");
     let mut s = ctx.subscriber("s", &topic, 2).await?;

@@ -93,11 +93,16 @@ async fn judged(engine: fn() -> EngineChoice) -> Vec<Verdict> {
     verdicts
 }
 
+/// Whether a specification gives it a number, as in `3.1.2-24`.
+fn numbered(row: &Row) -> bool {
+    row.v != V::Old && row.id.contains('-') && !row.id.contains(' ')
+}
+
 fn name(row: &Row) -> String {
-    if row.v == V::Old || row.id.contains(' ') || row.id.matches(['.', '-']).count() < 3 {
-        format!("MQTT {} {}", row.v.name(), row.id)
-    } else {
+    if numbered(row) {
         format!("MQTT-{} of {}", row.id, row.v.name())
+    } else {
+        format!("MQTT {}, {}", row.v.name(), row.id)
     }
 }
 
@@ -150,14 +155,13 @@ fn every_statement_is_covered_or_left_out_with_a_reason() {
 fn totals() -> String {
     let mut count: BTreeMap<(V, bool), [usize; 4]> = BTreeMap::new();
     for row in rows() {
-        let unnumbered = row.v == V::Old || row.id.contains(' ') || !row.id.contains('-');
         let at = match row.proof {
             Proof::Case(_) => 0,
             Proof::Left(Why::Client, _) => 1,
             Proof::Left(Why::Unseen, _) => 2,
             Proof::Left(Why::Unused, _) => 3,
         };
-        count.entry((row.v, unnumbered)).or_default()[at] += 1;
+        count.entry((row.v, !numbered(row))).or_default()[at] += 1;
     }
     let line = |((v, unnumbered), [tried, client, unseen, unused]): (&(V, bool), &[usize; 4])| {
         let what = if *unnumbered { "rules without a number" } else { "numbered statements" };
@@ -186,7 +190,7 @@ async fn beside_mosquitto() {
         if matches!(row.proof, Proof::Left(..)) {
             continue;
         }
-        let numbered = row.v != V::Old && !row.id.contains(' ') && row.id.contains('-');
+        let numbered = numbered(row);
         let chapter = row.id.split('.').next().and_then(|c| c.parse().ok()).filter(|_| numbered).unwrap_or(0);
         let count = chapters.entry((row.v, !numbered, chapter)).or_default();
         count[0] += 1;
@@ -235,11 +239,17 @@ async fn of_mosquitto() -> Vec<Verdict> {
     // This version starts no broker that has a WebSocket listener alone.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let second = format!("listener {port} 127.0.0.1\nprotocol websockets");
-    let open = mosquitto::Mosquitto::start(temporary(), &second).await;
+    let open = mosquitto::Mosquitto::start_with(temporary(), &second, "").await;
     let dir = temporary();
     write_access(dir.path());
-    let guarded = mosquitto::Mosquitto::start(dir, "password_file {dir}/passwd\nacl_file {dir}/acl").await;
+    let files = "password_file {dir}/passwd\nacl_file {dir}/acl";
+    let guarded = mosquitto::Mosquitto::start_with(dir, files, "").await;
     let at = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let places = Places { open: at(open.port), guarded: at(guarded.port), websocket: at(port) };
+    for place in [places.open, places.guarded, places.websocket] {
+        while tokio::net::TcpStream::connect(place).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
     suite::run(places, false, &rows()).await
 }

@@ -59,6 +59,24 @@ pub async fn properties_of_connect(ctx: Ctx) -> Verdict {
     Ok(())
 }
 
+/// User Properties are allowed in every packet that has properties, any number of them.
+pub async fn user_properties_everywhere(ctx: Ctx) -> Verdict {
+    let topic = ctx.topic("t");
+    let many = b"\x26\0\x01k\0\x01v".repeat(40);
+    let will = ctx.hello("c").prop(&many).will_with(0, false, &many, &topic, "gone");
+    let mut c = ctx.with(will).await?;
+    c.subscribe_with(&topic, 0, &many).await?;
+    c.send(&publish(ctx.v, 0, &topic, 0, &many, b"x")).await;
+    check(c.take(&topic, "x").await?.values(0x26).len() == 40, "user properties of PUBLISH")?;
+    let section = crate::wire::section(ctx.v, &many);
+    c.send(&packet(0xA2, &[&[0, 77][..], &section, &crate::wire::text(&topic)].concat())).await;
+    check(c.codes(0xB0, 77).await? == [0], "UNSUBACK")?;
+    let mut watcher = ctx.subscriber("watcher", &topic, 0).await?;
+    c.send(&packet(0xE0, &[&[4][..], &section].concat())).await;
+    c.closed().await?;
+    check(watcher.take(&topic, "gone").await?.values(0x26).len() == 40, "user properties of the will")
+}
+
 /// An alias maximum of 0 is a number like any other.
 pub async fn no_aliases_wanted(ctx: Ctx) -> Verdict {
     ctx.with(ctx.hello("c").prop([0x22, 0, 0])).await?.quiet().await

@@ -129,7 +129,7 @@ pub async fn goodbye_with_a_code_that_there_is_not(ctx: Ctx) -> Verdict {
 /// Our own good-bye: a reason that there is, no Session Expiry Interval, nothing behind it.
 pub async fn goodbye_of_the_server(ctx: Ctx) -> Verdict {
     let mut c = ctx.client("c").await?;
-    c.send(&[0xC0, 0, 0xC9, 0, 0xC0, 0, 0xC0, 0]).await;
+    c.send(&[0xC0, 0, 0x30, 0, 0xC0, 0, 0xC0, 0]).await;
     c.expect(&[0xD0, 0]).await?;
     match c.next().await? {
         None => check(!ctx.strict, "no DISCONNECT"),
@@ -147,6 +147,22 @@ pub async fn nothing_before_connack(ctx: Ctx) -> Verdict {
     let mut c = ctx.open().await?;
     c.send(&packet(0xC0, &[1])).await;
     c.closed().await
+}
+
+/// A session goes over to the new connection while the old one still stands.
+pub async fn taken_over_as_it_is(ctx: Ctx) -> Verdict {
+    let topic = ctx.topic("t");
+    let mut old = ctx.with(ctx.keeping("c")).await?;
+    old.subscribe(&topic, 1).await?;
+    ctx.client("p").await?.publish(1, &topic, "x").await?;
+    let m = old.take(&topic, "x").await?;
+    let mut new = ctx.with(ctx.keeping("c")).await?;
+    // 3.1 does not say it.
+    new.present(ctx.v != V::Old)?;
+    old.ended(&[0x8E]).await?;
+    let again = new.finish(&topic, "x").await?;
+    check(again.id == m.id && again.dup(), format!("{again:02x?}"))?;
+    new.quiet().await
 }
 
 /// A client that leaves with one version comes back with the other.

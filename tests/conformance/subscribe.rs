@@ -61,11 +61,26 @@ pub async fn no_local(ctx: Ctx) -> Verdict {
     c.bye().await?;
     let mut c = ctx.with(ctx.keeping("c")).await?;
     c.publish(1, &topic, "mine").await?;
-    c.quiet().await?;
-    // Without it one's own messages come.
-    c.subscribe(&topic, 1).await?;
-    c.send(&publish(ctx.v, 0, &topic, 0, &[], b"mine")).await;
-    c.take(&topic, "mine").await.map(drop)
+    c.quiet().await
+}
+
+/// No Local and Retain As Published go and come with a new SUBSCRIBE, as the quality does.
+pub async fn replaces_options(ctx: Ctx) -> Verdict {
+    let topic = ctx.topic("t");
+    let mut c = ctx.client("c").await?;
+    for (qos, no_local, as_published) in
+        [(1, true, false), (0, false, true), (1, true, true), (0, false, false)]
+    {
+        // Retain Handling 2: this is about live ones.
+        let options = 0x20 | qos | u8::from(no_local) << 2 | u8::from(as_published) << 3;
+        c.subscribe(&topic, options).await?;
+        c.send(&publish(ctx.v, 1, &topic, 0, &[], b"mine")).await;
+        if !no_local {
+            check(c.take(&topic, "mine").await?.retain() == as_published, "retain flag")?;
+        }
+        c.quiet().await?;
+    }
+    Ok(())
 }
 
 pub async fn no_local_shared(ctx: Ctx) -> Verdict {

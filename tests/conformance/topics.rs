@@ -78,10 +78,7 @@ pub async fn longest(ctx: Ctx) -> Verdict {
 
 /// Letters, slashes, blanks: all of them count, nothing is tidied up.
 pub async fn no_normalisation(ctx: Ctx) -> Verdict {
-    let all = [
-        "a/b", "A/b", "/a/b", "a/b/", "a//b", " a/b", "a/b ", "a/./b", "\u{e4}", "a\u{308}", "温度/1",
-        "\u{FFFF}",
-    ];
+    let all = ["a/b", "A/b", "/a/b", "a/b/", "a//b", " a/b", "a/b ", "a/./b", "\u{e4}", "a\u{308}", "温度/1"];
     let mut clients = Vec::new();
     for (n, topic) in all.iter().enumerate() {
         clients.push(ctx.subscriber(&n.to_string(), &ctx.topic(topic), 0).await?);
