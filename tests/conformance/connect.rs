@@ -310,6 +310,25 @@ pub async fn connack_once(ctx: Ctx) -> Verdict {
     c.quiet().await
 }
 
+/// A stream has no borders: packets come in pieces, and many at once.
+pub async fn pieces(ctx: Ctx) -> Verdict {
+    let topic = ctx.topic("t");
+    let mut c = ctx.open().await?;
+    let all = [ctx.hello("c").bytes(), subscribe(ctx.v, 1, &[], &[(&topic, 0)])].concat();
+    for byte in &all {
+        c.send(&[*byte]).await;
+    }
+    c.accepted().await?;
+    c.codes(0x90, 1).await?;
+    let many: Vec<u8> = (0..50).flat_map(|n: u8| publish(ctx.v, 0, &topic, 0, &[], &[n])).collect();
+    c.send(&[many, vec![0xC0]].concat()).await;
+    for n in 0..50 {
+        check(c.message().await?.payload == [n], "order")?;
+    }
+    c.send(&[0]).await;
+    c.expect(&[0xD0, 0]).await
+}
+
 pub async fn no_session(ctx: Ctx) -> Verdict {
     ctx.with(ctx.keeping("c")).await?.present(false)?;
     ctx.client("d").await?.present(false)

@@ -5,6 +5,9 @@
 //! rules without a number, and MQTT 3.1. A case is exact packets over a socket of its own; "nothing comes" is proven by a
 //! message and a ping behind it. The same cases judge both engines here, and mosquitto beside them as a table:
 //! `cargo test --test conformance -- --ignored --nocapture`.
+//!
+//! Known to fall short, outside the tables: names and filters have at most 64 levels (`Limits::levels`), where section 4.7.3
+//! sets no limit; what a client may not publish, or publishes to a name with more levels, is acknowledged to 3.1.1 clients.
 
 #![expect(clippy::unwrap_used, reason = "a bench of a test that fails is a failed test")]
 
