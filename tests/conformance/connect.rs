@@ -98,17 +98,19 @@ pub async fn login(ctx: Ctx) -> Verdict {
 }
 
 pub async fn silence_ends(ctx: Ctx) -> Verdict {
+    // Who has eight times as long is not quicker.
+    let mut patient = ctx.with(ctx.hello("patient").keep_alive(8)).await?;
     let start = tokio::time::Instant::now();
     let mut c = ctx.with(ctx.hello("c").keep_alive(1)).await?;
     c.ended(&[0x8D]).await?;
-    check(start.elapsed().as_millis() >= 1400, "ended too early")
+    check(start.elapsed().as_millis() >= 1400, "ended too early")?;
+    patient.ping().await
 }
 
-/// Packets of any kind are signs of life; half a packet is none.
 pub async fn pings_keep_alive(ctx: Ctx) -> Verdict {
-    let mut c = ctx.with(ctx.hello("c").keep_alive(1)).await?;
+    let mut c = ctx.with(ctx.hello("c").keep_alive(2)).await?;
     let start = tokio::time::Instant::now();
-    while start.elapsed().as_millis() < 2500 {
+    while start.elapsed().as_millis() < 4000 {
         tokio::time::sleep(std::time::Duration::from_millis(400)).await;
         c.ping().await?;
     }

@@ -160,10 +160,10 @@ pub async fn no_expiry_once_sent(ctx: Ctx) -> Verdict {
     let mut s = ctx.with(ctx.keeping("s")).await?;
     s.subscribe(&topic, 2).await?;
     let mut p = ctx.client("p").await?;
-    p.publish_with(4, &topic, &[2, 0, 0, 0, 1], "x").await?;
+    p.publish_with(4, &topic, &[2, 0, 0, 0, 3], "x").await?;
     let m = s.take(&topic, "x").await?;
     s.vanish().await;
-    tokio::time::sleep(std::time::Duration::from_millis(2600)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(4600)).await;
     let mut s = ctx.with(ctx.keeping("s")).await?;
     check(s.finish(&topic, "x").await?.id == m.id, "another id")?;
     s.quiet().await

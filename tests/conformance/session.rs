@@ -71,15 +71,17 @@ pub async fn new_if_there_is_none(ctx: Ctx) -> Verdict {
 
 /// Its end is the connection's where nothing else was said, and the interval's otherwise.
 pub async fn expires(ctx: Ctx) -> Verdict {
-    let (topic, one) = (ctx.topic("t"), |c: Connect| c.prop([0x11, 0, 0, 0, 1]));
+    let topic = ctx.topic("t");
     // Without an interval.
     let mut c = ctx.with(ctx.hello("a").resuming()).await?;
     c.subscribe(&topic, 1).await?;
     c.vanish().await;
     ctx.with(ctx.keeping("a")).await?.present(false)?;
     // Within it, and after it.
-    ctx.with(one(ctx.hello("b").resuming())).await?.vanish().await;
-    ctx.with(one(ctx.hello("b").resuming())).await?.present(true)?;
+    ctx.with(ctx.keeping("b")).await?.vanish().await;
+    let short = ctx.with(ctx.hello("b").resuming().prop([0x11, 0, 0, 0, 1])).await?;
+    short.present(true)?;
+    short.vanish().await;
     sleep(Duration::from_millis(2600)).await;
     ctx.with(ctx.keeping("b")).await?.present(false)?;
     // 0xFFFFFFFF is for ever.
