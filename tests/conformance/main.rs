@@ -209,8 +209,20 @@ async fn beside_mosquitto() {
             }
         }
     }
+    println!("left out");
+    for row in rows() {
+        if let Proof::Left(why, reason) = row.proof {
+            let why = match why {
+                Why::Client => "binds clients",
+                Why::Unseen => "cannot be seen",
+                Why::Unused => "not there",
+            };
+            println!("  {:<24} {}\n      {why}: {reason}", name(row), row.says);
+        }
+    }
     println!(
-        "{}\n{:<30} {:>6} {:>9} {:>9} {:>9}",
+        "\n{}\n{}\n{:<30} {:>6} {:>9} {:>9} {:>9}",
+        mosquitto_version(),
         totals(),
         "kept",
         "tried",
@@ -235,6 +247,13 @@ async fn beside_mosquitto() {
         failed.join("\n")
     );
     ours.iter().for_each(|verdicts| assert_none_fails(verdicts));
+}
+
+/// Which mosquitto stands beside ours.
+fn mosquitto_version() -> String {
+    let help = std::process::Command::new("/usr/sbin/mosquitto").arg("-h").output();
+    let text = help.map(|help| String::from_utf8_lossy(&help.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("no mosquitto").to_owned()
 }
 
 async fn of_mosquitto() -> Vec<Verdict> {

@@ -103,6 +103,15 @@ pub async fn errors_end(ctx: Ctx) -> Verdict {
     Ok(())
 }
 
+/// The reason reaches a client that is still sending.
+pub async fn reasons_arrive(ctx: Ctx) -> Verdict {
+    let more = publish(ctx.v, 0, ctx.topic("t"), 0, &[], &[0; 1000]).repeat(200);
+    let mut c = ctx.client("c").await?;
+    c.send(&[vec![0x30, 0], more.clone()].concat()).await;
+    c.ended(&[0x81]).await?;
+    ctx.refused(&[ctx.hello("d").flagged(1).bytes(), more].concat(), None, &[0x81]).await
+}
+
 /// Only the connection that broke a rule ends, and its session stays.
 pub async fn errors_end_nobody_else(ctx: Ctx) -> Verdict {
     let mut other = ctx.client("other").await?;

@@ -1,4 +1,8 @@
 //! Rules that have no number in the specifications and break clients all the same, and what MQTT 3.1 asks for.
+//!
+//! Among them is what protocol engines of others fell over: a Topic Alias Maximum of 0, packet id 0, answers to nothing,
+//! header flags, wildcards and U+0000 where they do not belong, windows after a reconnect, a Receive Maximum that 3.1.1 does not
+//! have, lengths that announce more than comes.
 
 use crate::suite::{Row, V, rows};
 use crate::{connect, format, publish, qos, rest, retain, session, subscribe, topics, will};
@@ -53,6 +57,7 @@ pub const FIVE: &[Row] = rows! { V::Five;
     "4.3.3 break" "QoS 2 is exactly once over two connections" => qos::quality_2_over_two_connections;
     "4.9 again" "What comes again is within the window, too" => qos::again_within_the_window;
     "4.9 anew" "The window begins anew with each connection" => qos::the_window_begins_anew;
+    "4.13 reasons" "The reason reaches a client that is still sending" => rest::reasons_arrive;
     "4.13 others" "An error ends nobody else's connection, and no session" => rest::errors_end_nobody_else;
     "session versions" "A session goes on with another version" => session::over_versions;
 };
