@@ -50,6 +50,12 @@ pub async fn byte_order_mark(ctx: Ctx) -> Verdict {
     p.publish(0, &with, "1").await?;
     let got = all.message().await?;
     check(got.topic == with.as_bytes(), format!("topic {:02x?}", got.topic))?;
+    plain.quiet().await?;
+    // In front it is a character, too.
+    let front = format!("\u{FEFF}{without}");
+    let mut s = ctx.subscriber("front", &front, 0).await?;
+    p.publish(0, &front, "2").await?;
+    s.take(&front, "2").await?;
     plain.quiet().await
 }
 
