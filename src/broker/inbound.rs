@@ -118,6 +118,12 @@ impl Connection {
         }
         let access = self.shared.access.borrow().clone();
         if let Some(code) = if !topic::is_name(&topic, self.shared.limits.levels) {
+            if self.version != Version::V5 {
+                // There is no word for it, and an acknowledgement would be a lie: nobody will get this message.
+                return Err(
+                    Fault { reason: reason::TOPIC_INVALID, what: "a topic with too many levels" }.into()
+                );
+            }
             Some(reason::TOPIC_INVALID)
         } else if !may_write(&access, self.user.as_deref(), &self.session.client_id, &topic) {
             Some(reason::NOT_AUTHORIZED)
@@ -220,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// MQTT 5 says why; 3.1.1 has no word for it and acknowledges (§3.3.5 of 3.1.1).
+    /// MQTT 5 says why; 3.1.1 has no word for a right that is missing, and acknowledges (§3.3.5 of 3.1.1).
     fn refuse_publish(&mut self, p: &PublishPacket, code: u8) {
         self.shared.counters.refuse(Refusal::Access);
         let code = if self.version == Version::V5 { code } else { reason::SUCCESS };

@@ -7,7 +7,7 @@
 //! `cargo test --test conformance -- --ignored --nocapture`.
 //!
 //! Known to fall short, outside the tables: names and filters have at most 64 levels (`Limits::levels`), where section 4.7.3
-//! sets no limit; what a client may not publish, or publishes to a name with more levels, is acknowledged to 3.1.1 clients.
+//! sets no limit. A name with more is refused with 0x90, and ends the connection of clients that know no refusal.
 
 #![expect(clippy::unwrap_used, reason = "a bench of a test that fails is a failed test")]
 

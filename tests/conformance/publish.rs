@@ -58,6 +58,27 @@ pub async fn no_wildcard_in_a_topic(ctx: Ctx) -> Verdict {
     Ok(())
 }
 
+/// A name may have more levels than a broker takes, but then it must not say that it has the message.
+pub async fn deep_names(ctx: Ctx) -> Verdict {
+    let mut s = ctx.subscriber("s", &ctx.topic("#"), 0).await?;
+    for levels in [60, 150, 1000] {
+        let topic = ctx.topic(&"x/".repeat(levels));
+        let mut p = ctx.client("p").await?;
+        p.send(&publish(ctx.v, 2, &topic, 1, &[], b"x")).await;
+        match p.next().await? {
+            None => {}
+            Some(got) if got[0] == 0xE0 => {}
+            Some(got) if got[..1] == [0x40] && got.get(4).is_some_and(|code| *code >= 0x80) => {}
+            Some(got) => {
+                check(got[..4] == [0x40, 2, 0, 1], format!("{got:02x?}"))?;
+                s.take(&topic, "x").await?;
+            }
+        }
+        s.ping().await?;
+    }
+    Ok(())
+}
+
 pub async fn topic_matches_the_filter(ctx: Ctx) -> Verdict {
     let mut s = ctx.subscriber("s", &ctx.topic("+/b"), 0).await?;
     let mut p = ctx.client("p").await?;
