@@ -124,14 +124,20 @@ pub async fn errors_end_nobody_else(ctx: Ctx) -> Verdict {
 
 const LONG: Duration = Duration::from_secs(20);
 
+/// Pages that know MQTT 3.1 only offer another name.
+fn subprotocol(ctx: &Ctx) -> &'static str {
+    if ctx.v == V::Old { "mqttv3.1" } else { "mqtt" }
+}
+
 /// A WebSocket, its handshake done; what the server said to it.
 async fn websocket(ctx: &Ctx) -> Result<(TcpStream, String), String> {
     let mut io = TcpStream::connect(ctx.at.websocket).await.map_err(|e| e.to_string())?;
     let request = format!(
         "GET /mqtt HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: mqtt\r\n\r\n",
-        ctx.at.websocket
+         Sec-WebSocket-Protocol: {}\r\n\r\n",
+        ctx.at.websocket,
+        subprotocol(ctx)
     );
     io.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
     let mut head = Vec::new();
@@ -201,7 +207,8 @@ pub async fn websocket_frames_are_no_packets(ctx: Ctx) -> Verdict {
 pub async fn websocket_protocol(ctx: Ctx) -> Verdict {
     let (_, head) = websocket(&ctx).await?;
     let head = head.to_ascii_lowercase();
-    check(head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: mqtt\r\n"), head)
+    let chosen = format!("sec-websocket-protocol: {}\r\n", subprotocol(&ctx));
+    check(head.starts_with("http/1.1 101") && head.contains(&chosen), head)
 }
 
 pub async fn old_connects(ctx: Ctx) -> Verdict {
