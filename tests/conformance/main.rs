@@ -7,7 +7,8 @@
 //! `cargo test --test conformance -- --ignored --nocapture`.
 //!
 //! Known to fall short, outside the tables: names and filters have at most 64 levels (`Limits::levels`), where section 4.7.3
-//! sets no limit. A name with more is refused with 0x90, and ends the connection of clients that know no refusal.
+//! sets no limit. A name with more is refused with 0x90, and ends the connection of clients that know no refusal. What waits
+//! for one client, and what is retained, is bounded (`Limits`): beyond it messages are dropped and counted, acknowledged as they are.
 
 #![expect(clippy::unwrap_used, reason = "a bench of a test that fails is a failed test")]
 

@@ -163,6 +163,12 @@ pub async fn subscribing_again(ctx: Ctx) -> Verdict {
     s.quiet().await
 }
 
+/// The same, and nothing is lost meanwhile.
+pub async fn subscribing_again_in_a_stream(ctx: Ctx) -> Verdict {
+    subscribing_again(ctx.clone()).await?;
+    crate::subscribe::replaces_in_a_stream(Ctx { tag: format!("{}s", ctx.tag).into(), ..ctx }).await
+}
+
 pub async fn with_the_subscription_id(ctx: Ctx) -> Verdict {
     if ctx.v != V::Five {
         return Ok(());

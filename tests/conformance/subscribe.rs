@@ -115,6 +115,37 @@ pub async fn replaces(ctx: Ctx) -> Verdict {
     s.quiet().await
 }
 
+/// … in the middle of a stream of messages, too: each arrives, once, in its order.
+pub async fn replaces_in_a_stream(ctx: Ctx) -> Verdict {
+    let topic = ctx.topic("t");
+    let mut s = ctx.subscriber("s", &topic, 1).await?;
+    let mut p = ctx.client("p").await?;
+    let mut expected = 0u16;
+    for round in 0..20u16 {
+        let ten: Vec<u8> = (1..=10)
+            .flat_map(|n| publish(ctx.v, 2, &topic, n, &[], &(10 * round + n).to_be_bytes()))
+            .collect();
+        p.send(&ten).await;
+        s.send(&subscribe(ctx.v, 100 + round, &[], &[(&topic, 1)])).await;
+        let mut answered = false;
+        while !answered || expected < 10 * (round + 1) {
+            let packet = s.packet().await?;
+            if packet[0] == 0x90 {
+                answered = true;
+                continue;
+            }
+            let m = crate::wire::Publish::read(ctx.v, &packet).ok_or(format!("{packet:02x?}"))?;
+            expected += 1;
+            check(m.payload == expected.to_be_bytes(), format!("{m:02x?} instead of number {expected}"))?;
+            s.reply(0x40, m.id).await;
+        }
+        for n in 1..=10 {
+            p.answer(0x40, n).await?;
+        }
+    }
+    s.quiet().await
+}
+
 /// Several filters in one packet: one answer, a code each, in their order; each is a subscription.
 pub async fn several(ctx: Ctx) -> Verdict {
     let mut c = ctx.client("c").await?;

@@ -81,6 +81,7 @@ pub const FOUR: &[Row] = rows! { V::Four;
     "4.3 no maximum" "There is no Receive Maximum" => qos::no_receive_maximum;
     "3.3.1.1 dup" "QoS 0 with DUP ends the connection" => publish::no_dup_at_qos_0;
     "3.8.4 replaces" "The same filter takes the place of the old one" => subscribe::replaces;
+    "3.8.4 stream" "… and interrupts no stream of messages" => subscribe::replaces_in_a_stream;
     "4.3 unknown" "Answers to nothing end no connection" => qos::unknown_answers;
     "4.3.3 break" "QoS 2 is exactly once over two connections" => qos::quality_2_over_two_connections;
     "4.7.3 levels" "A name with too many levels is not acknowledged and dropped" => publish::deep_names;
