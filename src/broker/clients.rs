@@ -178,7 +178,8 @@ impl State {
     }
 
     fn fire(&mut self, will: Option<Will>) {
-        if let Some(Will { message, .. }) = will {
+        if let Some(Will { mut message, expiry, .. }) = will {
+            message.expires = expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s)));
             self.route_own(message);
         }
     }

@@ -69,8 +69,9 @@ pub(super) struct Connection {
     pub unstored: HashSet<u16>,
     /// A message that waits for room in the log: nothing more is read meanwhile.
     pub stalled: Option<(Publish, Option<AckTo>)>,
-    /// QoS 1 and 2 messages of the client that are not finished, for our Receive Maximum.
-    pub open: usize,
+    /// QoS 1 and 2 messages that came over this connection and are not finished (QoS, id), for our Receive Maximum: it
+    /// begins anew with each connection (§4.9).
+    pub open: HashSet<(u8, u16)>,
     pub aliases: Vec<Option<Arc<str>>>,
     pub session_expiry: u32,
     pub new_expiry: Option<u32>,
@@ -83,7 +84,7 @@ pub(super) struct Connection {
     heard: Instant,
     window: usize,
     maximum_packet: usize,
-    /// Ids of messages of an earlier connection, still to be sent again, in order.
+    /// Ids of messages of an earlier connection that had no PUBREC, still to be sent again, in order.
     again: VecDeque<u16>,
     asked: Option<(Walk, oneshot::Receiver<Portion>)>,
 }
@@ -113,7 +114,7 @@ impl Connection {
             answers: VecDeque::new(),
             unstored: HashSet::new(),
             stalled: None,
-            open: session.taken.len(),
+            open: HashSet::new(),
             aliases: Vec::new(),
             session_expiry: connect.session_expiry,
             new_expiry: None,
@@ -127,15 +128,23 @@ impl Connection {
             heard: Instant::now(),
             window: usize::from(connect.receive_maximum.min(limits.in_flight_out)),
             maximum_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
-            again: session.flight.resend().map(|s| s.id).collect(),
+            again: session.flight.resend().filter(|s| s.message.is_some()).map(|s| s.id).collect(),
             asked: None,
             session,
             shared,
         }
     }
 
+    /// PUBRELs that an earlier connection left open go at once: they wait for no place in the window (MQTT-4.9.0-3).
+    fn release(&mut self) {
+        let open = self.session.flight.resend().filter(|s| s.message.is_none());
+        let ids: Vec<u16> = open.map(|s| s.id).collect();
+        ids.into_iter().for_each(|id| self.reply(Reply::Rel, id, reason::SUCCESS));
+    }
+
     /// Serves the client until it or we end the connection, and gives the session back.
     pub async fn run(mut self, stop: &CancellationToken) {
+        self.release();
         let end = self.serve(stop).await;
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
         match end {
@@ -278,7 +287,7 @@ impl Connection {
     async fn read_packets(&mut self) -> Result<(), End> {
         while self.out.len() < OUT_READ && !self.is_full() {
             let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
-            let packet = self.input.split_to(frame.end);
+            let packet = self.input.split_to(frame.checked(self.version)?.end);
             self.heard = Instant::now();
             self.both(|t| {
                 t.packet(Way::In);
@@ -302,30 +311,25 @@ impl Connection {
                     self.acknowledge(id, qos, matched);
                 }
             }
-            Control::SubAck { id, codes } => {
-                self.owed = self.owed.saturating_sub(1);
-                encode::suback(&mut self.out, self.version, id, &codes);
-                self.both(|t| t.packet(Way::Out));
-            }
+            Control::SubAck { id, codes } => return self.give(|out, v| encode::suback(out, v, id, &codes)),
             Control::UnsubAck { id, codes } => {
-                self.owed = self.owed.saturating_sub(1);
-                encode::unsuback(&mut self.out, self.version, id, &codes);
-                self.both(|t| t.packet(Way::Out));
+                return self.give(|out, v| encode::unsuback(out, v, id, &codes));
             }
         }
         None
     }
 
-    fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
-        self.unstored.remove(&id);
+    /// Answers SUBSCRIBE or UNSUBSCRIBE. An answer larger than the client takes is the end (MQTT-3.1.2-24).
+    fn give(&mut self, answer: impl Fn(&mut BytesMut, Version)) -> Option<End> {
         self.owed = self.owed.saturating_sub(1);
-        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
-        if qos == 1 {
-            self.open = self.open.saturating_sub(1);
-            self.reply(Reply::Ack, id, code);
-        } else if self.due.remove(&id) {
-            self.reply(Reply::Rec, id, code);
+        let start = self.out.len();
+        answer(&mut self.out, self.version);
+        if self.out.len() - start > self.maximum_packet {
+            self.out.truncate(start);
+            return Some(End::Stop(reason::PACKET_TOO_LARGE));
         }
+        self.both(|t| t.packet(Way::Out));
+        None
     }
 
     /// Sends what may be sent now. `false`: the hub is gone.
@@ -394,10 +398,8 @@ impl Connection {
     }
 
     fn send_again(&mut self, id: u16) {
-        let Some(message) = self.session.flight.get(id) else { return };
-        match message.clone() {
-            Some(addressed) => drop(self.put(&addressed, id, true, Instant::now())),
-            None => self.reply(Reply::Rel, id, reason::SUCCESS),
+        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
+            self.put(&addressed, id, true, Instant::now());
         }
     }
 

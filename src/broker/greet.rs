@@ -88,7 +88,7 @@ pub(super) async fn serve(
                 refused(&shared, peer, Refusal::Protocol, fault.what);
                 // A client that does not even say MQTT gets no answer (§4.13.1, §3.1.4).
                 if let Some(version) = version {
-                    say_no(&mut io, version, fault.reason).await;
+                    say_no(&mut io, version, fault.reason, u32::MAX).await;
                 }
                 return None;
             }
@@ -98,11 +98,12 @@ pub(super) async fn serve(
                 return None;
             }
         };
+        let max = connect.maximum_packet;
         match admit(&shared, &door, connect, (number, peer)).await {
             Ok(admitted) => Some((io, input, admitted)),
             Err((version, why, code)) => {
                 refused(&shared, peer, why, "CONNECT is not accepted");
-                say_no(&mut io, version, code).await;
+                say_no(&mut io, version, code, max).await;
                 None
             }
         }
@@ -121,9 +122,13 @@ fn refused(shared: &Shared, peer: SocketAddr, why: Refusal, what: &str) {
     tracing::debug!(%peer, ?why, what, "connection refused");
 }
 
-async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8) {
+/// Refuses, unless even that is larger than the client takes, and closes.
+async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8, max: u32) {
     let mut out = BytesMut::new();
     encode::refuse(&mut out, version, code);
+    if out.len() > usize::try_from(max).unwrap_or(usize::MAX) {
+        out.clear();
+    }
     let _ = timeout(LAST_WORDS, async {
         io.write_all(&out).await?;
         io.flush().await?;
@@ -162,6 +167,7 @@ async fn read_connect(io: &mut Box<dyn Io>, input: &mut BytesMut, max: usize) ->
             let packet = input.split_to(frame.end);
             let body = &packet[frame.start..];
             return decode::connect(frame.first, body)
+                .and_then(|connect| frame.checked(connect.version).map(|_| connect))
                 .map_err(|fault| Some((answerable(body, fault), fault)));
         }
         input.reserve(1024);
@@ -203,7 +209,12 @@ async fn admit(
     if connect.wants_auth {
         return no(Refusal::Login, reason::BAD_AUTH_METHOD);
     }
-    if connect.client_id.is_empty() && version == Version::V4 && !connect.clean {
+    let needs_id = match version {
+        Version::V3 => true,
+        Version::V4 => !connect.clean,
+        Version::V5 => false,
+    };
+    if connect.client_id.is_empty() && needs_id {
         return no(Refusal::Protocol, reason::CLIENT_ID_INVALID);
     }
     let access = shared.access.borrow().clone();
@@ -213,6 +224,11 @@ async fn admit(
         "" => State::made_up_id(),
         id => id.into(),
     };
+    let assigned = connect.client_id.is_empty().then_some(&*client_id);
+    if version == Version::V5 && (connect.maximum_packet as usize) < encode::welcome_len(assigned) {
+        // It could not even be told what we allow it (MQTT-3.1.2-24).
+        return no(Refusal::Limit, reason::PACKET_TOO_LARGE);
+    }
     let will = match connect.will.take() {
         None => None,
         Some(w) => {
@@ -224,8 +240,7 @@ async fn admit(
             }
             let mut message = Publish::plain(w.topic, w.payload, w.qos, w.retain);
             message.props = w.props;
-            message.expires = w.expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s)));
-            Some(Will { message, delay: w.delay })
+            Some(Will { message, expiry: w.expiry, delay: w.delay })
         }
     };
     let about = Arc::new(About {

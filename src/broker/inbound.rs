@@ -35,14 +35,18 @@ impl Connection {
             Packet::PubRel { id } => {
                 let known = self.session.taken.remove(&id);
                 self.due.remove(&id);
-                self.open = self.open.saturating_sub(usize::from(known));
+                self.open.remove(&(2, id));
                 let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
                 self.reply(Reply::Comp, id, code);
             }
             Packet::PubComp { id } => self.session.flight.pubcomp(id),
             Packet::Subscribe { id, subscription_id, wishes } => {
                 self.not_too_many(wishes.len())?;
-                let wishes = wishes.into_iter().map(|wish| self.judge(wish)).collect();
+                let wishes: Vec<_> = wishes.into_iter().map(|wish| self.judge(wish)).collect();
+                if self.version == Version::V3 && wishes.iter().any(|w| w == &Err(reason::FILTER_INVALID)) {
+                    // There is no code for it in MQTT 3.1.
+                    return Err(Fault { reason: reason::FILTER_INVALID, what: "not a topic filter" }.into());
+                }
                 let ack = self.ack_to(id);
                 let permit = self.permit(size).await?;
                 let subscribing = Subscribing { ack, subscription_id, wishes };
@@ -107,13 +111,19 @@ impl Connection {
         }
         if p.qos > 0
             && self.version == Version::V5
-            && self.open >= usize::from(self.shared.limits.in_flight_in)
+            && self.open.len() >= usize::from(self.shared.limits.in_flight_in)
         {
             let what = "more unfinished messages than our Receive Maximum";
             return Err(Fault { reason: reason::RECEIVE_MAXIMUM, what }.into());
         }
         let access = self.shared.access.borrow().clone();
         if let Some(code) = if !topic::is_name(&topic, self.shared.limits.levels) {
+            if self.version != Version::V5 {
+                // There is no word for it, and an acknowledgement would be a lie: nobody will get this message.
+                return Err(
+                    Fault { reason: reason::TOPIC_INVALID, what: "a topic with too many levels" }.into()
+                );
+            }
             Some(reason::TOPIC_INVALID)
         } else if !may_write(&access, self.user.as_deref(), &self.session.client_id, &topic) {
             Some(reason::NOT_AUTHORIZED)
@@ -135,7 +145,7 @@ impl Connection {
             origin: None,
         };
         if qos > 0 {
-            self.open += 1;
+            self.open.insert((qos, id));
             self.answers.push_back((id, None));
         }
         if qos == 2 {
@@ -158,6 +168,19 @@ impl Connection {
         }
         let permit = self.permit(size).await?;
         self.tell_hub(Event::Publish(message, ack, permit), ack.is_some()).await
+    }
+
+    /// The hub has routed it, and the log has it if it is to be stored.
+    pub(super) fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+        self.unstored.remove(&id);
+        self.owed = self.owed.saturating_sub(1);
+        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+        if qos == 1 {
+            self.open.remove(&(1, id));
+            self.reply(Reply::Ack, id, code);
+        } else if self.due.remove(&id) {
+            self.reply(Reply::Rec, id, code);
+        }
     }
 
     /// A message goes on that is to be stored, too; now there is room for it.
@@ -203,7 +226,7 @@ impl Connection {
         }
     }
 
-    /// MQTT 5 says why; 3.1.1 has no word for it and acknowledges (§3.3.5 of 3.1.1).
+    /// MQTT 5 says why; 3.1.1 has no word for a right that is missing, and acknowledges (§3.3.5 of 3.1.1).
     fn refuse_publish(&mut self, p: &PublishPacket, code: u8) {
         self.shared.counters.refuse(Refusal::Access);
         let code = if self.version == Version::V5 { code } else { reason::SUCCESS };
@@ -213,7 +236,7 @@ impl Connection {
             _ => {
                 if code == reason::SUCCESS {
                     self.session.taken.insert(p.id);
-                    self.open += 1;
+                    self.open.insert((2, p.id));
                 }
                 self.reply(Reply::Rec, p.id, code);
             }

@@ -2,7 +2,7 @@
 //! reaches the engine unchecked.
 //!
 //! # What it promises
-//! - MQTT 3.1.1 and 5 on the same port, over TCP, TLS and WebSocket. QoS 0, 1 and 2; a QoS 1 or 2 message is
+//! - MQTT 3.1, 3.1.1 and 5 on the same port, over TCP, TLS and WebSocket. QoS 0, 1 and 2; a QoS 1 or 2 message is
 //!   acknowledged after it came out of the engine and was queued for every subscriber; where its topic is tapped (`tap`),
 //!   after it was stored.
 //! - Each publisher's messages keep their order. A slow subscriber slows nobody: its queue is bounded by

@@ -102,6 +102,7 @@ fn row(client: &Client, now: Instant) -> ClientRow {
         address: about.map(|about| about.peer.to_string()),
         transport: about.map(|about| about.transport),
         protocol: about.map(|about| match about.version {
+            Version::V3 => "3.1",
             Version::V4 => "3.1.1",
             Version::V5 => "5",
         }),

@@ -113,6 +113,8 @@ pub struct Detached {
 pub struct Will {
     /// What to publish.
     pub message: Publish,
+    /// Seconds after its publication (not after CONNECT) in which it is worth anything.
+    pub expiry: Option<u32>,
     /// Seconds to wait for the client to come back.
     pub delay: u32,
 }

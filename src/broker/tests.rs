@@ -238,7 +238,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
         user: None,
         clean: false,
         expiry: u32::MAX,
-        will: will.then_some(state::Will { message, delay: 0 }),
+        will: will.then_some(state::Will { message, expiry: None, delay: 0 }),
         conn,
         control,
         reply,

@@ -13,6 +13,9 @@ use tokio_tungstenite::tungstenite::http::{HeaderMap, HeaderValue, StatusCode, U
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+/// What pages that know MQTT 3.1 only offer.
+const OLD: &str = "mqttv3.1";
+
 /// A WebSocket that reads and writes bytes.
 #[derive(Debug)]
 pub struct WsStream<S> {
@@ -23,7 +26,7 @@ pub struct WsStream<S> {
 /// Answers the WebSocket handshake. `max` is the largest message in bytes.
 ///
 /// # Errors
-/// The client does not ask for the subprotocol `mqtt`, or it is a web page of another host: a
+/// The client does not ask for the subprotocol `mqtt` (or MQTT 3.1's `mqttv3.1`), or it is a web page of another host: a
 /// browser would otherwise lend any page its way to a broker on loopback.
 pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(stream: S, max: usize) -> Result<WsStream<S>, Error> {
     let mut config = WebSocketConfig::default();
@@ -44,13 +47,14 @@ fn negotiate(request: &Request, mut response: Response) -> Result<Response, Erro
     };
     let offered = request.headers().get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let names = offered.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-    if !names.into_iter().any(|name| name.trim() == "mqtt") {
+    let names: Vec<&str> = names.map(str::trim).collect();
+    let Some(spoken) = ["mqtt", OLD].into_iter().find(|name| names.contains(name)) else {
         return Err(refuse(StatusCode::BAD_REQUEST, "this WebSocket speaks the subprotocol mqtt\n"));
-    }
+    };
     if !same_host(request.headers()) {
         return Err(refuse(StatusCode::FORBIDDEN, "pages of other hosts are not let in\n"));
     }
-    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("mqtt"));
+    response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(spoken));
     Ok(response)
 }
 

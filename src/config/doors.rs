@@ -60,7 +60,7 @@ pub enum Engine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Address and port. MQTT 3.1.1 and 5 on the same port; port 0 takes any free one.
+    /// Address and port. MQTT 3.1, 3.1.1 and 5 on the same port; port 0 takes any free one.
     #[schemars(example = &"127.0.0.1:1883")]
     pub bind: SocketAddr,
     /// `tcp` or `websocket`.

@@ -66,6 +66,23 @@ async fn ten_thousand_messages_of_each_quality_arrive_in_order() {
 }
 
 #[tokio::test]
+async fn a_client_of_mqtt_3_1_publishes_and_one_of_mqtt_5_hears_it_and_the_other_way_round() {
+    let (broker, at) = broker().await;
+    for (from, to) in [("mqttv31", "mqttv5"), ("mqttv5", "mqttv31")] {
+        for qos in ["0", "1", "2"] {
+            let mut sub = tool("mosquitto_sub", at, to);
+            sub.args(["-q", qos, "-t", "old/#", "-C", "1", "-F", "%q %t %p"]).stdout(Stdio::piped());
+            let sub = sub.spawn().unwrap();
+            until("subscribed", || broker.stats().subscriptions == 1).await;
+            run(tool("mosquitto_pub", at, from).args(["-q", qos, "-t", "old/1", "-m", "hello"])).await;
+            let output = timeout(LONG, sub.wait_with_output()).await.expect("it arrives").unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), format!("{qos} old/1 hello"));
+            until("gone", || broker.stats().subscriptions == 0).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_megabyte_arrives_whole() {
     let (_broker, at) = broker().await;
     let dir = tempfile::tempdir().unwrap();

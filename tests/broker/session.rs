@@ -36,8 +36,8 @@ async fn a_session_is_kept_and_its_messages_are_sent_again_in_order_with_dup() {
         let mut dup = first.clone();
         dup[0][0] |= 8;
         dup[2][0] |= 8;
-        c.expect(&dup[0]).await;
         c.expect(&[0x62, 2, 0, 2]).await;
+        c.expect(&dup[0]).await;
         c.expect(&dup[2]).await;
         let fourth = c.recv().await;
         assert_eq!((fourth[0], *fourth.last().unwrap()), (0x32, b'4'));

@@ -32,12 +32,17 @@ impl Mosquitto {
     /// Starts one on a free loopback port. `listener` are further lines of its listener, in which
     /// `{dir}` is its directory.
     pub async fn start(dir: tempfile::TempDir, listener: &str) -> Self {
+        Self::start_with(dir, listener, "max_queued_messages 0").await
+    }
+
+    /// The same with `limits` of its own choice: none are its defaults.
+    pub async fn start_with(dir: tempfile::TempDir, listener: &str, limits: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let port = free.local_addr().expect("bound").port();
         drop(free);
         let path = dir.path().display().to_string();
         let text = format!(
-            "user root\nper_listener_settings false\nlistener {port} 127.0.0.1\n{}\nallow_anonymous true\nmax_queued_messages 0\n",
+            "user root\nper_listener_settings false\nlistener {port} 127.0.0.1\n{}\nallow_anonymous true\n{limits}\n",
             listener.replace("{dir}", &path)
         );
         let config = dir.path().join("mosquitto.conf");

@@ -46,10 +46,17 @@ pub struct Welcome<'a> {
     pub assigned_id: Option<&'a str>,
 }
 
+/// Bytes of a [`welcome`] of MQTT 5; `assigned`: with an id of ours in it.
+#[must_use]
+pub fn welcome_len(assigned: Option<&str>) -> usize {
+    16 + assigned.map_or(0, |id| 3 + id.len())
+}
+
 /// CONNACK that accepts.
 pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
     let mut body = BytesMut::new();
-    body.put_u8(u8::from(w.session_present));
+    // MQTT 3.1 does not use this byte.
+    body.put_u8(u8::from(w.session_present && version != Version::V3));
     body.put_u8(reason::SUCCESS);
     if version == Version::V5 {
         let mut props = BytesMut::new();
@@ -69,16 +76,18 @@ pub fn welcome(out: &mut BytesMut, version: Version, w: &Welcome<'_>) {
     packet(out, 0x20, &body);
 }
 
-/// CONNACK that refuses. MQTT 3.1.1 has five codes for all reasons.
+/// CONNACK that refuses. MQTT 3.1.1 has five codes for all reasons, and none for a will topic that is no topic: then nothing
+/// is said (MQTT-3.2.2-6).
 pub fn refuse(out: &mut BytesMut, version: Version, reason: u8) {
     match version {
         Version::V5 => packet(out, 0x20, &[0, reason, 0]),
-        Version::V4 => {
+        Version::V3 | Version::V4 => {
             let code = match reason {
                 reason::UNSUPPORTED_VERSION => 1,
                 reason::CLIENT_ID_INVALID => 2,
                 reason::BAD_USER_OR_PASSWORD => 4,
                 reason::NOT_AUTHORIZED => 5,
+                reason::TOPIC_INVALID => return,
                 _ => 3,
             };
             packet(out, 0x20, &[0, code]);
@@ -155,7 +164,8 @@ pub fn ack(out: &mut BytesMut, version: Version, kind: Reply, id: u16, reason: u
     }
 }
 
-/// SUBACK. MQTT 3.1.1 knows one refusal, 0x80.
+/// SUBACK. MQTT 3.1.1 knows one refusal, 0x80; 3.1 knows none, and is told QoS 0 (as mosquitto grants what it will not
+/// deliver).
 pub fn suback(out: &mut BytesMut, version: Version, id: u16, codes: &[u8]) {
     let mut body = BytesMut::new();
     body.put_u16(id);
@@ -164,7 +174,8 @@ pub fn suback(out: &mut BytesMut, version: Version, id: u16, codes: &[u8]) {
             body.put_u8(0);
             body.put_slice(codes);
         }
-        Version::V4 => codes.iter().for_each(|c| body.put_u8(if *c < 0x80 { *c } else { 0x80 })),
+        Version::V4 => codes.iter().for_each(|c| body.put_u8((*c).min(0x80))),
+        Version::V3 => codes.iter().for_each(|c| body.put_u8(if *c < 0x80 { *c } else { 0 })),
     }
     packet(out, 0x90, &body);
 }
@@ -242,6 +253,22 @@ mod tests {
         let f = reader::frame(&out, usize::MAX).unwrap().unwrap();
         assert_eq!(f.end, out.len());
         decode::packet(version, f.first, &out[f.start..f.end]).unwrap()
+    }
+
+    #[test]
+    fn a_welcome_is_as_long_as_is_said() {
+        for assigned_id in [None, Some("auto-0123456789abcdef")] {
+            let mut out = BytesMut::new();
+            let w = Welcome {
+                session_present: false,
+                receive_maximum: 128,
+                maximum_packet: 1 << 20,
+                topic_alias_maximum: 32,
+                assigned_id,
+            };
+            welcome(&mut out, Version::V5, &w);
+            assert_eq!(out.len(), welcome_len(assigned_id));
+        }
     }
 
     #[tokio::test]

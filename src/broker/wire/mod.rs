@@ -1,7 +1,12 @@
-//! MQTT 3.1.1 and 5 on the wire: bytes to packets and back. No I/O, no state, nothing a byte can panic.
+//! MQTT 3.1, 3.1.1 and 5 on the wire: bytes to packets and back. No I/O, no state, nothing a byte can panic.
 //!
 //! Written for the server's side only: what a client may send is read, what a server sends is written.
 //! Section numbers are those of the MQTT 5.0 specification.
+//!
+//! MQTT 3.1 (`MQIsdp`, level 3) is read as its specification of 2010 says, leniently where that costs nobody anything:
+//! client ids may be longer than 23 bytes; a user name or password may be missing though its flag is set; DUP may stand on
+//! SUBSCRIBE, UNSUBSCRIBE and PUBREL; header flags without a meaning have none. Its SUBACK has no refusal: as with mosquitto
+//! a filter that a client may not read is granted (with QoS 0) and brings nothing, and one that is no filter is the end.
 
 pub mod decode;
 pub mod encode;
@@ -16,6 +21,8 @@ pub use reader::Fault;
 /// Protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
+    /// MQTT 3.1.
+    V3,
     /// MQTT 3.1.1.
     V4,
     /// MQTT 5.
@@ -47,6 +54,7 @@ pub mod reason {
     pub const PACKET_TOO_LARGE: u8 = 0x95;
     pub const QUOTA_EXCEEDED: u8 = 0x97;
     pub const ADMINISTRATIVE_ACTION: u8 = 0x98;
+    pub const PAYLOAD_FORMAT: u8 = 0x99;
 }
 
 /// The first packet of a connection (§3.1).

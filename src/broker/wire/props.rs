@@ -17,6 +17,7 @@ pub struct Set {
     pub topic_alias: Option<u16>,
     pub will_delay: Option<u32>,
     pub auth_method: bool,
+    pub auth_data: bool,
 }
 
 /// Allowed in CONNECT.
@@ -48,7 +49,10 @@ pub fn read(reader: &mut Reader<'_>, allowed: &[u8]) -> Result<Set, Fault> {
     while !r.is_empty() {
         let id = r.byte()?;
         if !allowed.contains(&id) {
-            return Err(Fault::protocol("a property that does not belong here"));
+            // Only servers put it into PUBLISH (MQTT-3.3.4-6); anything else makes the packet malformed (§2.2.2.2).
+            let from_servers = allowed == PUBLISH && id == 0x0B;
+            let fault = if from_servers { Fault::protocol } else { Fault::malformed };
+            return Err(fault("a property that does not belong here"));
         }
         // All allowed ids are below 64.
         if id != USER_PROPERTY && seen & (1 << id) != 0 {
@@ -77,7 +81,10 @@ pub fn read(reader: &mut Reader<'_>, allowed: &[u8]) -> Result<Set, Fault> {
                 r.string()?;
                 set.auth_method = true;
             }
-            0x16 => drop(r.binary()?),
+            0x16 => {
+                r.binary()?;
+                set.auth_data = true;
+            }
             0x17 | 0x19 => drop(flag(&mut r)?),
             0x18 => set.will_delay = Some(r.u32()?),
             0x1F => drop(r.string()?),

@@ -1,6 +1,6 @@
 //! Reads MQTT's data types from a slice, and finds where a packet ends. Every length is checked first.
 
-use super::reason;
+use super::{Version, reason};
 
 /// Why bytes are not acceptable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -116,6 +116,7 @@ impl<'a> Reader<'a> {
     pub fn varint(&mut self) -> Result<u32, Fault> {
         match varint(self.rest)? {
             None => Err(Fault::malformed("packet too short")),
+            Some((_, used)) if !is_shortest(&self.rest[..used]) => Err(LONG),
             Some((value, used)) => {
                 self.take(used)?;
                 Ok(value)
@@ -124,17 +125,19 @@ impl<'a> Reader<'a> {
     }
 }
 
+const LONG: Fault = Fault { reason: reason::MALFORMED, what: "length is not in its shortest form" };
+
+fn is_shortest(varint: &[u8]) -> bool {
+    varint.len() == 1 || varint.last() != Some(&0)
+}
+
 /// A variable byte integer at the start of `bytes`, and how many bytes it takes. `None`: not all there.
 fn varint(bytes: &[u8]) -> Result<Option<(u32, usize)>, Fault> {
     let mut value = 0u32;
     for (n, byte) in bytes.iter().take(4).enumerate() {
         value |= u32::from(byte & 0x7F) << (7 * n);
         if byte & 0x80 == 0 {
-            return if n > 0 && *byte == 0 {
-                Err(Fault::malformed("length is not in its shortest form"))
-            } else {
-                Ok(Some((value, n + 1)))
-            };
+            return Ok(Some((value, n + 1)));
         }
     }
     if bytes.len() >= 4 { Err(Fault::malformed("length of more than four bytes")) } else { Ok(None) }
@@ -149,6 +152,18 @@ pub struct Frame {
     pub start: usize,
     /// Where it ends.
     pub end: usize,
+    /// Its length has the shortest form.
+    shortest: bool,
+}
+
+impl Frame {
+    /// MQTT 5 wants the shortest form of a length (MQTT-1.5.5-1). 3.1.1 does not, and small clients always send two bytes.
+    ///
+    /// # Errors
+    /// It is longer than need be, and the version is 5.
+    pub fn checked(self, version: Version) -> Result<Self, Fault> {
+        if self.shortest || version != Version::V5 { Ok(self) } else { Err(LONG) }
+    }
 }
 
 /// Finds the first packet in `bytes`; `None`: it is not all there yet. Its length is judged as soon as
@@ -164,7 +179,8 @@ pub fn frame(bytes: &[u8], max: usize) -> Result<Option<Frame>, Fault> {
     if end > max {
         return Err(Fault { reason: reason::PACKET_TOO_LARGE, what: "packet larger than announced" });
     }
-    Ok((bytes.len() >= end).then_some(Frame { first: *first, start, end }))
+    let shortest = is_shortest(&rest[..used]);
+    Ok((bytes.len() >= end).then_some(Frame { first: *first, start, end, shortest }))
 }
 
 #[cfg(test)]
@@ -185,13 +201,16 @@ mod tests {
             assert_eq!(varint(&bytes[..bytes.len() - 1]), Ok(None));
         }
         assert!(varint(&[0x80, 0x80, 0x80, 0x80, 0x01]).is_err());
-        assert!(varint(&[0x80, 0x00]).is_err());
+        assert!(Reader::new(&[0x80, 0x00]).varint().is_err(), "longer than need be");
     }
 
     #[test]
     fn a_huge_length_is_refused_before_its_bytes_come() {
         assert_eq!(frame(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F], 1 << 20).unwrap_err().reason, 0x95);
         assert_eq!(frame(&[0x30, 0x02, 1], 100), Ok(None));
-        assert_eq!(frame(&[0x30, 0x02, 1, 2, 3], 100), Ok(Some(Frame { first: 0x30, start: 2, end: 4 })));
+        let whole = Frame { first: 0x30, start: 2, end: 4, shortest: true };
+        assert_eq!(frame(&[0x30, 0x02, 1, 2, 3], 100), Ok(Some(whole)));
+        let long = frame(&[0xC0, 0x80, 0x00], 100).unwrap().unwrap();
+        assert!(long.checked(Version::V4).is_ok() && long.checked(Version::V5).is_err());
     }
 }
