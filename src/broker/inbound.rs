@@ -8,6 +8,8 @@ use tokio::time::{Duration, Instant};
 use super::connection::{Connection, End};
 use super::greet::may_write;
 use super::message::Publish;
+use super::outbound::Owed;
+use super::session::UNTOLD;
 use super::shared;
 use super::state::{AckTo, Event, Permit, Subscribing};
 use super::stats::Refusal;
@@ -26,20 +28,25 @@ impl Connection {
     pub(super) async fn handle(&mut self, packet: Packet, size: usize) -> Result<(), End> {
         match packet {
             Packet::Publish(publish) => return self.publish(publish, size).await,
-            Packet::PubAck { id } => self.session.flight.puback(id),
-            Packet::PubRec { id, reason } => {
-                if let Some(code) = self.session.flight.pubrec(id, reason) {
-                    self.reply(Reply::Rel, id, code);
-                }
+            Packet::PubAck { id } => {
+                let seq = self.session.flight.puback(id);
+                self.over(seq);
             }
+            Packet::PubRec { id, reason } => match self.session.flight.pubrec(id, reason) {
+                (Some(code), seq) => self.released(seq, id, code),
+                (None, seq) => self.over(seq),
+            },
             Packet::PubRel { id } => {
-                let known = self.session.taken.remove(&id);
+                let known = self.session.taken.remove(&id).is_some();
                 self.due.remove(&id);
                 self.open = self.open.saturating_sub(usize::from(known));
                 let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
-                self.reply(Reply::Comp, id, code);
+                self.freed(id, known, code);
             }
-            Packet::PubComp { id } => self.session.flight.pubcomp(id),
+            Packet::PubComp { id } => {
+                let seq = self.session.flight.pubcomp(id);
+                self.over(seq);
+            }
             Packet::Subscribe { id, subscription_id, wishes } => {
                 self.not_too_many(wishes.len())?;
                 let wishes = wishes.into_iter().map(|wish| self.judge(wish)).collect();
@@ -98,10 +105,12 @@ impl Connection {
     async fn publish(&mut self, p: PublishPacket, size: usize) -> Result<(), End> {
         let topic = self.topic_of(&p)?;
         self.both(|t| t.publish(Way::In, p.payload.len()));
-        if p.qos == 2 && self.session.taken.contains(&p.id) {
+        if p.qos == 2
+            && let Some(group) = self.session.taken.get(&p.id).copied()
+        {
             // A repeat of what we have. Its PUBREC comes with the hub's answer, or was lost.
             if !self.due.contains(&p.id) {
-                self.reply(Reply::Rec, p.id, reason::SUCCESS);
+                self.owe(group, Owed::Reply(Reply::Rec, p.id, reason::SUCCESS));
             }
             return Ok(());
         }
@@ -139,7 +148,7 @@ impl Connection {
             self.answers.push_back((id, None));
         }
         if qos == 2 {
-            self.session.taken.insert(id);
+            self.session.taken.insert(id, if self.session.kept { UNTOLD } else { 0 });
             self.due.insert(id);
         }
         let ack = (qos > 0).then(|| self.ack_to(id));
@@ -212,7 +221,7 @@ impl Connection {
             1 => self.reply(Reply::Ack, p.id, code),
             _ => {
                 if code == reason::SUCCESS {
-                    self.session.taken.insert(p.id);
+                    self.session.taken.insert(p.id, 0);
                     self.open += 1;
                 }
                 self.reply(Reply::Rec, p.id, code);

@@ -1,0 +1,1 @@
+//! The journal with a shelf in memory.
