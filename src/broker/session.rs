@@ -202,6 +202,7 @@ mod tests {
         assert_eq!(flight.last_place(), 65_537);
         assert_eq!((flight.puback(1), flight.pubrec(2, 0), flight.pubcomp(2)), (2, (Some(0), 65_537), 65_537));
         flight.restore(9, None);
-        assert_eq!((flight.resend().next().map(|s| s.id), flight.pubcomp(9)), (Some(9), 9));
+        assert_eq!(flight.resend().next().map(|s| s.id), Some(9));
+        assert_eq!(flight.pubcomp(9), 9);
     }
 }
