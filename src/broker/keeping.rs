@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
+use super::Inner;
 use super::journal::codec::Row;
 use super::journal::{ALIVE, Journal, Persistence, What};
 use super::message::Publish;
@@ -17,7 +18,6 @@ use super::retained::Portion;
 use super::state::{AckTo, By, Client, Event, Options, Presence, State};
 use super::stats::Counters;
 use super::trie::Key;
-use super::Inner;
 
 impl State {
     /// Takes in what was kept, and keeps from now on.
@@ -27,7 +27,9 @@ impl State {
         self.journal = Some(journal.clone());
         match kept {
             Ok(kept) => self.restore(kept, &journal.now()),
-            Err(why) => tracing::error!(why, "what was kept of sessions and retained messages cannot be read"),
+            Err(why) => {
+                tracing::error!(why, "what was kept of sessions and retained messages cannot be read")
+            }
         }
         journal
     }
@@ -228,7 +230,8 @@ impl State {
 fn row(client: &Client, sent: u64, journal: &Journal) -> Row {
     let mut left = journal.now().moment;
     if let Presence::Away { left: at, .. } = &client.presence {
-        let ago = u64::try_from(Instant::now().saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX);
+        let ago =
+            u64::try_from(Instant::now().saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX);
         left = left.earlier(ago);
     }
     Row {
@@ -251,7 +254,7 @@ pub(super) async fn watch(broker: Weak<Inner>) {
         second.tick().await;
         let Some(inner) = broker.upgrade() else { return };
         let Some(journal) = &inner.shared.journal else { return };
-        journal.look();
+        journal.look(Instant::now());
         if alive.elapsed() >= ALIVE / 2 && inner.shared.counters.clients.load(Relaxed) > 0 {
             alive = Instant::now();
             journal.note(false, |pending| pending.mark = true);

@@ -216,7 +216,11 @@ impl Broker {
             model::Engine::Rumqttd => EngineChoice::Rumqttd,
             model::Engine::Native => EngineChoice::Native,
         };
-        Self::start_with(config, Options { never_retain, engine, sys: true, persistence, ..Options::default() }).await
+        Self::start_with(
+            config,
+            Options { never_retain, engine, sys: true, persistence, ..Options::default() },
+        )
+        .await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.

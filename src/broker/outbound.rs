@@ -46,7 +46,13 @@ impl Disk {
     /// For a connection that begins with a session that is kept (`kept`) and has something unfinished.
     pub fn new(journal: &Journal, kept: bool) -> Self {
         let fence = if kept { journal.fence() } else { 0 };
-        Self { journal: journal.clone(), durable: journal.durable(), waiting: VecDeque::new(), subacks: 0, fence }
+        Self {
+            journal: journal.clone(),
+            durable: journal.durable(),
+            waiting: VecDeque::new(),
+            subacks: 0,
+            fence,
+        }
     }
 }
 
@@ -54,7 +60,11 @@ impl Connection {
     /// What earlier connections left untold of packet ids is told after all they noted.
     pub(super) fn take_over(&mut self) {
         let Some(disk) = &self.disk else { return };
-        self.session.taken.values_mut().filter(|group| **group == UNTOLD).for_each(|group| *group = disk.fence);
+        self.session
+            .taken
+            .values_mut()
+            .filter(|group| **group == UNTOLD)
+            .for_each(|group| *group = disk.fence);
     }
 
     /// Whether what was noted in this group is durable, or nobody can wait for that.
@@ -139,7 +149,8 @@ impl Connection {
             self.answers.pop_front();
             self.acknowledge(id, qos, matched);
         }
-        while let Some(group) = self.disk.as_ref().and_then(|disk| disk.waiting.front()).map(|(group, _)| *group)
+        while let Some(group) =
+            self.disk.as_ref().and_then(|disk| disk.waiting.front()).map(|(group, _)| *group)
             && self.passed(group)
             && let Some(disk) = &mut self.disk
             && let Some((_, owed)) = disk.waiting.pop_front()

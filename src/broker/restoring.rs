@@ -43,7 +43,8 @@ impl State {
             let message = codec::to_publish(data, now).filter(|m| {
                 *m.topic == **topic && topic::is_name(topic, self.limits.levels) && !m.is_expired(now.instant)
             });
-            let fits = message.is_some_and(|m| self.may_retain(topic) && self.retained.set(&Arc::new(m), 0, true));
+            let fits =
+                message.is_some_and(|m| self.may_retain(topic) && self.retained.set(&Arc::new(m), 0, true));
             if !fits {
                 journal.note(false, |pending| pending.retain(topic.as_str().into(), None));
             }
@@ -85,7 +86,8 @@ impl State {
             if let Some(&older) = self.ids.get(&row.client_id) {
                 self.end(older);
             }
-            damaged += self.restore_session((key, ago, row), parts.remove(&key).unwrap_or_default(), &bodies, now);
+            damaged +=
+                self.restore_session((key, ago, row), parts.remove(&key).unwrap_or_default(), &bodies, now);
         }
         parts.into_keys().for_each(|key| self.note_end(key));
         while self.away.len() > self.limits.sessions_away
@@ -205,6 +207,7 @@ fn away_for(row: &Row, mark: Option<Moment>, now: &Now) -> u64 {
 }
 
 fn is_filter(filter: &str, levels: usize) -> bool {
-    let inner = if topic::is_shared(filter) { shared::parse(filter).map(|(_, inner)| inner) } else { Some(filter) };
+    let inner =
+        if topic::is_shared(filter) { shared::parse(filter).map(|(_, inner)| inner) } else { Some(filter) };
     inner.is_some_and(|inner| topic::is_filter(inner, levels))
 }

@@ -244,7 +244,10 @@ mod tests {
         for (n, topic) in ["a", "b", "c"].into_iter().enumerate() {
             assert!(store.set(&message(topic, b"1"), n as u64, true));
         }
-        assert!(store.set(&message("a", b"2"), 4, true) && store.take_gone().is_empty(), "replaced by its like");
+        assert!(
+            store.set(&message("a", b"2"), 4, true) && store.take_gone().is_empty(),
+            "replaced by its like"
+        );
         assert!(store.set(&message("a", b"3"), 5, false) && store.set(&message("b", b""), 6, true));
         assert!(!store.set(&message("c", b"much too long"), 7, true));
         assert_eq!(store.take_gone(), ["a".into(), "b".into(), "c".into()] as [Arc<str>; 3]);

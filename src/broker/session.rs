@@ -200,7 +200,10 @@ mod tests {
         assert!(!flight.may_send(&at(2, 2)) && flight.may_send(&at(2, 1)) && flight.may_send(&at(3, 2)));
         assert_eq!(flight.send(at(2, 1)), Some(1), "QoS 1 takes another");
         assert_eq!(flight.last_place(), 65_537);
-        assert_eq!((flight.puback(1), flight.pubrec(2, 0), flight.pubcomp(2)), (2, (Some(0), 65_537), 65_537));
+        assert_eq!(
+            (flight.puback(1), flight.pubrec(2, 0), flight.pubcomp(2)),
+            (2, (Some(0), 65_537), 65_537)
+        );
         flight.restore(9, None);
         assert_eq!(flight.resend().next().map(|s| s.id), Some(9));
         assert_eq!(flight.pubcomp(9), 9);

@@ -133,7 +133,11 @@ fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
         }
     }
     stage.finish.store(true, SeqCst);
-    let sent: BTreeMap<_, _> = publishers.into_iter().map(|p| p.join().expect("a publisher's thread")).collect();
+    let sent: BTreeMap<_, _> =
+        publishers.into_iter().map(|p| p.join().expect("a publisher's thread")).collect();
+    // All of it is acknowledged: it is on the disk.
+    daemon.kill();
+    daemon = gate.run();
     let total = || counts.iter().map(|count| count.load(SeqCst)).sum::<u64>();
     let mut heard = 0;
     wait_until("the subscribers to have heard everything", seconds(60), || {

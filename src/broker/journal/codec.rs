@@ -130,11 +130,7 @@ impl<'a> In<'a> {
         if self.flag()? { get(self).map(Some) } else { Some(None) }
     }
     fn moment(&mut self) -> Option<Moment> {
-        Some(Moment {
-            boot: self.u64()?,
-            at: BootMs(self.u64()?),
-            wall: WallMs(self.u64()?.cast_signed()),
-        })
+        Some(Moment { boot: self.u64()?, at: BootMs(self.u64()?), wall: WallMs(self.u64()?.cast_signed()) })
     }
     fn end<T>(self, whole: T) -> Option<T> {
         self.0.is_empty().then_some(whole)
@@ -314,8 +310,7 @@ pub fn options(o: &Options) -> Vec<u8> {
 pub fn to_options(bytes: &[u8]) -> Option<Options> {
     let mut all = In::new(bytes)?;
     let qos = all.u8().filter(|qos| *qos < 3)?;
-    let found =
-        Options { qos, no_local: all.flag()?, as_published: all.flag()?, id: all.maybe(In::u32)? };
+    let found = Options { qos, no_local: all.flag()?, as_published: all.flag()?, id: all.maybe(In::u32)? };
     all.end(found)
 }
 

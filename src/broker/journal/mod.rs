@@ -242,9 +242,10 @@ impl Journal {
         codec::Now { moment: times::Moment::now(&*self.shared.clock), instant: Instant::now() }
     }
 
-    /// Notices a disk that does not answer. To be called every second or so.
-    pub fn look(&self) {
-        let stuck = self.shared.lock().writing.is_some_and(|since| since.elapsed() > PATIENCE);
+    /// Notices a disk that does not answer by `now`. To be called every second or so.
+    pub fn look(&self, now: Instant) {
+        let buffer = self.shared.lock();
+        let stuck = buffer.writing.is_some_and(|since| now.saturating_duration_since(since) > PATIENCE);
         if stuck && !self.shared.durable.borrow().degraded {
             self.shared.fail("the disk does not answer");
         }

@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant};
 use super::codec::{self, Now};
 use super::pending::{Entry, Part, What};
 use super::times::Moment;
-use super::{AGAIN, Durable, Ending, GATHER, LAZY, Pending, Shared};
+use super::{AGAIN, Durable, Ending, GATHER, LAZY, PATIENCE, Pending, Shared};
 use crate::broker::stats::{Counters, Keeping};
 use crate::broker::trie::Key;
 use crate::message::{Change, Kept, Shelf, ShelfError};
@@ -30,7 +30,7 @@ pub(super) fn run(
     mut shelf: Box<dyn Shelf>,
     loaded: oneshot::Sender<Result<Kept, ShelfError>>,
 ) {
-    let found = shelf.load();
+    let found = first(&mut *shelf, &loaded);
     let mut stand = match &found {
         Ok(_) => Stand::Ours,
         Err(ShelfError::Newer(_)) => Stand::Forbidden,
@@ -78,7 +78,28 @@ pub(super) fn run(
     }
 }
 
-fn write(shared: &Shared, shelf: &mut dyn Shelf, group: &Pending, stand: &mut Stand) -> Result<(), ShelfError> {
+/// What lies on the shelf. A disk that is out of order gets some time: what is not read now is not taken in later.
+fn first(
+    shelf: &mut dyn Shelf,
+    wanted: &oneshot::Sender<Result<Kept, ShelfError>>,
+) -> Result<Kept, ShelfError> {
+    let began = Instant::now();
+    loop {
+        match shelf.load() {
+            Err(ShelfError::Disk(_)) if began.elapsed() < PATIENCE - AGAIN[0] && !wanted.is_closed() => {
+                std::thread::sleep(AGAIN[0] / 4);
+            }
+            found => return found,
+        }
+    }
+}
+
+fn write(
+    shared: &Shared,
+    shelf: &mut dyn Shelf,
+    group: &Pending,
+    stand: &mut Stand,
+) -> Result<(), ShelfError> {
     if let Stand::New { all } = *stand {
         if let Some(name) = shelf.renew()? {
             tracing::error!(name, "what was kept of sessions is set aside, and begun anew");
@@ -179,13 +200,16 @@ impl Shared {
     }
 
     fn succeed(&self, number: u64, bytes: u64) {
-        self.lock().writing = None;
+        // Held to the end: who finds that the disk does not answer does so before or after.
+        let mut buffer = self.lock();
+        buffer.writing = None;
         Counters::add(&self.counters.keeping_commits, 1);
         self.counters.keeping_bytes.store(bytes, std::sync::atomic::Ordering::Relaxed);
-        if self.durable.send_replace(Durable { through: number, degraded: false }).degraded {
+        if self.durable.borrow().degraded {
             tracing::info!("sessions and retained messages are kept again");
             self.counters.keeping(Keeping::Ok, String::new());
         }
+        self.durable.send_replace(Durable { through: number, degraded: false });
     }
 
     /// There was nothing to write.
@@ -196,13 +220,12 @@ impl Shared {
 
     /// From now on nobody waits for the disk.
     pub(super) fn fail(&self, why: &str) {
-        let was = self.durable.borrow().degraded;
-        self.durable.send_modify(|durable| durable.degraded = true);
-        if !was {
+        if !self.durable.borrow().degraded {
             tracing::error!(why, "sessions and retained messages live in memory for now");
         }
         Counters::add(&self.counters.keeping_failures, 1);
         self.counters.keeping(Keeping::Memory, why.to_owned());
+        self.durable.send_modify(|durable| durable.degraded = true);
     }
 
     /// A group that failed is tried again, with what came since. `true`: not any more, this is the end.

@@ -128,7 +128,8 @@ impl Sessions {
             )?;
             let rows = find.query_map([signed(session)], |r| Ok((unsigned(r.get(0)?), r.get(1)?)))?;
             bodies = rows.collect::<rusqlite::Result<_>>()?;
-            for table in ["session WHERE id", "filter WHERE session", "entry WHERE session", "taken WHERE session"]
+            for table in
+                ["session WHERE id", "filter WHERE session", "entry WHERE session", "taken WHERE session"]
             {
                 run(conn, &format!("DELETE FROM {table}=?1"), [signed(session)])?;
             }
@@ -149,7 +150,10 @@ impl Shelf for Sessions {
             match read {
                 Ok(kept) => return Ok(Kept { set_aside, ..kept }),
                 Err(ShelfError::Damaged(why)) if set_aside.is_none() => {
-                    tracing::error!(why, "{FILE} is damaged and set aside; sessions and retained messages begin anew");
+                    tracing::error!(
+                        why,
+                        "{FILE} is damaged and set aside; sessions and retained messages begin anew"
+                    );
                     set_aside = self.renew()?;
                     if set_aside.is_none() {
                         return Err(ShelfError::Damaged(why));
@@ -276,10 +280,10 @@ fn open(path: &Path) -> Result<Connection, Trouble> {
     if path.is_dir() {
         return Err(Trouble::Damaged("it is a directory".into()));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
+    conn.busy_timeout(std::time::Duration::from_millis(500))?;
     // Before anything is read, so that the index of the WAL is on the heap (see `store::log`).
     conn.execute_batch("PRAGMA locking_mode=EXCLUSIVE")?;
     let version: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;

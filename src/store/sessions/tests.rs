@@ -60,7 +60,10 @@ fn what_was_committed_is_there_again_and_what_was_not_is_not() {
 fn a_body_goes_with_the_last_entry_that_names_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut first, _) = shelf(dir.path());
-    write(&mut first, &[Change::Body(3, b"x"), entry(1, 1, 3), entry(2, 1, 3), entry(2, 1, 3), entry(3, 9, 3)]);
+    write(
+        &mut first,
+        &[Change::Body(3, b"x"), entry(1, 1, 3), entry(2, 1, 3), entry(2, 1, 3), entry(3, 9, 3)],
+    );
     write(&mut first, &[Change::Remove(1, 1), Change::Remove(1, 1), Change::Released(2, 1)]);
     drop(first);
     let (mut second, kept) = shelf(dir.path());
@@ -75,14 +78,18 @@ fn a_body_goes_with_the_last_entry_that_names_it() {
 #[test]
 fn a_damaged_file_is_set_aside_and_a_new_one_begun() {
     let dir = tempfile::tempdir().expect("a directory");
-    for (n, damage) in [&b"no database at all, but a text of some length"[..], &[0xFF; 9000], b"SQLite format 3\0"]
-        .into_iter()
-        .enumerate()
+    for (n, damage) in
+        [&b"no database at all, but a text of some length"[..], &[0xFF; 9000], b"SQLite format 3\0"]
+            .into_iter()
+            .enumerate()
     {
         std::fs::write(dir.path().join(FILE), damage).expect("writes");
         let (mut shelf, kept) = shelf(dir.path());
         assert_eq!(kept.set_aside, Some(format!("broker.db.bad-{}", n + 1)), "{n}");
-        assert_eq!(std::fs::read(dir.path().join(format!("broker.db.bad-{}", n + 1))).expect("there"), damage);
+        assert_eq!(
+            std::fs::read(dir.path().join(format!("broker.db.bad-{}", n + 1))).expect("there"),
+            damage
+        );
         write(&mut shelf, &SOME);
     }
 }
