@@ -34,17 +34,18 @@ struct Parts {
 
 impl State {
     /// Takes in what was kept. What cannot be read is left out, counted, and forgotten.
-    pub(super) fn restore(&mut self, kept: Kept, now: &Now) {
+    pub(super) fn restore(&mut self, mut kept: Kept, now: &Now) {
         let Some(journal) = self.journal.clone() else { return };
         let mut damaged = kept.damaged;
         self.number = kept.bodies.keys().copied().max().unwrap_or(0);
         self.next = self.next.max(kept.sessions.iter().map(|(key, _)| *key).max().unwrap_or(0));
-        for (topic, data) in &kept.retained {
-            let message = codec::to_publish(data, now).filter(|m| {
-                *m.topic == **topic && topic::is_name(topic, self.limits.levels) && !m.is_expired(now.instant)
+        // Bytes go as soon as they are understood: all of it twice would be much.
+        for (topic, data) in std::mem::take(&mut kept.retained) {
+            let message = codec::to_publish(&data, now).filter(|m| {
+                *m.topic == *topic && topic::is_name(&topic, self.limits.levels) && !m.is_expired(now.instant)
             });
             let fits =
-                message.is_some_and(|m| self.may_retain(topic) && self.retained.set(&Arc::new(m), 0, true));
+                message.is_some_and(|m| self.may_retain(&topic) && self.retained.set(&Arc::new(m), 0, true));
             if !fits {
                 journal.note(false, |pending| pending.retain(topic.as_str().into(), None));
             }
@@ -53,8 +54,8 @@ impl State {
         Counters::set(&self.counters.retained_bytes, self.retained.bytes());
         let bodies: HashMap<u64, Arc<Publish>> = kept
             .bodies
-            .iter()
-            .filter_map(|(number, data)| Some((*number, Arc::new(codec::to_publish(data, now)?))))
+            .into_iter()
+            .filter_map(|(number, data)| Some((number, Arc::new(codec::to_publish(&data, now)?))))
             .collect();
         let mut parts: HashMap<Key, Parts> = HashMap::new();
         for (key, filter, data) in kept.filters {

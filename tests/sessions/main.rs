@@ -107,7 +107,7 @@ fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
         .collect();
 
     let began = now();
-    let (mut kills, mut restarts, mut dropped, mut slowest) = (0, 0, 0, 0.0f64);
+    let (mut kills, mut early, mut restarts, mut dropped, mut slowest) = (0, 0, 0, 0, 0.0f64);
     for round in 0..rounds {
         pause(Duration::from_millis(random.u64(50..900)));
         dropped += gate.status()["broker"]["dropped"].as_u64().unwrap_or(0);
@@ -119,6 +119,13 @@ fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
         } else {
             daemon.kill();
             kills += 1;
+        }
+        if random.u8(..3) == 0 {
+            // Once more, while it takes in what was kept.
+            let mut young = gate.spawn();
+            pause(Duration::from_millis(random.u64(..150)));
+            young.kill();
+            early += 1;
         }
         let dead = now();
         daemon = gate.run();
@@ -169,7 +176,7 @@ fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
     let of_qos_2 = sent.iter().map(|(name, by_qos)| (name.clone(), [0, 0, by_qos[2]])).collect();
     faults.extend(judge(&group, &of_qos_2, true));
     println!(
-        "{kills} kills and {restarts} restarts in {:.0} s: sent {sent:?}, {received} received, {dups} marked as repeats, \
+        "{kills} kills, {early} more at the start, and {restarts} restarts in {:.0} s: sent {sent:?}, {received} received, {dups} marked as repeats, \
          {} topics retained, dropped {dropped}; slowest start {slowest:.2} s; {status}",
         now() - began,
         last.len(),

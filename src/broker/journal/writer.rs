@@ -20,7 +20,7 @@ enum Stand {
     Ours,
     /// It is not: a new one is begun. `all`: what waits is all there is, for nothing was taken from the old one.
     New { all: bool },
-    /// It is a later version's.
+    /// It is a later version's, or was not read in time: it is not touched.
     Forbidden,
 }
 
@@ -40,8 +40,8 @@ pub(super) fn run(
         shared.fail(&error.to_string());
     }
     if loaded.send(found).is_err() && stand == Stand::Ours {
-        // The start did not wait: nobody has what lies there.
-        stand = Stand::New { all: true };
+        // The start did not wait: nobody has what lies there. It is left for the next one.
+        stand = Stand::Forbidden;
     }
     let (mut wait, mut written) = (Duration::ZERO, Instant::now());
     while let Some((group, number)) = shared.next(written, wait) {

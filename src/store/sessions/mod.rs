@@ -36,6 +36,9 @@ const APPLICATION: i64 = 0x4647_4252;
 const PAGE: u64 = 1024;
 /// Pages in the WAL before they are written back: 1 MiB.
 const WAL_PAGES: u64 = 1024;
+/// A file of up to so many pages (16 MiB) is checked as a whole when it is read; of a larger one the start would take too long, and
+/// reading all its rows has to do.
+const CHECKED_PAGES: u64 = 16 * 1024;
 /// KiB of pages held in RAM.
 const CACHE_KIB: u64 = 256;
 
@@ -217,9 +220,16 @@ impl Shelf for Sessions {
                 run(conn, sql, params![signed(id), sealed(data)])
             }),
             Change::Entry { session, seq, body, data } => {
-                self.remove_unless(session, seq, body)?;
-                if body > 0 && self.body_of(session, seq)? != Some(body) {
-                    *self.names.entry(body).or_default() += 1;
+                match self.body_of(session, seq)? {
+                    Some(same) if same == body => {}
+                    was => {
+                        if was.is_some() {
+                            self.remove(session, seq)?;
+                        }
+                        if body > 0 {
+                            *self.names.entry(body).or_default() += 1;
+                        }
+                    }
                 }
                 self.run(|conn| {
                     let sql =
@@ -263,16 +273,6 @@ impl Shelf for Sessions {
     fn bytes(&self) -> u64 {
         let file = |name: String| std::fs::metadata(self.dir.join(name)).map_or(0, |m| m.len());
         file(FILE.to_owned()) + file(format!("{FILE}-wal"))
-    }
-}
-
-impl Sessions {
-    /// An entry that is there and names another body gives that one up.
-    fn remove_unless(&mut self, session: u64, seq: u64, body: u64) -> Result<(), ShelfError> {
-        match self.body_of(session, seq)? {
-            Some(other) if other != body => self.remove(session, seq),
-            _ => Ok(()),
-        }
     }
 }
 
@@ -336,10 +336,13 @@ fn named(conn: &Connection) -> rusqlite::Result<HashMap<u64, u32>> {
 
 /// Everything. A row whose CRC is wrong is left out.
 fn read(conn: &Connection) -> rusqlite::Result<Kept> {
-    let whole: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
-    if whole != "ok" {
-        let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-        return Err(rusqlite::Error::SqliteFailure(corrupt, Some(whole)));
+    let pages: u64 = conn.query_row("PRAGMA page_count", [], |r| r.get(0)).map(unsigned)?;
+    if pages <= CHECKED_PAGES {
+        let whole: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+        if whole != "ok" {
+            let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+            return Err(rusqlite::Error::SqliteFailure(corrupt, Some(whole)));
+        }
     }
     let mut kept = Kept::default();
     let mut damaged = 0;
