@@ -105,6 +105,13 @@ pub trait Shelf: Send {
     /// As [`Shelf::load`]; and it is not the one that was loaded, or is damaged.
     fn reopen(&mut self) -> Result<(), ShelfError>;
 
+    /// Whether it is still where it was; to be asked now and then. If not it is closed, so that nothing holds a file system
+    /// that was unmounted beneath it.
+    ///
+    /// # Errors
+    /// It is not.
+    fn look(&mut self) -> Result<(), ShelfError>;
+
     /// Sets aside what lies there, and begins an empty one. Returns the new name of the old one, if there was one.
     ///
     /// # Errors

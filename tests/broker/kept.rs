@@ -53,6 +53,9 @@ impl Shelf for Moody {
     fn reopen(&mut self) -> Result<(), ShelfError> {
         self.inner.reopen()
     }
+    fn look(&mut self) -> Result<(), ShelfError> {
+        self.inner.look()
+    }
     fn renew(&mut self) -> Result<Option<String>, ShelfError> {
         self.inner.renew()
     }

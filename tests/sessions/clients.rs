@@ -127,7 +127,8 @@ impl Publisher {
     }
 
     fn publish(&mut self, wire: &mut Wire) {
-        self.pid = self.pid.checked_add(1).unwrap_or(1);
+        // The lowest that is free: what was given back is used again at once.
+        self.pid = (1..).find(|pid| self.open.iter().all(|open| open.pid != *pid)).unwrap_or(1);
         let qos = self.random.u8(1..3);
         self.count += 1;
         let (topic, payload, retain) = if self.random.u8(..8) == 0 {

@@ -42,6 +42,8 @@ const LAZY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Between two tries on a disk that is out of order, at first and at most.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+/// While nothing is to be written, it is seen after the file so often.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long a start waits for what was kept.
 const START: Duration = Duration::from_secs(4);
 /// While somebody is connected whose session is kept, a sign of life is written so often.

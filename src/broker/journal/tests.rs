@@ -9,6 +9,7 @@ use crate::message::Change;
 const WELL: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
+const GONE: u8 = 3;
 
 /// Counts what is committed.
 struct Moody {
@@ -24,7 +25,13 @@ impl Shelf for Moody {
         self.load.clone()
     }
     fn reopen(&mut self) -> Result<(), ShelfError> {
-        Ok(())
+        self.look()
+    }
+    fn look(&mut self) -> Result<(), ShelfError> {
+        match self.mood.load(Relaxed) {
+            GONE => Err(ShelfError::Disk("not where it was".into())),
+            _ => Ok(()),
+        }
     }
     fn renew(&mut self) -> Result<Option<String>, ShelfError> {
         self.renewed.fetch_add(1, Relaxed);
@@ -146,6 +153,21 @@ async fn a_disk_that_does_not_answer_is_not_waited_for_for_ever() {
     scene.mood.store(WELL, Relaxed);
     scene.written(group).await;
     assert_eq!(scene.shows(), "ok");
+}
+
+#[tokio::test]
+async fn a_file_that_goes_away_is_noticed_and_found_again_though_nobody_writes() {
+    let scene = scene(Ok(Kept::default())).await;
+    for (mood, shown) in [(GONE, "memory"), (WELL, "ok")] {
+        scene.mood.store(mood, Relaxed);
+        let done = async {
+            while scene.shows() != shown {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), done).await.expect(shown);
+    }
+    assert!(!scene.journal.durable().borrow().degraded);
 }
 
 #[tokio::test]

@@ -8,10 +8,20 @@ use tokio::time::{Duration, Instant};
 use super::codec::{self, Now};
 use super::pending::{Entry, Part, What};
 use super::times::Moment;
-use super::{AGAIN, Durable, Ending, GATHER, LAZY, PATIENCE, Pending, Shared};
+use super::{AGAIN, Durable, Ending, GATHER, LAZY, LOOK, PATIENCE, Pending, Shared};
 use crate::broker::stats::{Counters, Keeping};
 use crate::broker::trie::Key;
 use crate::message::{Change, Kept, Shelf, ShelfError};
+
+/// What there is to do.
+enum Next {
+    /// To write this, under this number.
+    Group(Pending, u64),
+    /// Nothing, for [`LOOK`].
+    Idle,
+    /// Nothing any more.
+    End,
+}
 
 /// How the shelf stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +54,20 @@ pub(super) fn run(
         stand = Stand::Forbidden;
     }
     let (mut wait, mut written) = (Duration::ZERO, Instant::now());
-    while let Some((group, number)) = shared.next(written, wait) {
+    loop {
+        let (group, number) = match shared.next(written, wait) {
+            Next::Group(group, number) => (group, number),
+            Next::Idle => {
+                if stand == Stand::Ours
+                    && let Err(error) = shelf.look()
+                {
+                    shared.fail(&error.to_string());
+                    (wait, written) = (AGAIN[0], Instant::now());
+                }
+                continue;
+            }
+            Next::End => return,
+        };
         if stand == Stand::Forbidden {
             // It is not to be kept, and must not grow.
             shared.forget();
@@ -109,6 +132,7 @@ fn write(
             shared.refill.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     }
+    shelf.look()?;
     shelf.reopen()?;
     let now = Now { moment: Moment::now(&*shared.clock), instant: Instant::now() };
     shelf.begin(group.grows())?;
@@ -168,26 +192,28 @@ fn write_part(
 }
 
 impl Shared {
-    /// The next group and its number, when its time has come; `None`: the end. After `wait` at the earliest, if that is not
-    /// nothing: the disk is out of order.
-    fn next(&self, written: Instant, wait: Duration) -> Option<(Pending, u64)> {
+    /// The next group and its number, when its time has come. If `wait` is not nothing the disk is out of order: then after
+    /// that time, whether there is something to write or not.
+    fn next(&self, written: Instant, wait: Duration) -> Next {
         let mut buffer = self.lock();
+        let idle = Instant::now() + LOOK;
         loop {
             let now = Instant::now();
             let due = match buffer.since {
+                _ if !wait.is_zero() => Some(written + wait),
                 None => None,
-                Some(_) if !wait.is_zero() => Some(written + wait),
                 Some(since) if buffer.urgent => Some((written + GATHER).min(since + LAZY)),
                 Some(since) => Some(since + LAZY),
             };
             match buffer.ending {
-                Some(Ending::Abort) => return None,
-                Some(Ending::Close) if buffer.pending.is_empty() => return None,
+                Some(Ending::Abort) => return Next::End,
+                Some(Ending::Close) if buffer.pending.is_empty() => return Next::End,
                 Some(Ending::Close) => break,
                 None if due.is_some_and(|due| due <= now) => break,
+                None if idle <= now => return Next::Idle,
                 None => {}
             }
-            let sleep = due.map_or(Duration::from_secs(3600), |due| due.saturating_duration_since(now));
+            let sleep = due.map_or(idle, |due| due.min(idle)).saturating_duration_since(now);
             let woken = self.wake.wait_timeout(buffer, sleep);
             buffer = woken.map_or_else(|poisoned| poisoned.into_inner().0, |(buffer, _)| buffer);
         }
@@ -196,7 +222,7 @@ impl Shared {
         buffer.group += 1;
         (buffer.urgent, buffer.since, buffer.writing) = (false, None, Some(Instant::now()));
         self.bytes.store(0, std::sync::atomic::Ordering::Relaxed);
-        Some((group, number))
+        Next::Group(group, number)
     }
 
     fn succeed(&self, number: u64, bytes: u64) {

@@ -16,6 +16,7 @@
 mod tests;
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params, params};
@@ -48,6 +49,12 @@ pub struct Sessions {
     dir: PathBuf,
     min_free: u64,
     conn: Option<Connection>,
+    /// Tells the file that was loaded from any other.
+    word: Option<u64>,
+    /// File system and inode of the file that is open.
+    place: Option<(u64, u64)>,
+    /// The file system of the directory that was loaded from.
+    device: Option<u64>,
     /// How many entries name a body, for bodies that are there.
     names: HashMap<u64, u32>,
 }
@@ -56,7 +63,8 @@ impl Sessions {
     /// The shelf in `dir`; it is opened by [`Shelf::load`]. Of the disk `min_free` bytes are never touched.
     #[must_use]
     pub fn at(dir: &Path, min_free: u64) -> Self {
-        Self { dir: dir.to_owned(), min_free, conn: None, names: HashMap::new() }
+        let dir = dir.to_owned();
+        Self { dir, min_free, conn: None, word: None, place: None, device: None, names: HashMap::new() }
     }
 
     fn path(&self) -> PathBuf {
@@ -82,7 +90,16 @@ impl Sessions {
         }
         // What a kill left in the WAL may be in the page cache only.
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed)?;
+        let word = conn.query_row("SELECT word FROM life", [], |r| r.get::<_, i64>(0)).map_err(failed)?;
+        let word = unsigned(word);
+        if self.word.is_some_and(|ours| ours != word) {
+            return Err(ShelfError::Disk(format!(
+                "another {FILE} lies there; put the one of before back, or restart"
+            )));
+        }
         self.names = named(&conn).map_err(failed)?;
+        (self.word, self.place) = (Some(word), place(&self.path()));
+        self.device = identity::device(&self.dir);
         Ok(self.conn.insert(conn))
     }
 
@@ -174,8 +191,12 @@ impl Shelf for Sessions {
         if self.conn.is_some() {
             return Ok(());
         }
-        if !self.path().exists() {
-            return Err(ShelfError::Damaged(format!("{FILE} is gone")));
+        if place(&self.path()).is_none() {
+            let elsewhere = self.device.is_some() && identity::device(&self.dir) != self.device;
+            return Err(match elsewhere {
+                true => ShelfError::Disk(format!("the file system of `{}` is gone", self.dir.display())),
+                false => ShelfError::Damaged(format!("{FILE} is gone")),
+            });
         }
         let opened = self.connect().map(|_| ());
         if opened.is_err() {
@@ -184,8 +205,16 @@ impl Shelf for Sessions {
         opened
     }
 
-    fn renew(&mut self) -> Result<Option<String>, ShelfError> {
+    fn look(&mut self) -> Result<(), ShelfError> {
+        if self.conn.is_none() || place(&self.path()) == self.place {
+            return Ok(());
+        }
         self.conn = None;
+        Err(ShelfError::Disk(format!("{FILE} is not where it was")))
+    }
+
+    fn renew(&mut self) -> Result<Option<String>, ShelfError> {
+        (self.conn, self.word) = (None, None);
         let disk = |e: std::io::Error| ShelfError::Disk(e.to_string());
         let there = self.path().symlink_metadata().is_ok();
         let name = there.then(|| identity::set_aside(&self.dir, FILE)).transpose().map_err(disk)?;
@@ -276,6 +305,11 @@ impl Shelf for Sessions {
     }
 }
 
+/// File system and inode of a file that is there.
+fn place(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
+}
+
 fn open(path: &Path) -> Result<Connection, Trouble> {
     if path.is_dir() {
         return Err(Trouble::Damaged("it is a directory".into()));
@@ -311,6 +345,7 @@ fn create(conn: &Connection) -> Result<(), Trouble> {
     if tables > 0 {
         return Err(Trouble::Damaged("it is not a fieldgate database".into()));
     }
+    let word = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).cast_signed();
     conn.execute_batch(&format!(
         "BEGIN IMMEDIATE;
          CREATE TABLE session(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -321,6 +356,8 @@ fn create(conn: &Connection) -> Result<(), Trouble> {
          CREATE TABLE taken(session INTEGER, id INTEGER, PRIMARY KEY(session,id)) WITHOUT ROWID;
          CREATE TABLE retained(topic TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
          CREATE TABLE mark(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+         CREATE TABLE life(word INTEGER NOT NULL);
+         INSERT INTO life(word) VALUES({word});
          PRAGMA application_id={APPLICATION};
          PRAGMA user_version={SCHEMA};
          COMMIT;"

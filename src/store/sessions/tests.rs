@@ -143,8 +143,20 @@ fn a_file_that_went_away_is_noticed_when_it_is_opened_again() {
     first.conn = None;
     first.reopen().expect("it is there");
     write(&mut first, &[Change::Remove(7, 1)]);
+    let path = dir.path().join(FILE);
+    first.look().expect("it is where it was");
+    std::fs::copy(&path, dir.path().join("copy")).expect("copies");
+    std::fs::remove_file(&path).expect("removes");
+    assert!(matches!(first.look(), Err(ShelfError::Disk(_))) && first.conn.is_none());
+    // The same from elsewhere, as on a file system that is mounted again.
+    std::fs::rename(dir.path().join("copy"), &path).expect("renames");
+    first.reopen().expect("it is the same");
+    // Another one is not written into.
     first.conn = None;
-    std::fs::remove_file(dir.path().join(FILE)).expect("removes");
+    std::fs::remove_file(&path).expect("removes");
+    shelf(dir.path());
+    assert!(matches!(first.reopen(), Err(ShelfError::Disk(_))));
+    std::fs::remove_file(&path).expect("removes");
     assert!(matches!(first.reopen(), Err(ShelfError::Damaged(_))));
     assert_eq!(first.renew(), Ok(None));
     write(&mut first, &SOME);
