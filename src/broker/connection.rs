@@ -50,6 +50,9 @@ impl From<Fault> for End {
     }
 }
 
+/// The hub's answer to a message: its QoS, whether anybody wanted it, and the group of the journal it is told after.
+type Answer = (u8, bool, u64);
+
 /// A connection with its session.
 pub(super) struct Connection {
     pub shared: Arc<Shared>,
@@ -64,7 +67,7 @@ pub(super) struct Connection {
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
     pub due: HashSet<u16>,
     /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with the hub's answer.
-    pub answers: VecDeque<(u16, Option<(u8, bool, u64)>)>,
+    pub answers: VecDeque<(u16, Option<Answer>)>,
     /// QoS 2 ids of messages that are to be stored and are not yet.
     pub unstored: HashSet<u16>,
     /// A message that waits for room in the log: nothing more is read meanwhile.

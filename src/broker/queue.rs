@@ -121,7 +121,7 @@ impl Sender {
         let full = self.room() == 0
             || self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
             || self.total.load(Relaxed) + bytes > self.max_total;
-        !full && !(optional && scarce)
+        !(full || (optional && scarce))
     }
 
     /// Queues `item`, or says `false`: there is no room, and the item is lost for this subscriber.

@@ -16,11 +16,11 @@ use crate::raw::*;
 
 /// A clock of a boot: its wall time in ms, when the boot was, its id.
 #[derive(Debug)]
-struct Boot(AtomicI64, std::time::Instant, String);
+struct Boot(AtomicI64, tokio::time::Instant, String);
 
 impl Boot {
     fn new(boot: u32, wall: i64) -> Arc<Self> {
-        Arc::new(Self(AtomicI64::new(wall), std::time::Instant::now(), format!("boot-{boot}")))
+        Arc::new(Self(AtomicI64::new(wall), tokio::time::Instant::now(), format!("boot-{boot}")))
     }
 }
 

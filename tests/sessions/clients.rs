@@ -136,7 +136,7 @@ impl Publisher {
             let mut retained = self.stage.retained.lock().expect("no client failed");
             retained.entry(topic.clone()).or_default()[1] = self.count;
             // Some are cleared: then what was acknowledged is nothing.
-            let payload = if self.count % 4 == 0 { String::new() } else { self.count.to_string() };
+            let payload = if self.count.is_multiple_of(4) { String::new() } else { self.count.to_string() };
             (topic, payload, 1)
         } else {
             self.sent[usize::from(qos)] += 1;

@@ -159,7 +159,7 @@ fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
     let last = retained(port);
     for (topic, [_, sent]) in stage.retained.lock().expect("no client failed").iter() {
         // Every fourth number was sent as an empty message.
-        let expected = if sent % 4 == 0 { None } else { Some(sent) };
+        let expected = if sent.is_multiple_of(4) { None } else { Some(sent) };
         if last.get(topic) != expected {
             faults.push(format!("{topic} has {:?} in the end, not {expected:?}", last.get(topic)));
         }

@@ -330,3 +330,106 @@ pub fn to_mark(bytes: &[u8]) -> Option<Moment> {
     let found = all.moment()?;
     all.end(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn now(boot: u64, at: u64, wall: i64) -> Now {
+        let moment = Moment { boot, at: BootMs(at), wall: WallMs(wall) };
+        Now { moment, instant: Instant::now() + Duration::from_millis(at) }
+    }
+
+    fn rich(now: &Now) -> Publish {
+        let props = Props {
+            payload_format: Some(1),
+            content_type: Some("text".into()),
+            response_topic: Some("answers/温".into()),
+            correlation: Some(Bytes::from_static(&[0, 255])),
+            user: vec![("a".into(), "1".into()), ("a".into(), String::new())],
+        };
+        Publish {
+            props: Some(Box::new(props)),
+            expires: Some(now.instant + Duration::from_secs(10)),
+            origin: Some("cloud".into()),
+            ..Publish::plain("温度/1", vec![0, 1, 2], 2, true)
+        }
+    }
+
+    fn left(m: &Publish, now: &Now) -> u128 {
+        m.expires.expect("it expires").saturating_duration_since(now.instant).as_millis()
+    }
+
+    #[test]
+    fn everything_of_a_message_comes_back_and_its_time_goes_on() {
+        let then = now(1, 1000, 50_000);
+        let (message, bytes) = (rich(&then), body(&rich(&then), &then));
+        for (later, rest) in [
+            (now(1, 5000, -7), 6000),
+            (now(2, 0, 52_000), 8000),
+            (now(2, 0, 0), 10_000),
+            (now(2, 0, i64::MAX), 0),
+        ] {
+            let back = to_publish(&bytes, &later).expect("it reads");
+            assert_eq!(
+                (&back.topic, &back.payload, &back.props),
+                (&message.topic, &message.payload, &message.props)
+            );
+            assert_eq!((back.qos, back.retain, back.origin.as_deref()), (2, true, Some("cloud")));
+            assert!(left(&back, &later).abs_diff(rest) <= 1, "{} of {rest}", left(&back, &later));
+        }
+    }
+
+    #[test]
+    fn sessions_subscriptions_and_walks_come_back() {
+        let now = now(1, 1000, 50_000);
+        let will = Some(Will { message: rich(&now), delay: 7 });
+        let before = Row {
+            client_id: "c/+#".into(),
+            user: Some("u".into()),
+            expiry: u32::MAX,
+            connected: true,
+            left: now.moment,
+            sent: u64::MAX,
+            will,
+        };
+        let after = to_row(&row(&before, &now), &now).expect("it reads");
+        assert_eq!(
+            (&after.client_id, &after.user, after.left),
+            (&before.client_id, &before.user, now.moment)
+        );
+        assert_eq!((after.expiry, after.connected, after.sent), (u32::MAX, true, u64::MAX));
+        assert_eq!(
+            after.will.map(|w| (w.delay, w.message.payload)),
+            Some((7, Bytes::from_static(&[0, 1, 2])))
+        );
+        let o = Options { qos: 1, no_local: true, as_published: false, id: Some(268_435_455) };
+        assert_eq!(to_options(&options(&o)), Some(o));
+        let w = Walk { cursor: Cursor::from("a/#".into(), Some("a/b".into())), qos: 2, id: None, seq: 5 };
+        let Some(Kind::Walk(back)) = to_kind(&walk(&w), 5) else { panic!("a walk") };
+        assert_eq!((back.cursor, back.qos, back.id, back.seq), (w.cursor, 2, None, 5));
+        let a = Addressed::new(Arc::new(rich(&now)), 1, true, Some([1, 2].into()));
+        let Some(Kind::Message { qos: 1, retain: true, ids }) = to_kind(&addressed(&a), 5) else {
+            panic!("a message")
+        };
+        assert_eq!(ids.as_deref(), Some(&[1, 2][..]));
+        assert_eq!(to_mark(&mark(&now.moment)), Some(now.moment));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic_and_what_is_cut_short_or_long_is_nothing(
+            bytes in prop::collection::vec(any::<u8>(), 0..200), cut in 0usize..400,
+        ) {
+            let now = now(1, 1000, 50_000);
+            for bytes in [bytes.clone(), [&[LAYOUT][..], &bytes].concat()] {
+                let _ = (to_publish(&bytes, &now), to_row(&bytes, &now).is_some(), to_kind(&bytes, 1).is_some());
+                let _ = (to_options(&bytes), to_mark(&bytes));
+            }
+            let whole = body(&rich(&now), &now);
+            prop_assert!(to_publish(&whole[..cut % whole.len()], &now).is_none());
+            prop_assert!(to_publish(&[&whole[..], b"x"].concat(), &now).is_none());
+        }
+    }
+}
