@@ -73,6 +73,37 @@ fn judge(subscriber: &Subscriber, sent: &BTreeMap<String, [u64; 3]>, once: bool)
 }
 
 #[test]
+fn one_of_a_later_version_is_left_alone_and_the_status_says_that_nothing_is_kept() {
+    let home = temporary();
+    let gate = Gate::new(BINARY, home.path(), "box", "");
+    let file = home.path().join("store/broker.db");
+    let mut daemon = gate.run();
+    assert_eq!(gate.status()["broker"]["persistence"], "ok");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let db = rusqlite::Connection::open(&file).expect("it is there");
+    db.execute_batch("PRAGMA user_version=99").expect("writes");
+    drop(db);
+    let before = std::fs::read(&file).expect("it is there");
+    let mut daemon = gate.run();
+    let told = gate.cli(&["status"]);
+    assert!(
+        told.code == 1 && told.out.contains("sessions in memory only: broker.db has schema 99"),
+        "{told:?}"
+    );
+    let mut wire = Wire::connect(gate.broker, "c", false, true).expect("it listens");
+    wire.publish(1 | 2, "a", 1, "x").expect("sent");
+    assert_eq!(wire.next(seconds(10)).expect("there").expect("an answer").0, 0x40, "publishers are answered");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    assert_eq!(std::fs::read(&file).expect("it is there"), before);
+    gate.configure(&gate.head("box", "persistence = false"));
+    let _daemon = gate.run();
+    let status = gate.status();
+    assert_eq!((&status["broker"]["persistence"], &status["broker"]["state"]), (&"off".into(), &"ok".into()));
+}
+
+#[test]
 fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
     let rounds = number("FIELDGATE_BROKER_KILLS", 8);
     let seed = number("FIELDGATE_SEED", u64::from(std::process::id()));

@@ -41,7 +41,7 @@ const LAZY: Duration = Duration::from_secs(1);
 /// A disk that takes longer for a group than this is out of order.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// Between two tries on a disk that is out of order, at first and at most.
-const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
+const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(4)];
 /// While nothing is to be written, it is seen after the file so often.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a start waits for what was kept.
