@@ -7,7 +7,7 @@
 //!   ([`Durable::has`]): PUBACK and PUBREC for a message that is kept for somebody, SUBACK, a PUBLISH with QoS 2, its
 //!   PUBREL, and PUBCOMP.
 //! - What one event changes is in one group, so it is there as a whole or not at all.
-//! - A group for which somebody waits is written at once, or [`GATHER`] after the one before: one sync for all that came
+//! - A group for which somebody waits is written at once, or [`GATHER`] after the one before; one sync for all that came
 //!   meanwhile. One for which nobody waits, at the latest after [`LAZY`].
 //! - A disk that is out of order (or does not answer for [`PATIENCE`]) lets everybody go on: nothing is kept meanwhile, that is
 //!   said and counted, and what there is to keep is written when the disk is back.
@@ -34,8 +34,10 @@ use crate::clock::Clock;
 use crate::message::{Kept, Shelf, ShelfError};
 pub use pending::{Pending, What};
 
-/// A group for which somebody waits begins so long after the one before: 100 syncs a second at most.
-const GATHER: Duration = Duration::from_millis(10);
+/// A group for which somebody waits begins as long after the one before as that took, within these bounds: the disk has half of
+/// its time for others, a slow one gets larger groups, and a fast one at most 500 syncs a second. (With 20 messages under way one
+/// publisher gets three times as far with 2 ms as with 10, for the same bytes written.)
+const GATHER: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
 /// A group for which nobody waits is written so long after its first change.
 const LAZY: Duration = Duration::from_secs(1);
 /// A disk that takes longer for a group than this is out of order.

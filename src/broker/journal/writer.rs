@@ -53,9 +53,9 @@ pub(super) fn run(
         // The start did not wait: nobody has what lies there. It is left for the next one.
         stand = Stand::Forbidden;
     }
-    let (mut wait, mut written) = (Duration::ZERO, Instant::now());
+    let (mut wait, mut written, mut pause) = (Duration::ZERO, Instant::now(), GATHER[0]);
     loop {
-        let (group, number) = match shared.next(written, wait) {
+        let (group, number) = match shared.next((written, pause), wait) {
             Next::Group(group, number) => (group, number),
             Next::Idle => {
                 if stand == Stand::Ours
@@ -78,8 +78,10 @@ pub(super) fn run(
             shared.pass(number);
             continue;
         }
+        let began = Instant::now();
         let done = write(shared, &mut *shelf, &group, &mut stand);
         written = Instant::now();
+        pause = (written - began).clamp(GATHER[0], GATHER[1]);
         match done {
             Ok(()) => {
                 shared.succeed(number, shelf.bytes());
@@ -194,7 +196,7 @@ fn write_part(
 impl Shared {
     /// The next group and its number, when its time has come. If `wait` is not nothing the disk is out of order: then after
     /// that time, whether there is something to write or not.
-    fn next(&self, written: Instant, wait: Duration) -> Next {
+    fn next(&self, (written, pause): (Instant, Duration), wait: Duration) -> Next {
         let mut buffer = self.lock();
         let idle = Instant::now() + LOOK;
         loop {
@@ -202,7 +204,7 @@ impl Shared {
             let due = match buffer.since {
                 _ if !wait.is_zero() => Some(written + wait),
                 None => None,
-                Some(since) if buffer.urgent => Some((written + GATHER).min(since + LAZY)),
+                Some(since) if buffer.urgent => Some((written + pause).min(since + LAZY)),
                 Some(since) => Some(since + LAZY),
             };
             match buffer.ending {
