@@ -315,6 +315,12 @@ pub const BROKER_INSIDE: usize = 64;
 /// Full: the engine's pump waits.
 pub const BROKER_TICKETS: usize = 2 * BROKER_INSIDE;
 
+/// Bytes that wait for the disk that keeps the broker's sessions.
+///
+/// 8 MiB is a second of a card's writing. Full: connections with a message that is not acknowledged yet are not read; what others
+/// send on is at most one message each, and beyond that the queues of the sessions say what is dropped.
+pub const BROKER_JOURNAL: usize = 8 << 20;
+
 /// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
 ///
 /// 64 is a second of waiting. Full: the client is told that the server is busy.

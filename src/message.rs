@@ -3,6 +3,7 @@
 //! A [`Reading`] is made by the pipeline, numbered by the store, and from then on is a [`Record`].
 
 mod forwarded;
+mod shelf;
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 pub use forwarded::{Entry, Forwarded, ForwardedRecord, Props, VIA};
+pub use shelf::{Change, Kept, KeptEntry, Shelf, ShelfError};
 
 /// Which quantity a reading is of. Shared by all its readings; also the dictionary entry of a
 /// stored block, so that a reading can be sent long after the configuration forgot the point.

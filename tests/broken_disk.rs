@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use support::judge::{contradictions, judge, unaccounted};
 use support::messages::{Lane, losses, readings};
+use support::mosquitto::{publish, subscribe};
 use support::plant::{Line, config, plant};
 use support::process::{Process, Signal};
 use support::{Gate, Mosquitto, Observer, Plant, now, pause, seconds, temporary, wait_for, wait_until};
@@ -177,6 +178,9 @@ impl Scene {
     /// Lets the outage last, and tells how old readings were meanwhile. Some must have come through at both ends.
     fn outage(&self, what: &str) {
         let began = now();
+        // A client of the local broker is answered, too, and what it retains is kept in the end.
+        let topic = format!("kept/{what}");
+        assert!(publish(self.gate.broker, &["-q", "1", "-r", "-t", &topic, "-m", "x"]), "{what}");
         pause(OUTAGE);
         let window = (began, now());
         for (where_, observer) in [("local bus", &self.local), ("cloud", &self.cloud)] {
@@ -205,6 +209,9 @@ impl Scene {
         });
         let account = self.gate.account("cloud");
         assert!(account.balances() && account.lost == 0, "{what}: {account:?}");
+        wait_until("the broker to keep its sessions again", seconds(20), || {
+            self.gate.status()["broker"]["persistence"] == "ok"
+        });
     }
 }
 
@@ -265,6 +272,8 @@ fn whatever_the_disk_does_live_readings_arrive_and_the_store_comes_back_by_itsel
     scene.gate.configure(&format!("{}{uplink}", scene.gate.head("box", "")));
     let mut daemon = start(&scene.gate);
     wait_until("everything is delivered", seconds(60), || scene.gate.account("cloud").queued == 0);
+    let kept = subscribe(scene.gate.broker, 2, &["-t", "kept/#"]).1;
+    assert_eq!(kept.len(), 4, "retained messages of every outage but the last: {kept:?}");
     let mut heard = 0;
     wait_until("the observers to be done", seconds(30), || {
         pause(Duration::from_millis(500));

@@ -49,7 +49,10 @@ impl State {
             filters: Default::default(),
             will: None,
             expiry: 0,
+            kept: self.keeps(c.expiry),
+            seq: 0,
         };
+        let kept = client.kept;
         self.clients.insert(key, client);
         let session = Session {
             key,
@@ -59,6 +62,7 @@ impl State {
             walk: None,
             portion: VecDeque::new(),
             taken: Default::default(),
+            kept,
         };
         self.attach(key, c, Box::new(session), false);
     }
@@ -77,13 +81,21 @@ impl State {
         }
     }
 
-    fn attach(&mut self, key: Key, c: Connecting, session: Box<Session>, present: bool) {
+    fn attach(&mut self, key: Key, c: Connecting, mut session: Box<Session>, present: bool) {
+        let (kept, no_more) = (session.kept, session.kept && !self.keeps(c.expiry));
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.user = c.user;
         client.will = c.will;
         client.expiry = c.expiry;
         client.presence =
             Presence::Online { conn: c.conn, about: c.about, control: c.control, waiting: VecDeque::new() };
+        if no_more {
+            // From now on it ends with its connection.
+            (session.kept, client.kept) = (false, false);
+            self.note_end(key);
+        } else if kept {
+            self.note_session(key, session.flight.last_place(), false);
+        }
         self.counters.clients.fetch_add(1, Relaxed);
         self.counters.logins.fetch_add(1, Relaxed);
         Counters::set(&self.counters.sessions_away, self.away.len());
@@ -110,6 +122,7 @@ impl State {
         let at_once = if delayed.is_none() { client.will.take() } else { None };
         let ends = (expiry != FOR_EVER).then(|| after(expiry));
         let since = self.fresh();
+        let sent = d.session.flight.last_place();
         if let Some(client) = self.clients.get_mut(&key) {
             client.presence = Presence::Away { session: d.session, left: now, since, ends, will_at: delayed };
         }
@@ -120,6 +133,8 @@ impl State {
         self.fire(at_once);
         if expiry == 0 {
             self.end(key);
+        } else {
+            self.note_session(key, sent, false);
         }
         if self.away.len() > self.limits.sessions_away
             && let Some((_, &longest)) = self.away.first_key_value()
@@ -163,6 +178,9 @@ impl State {
         for filter in client.filters.keys() {
             self.forget(filter, key);
         }
+        if client.kept {
+            self.note_end(key);
+        }
         if let Presence::Away { since, ends, will_at, .. } = client.presence {
             self.away.remove(&since);
             for at in [ends, will_at].into_iter().flatten() {
@@ -180,7 +198,7 @@ impl State {
     fn fire(&mut self, will: Option<Will>) {
         if let Some(Will { mut message, expiry, .. }) = will {
             message.expires = expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s)));
-            self.route_own(message);
+            self.route_own(message, true);
         }
     }
 
@@ -192,15 +210,18 @@ impl State {
             }
             self.deadlines.pop_first();
             let Some(client) = self.clients.get_mut(&key) else { continue };
-            let Presence::Away { ends, will_at, .. } = &mut client.presence else { continue };
+            let Presence::Away { session, ends, will_at, .. } = &mut client.presence else { continue };
             if will_at.is_some_and(|at| at <= now) {
                 *will_at = None;
                 let over = ends.is_some_and(|at| at <= now);
+                let sent = session.flight.last_place();
                 let will = client.will.take();
                 self.fire(will);
                 if over {
                     Counters::add(&self.counters.sessions_ended, 1);
                     self.end(key);
+                } else {
+                    self.note_session(key, sent, false);
                 }
             } else if ends.is_some_and(|at| at <= now) {
                 Counters::add(&self.counters.sessions_ended, 1);

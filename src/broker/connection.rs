@@ -14,18 +14,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::greet::{self, Admitted, Io, Shared};
 use super::message::Publish;
+use super::outbound::{Disk, Owed, answer, moved};
 use super::queue::Walk;
-use super::queue::{Addressed, Item};
 use super::retained::Portion;
 use super::session::Session;
 use super::state::{AckTo, Control, Detached, Event};
-use super::stats::{Counters, Refusal};
+use super::stats::Refusal;
 use super::traffic::{About, Traffic, Way};
-use super::wire::encode::{self, Delivery, Reply};
+use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 
 /// Unsent bytes above which nothing more is delivered …
-const OUT_DELIVER: usize = 64 * 1024;
+pub(super) const OUT_DELIVER: usize = 64 * 1024;
 /// … and above which nothing more is read: the answers would not fit.
 const OUT_READ: usize = 256 * 1024;
 /// How long a closing connection may take for its last bytes.
@@ -50,6 +50,9 @@ impl From<Fault> for End {
     }
 }
 
+/// The hub's answer to a message: its QoS, whether anybody wanted it, and the group of the journal it is told after.
+type Answer = (u8, bool, u64);
+
 /// A connection with its session.
 pub(super) struct Connection {
     pub shared: Arc<Shared>,
@@ -64,7 +67,7 @@ pub(super) struct Connection {
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
     pub due: HashSet<u16>,
     /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with the hub's answer.
-    pub answers: VecDeque<(u16, Option<(u8, bool)>)>,
+    pub answers: VecDeque<(u16, Option<Answer>)>,
     /// QoS 2 ids of messages that are to be stored and are not yet.
     pub unstored: HashSet<u16>,
     /// A message that waits for room in the log: nothing more is read meanwhile.
@@ -82,11 +85,15 @@ pub(super) struct Connection {
     control: mpsc::Receiver<Control>,
     keep_alive: Option<Duration>,
     heard: Instant,
-    window: usize,
-    maximum_packet: usize,
+    pub window: usize,
+    pub maximum_packet: usize,
     /// Ids of messages of an earlier connection that had no PUBREC, still to be sent again, in order.
-    again: VecDeque<u16>,
-    asked: Option<(Walk, oneshot::Receiver<Portion>)>,
+    pub again: VecDeque<u16>,
+    pub asked: Option<(Walk, oneshot::Receiver<Portion>)>,
+    /// If sessions outlive the process: what waits for that.
+    pub disk: Option<Disk>,
+    /// An answer was larger than the client takes.
+    pub overlong: bool,
 }
 
 impl Connection {
@@ -103,7 +110,9 @@ impl Connection {
         let connect = admitted.connect;
         let session = admitted.attached.session;
         let limits = &shared.limits;
-        Self {
+        let unfinished = session.kept && session.flight.len() + session.taken.len() > 0;
+        let disk = shared.journal.as_ref().map(|journal| Disk::new(journal, unfinished));
+        let mut connection = Self {
             version: connect.version,
             user: admitted.user,
             number,
@@ -130,16 +139,13 @@ impl Connection {
             maximum_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
             again: session.flight.resend().filter(|s| s.message.is_some()).map(|s| s.id).collect(),
             asked: None,
+            disk,
+            overlong: false,
             session,
             shared,
-        }
-    }
-
-    /// PUBRELs that an earlier connection left open go at once: they wait for no place in the window (MQTT-4.9.0-3).
-    fn release(&mut self) {
-        let open = self.session.flight.resend().filter(|s| s.message.is_none());
-        let ids: Vec<u16> = open.map(|s| s.id).collect();
-        ids.into_iter().for_each(|id| self.reply(Reply::Rel, id, reason::SUCCESS));
+        };
+        connection.take_over();
+        connection
     }
 
     /// Serves the client until it or we end the connection, and gives the session back.
@@ -154,9 +160,13 @@ impl Connection {
             End::Fault(_) => self.shared.counters.refuse(Refusal::Protocol),
             _ => {}
         }
-        if let Some((walk, _)) = self.asked.take() {
-            // Asked for, not received: the session's next connection asks again.
-            self.session.walk = Some(walk);
+        if let Some((walk, mut portion)) = self.asked.take() {
+            portion.close();
+            match portion.try_recv() {
+                Ok(portion) => self.received(walk, portion),
+                // Asked for, not received: the session's next connection asks again.
+                Err(_) => self.session.walk = Some(walk),
+            }
         }
         for id in self.unstored.drain() {
             // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
@@ -192,6 +202,10 @@ impl Connection {
                     return end;
                 }
             }
+            self.settle();
+            if self.overlong {
+                return End::Stop(reason::PACKET_TOO_LARGE);
+            }
             if let Err(end) = self.read_packets().await {
                 return end;
             }
@@ -217,7 +231,12 @@ impl Connection {
                         return End::Lost;
                     }
                 }
-                portion = answer(&mut self.asked), if self.asked.is_some() => self.received(portion),
+                portion = answer(&mut self.asked), if self.asked.is_some() => {
+                    if let (Some((walk, _)), Some(portion)) = (self.asked.take(), portion) {
+                        self.received(walk, portion);
+                    }
+                }
+                () = moved(&mut self.disk), if self.waits_for_disk() => {}
                 item = self.session.queue.recv(), if may_take => match item {
                     None => return End::Stop(reason::SERVER_UNAVAILABLE),
                     Some(item) => {
@@ -276,11 +295,9 @@ impl Connection {
 
     /// It has as much unfinished as we allow, or waits for room: it is not read, which is no silence of its own.
     fn is_full(&self) -> bool {
-        self.stalled.is_some() || self.owed >= usize::from(self.shared.limits.in_flight_in)
-    }
-
-    fn may_send(&self) -> bool {
-        self.out.len() < OUT_DELIVER && self.session.flight.len() - self.again.len() < self.window
+        self.stalled.is_some()
+            || self.owed >= usize::from(self.shared.limits.in_flight_in)
+            || self.is_too_much()
     }
 
     /// Handles the complete packets that are there.
@@ -303,121 +320,24 @@ impl Connection {
     fn told(&mut self, control: Control) -> Option<End> {
         match control {
             Control::Stop(reason) => return Some(End::Stop(reason)),
-            Control::Routed { id, qos, matched } => {
+            Control::Routed { id, qos, matched, after } => {
                 let waits = self.answers.iter_mut().find(|(at, answer)| *at == id && answer.is_none());
-                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, matched)));
-                while let Some((id, Some((qos, matched)))) = self.answers.front().copied() {
-                    self.answers.pop_front();
-                    self.acknowledge(id, qos, matched);
+                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, matched, after)));
+                if qos == 2 {
+                    self.session.taken.entry(id).and_modify(|group| *group = after);
                 }
+                self.settle();
             }
-            Control::SubAck { id, codes } => return self.give(|out, v| encode::suback(out, v, id, &codes)),
-            Control::UnsubAck { id, codes } => {
-                return self.give(|out, v| encode::unsuback(out, v, id, &codes));
+            Control::SubAck { id, codes, after } => {
+                self.owed = self.owed.saturating_sub(1);
+                self.owe(after, Owed::SubAck(id, codes));
+            }
+            Control::UnsubAck { id, codes, after } => {
+                self.owed = self.owed.saturating_sub(1);
+                self.owe(after, Owed::UnsubAck(id, codes));
             }
         }
         None
-    }
-
-    /// Answers SUBSCRIBE or UNSUBSCRIBE. An answer larger than the client takes is the end (MQTT-3.1.2-24).
-    fn give(&mut self, answer: impl Fn(&mut BytesMut, Version)) -> Option<End> {
-        self.owed = self.owed.saturating_sub(1);
-        let start = self.out.len();
-        answer(&mut self.out, self.version);
-        if self.out.len() - start > self.maximum_packet {
-            self.out.truncate(start);
-            return Some(End::Stop(reason::PACKET_TOO_LARGE));
-        }
-        self.both(|t| t.packet(Way::Out));
-        None
-    }
-
-    /// Sends what may be sent now. `false`: the hub is gone.
-    async fn deliver(&mut self) -> bool {
-        while self.may_send() {
-            if let Some(id) = self.again.pop_front() {
-                self.send_again(id);
-            } else if let Some(addressed) = self.session.portion.pop_front() {
-                self.send(addressed);
-            } else if self.asked.is_some() {
-                break;
-            } else if let Some(walk) = self.session.walk.take() {
-                let (reply, portion) = oneshot::channel();
-                let event = Event::More(self.session.key, walk.cursor.clone(), reply);
-                self.asked = Some((walk, portion));
-                if self.shared.events.send(event).await.is_err() {
-                    return false;
-                }
-            } else {
-                match self.session.queue.try_recv() {
-                    Some(item) => self.take(item),
-                    None => break,
-                }
-            }
-        }
-        true
-    }
-
-    fn take(&mut self, item: Item) {
-        match item {
-            Item::Message(addressed) => self.send(addressed),
-            Item::Retained(walk) => self.session.walk = Some(walk),
-        }
-    }
-
-    fn received(&mut self, portion: Option<Portion>) {
-        let Some((walk, _)) = self.asked.take() else { return };
-        let Some(portion) = portion else { return };
-        let ids: Option<Box<[u32]>> = walk.id.map(|id| [id].into());
-        self.session.portion.extend(portion.messages.into_iter().map(|message| Addressed {
-            qos: message.qos.min(walk.qos),
-            message,
-            retain: true,
-            ids: ids.clone(),
-        }));
-        self.session.walk = portion.next.map(|cursor| Walk { cursor, ..walk });
-    }
-
-    fn send(&mut self, addressed: Addressed) {
-        let now = Instant::now();
-        if addressed.message.is_expired(now) {
-            return Counters::add(&self.shared.counters.expired, 1);
-        }
-        let id = match addressed.qos {
-            0 => 0,
-            _ => match self.session.flight.send(addressed.clone()) {
-                Some(id) => id,
-                None => return Counters::add(&self.shared.counters.dropped, 1),
-            },
-        };
-        if !self.put(&addressed, id, false, now) {
-            // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
-            self.session.flight.forget(id);
-            Counters::add(&self.shared.counters.dropped, 1);
-        }
-    }
-
-    fn send_again(&mut self, id: u16) {
-        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
-            self.put(&addressed, id, true, Instant::now());
-        }
-    }
-
-    fn put(&mut self, a: &Addressed, id: u16, dup: bool, now: Instant) -> bool {
-        let start = self.out.len();
-        let ids = a.ids.as_deref().unwrap_or(&[]);
-        let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
-        encode::publish(&mut self.out, self.version, &a.message, &delivery, now);
-        let fits = self.out.len() - start <= self.maximum_packet;
-        if fits {
-            self.both(|t| {
-                t.packet(Way::Out);
-                t.publish(Way::Out, a.message.payload.len());
-            });
-        } else {
-            self.out.truncate(start);
-        }
-        fits
     }
 
     /// Counts for this connection and for the broker.
@@ -446,13 +366,6 @@ impl Connection {
 async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
     match stalled {
         Some((message, _)) => shared.tap.room(message).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn answer(asked: &mut Option<(Walk, oneshot::Receiver<Portion>)>) -> Option<Portion> {
-    match asked {
-        Some((_, portion)) => portion.await.ok(),
         None => std::future::pending().await,
     }
 }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::access::Access;
 use super::acl::Access as Right;
 use super::connection::Connection;
+use super::journal::Journal;
 use super::limits::Limits;
 use super::listener::Door;
 use super::message::Publish;
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub access: watch::Receiver<Arc<Access>>,
     /// What of all that is published is kept.
     pub tap: Arc<Tap>,
+    /// Where it is noted what outlives the process, if anything does.
+    pub journal: Option<Journal>,
     /// KiB of large payloads on their way through the hub.
     pub kib: Arc<Semaphore>,
     /// Connections that may still come.

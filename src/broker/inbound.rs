@@ -8,6 +8,8 @@ use tokio::time::{Duration, Instant};
 use super::connection::{Connection, End};
 use super::greet::may_write;
 use super::message::Publish;
+use super::outbound::Owed;
+use super::session::UNTOLD;
 use super::shared;
 use super::state::{AckTo, Event, Permit, Subscribing};
 use super::stats::Refusal;
@@ -26,20 +28,25 @@ impl Connection {
     pub(super) async fn handle(&mut self, packet: Packet, size: usize) -> Result<(), End> {
         match packet {
             Packet::Publish(publish) => return self.publish(publish, size).await,
-            Packet::PubAck { id } => self.session.flight.puback(id),
-            Packet::PubRec { id, reason } => {
-                if let Some(code) = self.session.flight.pubrec(id, reason) {
-                    self.reply(Reply::Rel, id, code);
-                }
+            Packet::PubAck { id } => {
+                let seq = self.session.flight.puback(id);
+                self.over(seq);
             }
+            Packet::PubRec { id, reason } => match self.session.flight.pubrec(id, reason) {
+                (Some(code), seq) => self.released(seq, id, code),
+                (None, seq) => self.over(seq),
+            },
             Packet::PubRel { id } => {
-                let known = self.session.taken.remove(&id);
+                let known = self.session.taken.remove(&id).is_some();
                 self.due.remove(&id);
                 self.open.remove(&(2, id));
                 let code = if known { reason::SUCCESS } else { reason::PACKET_ID_NOT_FOUND };
-                self.reply(Reply::Comp, id, code);
+                self.freed(id, known, code);
             }
-            Packet::PubComp { id } => self.session.flight.pubcomp(id),
+            Packet::PubComp { id } => {
+                let seq = self.session.flight.pubcomp(id);
+                self.over(seq);
+            }
             Packet::Subscribe { id, subscription_id, wishes } => {
                 self.not_too_many(wishes.len())?;
                 let wishes: Vec<_> = wishes.into_iter().map(|wish| self.judge(wish)).collect();
@@ -102,10 +109,12 @@ impl Connection {
     async fn publish(&mut self, p: PublishPacket, size: usize) -> Result<(), End> {
         let topic = self.topic_of(&p)?;
         self.both(|t| t.publish(Way::In, p.payload.len()));
-        if p.qos == 2 && self.session.taken.contains(&p.id) {
+        if p.qos == 2
+            && let Some(group) = self.session.taken.get(&p.id).copied()
+        {
             // A repeat of what we have. Its PUBREC comes with the hub's answer, or was lost.
             if !self.due.contains(&p.id) {
-                self.reply(Reply::Rec, p.id, reason::SUCCESS);
+                self.owe(group, Owed::Reply(Reply::Rec, p.id, reason::SUCCESS));
             }
             return Ok(());
         }
@@ -149,7 +158,7 @@ impl Connection {
             self.answers.push_back((id, None));
         }
         if qos == 2 {
-            self.session.taken.insert(id);
+            self.session.taken.insert(id, if self.session.kept { UNTOLD } else { 0 });
             self.due.insert(id);
         }
         let ack = (qos > 0).then(|| self.ack_to(id));
@@ -168,19 +177,6 @@ impl Connection {
         }
         let permit = self.permit(size).await?;
         self.tell_hub(Event::Publish(message, ack, permit), ack.is_some()).await
-    }
-
-    /// The hub has routed it, and the log has it if it is to be stored.
-    pub(super) fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
-        self.unstored.remove(&id);
-        self.owed = self.owed.saturating_sub(1);
-        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
-        if qos == 1 {
-            self.open.remove(&(1, id));
-            self.reply(Reply::Ack, id, code);
-        } else if self.due.remove(&id) {
-            self.reply(Reply::Rec, id, code);
-        }
     }
 
     /// A message goes on that is to be stored, too; now there is room for it.
@@ -235,7 +231,7 @@ impl Connection {
             1 => self.reply(Reply::Ack, p.id, code),
             _ => {
                 if code == reason::SUCCESS {
-                    self.session.taken.insert(p.id);
+                    self.session.taken.insert(p.id, 0);
                     self.open.insert((2, p.id));
                 }
                 self.reply(Reply::Rec, p.id, code);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::queue::{Item, Lagged, Receiver};
+use super::queue::{Item, Lagged, Receiver, Walk};
 use super::retained::{Cursor, Portion};
 use super::state::Event;
 use super::trie::Key;
@@ -71,7 +71,8 @@ impl Subscription {
             if let Some(walk) = self.walks.front() {
                 let permit = self.events.reserve().await.ok()?;
                 let (reply, portion) = oneshot::channel();
-                permit.send(Event::More(self.key, walk.clone(), reply));
+                let walk = Walk { cursor: walk.clone(), qos: 2, id: None, seq: 0 };
+                permit.send(Event::More(self.key, walk, reply));
                 self.asked = Some(portion);
                 continue;
             }

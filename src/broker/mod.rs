@@ -11,11 +11,14 @@
 //! - Shared subscriptions give each message to one member that is there and has room.
 //! - Nothing a client sends, or fails to send, stops the broker: a fault costs one connection; an engine
 //!   that dies or stalls is replaced by the native one ([`BrokerStats::engine_switches`]).
-//! - Sessions of clients that are away live in memory: they survive the connection, not the process.
+//! - Sessions that outlive their connection, and retained messages of clients, survive the process, too, with [`Persistence`]: after
+//!   a `kill -9` nothing that was acknowledged is lost, and QoS 2 stays exactly once. What this process itself publishes
+//!   with QoS 1 may lack the last second for a client that was away (`journal`).
 //!
 //! # The parts, pure ones first
 //! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
-//! task; `listener`, `greet`, `connection`, `inbound` move bytes; `local` and `tap` are for this process.
+//! task (`keeping` and `restoring` are its part in what outlives the process); `listener`, `greet`, `connection`, `inbound`, `outbound`
+//! move bytes; `journal` writes; `local` and `tap` are for this process.
 
 mod access;
 pub mod acl;
@@ -23,15 +26,20 @@ mod clients;
 mod connection;
 mod engine;
 mod engine_rumqttd;
+mod error;
 mod greet;
 mod hub;
 mod inbound;
+mod journal;
+mod keeping;
 mod limits;
 mod listener;
 mod local;
 mod message;
+mod outbound;
 pub mod passwords;
 mod queue;
+mod restoring;
 mod retained;
 mod roster;
 mod routing;
@@ -50,7 +58,6 @@ mod wire;
 mod ws;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -71,6 +78,8 @@ use state::{Event, State};
 use stats::Counters;
 use tap::Tap;
 
+pub use error::BrokerError;
+pub use journal::Persistence;
 pub use limits::Limits;
 pub use local::Subscription;
 pub use passwords::hash_password;
@@ -103,60 +112,8 @@ pub struct Options {
     pub engine: EngineChoice,
     /// Whether to show `$SYS`, as often as the configuration says.
     pub sys: bool,
-}
-
-/// Why the broker cannot start or reload.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    /// A port is taken or an address is not ours.
-    #[error("the broker cannot listen on {address}: {source}\n  hint: {}", bind_hint(source))]
-    Bind {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A password or ACL file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A password or ACL file has mistakes: one line for each.
-    #[error("{}", file_lines(path, lines))]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Where and what.
-        lines: Vec<acl::LineError>,
-    },
-    /// A certificate or key is not usable.
-    #[error("cannot use {}: {what}", path.display())]
-    Tls {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        what: String,
-    },
-    /// The broker has been closed.
-    #[error("the broker has stopped")]
-    Stopped,
-}
-
-fn bind_hint(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => "another broker runs there? set `bind` of [[broker.listener]]",
-        std::io::ErrorKind::AddrNotAvailable => "no interface has this address; see `ip address`",
-        std::io::ErrorKind::PermissionDenied => "ports below 1024 need a right; take one above",
-        _ => "set `bind` of [[broker.listener]]",
-    }
-}
-
-fn file_lines(path: &std::path::Path, lines: &[acl::LineError]) -> String {
-    let one = |e: &acl::LineError| format!("{}:{}: {}", path.display(), e.line, e.message);
-    lines.iter().map(one).collect::<Vec<_>>().join("\n")
+    /// Where sessions and retained messages outlive the process; `None`: nowhere.
+    pub persistence: Option<Persistence>,
 }
 
 /// A running broker. Clones are handles to the same one.
@@ -188,12 +145,29 @@ impl Broker {
     /// # Errors
     /// As [`Broker::start_with`].
     pub async fn start(config: &model::Broker, never_retain: &[&str]) -> Result<Self, BrokerError> {
+        Self::start_kept(config, never_retain, None).await
+    }
+
+    /// As [`Broker::start`], with a place where sessions and retained messages outlive the process. A place that is out of
+    /// order is no error: the broker lives in memory, and says so.
+    ///
+    /// # Errors
+    /// As [`Broker::start_with`].
+    pub async fn start_kept(
+        config: &model::Broker,
+        never_retain: &[&str],
+        persistence: Option<Persistence>,
+    ) -> Result<Self, BrokerError> {
         let never_retain = never_retain.iter().map(|f| (*f).to_owned()).collect();
         let engine = match config.engine {
             model::Engine::Rumqttd => EngineChoice::Rumqttd,
             model::Engine::Native => EngineChoice::Native,
         };
-        Self::start_with(config, Options { never_retain, engine, sys: true, ..Options::default() }).await
+        Self::start_with(
+            config,
+            Options { never_retain, engine, sys: true, persistence, ..Options::default() },
+        )
+        .await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.
@@ -206,7 +180,7 @@ impl Broker {
         for listener in &config.listener {
             bound.push(listener::bind(listener, listener::acceptor(listener)?).await?);
         }
-        let Options { never_retain, limits, engine, sys } = options;
+        let Options { never_retain, limits, engine, sys, persistence } = options;
         let counters = Arc::new(Counters::default());
         let (events, clients) = mpsc::channel(bounds::BROKER_EVENTS);
         let (local, local_rx) = mpsc::channel(bounds::BROKER_LOCAL_BATCHES);
@@ -214,7 +188,11 @@ impl Broker {
         let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
         let local_queued = Arc::new(AtomicUsize::new(0));
         let tap = Arc::new(Tap::new(counters.clone()));
-        let state = State::new(limits.clone(), counters.clone(), access, tap.clone(), never_retain);
+        let mut state = State::new(limits.clone(), counters.clone(), access, tap.clone(), never_retain);
+        let journal = match persistence {
+            Some(persistence) => Some(state.keep(persistence).await),
+            None => None,
+        };
         let engine = match engine {
             EngineChoice::Native => None,
             EngineChoice::Rumqttd => engine_rumqttd::start()
@@ -234,6 +212,7 @@ impl Broker {
             events,
             access: access_rx,
             tap,
+            journal,
             kib: Arc::new(Semaphore::new(bounds::BROKER_EVENT_KIB)),
             checkers: Semaphore::new(2),
             checks: Semaphore::new(bounds::BROKER_PASSWORD_CHECKS),
@@ -256,6 +235,9 @@ impl Broker {
             sys_every,
         };
         let broker = Self { inner: Arc::new(inner) };
+        if broker.inner.shared.journal.is_some() {
+            tokio::spawn(keeping::watch(Arc::downgrade(&broker.inner)));
+        }
         if sys {
             tokio::spawn(sys::publish(Arc::downgrade(&broker.inner), sys_hears));
         }
@@ -438,8 +420,8 @@ impl Broker {
         self.inner.local.is_closed()
     }
 
-    /// Closes the doors, lets the connections say good-bye, and stops. Sessions and retained messages
-    /// are gone with it.
+    /// Closes the doors, lets the connections say good-bye, and stops. Sessions and retained messages that are not kept are
+    /// gone with it; of those that are, the last changes are written.
     pub async fn close(&self) {
         let inner = &*self.inner;
         inner.shared.stop.cancel();
@@ -451,6 +433,12 @@ impl Broker {
         inner.addresses.send_replace(Vec::new());
         inner.hub_stop.cancel();
         inner.local.closed().await;
+        if let Some(journal) = inner.shared.journal.clone() {
+            let closed = tokio::task::spawn_blocking(move || journal.close());
+            if tokio::time::timeout(CLOSING, closed).await.is_err() {
+                tracing::error!("the disk does not answer: the last changes of sessions are not kept");
+            }
+        }
     }
 }
 

@@ -33,6 +33,20 @@ pub struct Addressed {
     pub retain: bool,
     /// Identifiers of the subscriptions that matched.
     pub ids: Option<Box<[u32]>>,
+    /// Its place in a session that is kept; 0: it is not kept. See `journal`.
+    pub seq: u64,
+    /// The group in which it is kept.
+    pub after: u64,
+    /// It may have been sent before a restart.
+    pub dup: bool,
+}
+
+impl Addressed {
+    /// One that is not kept.
+    #[must_use]
+    pub fn new(message: Arc<Publish>, qos: u8, retain: bool, ids: Option<Box<[u32]>>) -> Self {
+        Self { message, qos, retain, ids, seq: 0, after: 0, dup: false }
+    }
 }
 
 /// A walk over the retained messages for one new subscription.
@@ -44,6 +58,8 @@ pub struct Walk {
     pub qos: u8,
     /// The subscription's identifier.
     pub id: Option<u32>,
+    /// Its place in a session that is kept; 0: it is not kept.
+    pub seq: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,18 +112,35 @@ impl Item {
 }
 
 impl Sender {
-    /// Queues `item`, or says `false`: there is no room, and the item is lost for this subscriber.
+    /// Whether there is room for `item`. Who asks is the only one who queues, so it stays true until then.
     #[must_use]
-    pub fn offer(&self, item: Item) -> bool {
+    pub fn fits(&self, item: &Item) -> bool {
         let bytes = item.bytes();
-        let optional = matches!(&item, Item::Message(a) if a.qos == 0);
+        let optional = matches!(item, Item::Message(a) if a.qos == 0);
         let scarce = self.room() <= self.max_items / 4;
         let full = self.room() == 0
             || self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
             || self.total.load(Relaxed) + bytes > self.max_total;
-        if full || (optional && scarce) {
+        !(full || (optional && scarce))
+    }
+
+    /// Queues `item`, or says `false`: there is no room, and the item is lost for this subscriber.
+    #[must_use]
+    pub fn offer(&self, item: Item) -> bool {
+        if !self.fits(&item) {
             return self.lost();
         }
+        self.put(item)
+    }
+
+    /// Queues what waited before a restart: only the number of places limits it, so that nothing that was promised is lost.
+    #[must_use]
+    pub fn restore(&self, item: Item) -> bool {
+        self.put(item)
+    }
+
+    fn put(&self, item: Item) -> bool {
+        let bytes = item.bytes();
         self.gauge.bytes.fetch_add(bytes, Relaxed);
         self.total.fetch_add(bytes, Relaxed);
         if self.tx.try_send(item).is_ok() {
@@ -118,7 +151,8 @@ impl Sender {
         self.lost()
     }
 
-    fn lost(&self) -> bool {
+    /// Something found no room.
+    pub fn lost(&self) -> bool {
         self.gauge.dropped.fetch_add(1, Relaxed);
         self.gauge.lagged.notify_one();
         false
@@ -204,7 +238,7 @@ mod tests {
 
     fn item(qos: u8, size: usize) -> Item {
         let message = Arc::new(Publish::plain("t", vec![0; size], qos, false));
-        Item::Message(Addressed { message, qos, retain: false, ids: None })
+        Item::Message(Addressed::new(message, qos, false, None))
     }
 
     #[tokio::test]

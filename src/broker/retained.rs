@@ -29,6 +29,8 @@ pub struct Retained {
     bytes: usize,
     max: usize,
     max_bytes: usize,
+    /// Topics of stored messages that are not kept any more.
+    gone: Vec<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,8 @@ struct Kept {
     message: Arc<Publish>,
     /// The hub's count of messages when it came.
     number: u64,
+    /// It outlives the process.
+    stored: bool,
 }
 
 /// Where a walk over the retained messages stands.
@@ -54,6 +58,18 @@ impl Cursor {
     pub fn new(filter: Arc<str>, until: u64) -> Self {
         Self { filter, until, after: None }
     }
+
+    /// A walk that goes on behind this topic, after a restart: up to whatever is retained by then.
+    #[must_use]
+    pub fn from(filter: Arc<str>, after: Option<Arc<str>>) -> Self {
+        Self { filter, until: u64::MAX, after }
+    }
+
+    /// The topic it has come to.
+    #[must_use]
+    pub fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
 }
 
 /// One portion, and where to go on.
@@ -61,6 +77,10 @@ impl Cursor {
 pub struct Portion {
     /// Retained messages in topic order.
     pub messages: Vec<Arc<Publish>>,
+    /// The place of the first in a session that is kept, the others follow; 0: they are not kept.
+    pub first: u64,
+    /// The group in which they are kept.
+    pub after: u64,
     /// `None`: that was all.
     pub next: Option<Cursor>,
 }
@@ -69,7 +89,7 @@ impl Retained {
     /// An empty store with limits of number and bytes (topics and payloads).
     #[must_use]
     pub fn new(max: usize, max_bytes: usize) -> Self {
-        Self { kept: HashMap::new(), order: BTreeSet::new(), bytes: 0, max, max_bytes }
+        Self { kept: HashMap::new(), order: BTreeSet::new(), bytes: 0, max, max_bytes, gone: Vec::new() }
     }
 
     /// Number of messages.
@@ -85,8 +105,9 @@ impl Retained {
     }
 
     /// Keeps `message` as its topic's last value; an empty payload clears it. `false`: a limit forbids
-    /// it, and the topic now has no retained message (an old value would be a wrong one).
-    pub fn set(&mut self, message: &Arc<Publish>, number: u64) -> bool {
+    /// it, and the topic now has no retained message (an old value would be a wrong one). `stored`: it is to outlive the
+    /// process; what did before and is replaced or cleared by one that does not is found in [`Retained::take_gone`].
+    pub fn set(&mut self, message: &Arc<Publish>, number: u64, stored: bool) -> bool {
         let size = message.size();
         if !message.payload.is_empty()
             && let Some(kept) = self.kept.get_mut(&*message.topic)
@@ -94,7 +115,10 @@ impl Retained {
             let others = self.bytes - kept.message.size();
             if others + size <= self.max_bytes {
                 self.bytes = others + size;
-                *kept = Kept { message: message.clone(), number };
+                if kept.stored && !stored {
+                    self.gone.push(message.topic.clone());
+                }
+                *kept = Kept { message: message.clone(), number, stored };
                 return true;
             }
         }
@@ -107,7 +131,7 @@ impl Retained {
         }
         self.bytes += size;
         self.order.insert(message.topic.clone());
-        self.kept.insert(message.topic.clone(), Kept { message: message.clone(), number });
+        self.kept.insert(message.topic.clone(), Kept { message: message.clone(), number, stored });
         true
     }
 
@@ -115,7 +139,20 @@ impl Retained {
         if let Some(old) = self.kept.remove(topic) {
             self.bytes -= old.message.size();
             self.order.remove(topic);
+            if old.stored {
+                self.gone.push(old.message.topic.clone());
+            }
         }
+    }
+
+    /// Topics whose stored message went since this was last asked.
+    pub fn take_gone(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// All messages that are to outlive the process.
+    pub fn stored(&self) -> impl Iterator<Item = &Arc<Publish>> {
+        self.kept.values().filter(|kept| kept.stored).map(|kept| &kept.message)
     }
 
     /// The next portion of a walk.
@@ -153,7 +190,7 @@ impl Retained {
         dead.iter().for_each(|topic| self.clear(topic));
         // When the range simply ended, one empty portion follows: cheaper than looking ahead.
         let next = last.map(|after| Cursor { after: Some(after), ..cursor });
-        Portion { messages, next }
+        Portion { messages, first: 0, after: 0, next }
     }
 }
 
@@ -182,7 +219,7 @@ mod tests {
     fn all_of_a_hundred_thousand_are_found_in_portions() {
         let mut store = Retained::new(200_000, usize::MAX);
         for n in 0..100_000 {
-            assert!(store.set(&message(&format!("gw/x/data/d{}/p{n:05}", n % 7), b"1"), n));
+            assert!(store.set(&message(&format!("gw/x/data/d{}/p{n:05}", n % 7), b"1"), n, false));
         }
         assert_eq!(walk(&mut store, "#", u64::MAX).len(), 100_000);
         assert_eq!(walk(&mut store, "gw/+/data/d3/#", u64::MAX).len(), 100_000_usize.div_ceil(7));
@@ -193,12 +230,28 @@ mod tests {
     #[test]
     fn limits_forbid_new_ones_and_an_old_value_does_not_stay() {
         let mut store = Retained::new(2, 12);
-        assert!(store.set(&message("a", b"12345"), 1) && store.set(&message("b", b"1"), 2));
-        assert!(!store.set(&message("c", b"1"), 3), "number");
-        assert!(!store.set(&message("b", b"1234567"), 4), "bytes");
+        assert!(store.set(&message("a", b"12345"), 1, false) && store.set(&message("b", b"1"), 2, false));
+        assert!(!store.set(&message("c", b"1"), 3, false), "number");
+        assert!(!store.set(&message("b", b"1234567"), 4, false), "bytes");
         assert_eq!((walk(&mut store, "#", 9), store.bytes()), (vec!["a".to_owned()], 6));
-        assert!(store.set(&message("a", b""), 5));
+        assert!(store.set(&message("a", b""), 5, false));
         assert_eq!((store.len(), store.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn what_was_stored_is_known_to_be_gone_however_it_went() {
+        let mut store = Retained::new(3, 12);
+        for (n, topic) in ["a", "b", "c"].into_iter().enumerate() {
+            assert!(store.set(&message(topic, b"1"), n as u64, true));
+        }
+        assert!(
+            store.set(&message("a", b"2"), 4, true) && store.take_gone().is_empty(),
+            "replaced by its like"
+        );
+        assert!(store.set(&message("a", b"3"), 5, false) && store.set(&message("b", b""), 6, true));
+        assert!(!store.set(&message("c", b"much too long"), 7, true));
+        assert_eq!(store.take_gone(), ["a".into(), "b".into(), "c".into()] as [Arc<str>; 3]);
+        assert_eq!(store.stored().count(), 0);
     }
 
     proptest! {
@@ -210,7 +263,7 @@ mod tests {
             prop_assume!(topic::is_filter(&filter, 32));
             let mut store = Retained::new(100, 10_000);
             for t in &topics {
-                store.set(&message(t, b"1"), 0);
+                store.set(&message(t, b"1"), 0, false);
             }
             let expected: Vec<_> = topics.into_iter().filter(|t| topic::matches(&filter, t)).collect();
             prop_assert_eq!(walk(&mut store, &filter, 0), expected);

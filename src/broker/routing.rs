@@ -10,7 +10,7 @@ use super::message::Publish;
 use super::queue::{self, Addressed, Item, Walk};
 use super::retained::{Cursor, Portion};
 use super::shared;
-use super::state::{AckTo, Client, Control, Options, Presence, State, Subscribing};
+use super::state::{AckTo, By, Client, Control, Options, Presence, State, Subscribing};
 use super::stats::{Counters, Refusal};
 use super::trie::Key;
 use super::wire::reason;
@@ -18,15 +18,10 @@ use crate::message::Message;
 use crate::topic;
 
 impl State {
-    /// Keeps `message` if it is to be retained and queues it for all who want it. Whether somebody does.
-    pub(super) fn route(&mut self, message: Publish) -> bool {
-        self.route_shared(&Arc::new(message))
-    }
-
     /// [`State::route`] for what no connection stands behind that could wait: it is tapped if there is room.
-    pub(super) fn route_own(&mut self, message: Publish) {
+    pub(super) fn route_own(&mut self, message: Publish, retain: bool) {
         let message = Arc::new(message);
-        self.route_shared(&message);
+        self.route(&message, By { retain, ..By::default() });
         if self.tap.wants(&message) {
             match self.tap.try_room(&message) {
                 Some(room) => self.tap.hand_over(message, None, room),
@@ -35,14 +30,19 @@ impl State {
         }
     }
 
-    /// [`State::route`] for a message that others hold, too.
-    pub(super) fn route_shared(&mut self, message: &Arc<Publish>) -> bool {
+    /// Keeps `message` if it is to be retained and queues it for all who want it. Whether somebody does, and the group of
+    /// the journal that has what is to be kept of it, or 0.
+    pub(super) fn route(&mut self, message: &Arc<Publish>, by: By) -> (bool, u64) {
         Counters::add(&self.counters.messages_in, 1);
         self.number += 1;
+        let mut stored = false;
         if message.retain && self.may_retain(&message.topic) {
-            if !self.retained.set(message, self.number) {
+            let keep = by.retain && self.journal.is_some();
+            let fits = self.retained.set(message, self.number, keep);
+            if !fits {
                 self.counters.refuse(Refusal::Limit);
             }
+            stored = keep && fits && !message.payload.is_empty();
             Counters::set(&self.counters.retained, self.retained.len());
             Counters::set(&self.counters.retained_bytes, self.retained.bytes());
         }
@@ -63,7 +63,7 @@ impl State {
         }
         matches.clear();
         self.matches = matches;
-        any
+        (any, self.note_routed(message, by, stored))
     }
 
     /// For the first member that is here and has room; if there is none, for the first that is away.
@@ -80,7 +80,7 @@ impl State {
         }
     }
 
-    fn may_retain(&self, topic: &str) -> bool {
+    pub(super) fn may_retain(&self, topic: &str) -> bool {
         // Most topics differ from these filters in their first letters.
         let alike = |n: usize, filter: &str| topic.as_bytes().get(..n) == filter.as_bytes().get(..n);
         !self.never_retain.iter().any(|(n, filter)| alike(*n, filter) && topic::matches(filter, topic))
@@ -98,13 +98,12 @@ impl State {
         }
         let as_published = local || subscriptions.iter().any(|(_, o)| o.as_published);
         let ids: Vec<u32> = subscriptions.iter().filter_map(|(_, o)| o.id).collect();
-        let item = Item::Message(Addressed {
-            message: message.clone(),
-            qos,
-            retain: as_published && message.retain,
-            ids: (!ids.is_empty()).then(|| ids.into()),
-        });
-        if client.queue.offer(item) {
+        let ids = (!ids.is_empty()).then(|| ids.into());
+        let addressed = Addressed::new(message.clone(), qos, as_published && message.retain, ids);
+        if client.kept && qos > 0 {
+            return self.keeping.push((key, addressed));
+        }
+        if client.queue.offer(Item::Message(addressed)) {
             Counters::add(&self.counters.messages_out, 1);
         } else if local && client.queue.is_closed() {
             self.end(key);
@@ -122,7 +121,7 @@ impl State {
 
     pub(super) fn subscribe(&mut self, s: Subscribing) {
         let mut codes = Vec::with_capacity(s.wishes.len());
-        let mut walks = Vec::new();
+        let (mut walks, mut changed) = (Vec::new(), Vec::new());
         let Some(client) = self.clients.get_mut(&s.ack.key) else { return };
         for wish in s.wishes {
             let wish = match wish {
@@ -145,7 +144,8 @@ impl State {
                 id: s.subscription_id,
             };
             let filter: Arc<str> = wish.filter.into();
-            client.filters.insert(filter.clone(), ());
+            client.filters.insert(filter.clone(), options);
+            changed.push((filter.clone(), Some(options)));
             codes.push(wish.qos);
             if let Some((_, inner)) = shared::parse(&filter) {
                 // A shared subscription is sent no retained messages (§4.8.2).
@@ -158,12 +158,13 @@ impl State {
             self.trie.insert(&filter, s.ack.key, options);
             if wish.retain_handling == 0 || (wish.retain_handling == 1 && !known) {
                 let cursor = Cursor::new(filter, self.number);
-                walks.push(Walk { cursor, qos: wish.qos, id: s.subscription_id });
+                walks.push(Walk { cursor, qos: wish.qos, id: s.subscription_id, seq: 0 });
             }
         }
         self.count_subscriptions();
         // First the answer, then what it brings: connections read what they are told before their queue.
-        self.tell(s.ack, Control::SubAck { id: s.ack.id, codes });
+        let (walks, after) = self.note_filters(s.ack.key, changed, walks);
+        self.tell(s.ack, Control::SubAck { id: s.ack.id, codes, after });
         self.walk(s.ack.key, walks);
     }
 
@@ -174,24 +175,29 @@ impl State {
             return;
         }
         for walk in walks {
+            let seq = walk.seq;
             if !client.queue.offer(Item::Retained(walk)) {
                 Counters::add(&self.counters.dropped, 1);
+                self.note_over(key, seq);
             }
         }
     }
 
     pub(super) fn unsubscribe(&mut self, ack: AckTo, filters: &[String]) {
         let mut codes = Vec::with_capacity(filters.len());
+        let mut changed = Vec::new();
         for filter in filters {
             let client = self.clients.get_mut(&ack.key);
             let was = client.is_some_and(|c| c.filters.remove(filter.as_str()).is_some());
             if was {
                 self.forget(filter, ack.key);
+                changed.push((filter.as_str().into(), None));
             }
             codes.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED });
         }
         self.count_subscriptions();
-        self.tell(ack, Control::UnsubAck { id: ack.id, codes });
+        let (_, after) = self.note_filters(ack.key, changed, Vec::new());
+        self.tell(ack, Control::UnsubAck { id: ack.id, codes, after });
     }
 
     /// Takes a subscription out of the trie, or its client out of the group.
@@ -206,11 +212,12 @@ impl State {
         }
     }
 
-    pub(super) fn portion(&mut self, key: Key, cursor: Cursor) -> Portion {
-        let mut portion = self.retained.portion(cursor, Instant::now());
+    pub(super) fn portion(&mut self, key: Key, walk: &Walk) -> Portion {
+        let mut portion = self.retained.portion(walk.cursor.clone(), Instant::now());
         if let Some(client) = self.clients.get(&key) {
             portion.messages.retain(|m| self.may_read(client, &m.topic));
         }
+        self.note_portion(key, walk, &mut portion);
         portion
     }
 
@@ -232,12 +239,14 @@ impl State {
             filters: Default::default(),
             will: None,
             expiry: 0,
+            kept: false,
+            seq: 0,
         };
         for filter in filters {
             let filter: Arc<str> = filter.into();
             self.trie.insert(&filter, key, options);
-            client.filters.insert(filter.clone(), ());
-            walks.push(Walk { cursor: Cursor::new(filter, self.number), qos: 2, id: None });
+            client.filters.insert(filter.clone(), options);
+            walks.push(Walk { cursor: Cursor::new(filter, self.number), qos: 2, id: None, seq: 0 });
         }
         self.clients.insert(key, client);
         self.count_subscriptions();

@@ -3,7 +3,7 @@
 //! A session is a value: it is with its connection while there is one, and with the hub otherwise, so
 //! nobody needs a lock. Only its owner changes it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::queue::{Addressed, Receiver, Walk};
@@ -25,9 +25,15 @@ pub struct Session {
     pub walk: Option<Walk>,
     /// What is at hand of it.
     pub portion: VecDeque<Addressed>,
-    /// Packet ids of QoS 2 messages taken from the client, until its PUBREL.
-    pub taken: HashSet<u16>,
+    /// Packet ids of QoS 2 messages taken from the client, until its PUBREL; each with the group of the journal that has the
+    /// message (0: none, [`UNTOLD`]: the hub has not said).
+    pub taken: HashMap<u16, u64>,
+    /// It outlives the process: what happens to it is noted in the journal.
+    pub kept: bool,
 }
+
+/// The group of a message that the hub has not spoken of yet.
+pub const UNTOLD: u64 = u64::MAX;
 
 /// Messages sent to a client and not yet acknowledged, in the order they were sent.
 #[derive(Debug, Default)]
@@ -43,6 +49,15 @@ pub struct Sent {
     pub id: u16,
     /// The message; `None` once PUBREC came and PUBREL was sent.
     pub message: Option<Addressed>,
+    /// Its place in a session that is kept; 0: it is not kept.
+    pub seq: u64,
+}
+
+/// The packet id of what is kept at this place. It follows from the place, so that it is the same after a restart without
+/// having been written: the client knows a QoS 2 message by it (MQTT-4.4.0-1, MQTT-4.3.3).
+#[must_use]
+pub fn id_of(seq: u64) -> u16 {
+    u16::try_from((seq.max(1) - 1) % u64::from(u16::MAX) + 1).unwrap_or(1)
 }
 
 impl Flight {
@@ -52,44 +67,67 @@ impl Flight {
         self.sent.len()
     }
 
+    /// Whether its id is free, if it may have no other: a QoS 2 message that is kept waits until the one of 65 535 before it is
+    /// acknowledged.
+    #[must_use]
+    pub fn may_send(&self, message: &Addressed) -> bool {
+        message.seq == 0 || message.qos < 2 || !self.has(id_of(message.seq))
+    }
+
+    fn has(&self, id: u16) -> bool {
+        self.sent.iter().any(|s| s.id == id)
+    }
+
     /// Notes a message of QoS 1 or 2 as sent, and says with which id. `None`: all ids are in use.
     pub fn send(&mut self, message: Addressed) -> Option<u16> {
+        let seq = message.seq;
+        if seq > 0 && !self.has(id_of(seq)) {
+            self.sent.push_back(Sent { id: id_of(seq), message: Some(message), seq });
+            return Some(id_of(seq));
+        }
         for _ in 0..=self.sent.len() {
             self.last = self.last.checked_add(1).unwrap_or(1);
-            if self.sent.iter().all(|s| s.id != self.last) {
-                self.sent.push_back(Sent { id: self.last, message: Some(message) });
+            if !self.has(self.last) {
+                self.sent.push_back(Sent { id: self.last, message: Some(message), seq });
                 return Some(self.last);
             }
         }
         None
     }
 
-    /// PUBACK came. An id that is not waiting for one is ignored: it may answer a repeat.
-    pub fn puback(&mut self, id: u16) {
-        self.sent.retain(|s| s.id != id || s.message.as_ref().is_none_or(|m| m.qos != 1));
+    /// What was sent before a restart: a message, or (`None`) its PUBREL.
+    pub fn restore(&mut self, seq: u64, message: Option<Addressed>) {
+        self.sent.push_back(Sent { id: id_of(seq), message, seq });
     }
 
-    /// PUBREC came; the reason to put into PUBREL, or `None`: the client refused the message, it is over.
-    pub fn pubrec(&mut self, id: u16, code: u8) -> Option<u8> {
-        let at = self.sent.iter().position(|s| s.id == id);
-        match at.and_then(|at| self.sent.get_mut(at).map(|s| (at, s))) {
-            Some((_, Sent { message: Some(m), .. })) if m.qos != 2 => Some(reason::PACKET_ID_NOT_FOUND),
-            Some((at, _)) if code >= 0x80 => {
-                self.sent.remove(at);
-                None
-            }
-            Some((_, sent)) => {
+    /// PUBACK came. An id that is not waiting for one is ignored: it may answer a repeat. The place of what is over in a
+    /// session that is kept, or 0; the same below.
+    pub fn puback(&mut self, id: u16) -> u64 {
+        self.over(|s| s.id == id && s.message.as_ref().is_some_and(|m| m.qos == 1))
+    }
+
+    fn over(&mut self, which: impl FnMut(&Sent) -> bool) -> u64 {
+        let at = self.sent.iter().position(which);
+        at.and_then(|at| self.sent.remove(at)).map_or(0, |sent| sent.seq)
+    }
+
+    /// PUBREC came; the reason to put into PUBREL, or `None`: the client refused the message, it is over. And its place.
+    pub fn pubrec(&mut self, id: u16, code: u8) -> (Option<u8>, u64) {
+        match self.sent.iter_mut().find(|s| s.id == id) {
+            Some(Sent { message: Some(m), .. }) if m.qos != 2 => (Some(reason::PACKET_ID_NOT_FOUND), 0),
+            Some(_) if code >= 0x80 => (None, self.over(|s| s.id == id)),
+            Some(sent) => {
                 sent.message = None;
-                Some(reason::SUCCESS)
+                (Some(reason::SUCCESS), sent.seq)
             }
-            None if code >= 0x80 => None,
-            None => Some(reason::PACKET_ID_NOT_FOUND),
+            None if code >= 0x80 => (None, 0),
+            None => (Some(reason::PACKET_ID_NOT_FOUND), 0),
         }
     }
 
     /// PUBCOMP came.
-    pub fn pubcomp(&mut self, id: u16) {
-        self.sent.retain(|s| s.id != id || s.message.is_some());
+    pub fn pubcomp(&mut self, id: u16) -> u64 {
+        self.over(|s| s.id == id && s.message.is_none())
     }
 
     /// What was sent with this id: a message, or (`Some(None)`) its PUBREL.
@@ -100,7 +138,13 @@ impl Flight {
 
     /// The message with this id was not sent after all.
     pub fn forget(&mut self, id: u16) {
-        self.sent.retain(|s| s.id != id);
+        self.over(|s| s.id == id);
+    }
+
+    /// The last place of what was sent and is not over; 0: none.
+    #[must_use]
+    pub fn last_place(&self) -> u64 {
+        self.sent.iter().map(|s| s.seq).max().unwrap_or(0)
     }
 
     /// What must be sent again on a new connection, in the original order (§4.4).
@@ -116,7 +160,7 @@ mod tests {
 
     fn message(qos: u8) -> Addressed {
         let message = Arc::new(Publish::plain("t", "x", qos, false));
-        Addressed { message, qos, retain: false, ids: None }
+        Addressed::new(message, qos, false, None)
     }
 
     #[test]
@@ -138,12 +182,30 @@ mod tests {
         flight.puback(1);
         flight.pubcomp(1);
         assert_eq!(flight.len(), 1, "neither PUBACK nor an early PUBCOMP ends it");
-        assert_eq!(flight.pubrec(1, 0), Some(0));
+        assert_eq!(flight.pubrec(1, 0).0, Some(0));
         assert!(flight.resend().next().unwrap().message.is_none(), "from now on PUBREL is repeated");
-        assert_eq!(flight.pubrec(1, 0), Some(0), "and a repeated PUBREC answered");
+        assert_eq!(flight.pubrec(1, 0).0, Some(0), "and a repeated PUBREC answered");
         flight.pubcomp(1);
-        assert_eq!((flight.len(), flight.pubrec(1, 0)), (0, Some(0x92)));
+        assert_eq!((flight.len(), flight.pubrec(1, 0).0), (0, Some(0x92)));
         flight.send(message(2));
-        assert_eq!((flight.pubrec(2, 0x87), flight.len()), (None, 0));
+        assert_eq!((flight.pubrec(2, 0x87).0, flight.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_kept_has_its_id_by_its_place_and_waits_for_it() {
+        let at = |seq, qos| Addressed { seq, ..message(qos) };
+        assert_eq!([1, 65_535, 65_536, 131_071].map(id_of), [1, 65_535, 1, 1]);
+        let mut flight = Flight::default();
+        assert_eq!(flight.send(at(65_537, 2)), Some(2));
+        assert!(!flight.may_send(&at(2, 2)) && flight.may_send(&at(2, 1)) && flight.may_send(&at(3, 2)));
+        assert_eq!(flight.send(at(2, 1)), Some(1), "QoS 1 takes another");
+        assert_eq!(flight.last_place(), 65_537);
+        assert_eq!(
+            (flight.puback(1), flight.pubrec(2, 0), flight.pubcomp(2)),
+            (2, (Some(0), 65_537), 65_537)
+        );
+        flight.restore(9, None);
+        assert_eq!(flight.resend().next().map(|s| s.id), Some(9));
+        assert_eq!(flight.pubcomp(9), 9);
     }
 }

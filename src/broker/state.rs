@@ -10,10 +10,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
+use super::journal::Journal;
 use super::limits::Limits;
 use super::message::Publish;
-use super::queue;
-use super::retained::{Cursor, Portion, Retained};
+use super::queue::{self, Addressed, Walk};
+use super::retained::{Portion, Retained};
 use super::roster::{ClientRow, Kicked};
 use super::session::Session;
 use super::shared::Groups;
@@ -47,7 +48,7 @@ pub enum Event {
     /// UNSUBSCRIBE: who, packet id, filters.
     Unsubscribe(AckTo, Vec<String>, Permit),
     /// The next portion of retained messages, for whom.
-    More(Key, Cursor, oneshot::Sender<Portion>),
+    More(Key, Walk, oneshot::Sender<Portion>),
     /// A subscriber of this process: name, filters; its queue comes back.
     Local(String, Vec<String>, oneshot::Sender<(Key, queue::Receiver)>),
     /// A snapshot of retained messages.
@@ -58,6 +59,8 @@ pub enum Event {
     Kick(String, oneshot::Sender<Kicked>),
     /// New password and ACL files.
     Access(Arc<Access>),
+    /// The journal has nothing of what there is.
+    NoteAll,
 }
 
 /// A share of the bytes on their way through the hub; small packets need none.
@@ -152,6 +155,8 @@ pub enum Control {
         qos: u8,
         /// Somebody did.
         matched: bool,
+        /// The group of the journal after which the client may be told; 0: at once. The same below.
+        after: u64,
     },
     /// Answer to SUBSCRIBE.
     SubAck {
@@ -159,6 +164,8 @@ pub enum Control {
         id: u16,
         /// One for each filter.
         codes: Vec<u8>,
+        /// When.
+        after: u64,
     },
     /// Answer to UNSUBSCRIBE.
     UnsubAck {
@@ -166,9 +173,22 @@ pub enum Control {
         id: u16,
         /// One for each filter.
         codes: Vec<u8>,
+        /// When.
+        after: u64,
     },
     /// Give the session back and end, with this reason.
     Stop(u8),
+}
+
+/// On whose behalf a message is routed, and what of it is to be kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct By {
+    /// Somebody waits for an answer.
+    pub ack: Option<AckTo>,
+    /// Its packet id is taken with it.
+    pub taken: bool,
+    /// If it is retained, it is to be kept.
+    pub retain: bool,
 }
 
 /// Options of one subscription.
@@ -191,9 +211,14 @@ pub(super) struct Client {
     pub user: Option<Arc<str>>,
     pub queue: queue::Sender,
     pub presence: Presence,
-    pub filters: HashMap<Arc<str>, ()>,
+    /// Its subscriptions.
+    pub filters: HashMap<Arc<str>, Options>,
     pub will: Option<Will>,
     pub expiry: u32,
+    /// It outlives the process.
+    pub kept: bool,
+    /// Counts what was kept for it.
+    pub seq: u64,
 }
 
 /// Where a subscriber is.
@@ -221,6 +246,8 @@ pub(super) struct State {
     pub tap: Arc<Tap>,
     /// Filters, each with what its topics begin with.
     pub never_retain: Vec<(usize, String)>,
+    /// Where it is noted what outlives the process, if anything does.
+    pub journal: Option<Journal>,
     pub trie: Trie<Options>,
     pub groups: Groups,
     pub retained: Retained,
@@ -232,6 +259,8 @@ pub(super) struct State {
     pub deadlines: BTreeSet<(Instant, Key)>,
     pub queued: Arc<AtomicUsize>,
     pub matches: Vec<(Key, Options)>,
+    /// What is to be kept of the message that is being routed.
+    pub keeping: Vec<(Key, Addressed)>,
     /// Counts messages; retained ones remember theirs.
     pub number: u64,
     /// Counts keys and absences.
@@ -256,6 +285,7 @@ impl State {
                 .into_iter()
                 .map(|f| (topic::literal_prefix(&f).trim_end_matches('/').len(), f))
                 .collect(),
+            journal: None,
             trie: Trie::default(),
             groups: Groups::default(),
             clients: HashMap::new(),
@@ -264,6 +294,7 @@ impl State {
             deadlines: BTreeSet::new(),
             queued: Arc::default(),
             matches: Vec::new(),
+            keeping: Vec::new(),
             number: 0,
             next: 1,
         }
@@ -289,34 +320,42 @@ impl State {
             Event::Panicked(conn) => self.panicked(conn),
             Event::Publish(message, ack, permit) => {
                 let qos = message.qos;
-                let matched = self.route(message);
+                let by = By { ack, taken: qos == 2, retain: true };
+                let (matched, after) = self.route(&Arc::new(message), by);
                 drop(permit);
                 if let Some(ack) = ack {
-                    self.tell(ack, Control::Routed { id: ack.id, qos, matched });
+                    self.tell(ack, Control::Routed { id: ack.id, qos, matched, after });
                 }
             }
             Event::Forward(forward) => {
                 let (message, ack, room) = *forward;
                 let message = Arc::new(message);
-                self.route_shared(&message);
-                let ack = ack.map(|ack| (ack, message.qos));
+                // That the packet id is taken is noted when the log has the message: if it is lost on its way there, the
+                // client must be able to send it again.
+                let (_, after) = self.route(&message, By { ack, taken: false, retain: true });
+                let ack = ack.map(|ack| (ack, message.qos, after));
                 self.tap.hand_over(message, ack, room);
             }
             Event::Stored(receipts) => {
-                for (ack, qos) in receipts.into_iter().filter_map(|receipt| receipt.ack) {
-                    self.tell(ack, Control::Routed { id: ack.id, qos, matched: true });
+                for (ack, qos, after) in receipts.into_iter().filter_map(|receipt| receipt.ack) {
+                    let after = if qos == 2 { after.max(self.note_taken(ack)) } else { after };
+                    self.tell(ack, Control::Routed { id: ack.id, qos, matched: true, after });
                 }
             }
             Event::Burst(messages) => {
                 for message in messages {
-                    self.route_own(message);
+                    // What an uplink brought is others'. What the gateway says itself it will say again.
+                    let retain = message.origin.is_some();
+                    self.route_own(message, retain);
                 }
             }
             Event::Subscribe(subscribing, _permit) => self.subscribe(*subscribing),
             Event::Unsubscribe(ack, filters, _permit) => self.unsubscribe(ack, &filters),
-            Event::More(key, cursor, reply) => {
-                let portion = self.portion(key, cursor);
-                let _ = reply.send(portion);
+            Event::More(key, walk, reply) => {
+                let portion = self.portion(key, &walk);
+                if let Err(portion) = reply.send(portion) {
+                    self.take_back(key, walk, &portion);
+                }
             }
             Event::Local(name, filters, reply) => self.local(&name, filters, reply),
             Event::Retained(filter, reply) => {
@@ -329,6 +368,7 @@ impl State {
                 let _ = reply.send(self.kick(&client_id));
             }
             Event::Access(access) => self.access = access,
+            Event::NoteAll => self.note_all(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the broker counts. Written by everyone, read by status and tests.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 
 use super::traffic::Traffic;
 
@@ -31,6 +32,18 @@ const REFUSALS: [(Refusal, &str); 6] = [
     (Refusal::Limit, "limit"),
 ];
 
+/// How it is with sessions and retained messages over a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keeping {
+    /// Not asked for.
+    #[default]
+    Off,
+    /// They are kept.
+    Ok,
+    /// They live in memory for now: the disk is out of order.
+    Memory,
+}
+
 /// The live counters.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -59,6 +72,13 @@ pub(super) struct Counters {
     pub forward_taken: AtomicU64,
     pub forward_skipped: AtomicU64,
     pub forward_oversize: AtomicU64,
+    pub keeping_commits: AtomicU64,
+    pub keeping_failures: AtomicU64,
+    pub keeping_bytes: AtomicU64,
+    /// Answers that did not wait for the disk, for it was out of order.
+    pub unkept: AtomicU64,
+    pub keeping_damaged: AtomicU64,
+    keeping: Mutex<(Keeping, String)>,
     refused: [AtomicU64; REFUSALS.len()],
 }
 
@@ -77,7 +97,14 @@ impl Counters {
         }
     }
 
+    /// How it is with what is kept, and if it is not well, why.
+    pub fn keeping(&self, how: Keeping, why: String) {
+        *self.keeping.lock().unwrap_or_else(PoisonError::into_inner) = (how, why);
+    }
+
     pub fn snapshot(&self) -> BrokerStats {
+        let (keeping, persistence_error) =
+            self.keeping.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let get = |c: &AtomicU64| c.load(Relaxed);
         BrokerStats {
             clients: get(&self.clients),
@@ -110,6 +137,17 @@ impl Counters {
             forward_taken: get(&self.forward_taken),
             forward_skipped: get(&self.forward_skipped),
             forward_oversize: get(&self.forward_oversize),
+            persistence: match keeping {
+                Keeping::Off => "off",
+                Keeping::Ok => "ok",
+                Keeping::Memory => "memory",
+            },
+            persistence_error,
+            persistence_commits: get(&self.keeping_commits),
+            persistence_failures: get(&self.keeping_failures),
+            persistence_bytes: get(&self.keeping_bytes),
+            persistence_unkept: get(&self.unkept),
+            persistence_damaged: get(&self.keeping_damaged),
         }
     }
 }
@@ -177,6 +215,20 @@ pub struct BrokerStats {
     pub forward_skipped: u64,
     /// Messages that were not, because they are too large.
     pub forward_oversize: u64,
+    /// Whether sessions and retained messages outlive the process: `ok`, `memory` while the disk is out of order, `off`.
+    pub persistence: &'static str,
+    /// Why it is `memory`.
+    pub persistence_error: String,
+    /// Groups of changes that were written and synced.
+    pub persistence_commits: u64,
+    /// Tries that failed, and times the disk did not answer.
+    pub persistence_failures: u64,
+    /// Bytes on disk now.
+    pub persistence_bytes: u64,
+    /// Answers to clients that did not wait for the disk, because it was out of order.
+    pub persistence_unkept: u64,
+    /// What was left out at the start, because it was damaged.
+    pub persistence_damaged: u64,
 }
 
 impl BrokerStats {

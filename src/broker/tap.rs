@@ -50,8 +50,8 @@ pub struct Tapped {
 /// To be given back when the message is stored.
 #[derive(Debug)]
 pub struct Receipt {
-    /// Whom to acknowledge, and its QoS.
-    pub(super) ack: Option<(AckTo, u8)>,
+    /// Whom to acknowledge, its QoS, and after which group of the journal.
+    pub(super) ack: Option<(AckTo, u8, u64)>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -140,7 +140,12 @@ impl Tap {
     }
 
     /// Hands over a message. When there is no keeper any more nobody is told that it was taken.
-    pub fn hand_over(&self, message: Arc<Publish>, ack: Option<(AckTo, u8)>, room: OwnedSemaphorePermit) {
+    pub fn hand_over(
+        &self,
+        message: Arc<Publish>,
+        ack: Option<(AckTo, u8, u64)>,
+        room: OwnedSemaphorePermit,
+    ) {
         let tapped = Tapped { message, receipt: Receipt { ack, _room: room } };
         match self.to.try_send(tapped) {
             Ok(()) => Counters::add(&self.counters.forward_taken, 1),

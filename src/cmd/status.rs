@@ -148,13 +148,17 @@ pub fn render(snapshot: &Json) -> String {
     ));
     let broker = &snapshot["broker"];
     lines.push(format!(
-        "broker   {:<12} {} clients, {} retained, {} in, {} out, {} dropped",
+        "broker   {:<12} {} clients, {} retained, {} in, {} out, {} dropped{}",
         word(&broker["state"]),
         count(number(&broker["clients"])),
         count(number(&broker["retained"])),
         count(number(&broker["messages_in"])),
         count(number(&broker["messages_out"])),
         count(number(&broker["dropped"])),
+        broker["persistence_error"]
+            .as_str()
+            .filter(|e| !e.is_empty())
+            .map_or(String::new(), |e| format!(", sessions in memory only: {e}")),
     ));
     lines.push(String::new());
     lines.join("\n")

@@ -23,6 +23,10 @@ pub struct Broker {
     pub engine: Engine,
     /// How often the broker's figures appear on `$SYS/broker/…`, under mosquitto's names; `0s`: never. At least 1s.
     pub sys_interval: Span,
+    /// Whether sessions of clients that ask for it (`clean_session` off, a session expiry), with what waits for them, and the
+    /// retained messages of clients outlive a restart, a `kill -9` and a power cut: `broker.db` in the directory of [store].
+    /// A publisher is then acknowledged when its message is on the disk, if it is to be kept. Read at the start.
+    pub persistence: bool,
     /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
     pub listener: Vec<Listener>,
 }
@@ -40,6 +44,7 @@ impl Default for Broker {
             acl_file: None,
             engine: Engine::default(),
             sys_interval: Span::s(10),
+            persistence: true,
             listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
         }
     }

@@ -40,7 +40,7 @@ pub(super) fn read<'r, 'i>(
     let mut broker = Broker::default();
     let mut listeners = Vec::new();
     for (part, raw) in understood::<Broker>(&all.broker, problems) {
-        let Broker { mut password_file, mut acl_file, engine, sys_interval, listener } = part;
+        let Broker { mut password_file, mut acl_file, engine, sys_interval, persistence, listener } = part;
         let base = sources.directory(raw.source);
         let has = |key| raw.table.contains_key(key);
         make_whole(base, [&mut password_file, &mut acl_file]);
@@ -48,6 +48,7 @@ pub(super) fn read<'r, 'i>(
         put(&mut broker.acl_file, acl_file, has("acl_file"));
         put(&mut broker.engine, engine, has("engine"));
         put(&mut broker.sys_interval, sys_interval, has("sys_interval"));
+        put(&mut broker.persistence, persistence, has("persistence"));
         if has("listener") {
             if listeners.is_empty() {
                 broker.listener.clear();

@@ -27,7 +27,7 @@ use super::lines::BusLines;
 use super::observe;
 use super::watchdog::Progress;
 use crate::bounds;
-use crate::broker::Broker;
+use crate::broker::{Broker, Persistence};
 use crate::clock::{Clock, SystemClock};
 use crate::config::model::{ClockTrust, Transport};
 use crate::config::{CompiledBus, Loaded};
@@ -37,7 +37,7 @@ use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{Commander, Memory, Targets};
 use crate::status::snapshot::{Rates, Snapshot, Sources};
-use crate::store::{Begun, Recovery, Store};
+use crate::store::{Begun, Recovery, Sessions, Store};
 
 /// A running gateway.
 pub struct Gateway {
@@ -108,7 +108,11 @@ impl Gateway {
                 .map_err(|e| e.to_string())?;
         report(&recovery);
         let never_retain = format!("{}/command/#", topics.root());
-        let broker = match Broker::start(&loaded.broker, &[&never_retain]).await {
+        let persistence = loaded.broker.persistence.then(|| Persistence {
+            shelf: Box::new(Sessions::at(&loaded.store.path, loaded.store.min_free.0)),
+            clock: clock.clone(),
+        });
+        let broker = match Broker::start_kept(&loaded.broker, &[&never_retain], persistence).await {
             Ok(broker) => broker,
             Err(error) => {
                 // What the start found is on disk; a hanging disk must not hide the reason.

@@ -143,7 +143,7 @@ pub struct DeviceStatus {
 /// The local broker.
 #[derive(Debug, Clone, Serialize)]
 pub struct BrokerStatus {
-    /// `ok`, or `fallback` when the native engine had to take over.
+    /// `ok`, `fallback` when the native engine had to take over, `memory` while sessions and retained messages cannot be kept.
     pub state: &'static str,
     /// Clients connected now.
     pub clients: u64,
@@ -171,6 +171,20 @@ pub struct BrokerStatus {
     pub forward_oversize: u64,
     /// The routing engine in use.
     pub engine: &'static str,
+    /// Whether sessions and retained messages outlive a restart: `ok`, `memory` (not now, the disk is out of order), `off`.
+    pub persistence: &'static str,
+    /// Why it is `memory`.
+    pub persistence_error: String,
+    /// Groups of changes that were written and synced.
+    pub persistence_commits: u64,
+    /// Tries that failed, and times the disk did not answer.
+    pub persistence_failures: u64,
+    /// Bytes of `broker.db` and its WAL.
+    pub persistence_bytes: u64,
+    /// Answers to clients that did not wait for the disk, because it was out of order.
+    pub persistence_unkept: u64,
+    /// What was left out at the start, because it was damaged.
+    pub persistence_damaged: u64,
 }
 
 /// Everything a snapshot is made from.
@@ -310,7 +324,11 @@ impl Sources {
 
 fn broker_status(stats: &BrokerStats) -> BrokerStatus {
     BrokerStatus {
-        state: if stats.engine_switches == 0 { "ok" } else { "fallback" },
+        state: match (stats.persistence, stats.engine_switches) {
+            ("memory", _) => "memory",
+            (_, 0) => "ok",
+            _ => "fallback",
+        },
         clients: stats.clients,
         subscriptions: stats.subscriptions,
         retained: stats.retained,
@@ -324,6 +342,13 @@ fn broker_status(stats: &BrokerStats) -> BrokerStatus {
         forward_skipped: stats.forward_skipped,
         forward_oversize: stats.forward_oversize,
         engine: stats.engine,
+        persistence: stats.persistence,
+        persistence_error: stats.persistence_error.clone(),
+        persistence_commits: stats.persistence_commits,
+        persistence_failures: stats.persistence_failures,
+        persistence_bytes: stats.persistence_bytes,
+        persistence_unkept: stats.persistence_unkept,
+        persistence_damaged: stats.persistence_damaged,
     }
 }
 
@@ -404,8 +429,13 @@ fn reasons(snapshot: &Snapshot) -> Vec<String> {
     if snapshot.store.state != "ok" {
         reasons.push(format!("store is {}", snapshot.store.state));
     }
-    if snapshot.broker.state != "ok" {
-        reasons.push(format!("broker is {}", snapshot.broker.state));
+    match snapshot.broker.state {
+        "ok" => {}
+        "memory" => reasons.push(format!(
+            "the broker keeps its sessions in memory only: {}",
+            snapshot.broker.persistence_error
+        )),
+        state => reasons.push(format!("broker is {state}")),
     }
     reasons
 }

@@ -98,6 +98,7 @@ mod reopen;
 mod restore;
 mod room;
 mod schema;
+mod sessions;
 mod start;
 mod state;
 mod status;
@@ -126,6 +127,7 @@ pub use exchange::{Exchange, Session, Step};
 pub use inspect::{AtRest, Inspection};
 pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};
+pub use sessions::Sessions;
 pub use status::StoreStatus;
 
 use crate::bounds;

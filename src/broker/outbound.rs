@@ -1,0 +1,326 @@
+//! What a client is sent: messages as its window takes them, and answers when what they promise is durable.
+//!
+//! Nothing here waits: what has to wait for the disk stands in line, and goes out when the journal has come to its group.
+
+use std::collections::VecDeque;
+
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::journal::{Durable, Journal};
+use super::queue::{Addressed, Item, Walk};
+use super::retained::Portion;
+use super::session::UNTOLD;
+use super::state::Event;
+use super::stats::Counters;
+use super::traffic::Way;
+use super::wire::encode::{self, Delivery, Reply};
+use super::wire::reason;
+
+/// An answer that waits for the disk.
+#[derive(Debug)]
+pub(super) enum Owed {
+    /// PUBREC, PUBREL or PUBCOMP: packet id and reason.
+    Reply(Reply, u16, u8),
+    /// SUBACK.
+    SubAck(u16, Vec<u8>),
+    /// UNSUBACK.
+    UnsubAck(u16, Vec<u8>),
+}
+
+/// What a connection needs to wait for the disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    journal: Journal,
+    durable: watch::Receiver<Durable>,
+    /// Answers, each with the group it waits for, in the order in which they are said.
+    waiting: VecDeque<(u64, Owed)>,
+    /// SUBACKs among them: what a subscription brings goes out behind it.
+    subacks: usize,
+    /// The group that has all that earlier connections of the session noted.
+    fence: u64,
+}
+
+impl Disk {
+    /// For a connection that begins with a session that is kept (`kept`) and has something unfinished.
+    pub fn new(journal: &Journal, kept: bool) -> Self {
+        let fence = if kept { journal.fence() } else { 0 };
+        Self {
+            journal: journal.clone(),
+            durable: journal.durable(),
+            waiting: VecDeque::new(),
+            subacks: 0,
+            fence,
+        }
+    }
+}
+
+impl Connection {
+    /// What earlier connections left untold of packet ids is told after all they noted.
+    pub(super) fn take_over(&mut self) {
+        let Some(disk) = &self.disk else { return };
+        self.session
+            .taken
+            .values_mut()
+            .filter(|group| **group == UNTOLD)
+            .for_each(|group| *group = disk.fence);
+    }
+
+    /// PUBRELs that earlier connections left open wait for no place in the window (MQTT-4.9.0-3), only for what was noted then.
+    pub(super) fn release(&mut self) {
+        let fence = self.disk.as_ref().map_or(0, |disk| disk.fence);
+        let open = self.session.flight.resend().filter(|s| s.message.is_none());
+        let ids: Vec<u16> = open.map(|s| s.id).collect();
+        for id in ids {
+            self.owe(fence, Owed::Reply(Reply::Rel, id, reason::SUCCESS));
+        }
+    }
+
+    /// Whether what was noted in this group is durable, or nobody can wait for that.
+    fn passed(&self, group: u64) -> bool {
+        match &self.disk {
+            Some(disk) if group > 0 => {
+                let durable = *disk.durable.borrow();
+                if durable.is_excused(group) {
+                    Counters::add(&self.shared.counters.unkept, 1);
+                }
+                durable.has(group)
+            }
+            _ => true,
+        }
+    }
+
+    /// So much waits for the disk that this client, whose messages are among it, may not send more.
+    pub(super) fn is_too_much(&self) -> bool {
+        !self.answers.is_empty() && self.disk.as_ref().is_some_and(|disk| disk.journal.is_full())
+    }
+
+    /// Notes what happened to an entry of a session that is kept; the group.
+    fn note(&self, urgent: bool, seq: u64, what: fn(&mut super::journal::Pending, u64, u64)) -> u64 {
+        match &self.disk {
+            Some(disk) if seq > 0 && self.session.kept => {
+                disk.journal.note(urgent, |pending| what(pending, self.session.key, seq)).0
+            }
+            _ => 0,
+        }
+    }
+
+    /// What is at this place is over.
+    pub(super) fn over(&self, seq: u64) {
+        self.note(false, seq, super::journal::Pending::remove);
+    }
+
+    /// The client has what is at this place: PUBREL goes out when that is durable, for after it the client forgets.
+    pub(super) fn released(&mut self, seq: u64, id: u16, code: u8) {
+        let group = self.note(true, seq, super::journal::Pending::released);
+        self.owe(group, Owed::Reply(Reply::Rel, id, code));
+    }
+
+    /// The client has released a packet id: PUBCOMP goes out when it is durably free, for after it the client may use it
+    /// for another message, which must not be taken for a repeat.
+    pub(super) fn freed(&mut self, id: u16, known: bool, code: u8) {
+        let group = match &self.disk {
+            Some(disk) if self.session.kept && known => {
+                disk.journal.note(true, |pending| pending.taken(self.session.key, id, false)).0
+            }
+            Some(disk) if self.session.kept => disk.journal.fence(),
+            _ => 0,
+        };
+        self.owe(group, Owed::Reply(Reply::Comp, id, code));
+    }
+
+    /// Says this when its group is durable: now, if it is.
+    pub(super) fn owe(&mut self, group: u64, owed: Owed) {
+        let first = self.disk.as_ref().is_none_or(|disk| disk.waiting.is_empty());
+        if first && self.passed(group) {
+            return self.say(owed);
+        }
+        if let Some(disk) = &mut self.disk {
+            disk.subacks += usize::from(matches!(owed, Owed::SubAck(..)));
+            disk.waiting.push_back((group, owed));
+        }
+    }
+
+    /// An answer to SUBSCRIBE or UNSUBSCRIBE that is larger than the client takes is the end (MQTT-3.1.2-24).
+    fn say(&mut self, owed: Owed) {
+        let start = self.out.len();
+        match owed {
+            Owed::Reply(reply, id, code) => return self.reply(reply, id, code),
+            Owed::SubAck(id, codes) => encode::suback(&mut self.out, self.version, id, &codes),
+            Owed::UnsubAck(id, codes) => encode::unsuback(&mut self.out, self.version, id, &codes),
+        }
+        if self.out.len() - start > self.maximum_packet {
+            self.out.truncate(start);
+            self.overlong = true;
+            return;
+        }
+        self.both(|t| t.packet(Way::Out));
+    }
+
+    /// Says what need not wait any more. Messages are acknowledged in the order they came (MQTT-4.6.0-2).
+    pub(super) fn settle(&mut self) {
+        while let Some((id, Some((qos, matched, group)))) = self.answers.front().copied()
+            && self.passed(group)
+        {
+            self.answers.pop_front();
+            self.acknowledge(id, qos, matched);
+        }
+        while let Some(group) =
+            self.disk.as_ref().and_then(|disk| disk.waiting.front()).map(|(group, _)| *group)
+            && self.passed(group)
+            && let Some(disk) = &mut self.disk
+            && let Some((_, owed)) = disk.waiting.pop_front()
+        {
+            disk.subacks -= usize::from(matches!(owed, Owed::SubAck(..)));
+            self.say(owed);
+        }
+    }
+
+    fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+        self.unstored.remove(&id);
+        self.owed = self.owed.saturating_sub(1);
+        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+        if qos == 1 {
+            self.open.remove(&(1, id));
+            self.reply(Reply::Ack, id, code);
+        } else if self.due.remove(&id) {
+            self.reply(Reply::Rec, id, code);
+        }
+    }
+
+    /// Whether something stands in line for the disk.
+    pub(super) fn waits_for_disk(&self) -> bool {
+        self.disk.as_ref().is_some_and(|disk| {
+            !disk.waiting.is_empty()
+                || self.answers.front().is_some_and(|(_, answer)| answer.is_some())
+                || self.session.portion.front().is_some_and(|a| !disk.durable.borrow().has(a.after))
+        })
+    }
+
+    pub(super) fn may_send(&self) -> bool {
+        self.out.len() < super::connection::OUT_DELIVER
+            && self.session.flight.len() - self.again.len() < self.window
+            && self.disk.as_ref().is_none_or(|disk| disk.subacks == 0)
+    }
+
+    /// Sends what may be sent now. `false`: the hub is gone.
+    pub(super) async fn deliver(&mut self) -> bool {
+        while self.may_send() {
+            if let Some(id) = self.again.pop_front() {
+                self.send_again(id);
+            } else if let Some(addressed) = self.session.portion.pop_front() {
+                if !self.may_go(&addressed) {
+                    self.session.portion.push_front(addressed);
+                    break;
+                }
+                self.send(addressed);
+            } else if self.asked.is_some() {
+                break;
+            } else if let Some(walk) = self.session.walk.take() {
+                let (reply, portion) = oneshot::channel();
+                let event = Event::More(self.session.key, walk.clone(), reply);
+                self.asked = Some((walk, portion));
+                if self.shared.events.send(event).await.is_err() {
+                    return false;
+                }
+            } else {
+                match self.session.queue.try_recv() {
+                    Some(item) => self.take(item),
+                    None => break,
+                }
+            }
+        }
+        true
+    }
+
+    /// A message with QoS 2 goes out when it is durable: sent again by its publisher after a crash it would be another. And
+    /// under its own packet id.
+    fn may_go(&self, a: &Addressed) -> bool {
+        a.qos < 2 || (self.passed(a.after) && self.session.flight.may_send(a))
+    }
+
+    pub(super) fn take(&mut self, item: Item) {
+        match item {
+            Item::Message(addressed) if self.may_go(&addressed) => self.send(addressed),
+            Item::Message(addressed) => self.session.portion.push_back(addressed),
+            Item::Retained(walk) => self.session.walk = Some(walk),
+        }
+    }
+
+    pub(super) fn received(&mut self, walk: Walk, portion: Portion) {
+        let ids: Option<Box<[u32]>> = walk.id.map(|id| [id].into());
+        let (first, after) = (portion.first, portion.after);
+        let messages = (first..).zip(portion.messages).map(|(place, message)| {
+            let qos = message.qos.min(walk.qos);
+            let seq = if qos > 0 && first > 0 { place } else { 0 };
+            Addressed { seq, after, ..Addressed::new(message, qos, true, ids.clone()) }
+        });
+        self.session.portion.extend(messages);
+        self.session.walk = portion.next.map(|cursor| Walk { cursor, ..walk });
+    }
+
+    fn send(&mut self, addressed: Addressed) {
+        let now = Instant::now();
+        let (seq, dup) = (addressed.seq, addressed.dup);
+        if addressed.message.is_expired(now) {
+            self.over(seq);
+            return Counters::add(&self.shared.counters.expired, 1);
+        }
+        let id = match addressed.qos {
+            0 => 0,
+            _ => match self.session.flight.send(addressed.clone()) {
+                Some(id) => id,
+                None => {
+                    self.over(seq);
+                    return Counters::add(&self.shared.counters.dropped, 1);
+                }
+            },
+        };
+        if !self.put(&addressed, id, dup, now) {
+            // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
+            self.session.flight.forget(id);
+            self.over(seq);
+            Counters::add(&self.shared.counters.dropped, 1);
+        }
+    }
+
+    fn send_again(&mut self, id: u16) {
+        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
+            self.put(&addressed, id, true, Instant::now());
+        }
+    }
+
+    fn put(&mut self, a: &Addressed, id: u16, dup: bool, now: Instant) -> bool {
+        let start = self.out.len();
+        let ids = a.ids.as_deref().unwrap_or(&[]);
+        let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
+        encode::publish(&mut self.out, self.version, &a.message, &delivery, now);
+        let fits = self.out.len() - start <= self.maximum_packet;
+        if fits {
+            self.both(|t| {
+                t.packet(Way::Out);
+                t.publish(Way::Out, a.message.payload.len());
+            });
+        } else {
+            self.out.truncate(start);
+        }
+        fits
+    }
+}
+
+/// The disk has come further.
+pub(super) async fn moved(disk: &mut Option<Disk>) {
+    let Some(disk) = disk else { return std::future::pending().await };
+    if disk.durable.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+/// The next portion of a walk, when it is there.
+pub(super) async fn answer(asked: &mut Option<(Walk, oneshot::Receiver<Portion>)>) -> Option<Portion> {
+    match asked {
+        Some((_, portion)) => portion.await.ok(),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,214 @@
+//! A start: sessions and retained messages as they were kept, before any door is open.
+//!
+//! Who was connected when the process was killed is taken to have left when it died, as well as that is known: after the last
+//! sign of life, and before the next would have been due. What had been sent to it by then nobody knows, so whatever waits for it goes out as
+//! a possible repeat; by its place it has the packet id it had, which is what a client knows a QoS 2 message by. A will that
+//! had not fired does so when its time comes, unless the client is back first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::{Duration, Instant};
+
+use super::journal::codec::{self, Kind, Now, Row};
+use super::journal::times::Moment;
+use super::journal::{ALIVE, BEFORE};
+use super::message::Publish;
+use super::queue::{self, Addressed, Item};
+use super::session::{Flight, Session};
+use super::shared;
+use super::state::{Client, Options, Presence, State};
+use super::stats::Counters;
+use super::trie::Key;
+use crate::bounds::BROKER_QUEUE;
+use crate::message::{Kept, KeptEntry};
+use crate::topic;
+
+/// What belongs to one session.
+#[derive(Debug, Default)]
+struct Parts {
+    filters: Vec<(Arc<str>, Options)>,
+    entries: Vec<KeptEntry>,
+    taken: Vec<u16>,
+}
+
+impl State {
+    /// Takes in what was kept. What cannot be read is left out, counted, and forgotten.
+    pub(super) fn restore(&mut self, mut kept: Kept, now: &Now) {
+        let Some(journal) = self.journal.clone() else { return };
+        let mut damaged = kept.damaged;
+        self.number = kept.bodies.keys().copied().max().unwrap_or(0);
+        self.next = self.next.max(kept.sessions.iter().map(|(key, _)| *key).max().unwrap_or(0));
+        // Bytes go as soon as they are understood: all of it twice would be much.
+        for (topic, data) in std::mem::take(&mut kept.retained) {
+            let message = codec::to_publish(&data, now).filter(|m| {
+                *m.topic == *topic && topic::is_name(&topic, self.limits.levels) && !m.is_expired(now.instant)
+            });
+            let fits =
+                message.is_some_and(|m| self.may_retain(&topic) && self.retained.set(&Arc::new(m), 0, true));
+            if !fits {
+                journal.note(false, |pending| pending.retain(topic.as_str().into(), None));
+            }
+        }
+        Counters::set(&self.counters.retained, self.retained.len());
+        Counters::set(&self.counters.retained_bytes, self.retained.bytes());
+        let bodies: HashMap<u64, Arc<Publish>> = kept
+            .bodies
+            .into_iter()
+            .filter_map(|(number, data)| Some((number, Arc::new(codec::to_publish(&data, now)?))))
+            .collect();
+        let mut parts: HashMap<Key, Parts> = HashMap::new();
+        for (key, filter, data) in kept.filters {
+            match codec::to_options(&data).filter(|_| is_filter(&filter, self.limits.levels)) {
+                Some(options) => parts.entry(key).or_default().filters.push((filter.into(), options)),
+                None => damaged += 1,
+            }
+        }
+        for entry in kept.entries {
+            parts.entry(entry.session).or_default().entries.push(entry);
+        }
+        for (key, id) in kept.taken {
+            parts.entry(key).or_default().taken.push(id);
+        }
+        let mark = kept.mark.as_deref().and_then(codec::to_mark);
+        let mut rows: Vec<(Key, u64, Row)> = Vec::new();
+        for (key, data) in &kept.sessions {
+            match codec::to_row(data, now).filter(|row| row.expiry > 0) {
+                Some(row) => rows.push((*key, away_for(&row, mark, now), row)),
+                None => {
+                    damaged += 1;
+                    self.note_end(*key);
+                }
+            }
+        }
+        // Longest away first; of two with the same client id the newer one counts.
+        rows.sort_by_key(|(key, ago, _)| (std::cmp::Reverse(*ago), *key));
+        for (key, ago, row) in rows {
+            if let Some(&older) = self.ids.get(&row.client_id) {
+                self.end(older);
+            }
+            damaged +=
+                self.restore_session((key, ago, row), parts.remove(&key).unwrap_or_default(), &bodies, now);
+        }
+        parts.into_keys().for_each(|key| self.note_end(key));
+        while self.away.len() > self.limits.sessions_away
+            && let Some((_, &longest)) = self.away.first_key_value()
+        {
+            self.end(longest);
+        }
+        self.count_subscriptions();
+        Counters::set(&self.counters.sessions_away, self.away.len());
+        Counters::add(&self.counters.keeping_damaged, usize::try_from(damaged).unwrap_or(usize::MAX));
+    }
+
+    /// One session; how much of it could not be read.
+    fn restore_session(
+        &mut self,
+        (key, ago, row): (Key, u64, Row),
+        parts: Parts,
+        bodies: &HashMap<u64, Arc<Publish>>,
+        now: &Now,
+    ) -> u64 {
+        let (tx, rx) = queue::new(&self.limits, &self.queued);
+        let mut session = Box::new(Session {
+            key,
+            client_id: row.client_id.clone(),
+            queue: rx,
+            flight: Flight::default(),
+            walk: None,
+            portion: Default::default(),
+            taken: parts.taken.into_iter().map(|id| (id, BEFORE)).collect(),
+            kept: true,
+        });
+        let seq = parts.entries.last().map_or(0, |entry| entry.seq).max(row.sent);
+        // More may have been in flight than there are places in the queue.
+        let spare = parts.entries.len().saturating_sub(BROKER_QUEUE);
+        let mut damaged = 0;
+        let mut over = Vec::new();
+        for (n, entry) in parts.entries.into_iter().enumerate() {
+            if entry.released {
+                session.flight.restore(entry.seq, None);
+                continue;
+            }
+            let item = match codec::to_kind(&entry.data, entry.seq) {
+                Some(Kind::Walk(walk)) => Some(Item::Retained(walk)),
+                Some(Kind::Message { qos, retain, ids }) => bodies.get(&entry.body).map(|message| {
+                    let addressed = Addressed::new(message.clone(), qos, retain, ids);
+                    let dup = row.connected || entry.seq <= row.sent;
+                    Item::Message(Addressed { seq: entry.seq, after: BEFORE, dup, ..addressed })
+                }),
+                None => None,
+            };
+            match item {
+                Some(Item::Message(a)) if n < spare || (!row.connected && entry.seq <= row.sent) => {
+                    session.flight.restore(entry.seq, Some(a));
+                }
+                Some(item) => {
+                    if !tx.restore(item) {
+                        over.push(entry.seq);
+                    }
+                }
+                None => {
+                    damaged += 1;
+                    over.push(entry.seq);
+                }
+            }
+        }
+        let at = |ms: u64| now.instant.checked_add(Duration::from_millis(ms));
+        let left = now.instant.checked_sub(Duration::from_millis(ago)).unwrap_or(now.instant);
+        let rest = |seconds: u32, ago: u64| at((u64::from(seconds) * 1000).saturating_sub(ago));
+        let ends: Option<Instant> = (row.expiry != u32::MAX).then(|| rest(row.expiry, ago)).flatten();
+        // The client has its time to come back, now that it can.
+        let ago = if row.connected { 0 } else { ago };
+        let will_at = row.will.as_ref().and_then(|will| rest(will.delay, ago));
+        let since = self.fresh();
+        let mut filters = HashMap::new();
+        for (filter, options) in parts.filters {
+            match shared::parse(&filter) {
+                None => drop(self.trie.insert(&filter, key, options)),
+                Some((_, inner)) => {
+                    self.next += 1;
+                    if let Some(group) = self.groups.join(&filter, key, options, self.next) {
+                        self.trie.insert(inner, group, options);
+                    }
+                }
+            }
+            filters.insert(filter, options);
+        }
+        let client = Client {
+            id: row.client_id.clone(),
+            user: row.user,
+            queue: tx,
+            presence: Presence::Away { session, left, since, ends, will_at },
+            filters,
+            will: row.will,
+            expiry: row.expiry,
+            kept: true,
+            seq,
+        };
+        self.ids.insert(row.client_id, key);
+        self.clients.insert(key, client);
+        self.away.insert(since, key);
+        for at in [ends, will_at].into_iter().flatten() {
+            self.deadlines.insert((at, key));
+        }
+        over.into_iter().for_each(|seq| self.note_over(key, seq));
+        damaged
+    }
+}
+
+/// For how many milliseconds a client has been away, as well as that is known.
+fn away_for(row: &Row, mark: Option<Moment>, now: &Now) -> u64 {
+    let alive = u64::try_from(ALIVE.as_millis()).unwrap_or(u64::MAX);
+    match mark.filter(|_| row.connected) {
+        Some(mark) => mark.later(alive, &now.moment).until(&now.moment),
+        None if row.connected => 0,
+        None => row.left.until(&now.moment),
+    }
+}
+
+fn is_filter(filter: &str, levels: usize) -> bool {
+    let inner =
+        if topic::is_shared(filter) { shared::parse(filter).map(|(_, inner)| inner) } else { Some(filter) };
+    inner.is_some_and(|inner| topic::is_filter(inner, levels))
+}
