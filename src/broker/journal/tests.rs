@@ -10,6 +10,7 @@ const WELL: u8 = 0;
 const FAILS: u8 = 1;
 const HANGS: u8 = 2;
 const GONE: u8 = 3;
+const ROTS: u8 = 4;
 
 /// Counts what is committed.
 struct Moody {
@@ -53,6 +54,9 @@ impl Shelf for Moody {
         }
         if self.mood.load(Relaxed) == FAILS {
             return Err(ShelfError::Disk("no room".into()));
+        }
+        if self.mood.load(Relaxed) == ROTS {
+            return Err(ShelfError::Damaged("malformed".into()));
         }
         self.retained.lock().unwrap().append(&mut self.group);
         Ok(())
@@ -182,6 +186,20 @@ async fn one_of_a_later_version_is_left_alone_and_one_that_cannot_be_read_is_beg
     damaged.written(damaged.note("a", true)).await;
     assert_eq!((damaged.renewed.load(Relaxed), damaged.shows()), (1, "ok"));
     assert!(!damaged.journal.wants_all(), "nothing was taken in, so all that there is was noted since");
+}
+
+#[tokio::test]
+async fn one_that_turns_out_to_be_damaged_is_begun_anew_with_all_that_there_is() {
+    let scene = scene(Ok(Kept::default())).await;
+    scene.mood.store(ROTS, Relaxed);
+    let group = scene.note("a", true);
+    let mut durable = scene.journal.durable();
+    let excused = durable.wait_for(|durable| durable.is_excused(group));
+    tokio::time::timeout(Duration::from_secs(20), excused).await.unwrap().unwrap();
+    scene.mood.store(WELL, Relaxed);
+    scene.written(group).await;
+    assert!(scene.renewed.load(Relaxed) > 0 && scene.journal.wants_all() && !scene.journal.wants_all());
+    assert_eq!(*scene.retained.lock().unwrap(), ["a"]);
 }
 
 #[tokio::test]
