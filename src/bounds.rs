@@ -309,6 +309,10 @@ pub const BROKER_INSIDE: usize = 64;
 /// Full: the engine's pump waits.
 pub const BROKER_TICKETS: usize = 2 * BROKER_INSIDE;
 
+/// Addresses that the broker remembers though nobody from there is connected: 4096 × some 100 B. Full: who did the least
+/// harm is forgotten.
+pub const BROKER_ADDRESSES: usize = 4096;
+
 /// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
 ///
 /// 64 is a second of waiting. Full: the client is told that the server is busy.

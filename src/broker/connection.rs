@@ -6,28 +6,30 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
+use bytes::BytesMut;
+use tokio::io::ReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio::time::{Duration, Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::greet::{self, Admitted, Io, Shared};
+use super::intake::Intake;
 use super::message::Publish;
+use super::outbound::{Held, Outlet, answer};
 use super::queue::Walk;
-use super::queue::{Addressed, Item};
 use super::retained::Portion;
 use super::session::Session;
 use super::state::{AckTo, Control, Detached, Event};
 use super::stats::{Counters, Refusal};
+use super::tokens::{Bucket, Rate};
 use super::traffic::{About, Traffic, Way};
-use super::wire::encode::{self, Delivery, Reply};
+use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 
-/// Unsent bytes above which nothing more is delivered …
-const OUT_DELIVER: usize = 64 * 1024;
-/// … and above which nothing more is read: the answers would not fit.
+/// Unsent bytes above which nothing more is read: the answers would not fit.
 const OUT_READ: usize = 256 * 1024;
+/// One wake-up is worth this long.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// How long a closing connection may take for its last bytes.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -42,6 +44,8 @@ pub(super) enum End {
     Fault(Fault),
     /// We end it, for this reason.
     Stop(u8),
+    /// It sends or reads too slowly.
+    Slow,
 }
 
 impl From<Fault> for End {
@@ -58,7 +62,8 @@ pub(super) struct Connection {
     pub user: Option<Arc<str>>,
     pub number: u64,
     pub about: Arc<About>,
-    pub out: BytesMut,
+    pub out: Outlet,
+    pub held: Held,
     /// Packet ids that the hub has not answered yet.
     pub owed: usize,
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
@@ -72,30 +77,26 @@ pub(super) struct Connection {
     /// QoS 1 and 2 messages of the client that are not finished, for our Receive Maximum.
     pub open: usize,
     pub aliases: Vec<Option<Arc<str>>>,
+    pub alias_bytes: usize,
     pub session_expiry: u32,
     pub new_expiry: Option<u32>,
     io_read: ReadHalf<Box<dyn Io>>,
-    io_write: WriteHalf<Box<dyn Io>>,
-    unflushed: bool,
-    input: BytesMut,
+    input: Intake,
+    pace: Bucket,
+    /// Runs while the client is not read because it publishes too fast.
+    pause: Option<std::pin::Pin<Box<Sleep>>>,
     control: mpsc::Receiver<Control>,
     keep_alive: Option<Duration>,
     heard: Instant,
-    window: usize,
-    maximum_packet: usize,
+    pub window: usize,
+    pub maximum_packet: usize,
     /// Ids of messages of an earlier connection, still to be sent again, in order.
-    again: VecDeque<u16>,
-    asked: Option<(Walk, oneshot::Receiver<Portion>)>,
+    pub again: VecDeque<u16>,
+    pub asked: Option<(Walk, oneshot::Receiver<Portion>)>,
 }
 
 impl Connection {
-    pub fn new(
-        shared: Arc<Shared>,
-        io: Box<dyn Io>,
-        input: BytesMut,
-        admitted: Admitted,
-        number: u64,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, io: Box<dyn Io>, input: Intake, admitted: Admitted, number: u64) -> Self {
         let (io_read, io_write) = tokio::io::split(io);
         let mut out = BytesMut::new();
         greet::welcome(&mut out, &shared.limits, &admitted);
@@ -107,7 +108,8 @@ impl Connection {
             user: admitted.user,
             number,
             about: admitted.about,
-            out,
+            out: Outlet::new(io_write, out, limits.write_deadline),
+            held: Held::new(&shared.held),
             owed: 0,
             due: HashSet::new(),
             answers: VecDeque::new(),
@@ -115,12 +117,13 @@ impl Connection {
             stalled: None,
             open: session.taken.len(),
             aliases: Vec::new(),
+            alias_bytes: 0,
             session_expiry: connect.session_expiry,
             new_expiry: None,
             io_read,
-            io_write,
-            unflushed: false,
             input,
+            pace: Bucket::default(),
+            pause: None,
             control: admitted.control,
             keep_alive: (connect.keep_alive > 0)
                 .then(|| Duration::from_millis(1500 * u64::from(connect.keep_alive))),
@@ -140,10 +143,14 @@ impl Connection {
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
         match end {
             End::Fault(f) if f.reason == reason::PACKET_TOO_LARGE => {
-                self.shared.counters.refuse(Refusal::Limit)
+                self.shared.counters.refuse(Refusal::Packet);
+            }
+            End::Fault(f) if f.reason == reason::QUOTA_EXCEEDED => {
+                self.shared.counters.refuse(Refusal::Limit);
             }
             End::Fault(_) => self.shared.counters.refuse(Refusal::Protocol),
-            _ => {}
+            End::Slow => self.shared.counters.refuse(Refusal::Slow),
+            End::Lost | End::Goodbye { .. } | End::Stop(_) => {}
         }
         if let Some((walk, _)) = self.asked.take() {
             // Asked for, not received: the session's next connection asks again.
@@ -153,22 +160,18 @@ impl Connection {
             // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
             self.session.taken.remove(&id);
         }
-        let Self { session, shared, mut out, mut io_write, version, number, new_expiry, .. } = self;
+        let Self { session, shared, mut out, version, number, new_expiry, .. } = self;
         let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
         let detached = Detached { conn: number, session, graceful, expiry: new_expiry };
         let _ = shared.events.send(Event::Detach(Box::new(detached))).await;
         match end {
             End::Lost | End::Goodbye { .. } => {}
+            End::Slow => encode::disconnect(&mut out.bytes, version, reason::QUOTA_EXCEEDED),
             End::Fault(Fault { reason, .. }) | End::Stop(reason) => {
-                encode::disconnect(&mut out, version, reason);
+                encode::disconnect(&mut out.bytes, version, reason);
             }
         }
-        let _ = timeout(LAST_WORDS, async {
-            use tokio::io::AsyncWriteExt;
-            io_write.write_all(&out).await?;
-            io_write.shutdown().await
-        })
-        .await;
+        let _ = timeout(LAST_WORDS, out.close()).await;
     }
 
     async fn serve(&mut self, stop: &CancellationToken) -> End {
@@ -190,12 +193,9 @@ impl Connection {
                 return End::Stop(reason::SHUTTING_DOWN);
             }
             let may_read = self.may_read();
-            let may_take = self.session.walk.is_none()
-                && self.session.portion.is_empty()
-                && self.asked.is_none()
-                && self.again.is_empty()
-                && self.may_send();
-            let busy = !self.out.is_empty() || self.unflushed;
+            let may_take = self.may_take();
+            let busy = self.out.is_busy();
+            self.held.set(self.out.bytes.len());
             tokio::select! {
                 control = self.control.recv() => match control.map(|c| self.told(c)) {
                     None => return End::Stop(reason::SERVER_UNAVAILABLE),
@@ -203,11 +203,11 @@ impl Connection {
                     Some(None) => {}
                 },
                 () = &mut stopped => return End::Stop(reason::SHUTTING_DOWN),
-                written = write_some(&mut self.io_write, &mut self.out, &mut self.unflushed, &sent), if busy => {
-                    if written.is_err() {
-                        return End::Lost;
-                    }
-                }
+                written = self.out.write(&sent), if busy => match written {
+                    Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return End::Slow,
+                    Err(_) => return End::Lost,
+                    Ok(()) => {}
+                },
                 portion = answer(&mut self.asked), if self.asked.is_some() => self.received(portion),
                 item = self.session.queue.recv(), if may_take => match item {
                     None => return End::Stop(reason::SERVER_UNAVAILABLE),
@@ -221,10 +221,12 @@ impl Connection {
                         self.take(item);
                     }
                 },
-                read = self.io_read.read_buf(&mut self.input), if may_read => match read {
+                read = self.input.read(&mut self.io_read, usize::MAX), if may_read => match read {
+                    Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return End::Slow,
                     Ok(0) | Err(_) => return End::Lost,
                     Ok(_) => {}
                 },
+                () = rested(&mut self.pause), if self.pause.is_some() => self.pause = None,
                 room = room(&self.shared, &self.stalled), if self.stalled.is_some() => {
                     let Some(((message, ack), room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
@@ -250,35 +252,27 @@ impl Connection {
         self.heard + self.keep_alive.unwrap_or(Duration::from_secs(86_400))
     }
 
-    fn may_read(&mut self) -> bool {
-        // What a large packet needed is given back: a thousand quiet clients must not hold a gigabyte.
-        for buffer in [&mut self.input, &mut self.out] {
-            if buffer.is_empty() && buffer.capacity() > OUT_DELIVER {
-                *buffer = BytesMut::new();
-            }
-        }
-        let may = self.out.len() < OUT_READ && !self.is_full();
-        if may && self.input.capacity() - self.input.len() < 512 {
-            // Grows by doubling as bytes arrive, never by the length that a client announces.
-            self.input.reserve(2048);
-        }
-        may
+    fn may_read(&self) -> bool {
+        self.out.bytes.len() < OUT_READ && !self.is_full()
     }
 
-    /// It has as much unfinished as we allow, or waits for room: it is not read, which is no silence of its own.
+    /// It has as much unfinished as we allow, waits for room, or rests: it is not read, which is no silence of its own.
     fn is_full(&self) -> bool {
-        self.stalled.is_some() || self.owed >= usize::from(self.shared.limits.in_flight_in)
-    }
-
-    fn may_send(&self) -> bool {
-        self.out.len() < OUT_DELIVER && self.session.flight.len() - self.again.len() < self.window
+        self.stalled.is_some()
+            || self.pause.is_some()
+            || self.owed >= usize::from(self.shared.limits.in_flight_in)
     }
 
     /// Handles the complete packets that are there.
     async fn read_packets(&mut self) -> Result<(), End> {
-        while self.out.len() < OUT_READ && !self.is_full() {
-            let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
-            let packet = self.input.split_to(frame.end);
+        let mut taken = false;
+        while self.may_read() {
+            let Some(frame) = reader::frame(&self.input.bytes, self.shared.limits.packet)? else {
+                self.input.settle(taken, &self.shared.partials, self.shared.limits.packet_deadline);
+                return Ok(());
+            };
+            taken = true;
+            let packet = self.input.bytes.split_to(frame.end);
             self.heard = Instant::now();
             self.both(|t| {
                 t.packet(Way::In);
@@ -288,6 +282,20 @@ impl Connection {
             self.handle(packet, frame.end).await?;
         }
         Ok(())
+    }
+
+    /// It published a message: if that was too fast, it is not read for a while.
+    pub fn pace(&mut self) {
+        let per_s = self.shared.publish_rate.load(std::sync::atomic::Ordering::Relaxed);
+        if per_s == 0 {
+            return;
+        }
+        let (rate, now) = (Rate { per_s, burst: per_s }, Instant::now());
+        self.pace.owe(rate, now);
+        if let Some(wait) = self.pace.wait(rate, now) {
+            Counters::add(&self.shared.counters.throttled, 1);
+            self.pause = Some(Box::pin(sleep(wait.max(SHORTEST_PAUSE))));
+        }
     }
 
     /// What the hub says.
@@ -304,12 +312,12 @@ impl Connection {
             }
             Control::SubAck { id, codes } => {
                 self.owed = self.owed.saturating_sub(1);
-                encode::suback(&mut self.out, self.version, id, &codes);
+                encode::suback(&mut self.out.bytes, self.version, id, &codes);
                 self.both(|t| t.packet(Way::Out));
             }
             Control::UnsubAck { id, codes } => {
                 self.owed = self.owed.saturating_sub(1);
-                encode::unsuback(&mut self.out, self.version, id, &codes);
+                encode::unsuback(&mut self.out.bytes, self.version, id, &codes);
                 self.both(|t| t.packet(Way::Out));
             }
         }
@@ -328,96 +336,6 @@ impl Connection {
         }
     }
 
-    /// Sends what may be sent now. `false`: the hub is gone.
-    async fn deliver(&mut self) -> bool {
-        while self.may_send() {
-            if let Some(id) = self.again.pop_front() {
-                self.send_again(id);
-            } else if let Some(addressed) = self.session.portion.pop_front() {
-                self.send(addressed);
-            } else if self.asked.is_some() {
-                break;
-            } else if let Some(walk) = self.session.walk.take() {
-                let (reply, portion) = oneshot::channel();
-                let event = Event::More(self.session.key, walk.cursor.clone(), reply);
-                self.asked = Some((walk, portion));
-                if self.shared.events.send(event).await.is_err() {
-                    return false;
-                }
-            } else {
-                match self.session.queue.try_recv() {
-                    Some(item) => self.take(item),
-                    None => break,
-                }
-            }
-        }
-        true
-    }
-
-    fn take(&mut self, item: Item) {
-        match item {
-            Item::Message(addressed) => self.send(addressed),
-            Item::Retained(walk) => self.session.walk = Some(walk),
-        }
-    }
-
-    fn received(&mut self, portion: Option<Portion>) {
-        let Some((walk, _)) = self.asked.take() else { return };
-        let Some(portion) = portion else { return };
-        let ids: Option<Box<[u32]>> = walk.id.map(|id| [id].into());
-        self.session.portion.extend(portion.messages.into_iter().map(|message| Addressed {
-            qos: message.qos.min(walk.qos),
-            message,
-            retain: true,
-            ids: ids.clone(),
-        }));
-        self.session.walk = portion.next.map(|cursor| Walk { cursor, ..walk });
-    }
-
-    fn send(&mut self, addressed: Addressed) {
-        let now = Instant::now();
-        if addressed.message.is_expired(now) {
-            return Counters::add(&self.shared.counters.expired, 1);
-        }
-        let id = match addressed.qos {
-            0 => 0,
-            _ => match self.session.flight.send(addressed.clone()) {
-                Some(id) => id,
-                None => return Counters::add(&self.shared.counters.dropped, 1),
-            },
-        };
-        if !self.put(&addressed, id, false, now) {
-            // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
-            self.session.flight.forget(id);
-            Counters::add(&self.shared.counters.dropped, 1);
-        }
-    }
-
-    fn send_again(&mut self, id: u16) {
-        let Some(message) = self.session.flight.get(id) else { return };
-        match message.clone() {
-            Some(addressed) => drop(self.put(&addressed, id, true, Instant::now())),
-            None => self.reply(Reply::Rel, id, reason::SUCCESS),
-        }
-    }
-
-    fn put(&mut self, a: &Addressed, id: u16, dup: bool, now: Instant) -> bool {
-        let start = self.out.len();
-        let ids = a.ids.as_deref().unwrap_or(&[]);
-        let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
-        encode::publish(&mut self.out, self.version, &a.message, &delivery, now);
-        let fits = self.out.len() - start <= self.maximum_packet;
-        if fits {
-            self.both(|t| {
-                t.packet(Way::Out);
-                t.publish(Way::Out, a.message.payload.len());
-            });
-        } else {
-            self.out.truncate(start);
-        }
-        fits
-    }
-
     /// Counts for this connection and for the broker.
     pub fn both(&self, count: impl Fn(&Traffic)) {
         count(&self.about.traffic);
@@ -426,7 +344,7 @@ impl Connection {
 
     /// One of the four answers that are a packet id and a reason.
     pub fn reply(&mut self, reply: Reply, id: u16, code: u8) {
-        encode::ack(&mut self.out, self.version, reply, id, code);
+        encode::ack(&mut self.out.bytes, self.version, reply, id, code);
         self.both(|t| t.packet(Way::Out));
     }
 
@@ -441,50 +359,15 @@ impl Connection {
     }
 }
 
+async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
+    if let Some(pause) = pause {
+        pause.as_mut().await;
+    }
+}
+
 async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
     match stalled {
         Some((message, _)) => shared.tap.room(message).await,
         None => std::future::pending().await,
     }
-}
-
-async fn answer(asked: &mut Option<(Walk, oneshot::Receiver<Portion>)>) -> Option<Portion> {
-    match asked {
-        Some((_, portion)) => portion.await.ok(),
-        None => std::future::pending().await,
-    }
-}
-
-/// Writes what the socket takes, and flushes when all is written. Cancel safe: what was written is gone
-/// from `out`, and an unfinished flush is remembered.
-async fn write_some(
-    io: &mut WriteHalf<Box<dyn Io>>,
-    out: &mut BytesMut,
-    unflushed: &mut bool,
-    sent: &(impl Fn(usize) -> [(); 2] + Sync),
-) -> std::io::Result<()> {
-    use std::pin::Pin;
-    use tokio::io::AsyncWrite;
-    std::future::poll_fn(|cx| {
-        while !out.is_empty() {
-            match Pin::new(&mut *io).poll_write(cx, out) {
-                std::task::Poll::Ready(Ok(0)) => {
-                    return std::task::Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                std::task::Poll::Ready(Ok(n)) => {
-                    out.advance(n);
-                    sent(n);
-                    *unflushed = true;
-                }
-                std::task::Poll::Ready(Err(e)) => return std::task::Poll::Ready(Err(e)),
-                std::task::Poll::Pending => return std::task::Poll::Pending,
-            }
-        }
-        let flushed = Pin::new(&mut *io).poll_flush(cx);
-        if flushed.is_ready() {
-            *unflushed = false;
-        }
-        flushed
-    })
-    .await
 }

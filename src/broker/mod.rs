@@ -21,15 +21,18 @@ mod access;
 pub mod acl;
 mod clients;
 mod connection;
+mod doorman;
 mod engine;
 mod engine_rumqttd;
 mod greet;
 mod hub;
 mod inbound;
+mod intake;
 mod limits;
 mod listener;
 mod local;
 mod message;
+mod outbound;
 pub mod passwords;
 mod queue;
 mod retained;
@@ -44,6 +47,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 mod traffic;
 mod trie;
 mod wire;
@@ -52,7 +56,7 @@ mod ws;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
@@ -64,8 +68,10 @@ use crate::config::model::{self, Transport};
 use crate::message::{Message, Props, VIA};
 use crate::topic;
 use access::Access;
+use doorman::Gate;
 use greet::Shared;
 use hub::{Hub, Inputs};
+use intake::Partials;
 use message::Publish;
 use state::{Event, State};
 use stats::Counters;
@@ -183,7 +189,7 @@ struct Inner {
 const CLOSING: Duration = Duration::from_secs(3);
 
 impl Broker {
-    /// Starts a broker with the default limits; see [`Broker::start_with`].
+    /// Starts a broker with the limits of the configuration; see [`Broker::start_with`].
     ///
     /// # Errors
     /// As [`Broker::start_with`].
@@ -193,7 +199,8 @@ impl Broker {
             model::Engine::Rumqttd => EngineChoice::Rumqttd,
             model::Engine::Native => EngineChoice::Native,
         };
-        Self::start_with(config, Options { never_retain, engine, sys: true, ..Options::default() }).await
+        let limits = Limits::of(config);
+        Self::start_with(config, Options { never_retain, limits, engine, sys: true }).await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.
@@ -215,6 +222,7 @@ impl Broker {
         let local_queued = Arc::new(AtomicUsize::new(0));
         let tap = Arc::new(Tap::new(counters.clone()));
         let state = State::new(limits.clone(), counters.clone(), access, tap.clone(), never_retain);
+        let held = state.queued.clone();
         let engine = match engine {
             EngineChoice::Native => None,
             EngineChoice::Rumqttd => engine_rumqttd::start()
@@ -228,7 +236,10 @@ impl Broker {
             Inputs { clients, local: local_rx, local_queued: local_queued.clone(), stop: hub_stop.clone() };
         tokio::spawn(Hub::new(state, engine).run(inputs));
         let shared = Arc::new(Shared {
-            places: Arc::new(Semaphore::new(limits.connections)),
+            gate: Gate::new(limits.rules()),
+            publish_rate: AtomicU32::new(limits.publish_rate),
+            partials: Partials::new(limits.partial_bytes),
+            held,
             limits,
             counters,
             events,
@@ -418,6 +429,9 @@ impl Broker {
         *doors = kept;
         inner.addresses.send_replace(places(&doors));
         inner.access.send_replace(access.clone());
+        let limits = Limits::of(config);
+        inner.shared.gate.with(|doorman| doorman.change(limits.rules()));
+        inner.shared.publish_rate.store(limits.publish_rate, Relaxed);
         inner.sys_every.send_if_modified(|every| {
             let changed = *every != config.sys_interval.0;
             *every = config.sys_interval.0;

@@ -17,6 +17,8 @@ use crate::topic;
 
 /// Messages in one portion.
 const PORTION: usize = 128;
+/// Bytes after which a portion ends: what a client asked for and does not read keeps values alive that were replaced since.
+const PORTION_BYTES: usize = 64 * 1024;
 /// Topics looked at for one portion, so that one question never holds up the hub for long.
 const SCAN: usize = 4096;
 
@@ -128,7 +130,7 @@ impl Retained {
             Some(after) => Bound::Excluded(after.as_ref()),
             None => Bound::Included(start),
         };
-        let mut messages = Vec::new();
+        let (mut messages, mut bytes) = (Vec::new(), 0);
         let mut dead = Vec::new();
         let mut last = None;
         for (scanned, topic) in self.order.range::<str, _>((from, Bound::Unbounded)).enumerate() {
@@ -136,7 +138,7 @@ impl Retained {
                 last = None;
                 break;
             }
-            if messages.len() == PORTION || scanned == SCAN {
+            if messages.len() == PORTION || bytes >= PORTION_BYTES || scanned == SCAN {
                 break;
             }
             last = Some(topic.clone());
@@ -147,6 +149,7 @@ impl Retained {
             if kept.message.is_expired(now) {
                 dead.push(topic.clone());
             } else {
+                bytes += kept.message.size();
                 messages.push(kept.message.clone());
             }
         }

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::acl::Access as Right;
+use super::limits::filter_cost;
 use super::message::Publish;
 use super::queue::{self, Addressed, Item, Walk};
 use super::retained::{Cursor, Portion};
@@ -41,7 +42,7 @@ impl State {
         self.number += 1;
         if message.retain && self.may_retain(&message.topic) {
             if !self.retained.set(message, self.number) {
-                self.counters.refuse(Refusal::Limit);
+                self.counters.refuse(Refusal::Retained);
             }
             Counters::set(&self.counters.retained, self.retained.len());
             Counters::set(&self.counters.retained_bytes, self.retained.bytes());
@@ -133,7 +134,13 @@ impl State {
                 }
             };
             let known = client.filters.contains_key(wish.filter.as_str());
-            if !known && client.filters.len() >= self.limits.subscriptions {
+            let cost = if known { 0 } else { filter_cost(&wish.filter) };
+            let limits = &self.limits;
+            if !known
+                && (client.filters.len() >= limits.subscriptions
+                    || client.filter_bytes + cost > limits.filter_bytes
+                    || self.filter_bytes + cost > limits.filter_bytes_total)
+            {
                 self.counters.refuse(Refusal::Limit);
                 codes.push(reason::QUOTA_EXCEEDED);
                 continue;
@@ -146,6 +153,8 @@ impl State {
             };
             let filter: Arc<str> = wish.filter.into();
             client.filters.insert(filter.clone(), ());
+            client.filter_bytes += cost;
+            self.filter_bytes += cost;
             codes.push(wish.qos);
             if let Some((_, inner)) = shared::parse(&filter) {
                 // A shared subscription is sent no retained messages (§4.8.2).
@@ -184,8 +193,13 @@ impl State {
         let mut codes = Vec::with_capacity(filters.len());
         for filter in filters {
             let client = self.clients.get_mut(&ack.key);
-            let was = client.is_some_and(|c| c.filters.remove(filter.as_str()).is_some());
+            let was = client.is_some_and(|c| {
+                let was = c.filters.remove(filter.as_str()).is_some();
+                c.filter_bytes -= if was { filter_cost(filter) } else { 0 };
+                was
+            });
             if was {
+                self.filter_bytes -= filter_cost(filter);
                 self.forget(filter, ack.key);
             }
             codes.push(if was { reason::SUCCESS } else { reason::NO_SUBSCRIPTION_EXISTED });
@@ -230,6 +244,7 @@ impl State {
             queue: tx,
             presence: Presence::Local,
             filters: Default::default(),
+            filter_bytes: 0,
             will: None,
             expiry: 0,
         };

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::queue::{Addressed, Receiver, Walk};
+use super::queue::{Account, Addressed, Charge, Receiver, Walk};
 use super::trie::Key;
 use super::wire::reason;
 
@@ -34,6 +34,8 @@ pub struct Session {
 pub struct Flight {
     sent: VecDeque<Sent>,
     last: u16,
+    /// What is in flight counts with what waits in the queue.
+    account: Account,
 }
 
 /// One of them.
@@ -43,9 +45,16 @@ pub struct Sent {
     pub id: u16,
     /// The message; `None` once PUBREC came and PUBREL was sent.
     pub message: Option<Addressed>,
+    charge: Option<Charge>,
 }
 
 impl Flight {
+    /// Nothing, of the session that has this queue.
+    #[must_use]
+    pub fn new(queue: &Receiver) -> Self {
+        Self { account: queue.account(), ..Self::default() }
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -57,7 +66,8 @@ impl Flight {
         for _ in 0..=self.sent.len() {
             self.last = self.last.checked_add(1).unwrap_or(1);
             if self.sent.iter().all(|s| s.id != self.last) {
-                self.sent.push_back(Sent { id: self.last, message: Some(message) });
+                let charge = Some(self.account.charge(message.message.size()));
+                self.sent.push_back(Sent { id: self.last, message: Some(message), charge });
                 return Some(self.last);
             }
         }
@@ -80,6 +90,7 @@ impl Flight {
             }
             Some((_, sent)) => {
                 sent.message = None;
+                sent.charge = None;
                 Some(reason::SUCCESS)
             }
             None if code >= 0x80 => None,

@@ -190,6 +190,8 @@ pub(super) struct Client {
     pub queue: queue::Sender,
     pub presence: Presence,
     pub filters: HashMap<Arc<str>, ()>,
+    /// What they take, as [`super::limits::filter_cost`] reckons it; 0 for one of this process.
+    pub filter_bytes: usize,
     pub will: Option<Will>,
     pub expiry: u32,
 }
@@ -221,6 +223,8 @@ pub(super) struct State {
     pub never_retain: Vec<(usize, String)>,
     pub trie: Trie<Options>,
     pub groups: Groups,
+    /// What the subscriptions of all clients take.
+    pub filter_bytes: usize,
     pub retained: Retained,
     pub clients: HashMap<Key, Client>,
     pub ids: HashMap<Arc<str>, Key>,
@@ -256,6 +260,7 @@ impl State {
                 .collect(),
             trie: Trie::default(),
             groups: Groups::default(),
+            filter_bytes: 0,
             clients: HashMap::new(),
             ids: HashMap::new(),
             away: BTreeMap::new(),

@@ -9,26 +9,44 @@ use super::traffic::Traffic;
 pub enum Refusal {
     /// Over the number of connections.
     Connections,
+    /// Over the number of connections of one address.
+    Address,
+    /// Connections of one address in too quick succession.
+    Rate,
     /// TLS or WebSocket handshake failed or took too long, or no CONNECT came in time.
     Handshake,
     /// Bytes that are not MQTT, or break its rules.
     Protocol,
     /// An unknown user, a wrong password, or no user where one is needed.
     Login,
+    /// Too many logins wait for their passwords to be checked.
+    Busy,
     /// Publishing or subscribing without the right to.
     Access,
-    /// Over a limit of packet size, subscriptions, levels or retained messages.
+    /// Over a limit of subscriptions, levels, topic aliases, wills or unfinished messages.
     Limit,
+    /// A packet larger than is taken.
+    Packet,
+    /// A message that is to be retained, over the limit of those.
+    Retained,
+    /// A large packet that came too slowly, or a client that reads nothing of what it is sent.
+    Slow,
 }
 
-/// Every [`Refusal`], in the order of its counters.
-const REFUSALS: [(Refusal, &str); 6] = [
+/// Every [`Refusal`] and its name, in the order of the counters.
+const REFUSALS: [(Refusal, &str); 12] = [
     (Refusal::Connections, "connections"),
+    (Refusal::Address, "address"),
+    (Refusal::Rate, "rate"),
     (Refusal::Handshake, "handshake"),
     (Refusal::Protocol, "protocol"),
     (Refusal::Login, "login"),
+    (Refusal::Busy, "busy"),
     (Refusal::Access, "access"),
     (Refusal::Limit, "limit"),
+    (Refusal::Packet, "packet"),
+    (Refusal::Retained, "retained"),
+    (Refusal::Slow, "slow"),
 ];
 
 /// The live counters.
@@ -59,6 +77,8 @@ pub(super) struct Counters {
     pub forward_taken: AtomicU64,
     pub forward_skipped: AtomicU64,
     pub forward_oversize: AtomicU64,
+    /// Times a client was not read for a while because it published too fast.
+    pub throttled: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
 }
 
@@ -110,6 +130,7 @@ impl Counters {
             forward_taken: get(&self.forward_taken),
             forward_skipped: get(&self.forward_skipped),
             forward_oversize: get(&self.forward_oversize),
+            throttled: get(&self.throttled),
         }
     }
 }
@@ -177,6 +198,8 @@ pub struct BrokerStats {
     pub forward_skipped: u64,
     /// Messages that were not, because they are too large.
     pub forward_oversize: u64,
+    /// Times a client was not read for a while because it published too fast.
+    pub throttled: u64,
 }
 
 impl BrokerStats {

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use driver_api::Span;
+use driver_api::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,16 @@ pub struct Broker {
     pub engine: Engine,
     /// How often the broker's figures appear on `$SYS/broker/…`, under mosquitto's names; `0s`: never. At least 1s.
     pub sys_interval: Span,
+    /// Connections at once, those that have not said who they are included. Each takes a file descriptor.
+    pub max_connections: u32,
+    /// Of these, from one address (with IPv6 from one /64 network); all programs of this box are one.
+    pub max_connections_per_address: u32,
+    /// New connections a second from one address; as many as it may have open come in at once. 0: no limit.
+    pub max_connect_rate: u32,
+    /// Messages a second that one client may publish; who is faster is not read for a while, and nothing is lost. 0: no limit.
+    pub max_publish_rate: u32,
+    /// Largest MQTT packet that is taken. Read at the start.
+    pub max_packet_size: ByteSize,
     /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
     pub listener: Vec<Listener>,
 }
@@ -40,6 +50,11 @@ impl Default for Broker {
             acl_file: None,
             engine: Engine::default(),
             sys_interval: Span::s(10),
+            max_connections: 1024,
+            max_connections_per_address: 1000,
+            max_connect_rate: 200,
+            max_publish_rate: 0,
+            max_packet_size: ByteSize::mib(1),
             listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
         }
     }

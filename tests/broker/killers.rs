@@ -176,7 +176,7 @@ async fn a_retained_flood_stops_at_the_limit() {
     }
     until("all came", || broker.stats().messages_in == 500).await;
     let stats = broker.stats();
-    assert_eq!((stats.retained, stats.refused_for(Refusal::Limit)), (100, 400));
+    assert_eq!((stats.retained, stats.refused_for(Refusal::Retained)), (100, 400));
     alive(&broker, at).await;
 }
 

@@ -4,6 +4,7 @@
 
 mod both;
 mod killers;
+mod limits;
 mod mosquitto;
 mod raw;
 mod roster;
