@@ -83,9 +83,10 @@ impl Partials {
     }
 
     fn leave(&self, number: u64) {
-        self.with(|inner| match inner.all.remove(&number) {
-            Some(Partial { evicted: false, bytes, .. }) => inner.live -= bytes,
-            _ => {}
+        self.with(|inner| {
+            if let Some(Partial { evicted: false, bytes, .. }) = inner.all.remove(&number) {
+                inner.live -= bytes;
+            }
         });
     }
 }

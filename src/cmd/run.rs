@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 use super::exit::Exit;
 use crate::config;
 use crate::registry::DRIVERS;
+use crate::runtime::few_arenas;
 use crate::runtime::service::{self, End};
 use crate::status::journal;
 
@@ -24,6 +25,7 @@ pub struct Args {
 /// # Errors
 /// 78 with mistakes in the configuration, 69 when it cannot start, 75 when it did not drain in time.
 pub fn run(args: &Args) -> Result<(), Exit> {
+    few_arenas();
     journal::start("info");
     let loaded = super::load(&args.config)?;
     for line in loaded.warnings.render(false).lines() {
