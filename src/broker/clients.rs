@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::message::Publish;
 use super::queue;
 use super::session::{Flight, Session};
 use super::state::{Attached, Client, Connecting, Control, Detached, Presence, State, Will};
@@ -96,7 +97,7 @@ impl State {
     fn attach(&mut self, key: Key, c: Connecting, session: Box<Session>, present: bool) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.user = c.user;
-        client.will = c.will;
+        client.will = c.will.map(|will| Will { message: Publish { from: key, ..will.message }, ..will });
         client.expiry = c.expiry;
         client.presence =
             Presence::Online { conn: c.conn, about: c.about, control: c.control, waiting: VecDeque::new() };

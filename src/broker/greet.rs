@@ -77,14 +77,23 @@ pub(super) async fn serve(
     number: u64,
 ) {
     let deadline = Instant::now() + shared.limits.connect_deadline;
-    let opened = tokio::select! {
-        opened = timeout_at(deadline, Box::pin(open(&shared, &door, tcp))) => opened,
+    // Who says nothing costs no TLS and no WebSocket, and no room for either.
+    let spoken = tokio::select! {
+        spoken = timeout_at(deadline, tcp.readable()) => spoken,
         () = door.stop.cancelled() => return,
     };
+    let opened = match spoken {
+        Ok(Ok(())) => tokio::select! {
+            opened = timeout_at(deadline, Box::pin(open(&shared, &door, tcp))) => opened,
+            () = door.stop.cancelled() => return,
+        },
+        Ok(Err(error)) => Ok(Err(error)),
+        Err(late) => Err(late),
+    };
     match opened {
-        Ok(Ok(io)) => greet(shared, door, io, peer, number, deadline).await,
+        Ok(Ok(io)) => Box::pin(greet(shared, door, io, peer, number, deadline)).await,
         Ok(Err(error)) => refused(&shared, peer, Refusal::Handshake, &error.to_string()),
-        Err(_) => refused(&shared, peer, Refusal::Handshake, "the handshake took too long"),
+        Err(_) => refused(&shared, peer, Refusal::Handshake, "nothing to greet in time"),
     }
 }
 
@@ -160,8 +169,6 @@ async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8) {
 
 async fn open(shared: &Shared, door: &Door, tcp: TcpStream) -> std::io::Result<Box<dyn Io>> {
     tcp.set_nodelay(true)?;
-    // Who says nothing costs no TLS and no WebSocket, and no buffer for either.
-    tcp.readable().await?;
     let tls = door.tls.borrow().clone().map(TlsAcceptor::from);
     let max = shared.limits.packet;
     let websocket = door.config.transport == Transport::Websocket;

@@ -24,6 +24,8 @@ mod connection;
 mod doorman;
 mod engine;
 mod engine_rumqttd;
+#[doc(hidden)]
+pub mod fuzz;
 mod greet;
 mod hub;
 mod inbound;

@@ -17,6 +17,8 @@ use crate::topic;
 
 /// Messages in one portion.
 const PORTION: usize = 128;
+/// A table with so many times more room than it needs is made smaller.
+const SPARE: usize = 16;
 /// Bytes after which a portion ends: what a client asked for and does not read keeps values alive that were replaced since.
 const PORTION_BYTES: usize = 64 * 1024;
 /// Topics looked at for one portion, so that one question never holds up the hub for long.
@@ -87,14 +89,16 @@ impl Retained {
     }
 
     /// Keeps `message` as its topic's last value; an empty payload clears it. `false`: a limit forbids
-    /// it, and the topic now has no retained message (an old value would be a wrong one).
+    /// it, and the topic now has no retained message (an old value would be a wrong one). What this process publishes is
+    /// bounded by its configuration and always kept: clients that fill the store cannot hide a device's value.
     pub fn set(&mut self, message: &Arc<Publish>, number: u64) -> bool {
         let size = message.size();
+        let own = message.from == 0 && message.origin.is_none();
         if !message.payload.is_empty()
             && let Some(kept) = self.kept.get_mut(&*message.topic)
         {
             let others = self.bytes - kept.message.size();
-            if others + size <= self.max_bytes {
+            if own || others + size <= self.max_bytes {
                 self.bytes = others + size;
                 *kept = Kept { message: message.clone(), number };
                 return true;
@@ -104,7 +108,7 @@ impl Retained {
         if message.payload.is_empty() {
             return true;
         }
-        if self.kept.len() >= self.max || self.bytes + size > self.max_bytes {
+        if !own && (self.kept.len() >= self.max || self.bytes + size > self.max_bytes) {
             return false;
         }
         self.bytes += size;
@@ -117,6 +121,10 @@ impl Retained {
         if let Some(old) = self.kept.remove(topic) {
             self.bytes -= old.message.size();
             self.order.remove(topic);
+            if self.kept.capacity() > SPARE * (self.kept.len() + SPARE) {
+                // A flood that is over must not keep its table.
+                self.kept.shrink_to(2 * self.kept.len());
+            }
         }
     }
 
@@ -165,8 +173,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Of a client.
     fn message(topic: &str, payload: &'static [u8]) -> Arc<Publish> {
-        Arc::new(Publish::plain(topic, payload, 1, true))
+        Arc::new(Publish { from: 7, ..Publish::plain(topic, payload, 1, true) })
     }
 
     fn walk(store: &mut Retained, filter: &str, until: u64) -> Vec<String> {
@@ -200,7 +209,10 @@ mod tests {
         assert!(!store.set(&message("c", b"1"), 3), "number");
         assert!(!store.set(&message("b", b"1234567"), 4), "bytes");
         assert_eq!((walk(&mut store, "#", 9), store.bytes()), (vec!["a".to_owned()], 6));
-        assert!(store.set(&message("a", b""), 5));
+        let own = |topic: &str| Arc::new(Publish::plain(topic, "a longer value", 1, true));
+        assert!(store.set(&own("a"), 5) && store.set(&own("ours"), 6), "ours are kept all the same");
+        assert!(!store.set(&message("d", b"1"), 7));
+        assert!(store.set(&message("a", b""), 8) && store.set(&message("ours", b""), 9));
         assert_eq!((store.len(), store.bytes()), (0, 0));
     }
 
