@@ -75,12 +75,15 @@ fn rss_kib(pid: u32) -> u64 {
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let tables: [(&str, fn(&tokio::runtime::Runtime)); 3] =
-        [("rates", rates), ("latencies", latencies), ("memory", memory)];
-    for (name, table) in tables {
-        if chosen.is_empty() || chosen.iter().any(|wanted| wanted == name) {
-            table(&runtime);
-        }
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|wanted| wanted == name);
+    if wanted("rates") {
+        rates(&runtime);
+    }
+    if wanted("latencies") {
+        latencies(&runtime);
+    }
+    if wanted("memory") {
+        memory(&runtime);
     }
 }
 
