@@ -78,12 +78,14 @@ pub(super) async fn serve(
 ) {
     let deadline = Instant::now() + shared.limits.connect_deadline;
     // Who says nothing costs no TLS and no WebSocket, and no room for either.
+    let mut first = [0];
     let spoken = tokio::select! {
-        spoken = timeout_at(deadline, tcp.readable()) => spoken,
+        spoken = timeout_at(deadline, tcp.peek(&mut first)) => spoken,
         () = door.stop.cancelled() => return,
     };
     let opened = match spoken {
-        Ok(Ok(())) => tokio::select! {
+        Ok(Ok(0)) => return,
+        Ok(Ok(_)) => tokio::select! {
             opened = timeout_at(deadline, Box::pin(open(&shared, &door, tcp))) => opened,
             () = door.stop.cancelled() => return,
         },
