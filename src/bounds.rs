@@ -321,6 +321,10 @@ pub const BROKER_TICKETS: usize = 2 * BROKER_INSIDE;
 /// send on is at most one message each, and beyond that the queues of the sessions say what is dropped.
 pub const BROKER_JOURNAL: usize = 8 << 20;
 
+/// Addresses that the broker remembers though nobody from there is connected: 4096 × some 100 B. Full: who did the least
+/// harm is forgotten.
+pub const BROKER_ADDRESSES: usize = 4096;
+
 /// Password checks waiting for one of two threads. A check takes about 30 ms on a Pi 4.
 ///
 /// 64 is a second of waiting. Full: the client is told that the server is busy.

@@ -11,17 +11,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::message::Publish;
 use super::queue;
 use super::session::{Flight, Session};
 use super::state::{Attached, Client, Connecting, Control, Detached, Presence, State, Will};
-use super::stats::Counters;
+use super::stats::{Counters, Refusal};
 use super::trie::Key;
 use super::wire::reason;
 
 const FOR_EVER: u32 = u32::MAX;
+/// Bytes of a will that is counted.
+const LARGE_WILL: usize = 4096;
 
 impl State {
     pub(super) fn connect(&mut self, c: Box<Connecting>) {
+        if c.will.as_ref().is_some_and(|will| !self.has_room_for(will)) {
+            self.counters.refuse(Refusal::Limit);
+            // Without an answer the client is told that there is no place.
+            return;
+        }
         let Some(&key) = self.ids.get(&c.client_id) else { return self.create(*c) };
         let Some(client) = self.clients.get_mut(&key) else { return self.create(*c) };
         match &mut client.presence {
@@ -37,6 +45,14 @@ impl State {
         }
     }
 
+    /// Small wills are bounded by the number of sessions; the large ones are counted when another one comes.
+    fn has_room_for(&self, will: &Will) -> bool {
+        let large = |will: &Will| Some(will.message.size()).filter(|size| *size > LARGE_WILL).unwrap_or(0);
+        let new = large(will);
+        let others = || self.clients.values().filter_map(|c| c.will.as_ref()).map(large).sum::<usize>();
+        new == 0 || others() + new <= self.limits.will_bytes
+    }
+
     fn create(&mut self, c: Connecting) {
         let key = self.fresh();
         let (tx, rx) = queue::new(&self.limits, &self.queued);
@@ -47,6 +63,7 @@ impl State {
             queue: tx,
             presence: Presence::Local,
             filters: Default::default(),
+            filter_bytes: 0,
             will: None,
             expiry: 0,
             kept: self.keeps(c.expiry),
@@ -57,8 +74,8 @@ impl State {
         let session = Session {
             key,
             client_id: c.client_id.clone(),
+            flight: Flight::new(&rx),
             queue: rx,
-            flight: Flight::default(),
             walk: None,
             portion: VecDeque::new(),
             taken: Default::default(),
@@ -85,7 +102,7 @@ impl State {
         let (kept, no_more) = (session.kept, session.kept && !self.keeps(c.expiry));
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.user = c.user;
-        client.will = c.will;
+        client.will = c.will.map(|will| Will { message: Publish { from: key, ..will.message }, ..will });
         client.expiry = c.expiry;
         client.presence =
             Presence::Online { conn: c.conn, about: c.about, control: c.control, waiting: VecDeque::new() };
@@ -181,6 +198,7 @@ impl State {
         if client.kept {
             self.note_end(key);
         }
+        self.filter_bytes -= client.filter_bytes;
         if let Presence::Away { since, ends, will_at, .. } = client.presence {
             self.away.remove(&since);
             for at in [ends, will_at].into_iter().flatten() {

@@ -6,28 +6,31 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, ReadHalf, WriteHalf};
+use bytes::BytesMut;
+use tokio::io::ReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::{Duration, Instant, sleep_until, timeout};
+use tokio::time::{Duration, Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::greet::{self, Admitted, Io, Shared};
+use super::intake::Intake;
 use super::message::Publish;
 use super::outbound::{Disk, Owed, answer, moved};
+use super::outlet::{Held, Outlet};
 use super::queue::Walk;
 use super::retained::Portion;
 use super::session::Session;
 use super::state::{AckTo, Control, Detached, Event};
-use super::stats::Refusal;
+use super::stats::{Counters, Refusal};
+use super::tokens::{Bucket, Rate};
 use super::traffic::{About, Traffic, Way};
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 
-/// Unsent bytes above which nothing more is delivered …
-pub(super) const OUT_DELIVER: usize = 64 * 1024;
-/// … and above which nothing more is read: the answers would not fit.
+/// Unsent bytes above which nothing more is read: the answers would not fit.
 const OUT_READ: usize = 256 * 1024;
+/// One wake-up is worth this long.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// How long a closing connection may take for its last bytes.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -42,6 +45,8 @@ pub(super) enum End {
     Fault(Fault),
     /// We end it, for this reason.
     Stop(u8),
+    /// It sends or reads too slowly.
+    Slow,
 }
 
 impl From<Fault> for End {
@@ -61,7 +66,8 @@ pub(super) struct Connection {
     pub user: Option<Arc<str>>,
     pub number: u64,
     pub about: Arc<About>,
-    pub out: BytesMut,
+    pub out: Outlet,
+    pub held: Held,
     /// Packet ids that the hub has not answered yet.
     pub owed: usize,
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
@@ -76,12 +82,14 @@ pub(super) struct Connection {
     /// begins anew with each connection (§4.9).
     pub open: HashSet<(u8, u16)>,
     pub aliases: Vec<Option<Arc<str>>>,
+    pub alias_bytes: usize,
     pub session_expiry: u32,
     pub new_expiry: Option<u32>,
     io_read: ReadHalf<Box<dyn Io>>,
-    io_write: WriteHalf<Box<dyn Io>>,
-    unflushed: bool,
-    input: BytesMut,
+    input: Intake,
+    pace: Bucket,
+    /// Runs while the client is not read because it publishes too fast.
+    pause: Option<std::pin::Pin<Box<Sleep>>>,
     control: mpsc::Receiver<Control>,
     keep_alive: Option<Duration>,
     heard: Instant,
@@ -97,13 +105,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub fn new(
-        shared: Arc<Shared>,
-        io: Box<dyn Io>,
-        input: BytesMut,
-        admitted: Admitted,
-        number: u64,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, io: Box<dyn Io>, input: Intake, admitted: Admitted, number: u64) -> Self {
         let (io_read, io_write) = tokio::io::split(io);
         let mut out = BytesMut::new();
         greet::welcome(&mut out, &shared.limits, &admitted);
@@ -117,7 +119,8 @@ impl Connection {
             user: admitted.user,
             number,
             about: admitted.about,
-            out,
+            out: Outlet::new(io_write, out, limits.write_deadline),
+            held: Held::new(&shared.held),
             owed: 0,
             due: HashSet::new(),
             answers: VecDeque::new(),
@@ -125,12 +128,13 @@ impl Connection {
             stalled: None,
             open: HashSet::new(),
             aliases: Vec::new(),
+            alias_bytes: 0,
             session_expiry: connect.session_expiry,
             new_expiry: None,
             io_read,
-            io_write,
-            unflushed: false,
             input,
+            pace: Bucket::default(),
+            pause: None,
             control: admitted.control,
             keep_alive: (connect.keep_alive > 0)
                 .then(|| Duration::from_millis(1500 * u64::from(connect.keep_alive))),
@@ -155,10 +159,14 @@ impl Connection {
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
         match end {
             End::Fault(f) if f.reason == reason::PACKET_TOO_LARGE => {
-                self.shared.counters.refuse(Refusal::Limit)
+                self.shared.counters.refuse(Refusal::Packet);
+            }
+            End::Fault(f) if f.reason == reason::QUOTA_EXCEEDED => {
+                self.shared.counters.refuse(Refusal::Limit);
             }
             End::Fault(_) => self.shared.counters.refuse(Refusal::Protocol),
-            _ => {}
+            End::Slow => self.shared.counters.refuse(Refusal::Slow),
+            End::Lost | End::Goodbye { .. } | End::Stop(_) => {}
         }
         if let Some((walk, mut portion)) = self.asked.take() {
             portion.close();
@@ -172,22 +180,18 @@ impl Connection {
             // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
             self.session.taken.remove(&id);
         }
-        let Self { session, shared, mut out, mut io_write, version, number, new_expiry, .. } = self;
+        let Self { session, shared, mut out, version, number, new_expiry, .. } = self;
         let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
         let detached = Detached { conn: number, session, graceful, expiry: new_expiry };
         let _ = shared.events.send(Event::Detach(Box::new(detached))).await;
         match end {
             End::Lost | End::Goodbye { .. } => {}
+            End::Slow => encode::disconnect(&mut out.bytes, version, reason::QUOTA_EXCEEDED),
             End::Fault(Fault { reason, .. }) | End::Stop(reason) => {
-                encode::disconnect(&mut out, version, reason);
+                encode::disconnect(&mut out.bytes, version, reason);
             }
         }
-        let _ = timeout(LAST_WORDS, async {
-            use tokio::io::AsyncWriteExt;
-            io_write.write_all(&out).await?;
-            io_write.shutdown().await
-        })
-        .await;
+        let _ = timeout(LAST_WORDS, out.close()).await;
     }
 
     async fn serve(&mut self, stop: &CancellationToken) -> End {
@@ -213,12 +217,9 @@ impl Connection {
                 return End::Stop(reason::SHUTTING_DOWN);
             }
             let may_read = self.may_read();
-            let may_take = self.session.walk.is_none()
-                && self.session.portion.is_empty()
-                && self.asked.is_none()
-                && self.again.is_empty()
-                && self.may_send();
-            let busy = !self.out.is_empty() || self.unflushed;
+            let may_take = self.may_take();
+            let busy = self.out.is_busy();
+            self.held.set(self.out.bytes.len());
             tokio::select! {
                 control = self.control.recv() => match control.map(|c| self.told(c)) {
                     None => return End::Stop(reason::SERVER_UNAVAILABLE),
@@ -226,11 +227,11 @@ impl Connection {
                     Some(None) => {}
                 },
                 () = &mut stopped => return End::Stop(reason::SHUTTING_DOWN),
-                written = write_some(&mut self.io_write, &mut self.out, &mut self.unflushed, &sent), if busy => {
-                    if written.is_err() {
-                        return End::Lost;
-                    }
-                }
+                written = self.out.write(&sent), if busy => match written {
+                    Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return End::Slow,
+                    Err(_) => return End::Lost,
+                    Ok(()) => {}
+                },
                 portion = answer(&mut self.asked), if self.asked.is_some() => {
                     if let (Some((walk, _)), Some(portion)) = (self.asked.take(), portion) {
                         self.received(walk, portion);
@@ -249,10 +250,12 @@ impl Connection {
                         self.take(item);
                     }
                 },
-                read = self.io_read.read_buf(&mut self.input), if may_read => match read {
+                read = self.input.read(&mut self.io_read, usize::MAX), if may_read => match read {
+                    Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return End::Slow,
                     Ok(0) | Err(_) => return End::Lost,
                     Ok(_) => {}
                 },
+                () = rested(&mut self.pause), if self.pause.is_some() => self.pause = None,
                 room = room(&self.shared, &self.stalled), if self.stalled.is_some() => {
                     let Some(((message, ack), room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
@@ -278,33 +281,28 @@ impl Connection {
         self.heard + self.keep_alive.unwrap_or(Duration::from_secs(86_400))
     }
 
-    fn may_read(&mut self) -> bool {
-        // What a large packet needed is given back: a thousand quiet clients must not hold a gigabyte.
-        for buffer in [&mut self.input, &mut self.out] {
-            if buffer.is_empty() && buffer.capacity() > OUT_DELIVER {
-                *buffer = BytesMut::new();
-            }
-        }
-        let may = self.out.len() < OUT_READ && !self.is_full();
-        if may && self.input.capacity() - self.input.len() < 512 {
-            // Grows by doubling as bytes arrive, never by the length that a client announces.
-            self.input.reserve(2048);
-        }
-        may
+    fn may_read(&self) -> bool {
+        self.out.bytes.len() < OUT_READ && !self.is_full()
     }
 
-    /// It has as much unfinished as we allow, or waits for room: it is not read, which is no silence of its own.
+    /// It has as much unfinished as we allow, waits for room, or rests: it is not read, which is no silence of its own.
     fn is_full(&self) -> bool {
         self.stalled.is_some()
+            || self.pause.is_some()
             || self.owed >= usize::from(self.shared.limits.in_flight_in)
             || self.is_too_much()
     }
 
     /// Handles the complete packets that are there.
     async fn read_packets(&mut self) -> Result<(), End> {
-        while self.out.len() < OUT_READ && !self.is_full() {
-            let Some(frame) = reader::frame(&self.input, self.shared.limits.packet)? else { return Ok(()) };
-            let packet = self.input.split_to(frame.checked(self.version)?.end);
+        let mut taken = false;
+        while self.may_read() {
+            let Some(frame) = reader::frame(&self.input.bytes, self.shared.limits.packet)? else {
+                self.input.settle(taken, &self.shared.partials, self.shared.limits.packet_deadline);
+                return Ok(());
+            };
+            taken = true;
+            let packet = self.input.bytes.split_to(frame.checked(self.version)?.end);
             self.heard = Instant::now();
             self.both(|t| {
                 t.packet(Way::In);
@@ -314,6 +312,20 @@ impl Connection {
             self.handle(packet, frame.end).await?;
         }
         Ok(())
+    }
+
+    /// It published a message: if that was too fast, it is not read for a while.
+    pub fn pace(&mut self) {
+        let per_s = self.shared.publish_rate.load(std::sync::atomic::Ordering::Relaxed);
+        if per_s == 0 {
+            return;
+        }
+        let (rate, now) = (Rate { per_s, burst: per_s }, Instant::now());
+        self.pace.owe(rate, now);
+        if let Some(wait) = self.pace.wait(rate, now) {
+            Counters::add(&self.shared.counters.throttled, 1);
+            self.pause = Some(Box::pin(sleep(wait.max(SHORTEST_PAUSE))));
+        }
     }
 
     /// What the hub says.
@@ -348,7 +360,7 @@ impl Connection {
 
     /// One of the four answers that are a packet id and a reason.
     pub fn reply(&mut self, reply: Reply, id: u16, code: u8) {
-        encode::ack(&mut self.out, self.version, reply, id, code);
+        encode::ack(&mut self.out.bytes, self.version, reply, id, code);
         self.both(|t| t.packet(Way::Out));
     }
 
@@ -363,43 +375,15 @@ impl Connection {
     }
 }
 
+async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
+    if let Some(pause) = pause {
+        pause.as_mut().await;
+    }
+}
+
 async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
     match stalled {
         Some((message, _)) => shared.tap.room(message).await,
         None => std::future::pending().await,
     }
-}
-
-/// Writes what the socket takes, and flushes when all is written. Cancel safe: what was written is gone
-/// from `out`, and an unfinished flush is remembered.
-async fn write_some(
-    io: &mut WriteHalf<Box<dyn Io>>,
-    out: &mut BytesMut,
-    unflushed: &mut bool,
-    sent: &(impl Fn(usize) -> [(); 2] + Sync),
-) -> std::io::Result<()> {
-    use std::pin::Pin;
-    use tokio::io::AsyncWrite;
-    std::future::poll_fn(|cx| {
-        while !out.is_empty() {
-            match Pin::new(&mut *io).poll_write(cx, out) {
-                std::task::Poll::Ready(Ok(0)) => {
-                    return std::task::Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                std::task::Poll::Ready(Ok(n)) => {
-                    out.advance(n);
-                    sent(n);
-                    *unflushed = true;
-                }
-                std::task::Poll::Ready(Err(e)) => return std::task::Poll::Ready(Err(e)),
-                std::task::Poll::Pending => return std::task::Poll::Pending,
-            }
-        }
-        let flushed = Pin::new(&mut *io).poll_flush(cx);
-        if flushed.is_ready() {
-            *unflushed = false;
-        }
-        flushed
-    })
-    .await
 }

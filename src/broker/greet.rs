@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::access::Access;
 use super::acl::Access as Right;
 use super::connection::Connection;
+use super::doorman::Gate;
+use super::intake::{Intake, Partials, SMALL};
 use super::journal::Journal;
 use super::limits::Limits;
 use super::listener::Door;
@@ -43,8 +45,14 @@ pub(super) struct Shared {
     pub journal: Option<Journal>,
     /// KiB of large payloads on their way through the hub.
     pub kib: Arc<Semaphore>,
-    /// Connections that may still come.
-    pub places: Arc<Semaphore>,
+    /// Who may come in.
+    pub gate: Arc<Gate>,
+    /// Messages a second of one client; 0: as many as come.
+    pub publish_rate: AtomicU32,
+    /// Large packets that are not complete.
+    pub partials: Arc<Partials>,
+    /// Bytes that wait for clients: queued, in flight, and being written.
+    pub held: Arc<AtomicUsize>,
     /// Password checks at work, and those that may still wait.
     pub checkers: Semaphore,
     pub checks: Semaphore,
@@ -72,38 +80,67 @@ pub(super) async fn serve(
     number: u64,
 ) {
     let deadline = Instant::now() + shared.limits.connect_deadline;
+    // Who says nothing costs no TLS and no WebSocket, and no room for either.
+    let mut first = [0];
+    let spoken = tokio::select! {
+        spoken = timeout_at(deadline, tcp.peek(&mut first)) => spoken,
+        () = door.stop.cancelled() => return,
+    };
+    let opened = match spoken {
+        Ok(Ok(0)) => return,
+        Ok(Ok(_)) => tokio::select! {
+            opened = timeout_at(deadline, Box::pin(open(&shared, &door, tcp))) => opened,
+            () = door.stop.cancelled() => return,
+        },
+        Ok(Err(error)) => Ok(Err(error)),
+        Err(late) => Err(late),
+    };
+    match opened {
+        Ok(Ok(io)) => Box::pin(greet(shared, door, io, peer, number, deadline)).await,
+        Ok(Err(error)) => refused(&shared, peer, Refusal::Handshake, &error.to_string()),
+        Err(_) => refused(&shared, peer, Refusal::Handshake, "nothing to greet in time"),
+    }
+}
+
+/// Serves a stream on which MQTT is spoken.
+pub(super) async fn greet(
+    shared: Arc<Shared>,
+    door: Arc<Door>,
+    mut io: Box<dyn Io>,
+    peer: SocketAddr,
+    number: u64,
+    deadline: Instant,
+) {
+    let mut input = Intake::default();
     let greeting = Box::pin(async {
-        let mut io = match timeout_at(deadline, open(&shared, &door, tcp)).await {
-            Ok(Ok(io)) => io,
-            failed => {
-                let what = match &failed {
-                    Ok(Err(error)) => error.to_string(),
-                    _ => "the handshake took too long".to_owned(),
-                };
-                refused(&shared, peer, Refusal::Handshake, &what);
-                return None;
-            }
-        };
-        let mut input = BytesMut::new();
-        let connect = match timeout_at(deadline, read_connect(&mut io, &mut input, CONNECT_MAX)).await {
+        let connect = match timeout_at(deadline, read_connect(&shared, &mut io, &mut input)).await {
             Ok(Ok(connect)) => connect,
-            Ok(Err(Some((version, fault)))) => {
-                refused(&shared, peer, Refusal::Protocol, fault.what);
+            Ok(Err(No::Fault(version, fault))) => {
+                let why = if fault.reason == reason::PACKET_TOO_LARGE {
+                    Refusal::Packet
+                } else {
+                    Refusal::Protocol
+                };
+                refused(&shared, peer, why, fault.what);
                 // A client that does not even say MQTT gets no answer (§4.13.1, §3.1.4).
                 if let Some(version) = version {
                     say_no(&mut io, version, fault.reason, u32::MAX).await;
                 }
                 return None;
             }
-            Ok(Err(None)) => return None,
+            Ok(Err(No::Closed)) => return None,
+            Ok(Err(No::Slow)) => {
+                refused(&shared, peer, Refusal::Slow, "a large CONNECT that came slowly");
+                return None;
+            }
             Err(_) => {
                 refused(&shared, peer, Refusal::Handshake, "no CONNECT in time");
                 return None;
             }
         };
         let max = connect.maximum_packet;
-        match admit(&shared, &door, connect, (number, peer)).await {
-            Ok(admitted) => Some((io, input, admitted)),
+        match Box::pin(admit(&shared, &door, connect, (number, peer))).await {
+            Ok(admitted) => Some(admitted),
             Err((version, why, code)) => {
                 refused(&shared, peer, why, "CONNECT is not accepted");
                 say_no(&mut io, version, code, max).await;
@@ -115,7 +152,7 @@ pub(super) async fn serve(
         greeted = greeting => greeted,
         () = door.stop.cancelled() => None,
     };
-    if let Some((io, input, admitted)) = greeted {
+    if let Some(admitted) = greeted {
         Box::pin(Connection::new(shared.clone(), io, input, admitted, number).run(&door.stop)).await;
     }
 }
@@ -155,27 +192,41 @@ async fn open(shared: &Shared, door: &Door, tcp: TcpStream) -> std::io::Result<B
     })
 }
 
-type NoConnect = Option<(Option<Version>, Fault)>;
+/// Why there is no CONNECT.
+enum No {
+    /// The bytes are none; and in which version that can be said.
+    Fault(Option<Version>, Fault),
+    /// The connection was closed.
+    Closed,
+    /// It gave way to others; see [`Intake`].
+    Slow,
+}
 
-/// Reads until CONNECT is complete. `Err(None)`: the connection was closed.
-async fn read_connect(io: &mut Box<dyn Io>, input: &mut BytesMut, max: usize) -> Result<Connect, NoConnect> {
+/// Reads until CONNECT is complete.
+async fn read_connect(shared: &Shared, io: &mut Box<dyn Io>, input: &mut Intake) -> Result<Connect, No> {
     loop {
-        if let Some(first) = input.first()
+        if let Some(first) = input.bytes.first()
             && *first != 0x10
         {
-            return Err(Some((None, Fault::protocol("the first packet is not CONNECT"))));
+            return Err(No::Fault(None, Fault::protocol("the first packet is not CONNECT")));
         }
-        let frame = reader::frame(input, max).map_err(|fault| Some((None, fault)))?;
-        if let Some(frame) = frame {
-            let packet = input.split_to(frame.end);
+        if let Some(frame) =
+            reader::frame(&input.bytes, CONNECT_MAX).map_err(|fault| No::Fault(None, fault))?
+        {
+            let packet = input.bytes.split_to(frame.end);
             let body = &packet[frame.start..];
             return decode::connect(frame.first, body)
                 .and_then(|connect| frame.checked(connect.version).map(|_| connect))
-                .map_err(|fault| Some((answerable(body, fault), fault)));
+                .map_err(|fault| No::Fault(answerable(body, fault), fault));
         }
-        input.reserve(1024);
-        if io.read_buf(input).await.map_err(|_| None)? == 0 {
-            return Err(None);
+        input.settle(false, &shared.partials, shared.limits.connect_deadline);
+        // Before CONNECT nobody gets more memory than a small packet needs, unless it sends a large one.
+        let most = SMALL.saturating_sub(input.bytes.len()).max(1024);
+        match input.read(io, most).await {
+            Ok(0) => return Err(No::Closed),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Err(No::Slow),
+            Err(_) => return Err(No::Closed),
         }
     }
 }
@@ -222,7 +273,7 @@ async fn admit(
     }
     let access = shared.access.borrow().clone();
     let user =
-        login(shared, &access, door, &mut connect).await.map_err(|(why, code)| (version, why, code))?;
+        login(shared, &access, door, &mut connect, peer).await.map_err(|(why, code)| (version, why, code))?;
     let client_id: Arc<str> = match connect.client_id.as_str() {
         "" => State::made_up_id(),
         id => id.into(),
@@ -278,13 +329,15 @@ async fn login(
     access: &Arc<Access>,
     door: &Door,
     connect: &mut Connect,
+    peer: SocketAddr,
 ) -> Result<Option<Arc<str>>, (Refusal, u8)> {
     let (Some(user), Some(_)) = (connect.user.take(), &access.passwords) else {
         // Without a password file a name proves nothing, and so is not used.
         let open = access.anonymous(&door.config);
         return if open { Ok(None) } else { Err((Refusal::Login, reason::NOT_AUTHORIZED)) };
     };
-    let busy = (Refusal::Login, reason::SERVER_BUSY);
+    let busy = (Refusal::Busy, reason::SERVER_BUSY);
+    let _knocked = shared.gate.knock(peer.ip()).await.ok_or(busy)?;
     let _place = shared.checks.try_acquire().map_err(|_| busy)?;
     let _turn = shared.checkers.acquire().await.map_err(|_| busy)?;
     let (access, name, password) =
@@ -292,7 +345,10 @@ async fn login(
     let check = move || access.passwords.as_ref().is_some_and(|p| p.check(&name, &password));
     match tokio::task::spawn_blocking(check).await {
         Ok(true) => Ok(Some(user.into())),
-        Ok(false) => Err((Refusal::Login, reason::BAD_USER_OR_PASSWORD)),
+        Ok(false) => {
+            shared.gate.with(|doorman| doorman.wrong(peer.ip(), Instant::now()));
+            Err((Refusal::Login, reason::BAD_USER_OR_PASSWORD))
+        }
         Err(_) => Err(busy),
     }
 }

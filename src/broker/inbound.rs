@@ -66,7 +66,7 @@ impl Connection {
                 return self.tell_hub(Event::Unsubscribe(self.ack_to(id), filters, permit), true).await;
             }
             Packet::PingReq => {
-                encode::pingresp(&mut self.out);
+                encode::pingresp(&mut self.out.bytes);
                 self.both(|t| t.packet(Way::Out));
             }
             Packet::Disconnect { reason, session_expiry } => return Err(self.goodbye(reason, session_expiry)),
@@ -109,6 +109,7 @@ impl Connection {
     async fn publish(&mut self, p: PublishPacket, size: usize) -> Result<(), End> {
         let topic = self.topic_of(&p)?;
         self.both(|t| t.publish(Way::In, p.payload.len()));
+        self.pace();
         if p.qos == 2
             && let Some(group) = self.session.taken.get(&p.id).copied()
         {
@@ -124,6 +125,10 @@ impl Connection {
         {
             let what = "more unfinished messages than our Receive Maximum";
             return Err(Fault { reason: reason::RECEIVE_MAXIMUM, what }.into());
+        }
+        if p.qos == 2 && self.session.taken.len() >= self.shared.limits.unreleased {
+            let what = "more QoS 2 messages that wait for their PUBREL than we keep";
+            return Err(Fault { reason: reason::QUOTA_EXCEEDED, what }.into());
         }
         let access = self.shared.access.borrow().clone();
         if let Some(code) = if !topic::is_name(&topic, self.shared.limits.levels) {
@@ -212,6 +217,12 @@ impl Connection {
             (topic, alias) => {
                 let topic: Arc<str> = topic.into();
                 if let Some(n) = alias {
+                    let old = self.aliases.get(n).and_then(|old| old.as_ref()).map_or(0, |old| old.len());
+                    self.alias_bytes = self.alias_bytes - old + topic.len();
+                    if self.alias_bytes > self.shared.limits.alias_bytes {
+                        let what = "topics behind aliases longer than we keep";
+                        return Err(Fault { reason: reason::QUOTA_EXCEEDED, what }.into());
+                    }
                     if self.aliases.len() <= n {
                         self.aliases.resize(n + 1, None);
                     }
@@ -224,7 +235,8 @@ impl Connection {
 
     /// MQTT 5 says why; 3.1.1 has no word for a right that is missing, and acknowledges (§3.3.5 of 3.1.1).
     fn refuse_publish(&mut self, p: &PublishPacket, code: u8) {
-        self.shared.counters.refuse(Refusal::Access);
+        let why = if code == reason::NOT_AUTHORIZED { Refusal::Access } else { Refusal::Limit };
+        self.shared.counters.refuse(why);
         let code = if self.version == Version::V5 { code } else { reason::SUCCESS };
         match p.qos {
             0 => {}
@@ -245,8 +257,10 @@ impl Connection {
             true => shared::parse(&wish.filter).map(|(_, inner)| inner),
         };
         let levels = self.shared.limits.levels;
-        let (why, code) = if !filter.is_some_and(|f| topic::is_filter(f, levels)) {
+        let (why, code) = if !filter.is_some_and(|f| topic::is_filter(f, usize::MAX)) {
             (Refusal::Protocol, reason::FILTER_INVALID)
+        } else if !filter.is_some_and(|f| topic::is_filter(f, levels)) {
+            (Refusal::Limit, reason::FILTER_INVALID)
         } else {
             let access = self.shared.access.borrow();
             let user = self.user.as_deref();

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::greet::{self, Shared};
 use super::state::Event;
-use super::stats::{Counters, Refusal};
+use super::stats::Counters;
 use super::{BrokerError, tls};
 use crate::config::model::{Listener, Transport};
 
@@ -125,9 +125,12 @@ async fn accept(socket: TcpListener, door: Arc<Door>, shared: Arc<Shared>, tasks
             }
         };
         complained = false;
-        let Ok(place) = shared.places.clone().try_acquire_owned() else {
-            shared.counters.refuse(Refusal::Connections);
-            continue;
+        let place = match shared.gate.arrive(peer.ip()) {
+            Ok(place) => place,
+            Err(why) => {
+                shared.counters.refuse(why);
+                continue;
+            }
         };
         let (shared, door) = (shared.clone(), door.clone());
         // Two tasks: if the inner one panics, the outer one cleans up, and nobody else notices.

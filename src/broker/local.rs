@@ -1,4 +1,4 @@
-//! Subscribing from inside the process, without a socket.
+//! Subscribing from inside the process, without a socket; and clients on streams that are none.
 //!
 //! A subscriber gets the retained messages of its filters first, all of them, then what is published. If
 //! it reads too slowly its bounded queue fills and messages are dropped for it, counted. Once it has
@@ -9,12 +9,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
+use super::Broker;
+use super::greet;
+use super::listener::Door;
 use super::queue::{Item, Lagged, Receiver, Walk};
 use super::retained::{Cursor, Portion};
 use super::state::Event;
 use super::trie::Key;
+use crate::config::model::{Listener, Transport};
 use crate::message::Message;
 
 /// A subscription of this process. Dropping it ends it.
@@ -93,5 +99,19 @@ impl Subscription {
     #[must_use]
     pub fn lags(&self) -> u64 {
         self.lags
+    }
+}
+
+impl Broker {
+    /// Serves the client on a stream, as if it had come to a listener on loopback, until one of both ends it. It takes nobody's
+    /// place, and a fault of ours is not caught: for a program, or a test, that brings its own bytes.
+    pub async fn serve(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
+        let shared = self.inner.shared.clone();
+        let here = ([127, 0, 0, 1], 0).into();
+        let config = Listener { bind: here, transport: Transport::Tcp, tls: None, allow_anonymous: None };
+        let (_, tls) = watch::channel(None);
+        let door = Arc::new(Door { config, tls, stop: shared.stop.child_token() });
+        let (number, deadline) = (shared.fresh(), Instant::now() + shared.limits.connect_deadline);
+        Box::pin(greet::greet(shared, door, Box::new(io), here, number, deadline)).await;
     }
 }

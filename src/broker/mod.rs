@@ -24,12 +24,16 @@ mod access;
 pub mod acl;
 mod clients;
 mod connection;
+mod doorman;
 mod engine;
 mod engine_rumqttd;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod greet;
 mod hub;
 mod inbound;
+mod intake;
 mod journal;
 mod keeping;
 mod limits;
@@ -37,6 +41,7 @@ mod listener;
 mod local;
 mod message;
 mod outbound;
+mod outlet;
 pub mod passwords;
 mod queue;
 mod restoring;
@@ -52,6 +57,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tokens;
 mod traffic;
 mod trie;
 mod wire;
@@ -59,7 +65,7 @@ mod ws;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, mpsc, oneshot, watch};
@@ -71,8 +77,10 @@ use crate::config::model::{self, Transport};
 use crate::message::{Message, Props, VIA};
 use crate::topic;
 use access::Access;
+use doorman::Gate;
 use greet::Shared;
 use hub::{Hub, Inputs};
+use intake::Partials;
 use message::Publish;
 use state::{Event, State};
 use stats::Counters;
@@ -140,7 +148,7 @@ struct Inner {
 const CLOSING: Duration = Duration::from_secs(3);
 
 impl Broker {
-    /// Starts a broker with the default limits; see [`Broker::start_with`].
+    /// Starts a broker with the limits of the configuration; see [`Broker::start_with`].
     ///
     /// # Errors
     /// As [`Broker::start_with`].
@@ -163,11 +171,8 @@ impl Broker {
             model::Engine::Rumqttd => EngineChoice::Rumqttd,
             model::Engine::Native => EngineChoice::Native,
         };
-        Self::start_with(
-            config,
-            Options { never_retain, engine, sys: true, persistence, ..Options::default() },
-        )
-        .await
+        let limits = Limits::of(config);
+        Self::start_with(config, Options { never_retain, limits, engine, sys: true, persistence }).await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.
@@ -189,6 +194,7 @@ impl Broker {
         let local_queued = Arc::new(AtomicUsize::new(0));
         let tap = Arc::new(Tap::new(counters.clone()));
         let mut state = State::new(limits.clone(), counters.clone(), access, tap.clone(), never_retain);
+        let held = state.queued.clone();
         let journal = match persistence {
             Some(persistence) => Some(state.keep(persistence).await),
             None => None,
@@ -206,7 +212,10 @@ impl Broker {
             Inputs { clients, local: local_rx, local_queued: local_queued.clone(), stop: hub_stop.clone() };
         tokio::spawn(Hub::new(state, engine).run(inputs));
         let shared = Arc::new(Shared {
-            places: Arc::new(Semaphore::new(limits.connections)),
+            gate: Gate::new(limits.rules()),
+            publish_rate: AtomicU32::new(limits.publish_rate),
+            partials: Partials::new(limits.partial_bytes),
+            held,
             limits,
             counters,
             events,
@@ -400,6 +409,9 @@ impl Broker {
         *doors = kept;
         inner.addresses.send_replace(places(&doors));
         inner.access.send_replace(access.clone());
+        let limits = Limits::of(config);
+        inner.shared.gate.with(|doorman| doorman.change(limits.rules()));
+        inner.shared.publish_rate.store(limits.publish_rate, Relaxed);
         inner.sys_every.send_if_modified(|every| {
             let changed = *every != config.sys_interval.0;
             *every = config.sys_interval.0;

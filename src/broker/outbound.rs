@@ -3,12 +3,14 @@
 //! Nothing here waits: what has to wait for the disk stands in line, and goes out when the journal has come to its group.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::journal::{Durable, Journal};
+use super::outlet::{GRAIN, OUT_DELIVER};
 use super::queue::{Addressed, Item, Walk};
 use super::retained::Portion;
 use super::session::UNTOLD;
@@ -144,14 +146,14 @@ impl Connection {
 
     /// An answer to SUBSCRIBE or UNSUBSCRIBE that is larger than the client takes is the end (MQTT-3.1.2-24).
     fn say(&mut self, owed: Owed) {
-        let start = self.out.len();
+        let start = self.out.bytes.len();
         match owed {
             Owed::Reply(reply, id, code) => return self.reply(reply, id, code),
-            Owed::SubAck(id, codes) => encode::suback(&mut self.out, self.version, id, &codes),
-            Owed::UnsubAck(id, codes) => encode::unsuback(&mut self.out, self.version, id, &codes),
+            Owed::SubAck(id, codes) => encode::suback(&mut self.out.bytes, self.version, id, &codes),
+            Owed::UnsubAck(id, codes) => encode::unsuback(&mut self.out.bytes, self.version, id, &codes),
         }
-        if self.out.len() - start > self.maximum_packet {
-            self.out.truncate(start);
+        if self.out.bytes.len() - start > self.maximum_packet {
+            self.out.bytes.truncate(start);
             self.overlong = true;
             return;
         }
@@ -198,10 +200,23 @@ impl Connection {
         })
     }
 
+    /// More may be delivered: the client reads, has not all it takes at once, and if what waits for all clients is over
+    /// its limit, nothing of this one waits here.
     pub(super) fn may_send(&self) -> bool {
-        self.out.len() < super::connection::OUT_DELIVER
+        let (out, limits) = (self.out.bytes.len(), &self.shared.limits);
+        out < OUT_DELIVER
             && self.session.flight.len() - self.again.len() < self.window
+            && (out < GRAIN || self.shared.held.load(Relaxed) < limits.queue_bytes_total)
             && self.disk.as_ref().is_none_or(|disk| disk.subacks == 0)
+    }
+
+    /// As `may_send`, and nothing else comes before what is queued.
+    pub(super) fn may_take(&self) -> bool {
+        self.session.walk.is_none()
+            && self.session.portion.is_empty()
+            && self.asked.is_none()
+            && self.again.is_empty()
+            && self.may_send()
     }
 
     /// Sends what may be sent now. `false`: the hub is gone.
@@ -292,18 +307,18 @@ impl Connection {
     }
 
     fn put(&mut self, a: &Addressed, id: u16, dup: bool, now: Instant) -> bool {
-        let start = self.out.len();
+        let start = self.out.bytes.len();
         let ids = a.ids.as_deref().unwrap_or(&[]);
         let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
-        encode::publish(&mut self.out, self.version, &a.message, &delivery, now);
-        let fits = self.out.len() - start <= self.maximum_packet;
+        encode::publish(&mut self.out.bytes, self.version, &a.message, &delivery, now);
+        let fits = self.out.bytes.len() - start <= self.maximum_packet;
         if fits {
             self.both(|t| {
                 t.packet(Way::Out);
                 t.publish(Way::Out, a.message.payload.len());
             });
         } else {
-            self.out.truncate(start);
+            self.out.bytes.truncate(start);
         }
         fits
     }

@@ -13,6 +13,9 @@ use super::message::Publish;
 use super::retained::Cursor;
 use crate::bounds;
 
+/// Bytes that may wait for one session even when too many wait for all: those who read must not suffer from those who do not.
+const SHARE: usize = 16 * 1024;
+
 /// What a subscriber gets.
 #[derive(Debug, Clone)]
 pub enum Item {
@@ -65,6 +68,8 @@ pub struct Walk {
 #[derive(Debug, Default)]
 struct Gauge {
     bytes: AtomicUsize,
+    /// Bytes that left the queue and are not acknowledged.
+    flight: AtomicUsize,
     dropped: AtomicU64,
     lagged: Notify,
 }
@@ -117,10 +122,9 @@ impl Sender {
     pub fn fits(&self, item: &Item) -> bool {
         let bytes = item.bytes();
         let optional = matches!(item, Item::Message(a) if a.qos == 0);
+        let waiting = self.gauge.bytes.load(Relaxed) + self.gauge.flight.load(Relaxed) + bytes;
         let scarce = self.room() <= self.max_items / 4;
-        let full = self.room() == 0
-            || self.gauge.bytes.load(Relaxed) + bytes > self.max_bytes
-            || self.total.load(Relaxed) + bytes > self.max_total;
+        let full = self.room() == 0 || waiting > self.max_bytes || waiting > self.share();
         !(full || (optional && scarce))
     }
 
@@ -149,6 +153,12 @@ impl Sender {
         self.gauge.bytes.fetch_sub(bytes, Relaxed);
         self.total.fetch_sub(bytes, Relaxed);
         self.lost()
+    }
+
+    /// How much may wait for this session: a quarter of what is free for all, so that however many take all they can get, the
+    /// next one still finds room; and a little always.
+    fn share(&self) -> usize {
+        SHARE.max(self.max_total.saturating_sub(self.total.load(Relaxed)) / 4)
     }
 
     /// Something found no room.
@@ -189,6 +199,12 @@ impl Sender {
 }
 
 impl Receiver {
+    /// Where this session's messages in flight are counted.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        Account { gauge: self.gauge.clone(), total: self.total.clone() }
+    }
+
     /// The next item; `None`: the broker has stopped. Cancel safe.
     pub async fn recv(&mut self) -> Option<Item> {
         let item = self.rx.recv().await;
@@ -221,6 +237,37 @@ impl Receiver {
     }
 }
 
+/// Where what is in flight is counted.
+#[derive(Debug, Clone, Default)]
+pub struct Account {
+    gauge: Arc<Gauge>,
+    total: Arc<AtomicUsize>,
+}
+
+impl Account {
+    /// So many bytes are in flight until the charge is dropped.
+    #[must_use]
+    pub fn charge(&self, bytes: usize) -> Charge {
+        self.gauge.flight.fetch_add(bytes, Relaxed);
+        self.total.fetch_add(bytes, Relaxed);
+        Charge { account: self.clone(), bytes }
+    }
+}
+
+/// A message's bytes among those that wait.
+#[derive(Debug)]
+pub struct Charge {
+    account: Account,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.account.gauge.flight.fetch_sub(self.bytes, Relaxed);
+        self.account.total.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
 /// Something was dropped for this subscriber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lagged;
@@ -243,7 +290,8 @@ mod tests {
 
     #[tokio::test]
     async fn qos_0_leaves_room_and_bytes_are_bounded_for_one_and_for_all() {
-        let limits = Limits { queue: 8, queue_bytes: 4000, queue_bytes_total: 6000, ..Limits::default() };
+        let limits =
+            Limits { queue: 8, queue_bytes: 40_000, queue_bytes_total: 400_000, ..Limits::default() };
         let total = Arc::new(AtomicUsize::new(0));
         let (tx, mut rx) = new(&limits, &total);
         assert_eq!((0..8).filter(|_| tx.offer(item(0, 1))).count(), 6);
@@ -253,10 +301,30 @@ mod tests {
         }
         assert_eq!(rx.recv_or_lagged().await.err(), Some(Lagged), "said once the queue is empty");
         assert_eq!(total.load(Relaxed), 0);
-        assert!(tx.offer(item(1, 3000)) && !tx.offer(item(1, 3000)));
-        let (other, rest) = new(&limits, &total);
-        assert!(other.offer(item(1, 2000)) && !other.offer(item(1, 2000)), "over the total");
-        drop((rx, rest));
+        assert!(tx.offer(item(1, 30_000)) && !tx.offer(item(1, 30_000)));
+        let flight = rx.account().charge(9000);
+        assert!(!tx.offer(item(1, 3000)), "what is in flight waits, too");
+        drop(flight);
+        assert!(tx.offer(item(1, 3000)));
+        drop(rx);
         assert_eq!(total.load(Relaxed), 0, "what a dropped queue held is given back");
+    }
+
+    #[tokio::test]
+    async fn however_many_take_all_they_get_the_next_one_finds_room() {
+        let limits = Limits { queue_bytes_total: 10_000_000, ..Limits::default() };
+        let total = Arc::new(AtomicUsize::new(0));
+        let mut hogs = Vec::new();
+        for n in 1..200usize {
+            let (tx, rx) = new(&limits, &total);
+            let got = (0..).take_while(|_| tx.offer(item(1, 2000))).count() * 2065;
+            assert!(got > 12_000, "number {n} got {got}");
+            // Those before take what is free again.
+            hogs.push((tx, rx));
+            hogs.iter().for_each(|(tx, _)| while tx.offer(item(1, 2000)) {});
+        }
+        assert!(total.load(Relaxed) < 10_000_000 + 200 * SHARE, "{}", total.load(Relaxed));
+        drop(hogs);
+        assert_eq!(total.load(Relaxed), 0);
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant};
 use super::journal::codec::{self, Kind, Now, Row};
 use super::journal::times::Moment;
 use super::journal::{ALIVE, BEFORE};
+use super::limits::filter_cost;
 use super::message::Publish;
 use super::queue::{self, Addressed, Item};
 use super::session::{Flight, Session};
@@ -110,11 +111,12 @@ impl State {
         now: &Now,
     ) -> u64 {
         let (tx, rx) = queue::new(&self.limits, &self.queued);
+        let flight = Flight::new(&rx);
         let mut session = Box::new(Session {
             key,
             client_id: row.client_id.clone(),
             queue: rx,
-            flight: Flight::default(),
+            flight,
             walk: None,
             portion: Default::default(),
             taken: parts.taken.into_iter().map(|id| (id, BEFORE)).collect(),
@@ -162,8 +164,9 @@ impl State {
         let ago = if row.connected { 0 } else { ago };
         let will_at = row.will.as_ref().and_then(|will| rest(will.delay, ago));
         let since = self.fresh();
-        let mut filters = HashMap::new();
+        let (mut filters, mut filter_bytes) = (HashMap::new(), 0);
         for (filter, options) in parts.filters {
+            filter_bytes += filter_cost(&filter);
             match shared::parse(&filter) {
                 None => drop(self.trie.insert(&filter, key, options)),
                 Some((_, inner)) => {
@@ -181,11 +184,13 @@ impl State {
             queue: tx,
             presence: Presence::Away { session, left, since, ends, will_at },
             filters,
+            filter_bytes,
             will: row.will,
             expiry: row.expiry,
             kept: true,
             seq,
         };
+        self.filter_bytes += filter_bytes;
         self.ids.insert(row.client_id, key);
         self.clients.insert(key, client);
         self.away.insert(since, key);

@@ -17,6 +17,10 @@ use crate::topic;
 
 /// Messages in one portion.
 const PORTION: usize = 128;
+/// A table with so many times more room than it needs is made smaller.
+const SPARE: usize = 16;
+/// Bytes after which a portion ends: what a client asked for and does not read keeps values alive that were replaced since.
+const PORTION_BYTES: usize = 64 * 1024;
 /// Topics looked at for one portion, so that one question never holds up the hub for long.
 const SCAN: usize = 4096;
 
@@ -105,15 +109,18 @@ impl Retained {
     }
 
     /// Keeps `message` as its topic's last value; an empty payload clears it. `false`: a limit forbids
-    /// it, and the topic now has no retained message (an old value would be a wrong one). `stored`: it is to outlive the
-    /// process; what did before and is replaced or cleared by one that does not is found in [`Retained::take_gone`].
+    /// it, and the topic now has no retained message (an old value would be a wrong one). What this process publishes is
+    /// bounded by its configuration and always kept: clients that fill the store cannot hide a device's value. `stored`: it is
+    /// to outlive the process; what did before and is replaced or cleared by one that does not is found in
+    /// [`Retained::take_gone`].
     pub fn set(&mut self, message: &Arc<Publish>, number: u64, stored: bool) -> bool {
         let size = message.size();
+        let own = message.from == 0 && message.origin.is_none();
         if !message.payload.is_empty()
             && let Some(kept) = self.kept.get_mut(&*message.topic)
         {
             let others = self.bytes - kept.message.size();
-            if others + size <= self.max_bytes {
+            if own || others + size <= self.max_bytes {
                 self.bytes = others + size;
                 if kept.stored && !stored {
                     self.gone.push(message.topic.clone());
@@ -126,7 +133,7 @@ impl Retained {
         if message.payload.is_empty() {
             return true;
         }
-        if self.kept.len() >= self.max || self.bytes + size > self.max_bytes {
+        if !own && (self.kept.len() >= self.max || self.bytes + size > self.max_bytes) {
             return false;
         }
         self.bytes += size;
@@ -141,6 +148,10 @@ impl Retained {
             self.order.remove(topic);
             if old.stored {
                 self.gone.push(old.message.topic.clone());
+            }
+            if self.kept.capacity() > SPARE * (self.kept.len() + SPARE) {
+                // A flood that is over must not keep its table.
+                self.kept.shrink_to(2 * self.kept.len());
             }
         }
     }
@@ -165,7 +176,7 @@ impl Retained {
             Some(after) => Bound::Excluded(after.as_ref()),
             None => Bound::Included(start),
         };
-        let mut messages = Vec::new();
+        let (mut messages, mut bytes) = (Vec::new(), 0);
         let mut dead = Vec::new();
         let mut last = None;
         for (scanned, topic) in self.order.range::<str, _>((from, Bound::Unbounded)).enumerate() {
@@ -173,7 +184,7 @@ impl Retained {
                 last = None;
                 break;
             }
-            if messages.len() == PORTION || scanned == SCAN {
+            if messages.len() == PORTION || bytes >= PORTION_BYTES || scanned == SCAN {
                 break;
             }
             last = Some(topic.clone());
@@ -184,6 +195,7 @@ impl Retained {
             if kept.message.is_expired(now) {
                 dead.push(topic.clone());
             } else {
+                bytes += kept.message.size();
                 messages.push(kept.message.clone());
             }
         }
@@ -199,8 +211,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Of a client.
     fn message(topic: &str, payload: &'static [u8]) -> Arc<Publish> {
-        Arc::new(Publish::plain(topic, payload, 1, true))
+        Arc::new(Publish { from: 7, ..Publish::plain(topic, payload, 1, true) })
     }
 
     fn walk(store: &mut Retained, filter: &str, until: u64) -> Vec<String> {
@@ -234,7 +247,11 @@ mod tests {
         assert!(!store.set(&message("c", b"1"), 3, false), "number");
         assert!(!store.set(&message("b", b"1234567"), 4, false), "bytes");
         assert_eq!((walk(&mut store, "#", 9), store.bytes()), (vec!["a".to_owned()], 6));
-        assert!(store.set(&message("a", b""), 5, false));
+        let own = |topic: &str| Arc::new(Publish::plain(topic, "a longer value", 1, true));
+        let kept = store.set(&own("a"), 5, false) && store.set(&own("ours"), 6, false);
+        assert!(kept, "ours are kept all the same");
+        assert!(!store.set(&message("d", b"1"), 7, false));
+        assert!(store.set(&message("a", b""), 8, false) && store.set(&message("ours", b""), 9, false));
         assert_eq!((store.len(), store.bytes()), (0, 0));
     }
 

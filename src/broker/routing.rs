@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::acl::Access as Right;
+use super::limits::filter_cost;
 use super::message::Publish;
 use super::queue::{self, Addressed, Item, Walk};
 use super::retained::{Cursor, Portion};
@@ -40,7 +41,7 @@ impl State {
             let keep = by.retain && self.journal.is_some();
             let fits = self.retained.set(message, self.number, keep);
             if !fits {
-                self.counters.refuse(Refusal::Limit);
+                self.counters.refuse(Refusal::Retained);
             }
             stored = keep && fits && !message.payload.is_empty();
             Counters::set(&self.counters.retained, self.retained.len());
@@ -132,7 +133,13 @@ impl State {
                 }
             };
             let known = client.filters.contains_key(wish.filter.as_str());
-            if !known && client.filters.len() >= self.limits.subscriptions {
+            let cost = if known { 0 } else { filter_cost(&wish.filter) };
+            let limits = &self.limits;
+            if !known
+                && (client.filters.len() >= limits.subscriptions
+                    || client.filter_bytes + cost > limits.filter_bytes
+                    || self.filter_bytes + cost > limits.filter_bytes_total)
+            {
                 self.counters.refuse(Refusal::Limit);
                 codes.push(reason::QUOTA_EXCEEDED);
                 continue;
@@ -145,6 +152,8 @@ impl State {
             };
             let filter: Arc<str> = wish.filter.into();
             client.filters.insert(filter.clone(), options);
+            client.filter_bytes += cost;
+            self.filter_bytes += cost;
             changed.push((filter.clone(), Some(options)));
             codes.push(wish.qos);
             if let Some((_, inner)) = shared::parse(&filter) {
@@ -188,8 +197,13 @@ impl State {
         let mut changed = Vec::new();
         for filter in filters {
             let client = self.clients.get_mut(&ack.key);
-            let was = client.is_some_and(|c| c.filters.remove(filter.as_str()).is_some());
+            let was = client.is_some_and(|c| {
+                let was = c.filters.remove(filter.as_str()).is_some();
+                c.filter_bytes -= if was { filter_cost(filter) } else { 0 };
+                was
+            });
             if was {
+                self.filter_bytes -= filter_cost(filter);
                 self.forget(filter, ack.key);
                 changed.push((filter.as_str().into(), None));
             }
@@ -237,6 +251,7 @@ impl State {
             queue: tx,
             presence: Presence::Local,
             filters: Default::default(),
+            filter_bytes: 0,
             will: None,
             expiry: 0,
             kept: false,

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::queue::{Addressed, Receiver, Walk};
+use super::queue::{Account, Addressed, Charge, Receiver, Walk};
 use super::trie::Key;
 use super::wire::reason;
 
@@ -40,6 +40,8 @@ pub const UNTOLD: u64 = u64::MAX;
 pub struct Flight {
     sent: VecDeque<Sent>,
     last: u16,
+    /// What is in flight counts with what waits in the queue.
+    account: Account,
 }
 
 /// One of them.
@@ -51,6 +53,7 @@ pub struct Sent {
     pub message: Option<Addressed>,
     /// Its place in a session that is kept; 0: it is not kept.
     pub seq: u64,
+    charge: Option<Charge>,
 }
 
 /// The packet id of what is kept at this place. It follows from the place, so that it is the same after a restart without
@@ -61,6 +64,12 @@ pub fn id_of(seq: u64) -> u16 {
 }
 
 impl Flight {
+    /// Nothing, of the session that has this queue.
+    #[must_use]
+    pub fn new(queue: &Receiver) -> Self {
+        Self { account: queue.account(), ..Self::default() }
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -82,22 +91,27 @@ impl Flight {
     pub fn send(&mut self, message: Addressed) -> Option<u16> {
         let seq = message.seq;
         if seq > 0 && !self.has(id_of(seq)) {
-            self.sent.push_back(Sent { id: id_of(seq), message: Some(message), seq });
+            self.note(id_of(seq), Some(message), seq);
             return Some(id_of(seq));
         }
         for _ in 0..=self.sent.len() {
             self.last = self.last.checked_add(1).unwrap_or(1);
             if !self.has(self.last) {
-                self.sent.push_back(Sent { id: self.last, message: Some(message), seq });
+                self.note(self.last, Some(message), seq);
                 return Some(self.last);
             }
         }
         None
     }
 
+    fn note(&mut self, id: u16, message: Option<Addressed>, seq: u64) {
+        let charge = message.as_ref().map(|m| self.account.charge(m.message.size()));
+        self.sent.push_back(Sent { id, message, seq, charge });
+    }
+
     /// What was sent before a restart: a message, or (`None`) its PUBREL.
     pub fn restore(&mut self, seq: u64, message: Option<Addressed>) {
-        self.sent.push_back(Sent { id: id_of(seq), message, seq });
+        self.note(id_of(seq), message, seq);
     }
 
     /// PUBACK came. An id that is not waiting for one is ignored: it may answer a repeat. The place of what is over in a
@@ -118,6 +132,7 @@ impl Flight {
             Some(_) if code >= 0x80 => (None, self.over(|s| s.id == id)),
             Some(sent) => {
                 sent.message = None;
+                sent.charge = None;
                 (Some(reason::SUCCESS), sent.seq)
             }
             None if code >= 0x80 => (None, 0),

@@ -213,6 +213,8 @@ pub(super) struct Client {
     pub presence: Presence,
     /// Its subscriptions.
     pub filters: HashMap<Arc<str>, Options>,
+    /// What they take, as [`super::limits::filter_cost`] reckons it; 0 for one of this process.
+    pub filter_bytes: usize,
     pub will: Option<Will>,
     pub expiry: u32,
     /// It outlives the process.
@@ -250,6 +252,8 @@ pub(super) struct State {
     pub journal: Option<Journal>,
     pub trie: Trie<Options>,
     pub groups: Groups,
+    /// What the subscriptions of all clients take.
+    pub filter_bytes: usize,
     pub retained: Retained,
     pub clients: HashMap<Key, Client>,
     pub ids: HashMap<Arc<str>, Key>,
@@ -288,6 +292,7 @@ impl State {
             journal: None,
             trie: Trie::default(),
             groups: Groups::default(),
+            filter_bytes: 0,
             clients: HashMap::new(),
             ids: HashMap::new(),
             away: BTreeMap::new(),

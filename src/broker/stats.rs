@@ -10,26 +10,44 @@ use super::traffic::Traffic;
 pub enum Refusal {
     /// Over the number of connections.
     Connections,
+    /// Over the number of connections of one address.
+    Address,
+    /// Connections of one address in too quick succession.
+    Rate,
     /// TLS or WebSocket handshake failed or took too long, or no CONNECT came in time.
     Handshake,
     /// Bytes that are not MQTT, or break its rules.
     Protocol,
     /// An unknown user, a wrong password, or no user where one is needed.
     Login,
+    /// Too many logins wait for their passwords to be checked.
+    Busy,
     /// Publishing or subscribing without the right to.
     Access,
-    /// Over a limit of packet size, subscriptions, levels or retained messages.
+    /// Over a limit of subscriptions, levels, topic aliases, wills or unfinished messages.
     Limit,
+    /// A packet larger than is taken.
+    Packet,
+    /// A message that is to be retained, over the limit of those.
+    Retained,
+    /// A large packet that came too slowly, or a client that reads nothing of what it is sent.
+    Slow,
 }
 
-/// Every [`Refusal`], in the order of its counters.
-const REFUSALS: [(Refusal, &str); 6] = [
+/// Every [`Refusal`] and its name, in the order of the counters.
+const REFUSALS: [(Refusal, &str); 12] = [
     (Refusal::Connections, "connections"),
+    (Refusal::Address, "address"),
+    (Refusal::Rate, "rate"),
     (Refusal::Handshake, "handshake"),
     (Refusal::Protocol, "protocol"),
     (Refusal::Login, "login"),
+    (Refusal::Busy, "busy"),
     (Refusal::Access, "access"),
     (Refusal::Limit, "limit"),
+    (Refusal::Packet, "packet"),
+    (Refusal::Retained, "retained"),
+    (Refusal::Slow, "slow"),
 ];
 
 /// How it is with sessions and retained messages over a restart.
@@ -79,6 +97,8 @@ pub(super) struct Counters {
     pub unkept: AtomicU64,
     pub keeping_damaged: AtomicU64,
     keeping: Mutex<(Keeping, String)>,
+    /// Times a client was not read for a while because it published too fast.
+    pub throttled: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
 }
 
@@ -148,6 +168,7 @@ impl Counters {
             persistence_bytes: get(&self.keeping_bytes),
             persistence_unkept: get(&self.unkept),
             persistence_damaged: get(&self.keeping_damaged),
+            throttled: get(&self.throttled),
         }
     }
 }
@@ -229,6 +250,8 @@ pub struct BrokerStats {
     pub persistence_unkept: u64,
     /// What was left out at the start, because it was damaged.
     pub persistence_damaged: u64,
+    /// Times a client was not read for a while because it published too fast.
+    pub throttled: u64,
 }
 
 impl BrokerStats {

@@ -322,3 +322,19 @@ async fn a_process_that_stood_still_does_not_blame_its_engine() {
     expect_burst(&mut all, 1).await;
     assert_eq!(broker.stats().engine_switches, 0);
 }
+
+/// The heap that a connection takes before a byte came: its task, and what the task has boxed.
+#[tokio::test]
+async fn a_silent_connection_is_a_small_task() {
+    let broker = broker(Options::default()).await;
+    let here: SocketAddr = ([127, 0, 0, 1], 0).into();
+    let listener = tokio::net::TcpListener::bind(here).await.unwrap();
+    let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (_, tls) = watch::channel(None);
+    let stop = CancellationToken::new();
+    let door = Arc::new(listener::Door { config: config().listener.remove(0), tls, stop });
+    let serving = greet::serve(broker.inner.shared.clone(), door, tcp, here, 1);
+    let size = size_of_val(&serving);
+    println!("{size} bytes");
+    assert!(size < 2048, "{size} bytes");
+}

@@ -16,7 +16,8 @@ pub struct Trie<V> {
 
 #[derive(Debug)]
 struct Node<V> {
-    children: HashMap<Box<str>, Node<V>>,
+    /// Boxed: a table of one entry has room for four.
+    children: HashMap<Box<str>, Box<Node<V>>>,
     plus: Option<Box<Node<V>>>,
     here: BTreeMap<Key, V>,
     hash: BTreeMap<Key, V>,

@@ -23,6 +23,9 @@ pub struct WsStream<S> {
     rest: Bytes,
 }
 
+/// Largest frame that is sent: the socket keeps one until the client has read it.
+const FRAME: usize = 16 * 1024;
+
 /// Answers the WebSocket handshake. `max` is the largest message in bytes.
 ///
 /// # Errors
@@ -97,6 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let bytes = &bytes[..bytes.len().min(FRAME)];
         let mut socket = Pin::new(&mut self.socket);
         ready!(socket.as_mut().poll_ready(cx)).map_err(io::Error::other)?;
         socket.start_send(Message::Binary(Bytes::copy_from_slice(bytes))).map_err(io::Error::other)?;

@@ -8,6 +8,7 @@ use clap::Args as ClapArgs;
 use super::exit::Exit;
 use crate::config;
 use crate::registry::DRIVERS;
+use crate::runtime::few_arenas;
 use crate::runtime::service::{self, End};
 use crate::status::journal;
 
@@ -24,11 +25,13 @@ pub struct Args {
 /// # Errors
 /// 78 with mistakes in the configuration, 69 when it cannot start, 75 when it did not drain in time.
 pub fn run(args: &Args) -> Result<(), Exit> {
+    few_arenas();
     journal::start("info");
     let loaded = super::load(&args.config)?;
     for line in loaded.warnings.render(false).lines() {
         tracing::warn!("{line}");
     }
+    allow_open_files(u64::from(loaded.broker.max_connections) + OWN_FILES);
     let load = |path: &std::path::Path| config::load(path, DRIVERS).map_err(|report| report.render(false));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -42,5 +45,27 @@ pub fn run(args: &Args) -> Result<(), Exit> {
         Ok(()) => Ok(()),
         Err(End::Stuck(parts)) => Err(Exit::NotDrained(parts.join(", "))),
         Err(end @ (End::Start(_) | End::Broken(_))) => Err(Exit::Start(Box::new(end))),
+    }
+}
+
+/// Open files of our own beside the broker's clients: ports, uplinks, the database, what shares buses.
+const OWN_FILES: u64 = 512;
+
+/// Each client of the broker is an open file, and one too many would take the database's. systemd starts services with
+/// room for 1024 and lets them have more if they ask.
+fn allow_open_files(wanted: u64) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|now| now >= wanted) {
+        return;
+    }
+    let possible = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum: limit.maximum });
+    if raised.is_err() || possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            "too few open files for all clients that `max_connections` of [broker] lets in; raise LimitNOFILE of the service, or lower it"
+        );
     }
 }

@@ -155,13 +155,31 @@ pub fn render(snapshot: &Json) -> String {
         count(number(&broker["messages_in"])),
         count(number(&broker["messages_out"])),
         count(number(&broker["dropped"])),
-        broker["persistence_error"]
-            .as_str()
-            .filter(|e| !e.is_empty())
-            .map_or(String::new(), |e| format!(", sessions in memory only: {e}")),
+        refusals(broker)
+            + &broker["persistence_error"]
+                .as_str()
+                .filter(|e| !e.is_empty())
+                .map_or(String::new(), |e| format!(", sessions in memory only: {e}")),
     ));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What the broker refused, and why: `, 12 refused (8 login, 4 protocol)`.
+fn refusals(broker: &Json) -> String {
+    let why = |(key, n): (&String, &Json)| {
+        let (why, n) = (key.strip_prefix("refused_")?.to_owned(), n.as_f64().filter(|n| *n > 0.0)?);
+        Some(format!("{} {why}", count(n)))
+    };
+    let reasons: Vec<String> = rows(broker).filter_map(why).collect();
+    let mut text = match broker["refused"].as_f64().filter(|n| *n > 0.0) {
+        None => String::new(),
+        Some(n) => format!(", {} refused ({})", count(n), reasons.join(", ")),
+    };
+    if let Some(n) = broker["throttled"].as_f64().filter(|n| *n > 0.0) {
+        text += &format!(", {} times slowed down", count(n));
+    }
+    text
 }
 
 fn rows(parts: &Json) -> impl Iterator<Item = (&String, &Json)> {

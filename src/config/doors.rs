@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use driver_api::Span;
+use driver_api::{ByteSize, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,16 @@ pub struct Broker {
     /// retained messages of clients outlive a restart, a `kill -9` and a power cut: `broker.db` in the directory of [store].
     /// A publisher is then acknowledged when its message is on the disk, if it is to be kept. Read at the start.
     pub persistence: bool,
+    /// Connections at once, those that have not said who they are included. Each takes a file descriptor.
+    pub max_connections: u32,
+    /// Of these, from one address (with IPv6 from one /64 network); all programs of this box are one.
+    pub max_connections_per_address: u32,
+    /// New connections a second from one address; as many as it may have open come in at once. 0: no limit.
+    pub max_connect_rate: u32,
+    /// Messages a second that one client may publish; who is faster is not read for a while, and nothing is lost. 0: no limit.
+    pub max_publish_rate: u32,
+    /// Largest MQTT packet that is taken. Read at the start.
+    pub max_packet_size: ByteSize,
     /// Where clients may connect. Default: TCP on 127.0.0.1:1883 and WebSocket on 127.0.0.1:8083.
     pub listener: Vec<Listener>,
 }
@@ -45,6 +55,11 @@ impl Default for Broker {
             engine: Engine::default(),
             sys_interval: Span::s(10),
             persistence: true,
+            max_connections: 1024,
+            max_connections_per_address: 1000,
+            max_connect_rate: 200,
+            max_publish_rate: 0,
+            max_packet_size: ByteSize::mib(1),
             listener: vec![local(1883, Transport::Tcp), local(8083, Transport::Websocket)],
         }
     }

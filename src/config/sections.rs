@@ -40,7 +40,19 @@ pub(super) fn read<'r, 'i>(
     let mut broker = Broker::default();
     let mut listeners = Vec::new();
     for (part, raw) in understood::<Broker>(&all.broker, problems) {
-        let Broker { mut password_file, mut acl_file, engine, sys_interval, persistence, listener } = part;
+        let Broker {
+            mut password_file,
+            mut acl_file,
+            engine,
+            sys_interval,
+            persistence,
+            max_connections,
+            max_connections_per_address,
+            max_connect_rate,
+            max_publish_rate,
+            max_packet_size,
+            listener,
+        } = part;
         let base = sources.directory(raw.source);
         let has = |key| raw.table.contains_key(key);
         make_whole(base, [&mut password_file, &mut acl_file]);
@@ -49,6 +61,12 @@ pub(super) fn read<'r, 'i>(
         put(&mut broker.engine, engine, has("engine"));
         put(&mut broker.sys_interval, sys_interval, has("sys_interval"));
         put(&mut broker.persistence, persistence, has("persistence"));
+        put(&mut broker.max_connections, max_connections, has("max_connections"));
+        let per_address = "max_connections_per_address";
+        put(&mut broker.max_connections_per_address, max_connections_per_address, has(per_address));
+        put(&mut broker.max_connect_rate, max_connect_rate, has("max_connect_rate"));
+        put(&mut broker.max_publish_rate, max_publish_rate, has("max_publish_rate"));
+        put(&mut broker.max_packet_size, max_packet_size, has("max_packet_size"));
         if has("listener") {
             if listeners.is_empty() {
                 broker.listener.clear();

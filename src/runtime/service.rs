@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::gateway::Gateway;
+use super::memory;
 use crate::config::Loaded;
 use crate::status::notify;
 
@@ -42,6 +44,7 @@ pub async fn run(
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     let summary = summary(&loaded);
+    let tending = AbortOnDropHandle::new(tokio::spawn(memory::tend()));
     let mut gateway = Gateway::start(loaded).await.map_err(End::Start)?;
     for (transport, address) in gateway.addresses() {
         info!("local broker listens on {address} ({transport:?})");
@@ -66,6 +69,7 @@ pub async fn run(
             }
         }
     };
+    drop(tending);
     notify::stopping(super::LONGEST_STOP);
     info!("stopping: polls end, what was read is stored");
     let stopped = gateway.stop().await;

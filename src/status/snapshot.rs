@@ -163,6 +163,13 @@ pub struct BrokerStatus {
     pub skipped: u64,
     /// Refusals of every kind.
     pub refused: u64,
+    /// Of these by their reason, as `refused_connections` and so on.
+    #[serde(flatten)]
+    pub refused_for: BTreeMap<String, u64>,
+    /// Times a client was not read for a while because it published too fast.
+    pub throttled: u64,
+    /// Connections that a fault of ours ended.
+    pub panics: u64,
     /// Messages of other devices that went to the log (`[[uplink.forward]]`).
     pub forward_taken: u64,
     /// Those with QoS 0 that did not, because too many waited for the disk.
@@ -338,6 +345,9 @@ fn broker_status(stats: &BrokerStats) -> BrokerStatus {
         dropped: stats.dropped,
         skipped: stats.skipped,
         refused: stats.refused.iter().map(|(_, count)| count).sum(),
+        refused_for: stats.refused.iter().map(|(why, count)| (format!("refused_{why}"), *count)).collect(),
+        throttled: stats.throttled,
+        panics: stats.panics,
         forward_taken: stats.forward_taken,
         forward_skipped: stats.forward_skipped,
         forward_oversize: stats.forward_oversize,

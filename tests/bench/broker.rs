@@ -1,6 +1,6 @@
 //! The local broker beside Debian's mosquitto: messages a second, latency and memory, as tables.
 //!
-//! `cargo bench --bench broker`. Each row is measured in turn with both engines of ours and with mosquitto, in processes of
+//! `cargo bench --bench broker`, or some of it: `-- rates`, `-- latencies`, `-- memory`. Each row is measured in turn with both engines of ours and with mosquitto, in processes of
 //! their own, so that a busy machine is busy for all. The load is closed: a publisher sends on when what it sent before has
 //! been delivered, so no broker has to drop anything and none is measured by what it drops. A rate counts deliveries.
 
@@ -74,9 +74,17 @@ fn rss_kib(pid: u32) -> u64 {
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    rates(&runtime);
-    latencies(&runtime);
-    memory(&runtime);
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|wanted| wanted == name);
+    if wanted("rates") {
+        rates(&runtime);
+    }
+    if wanted("latencies") {
+        latencies(&runtime);
+    }
+    if wanted("memory") {
+        memory(&runtime);
+    }
 }
 
 fn rates(runtime: &tokio::runtime::Runtime) {
@@ -428,6 +436,8 @@ fn memory(runtime: &tokio::runtime::Runtime) {
     }
     pause(Duration::from_secs(3));
     row("after 1000 clients and 360,000 messages");
+    pause(Duration::from_secs(20));
+    row("  20 s later");
     for broker in &brokers {
         assert!(!broker.name.is_empty() && broker.rss_kib() > 0, "{} still runs", broker.name);
     }

@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test that fails is a failed test")]
 
 mod both;
+mod fuzz;
 mod kept;
 mod killers;
+mod limits;
 mod mosquitto;
 mod raw;
 mod roster;

@@ -144,6 +144,11 @@ impl Raw {
         self.io.write_all(bytes).await.unwrap();
     }
 
+    /// The same to a broker that may have closed the connection.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.io.write_all(bytes).await
+    }
+
     /// The next packet, whole.
     pub async fn recv(&mut self) -> Vec<u8> {
         self.next().await.expect("a packet, not the end of the connection")

@@ -241,3 +241,46 @@ async fn closing_says_good_bye() {
     assert_eq!(silent.next().await, None);
     assert!(TcpStream::connect(at).await.is_err());
 }
+
+#[tokio::test]
+async fn wrong_passwords_are_answered_ever_more_slowly_and_who_needs_none_does_not_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = guarded(dir.path());
+    config.listener[0].allow_anonymous = Some(true);
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut waits = Vec::new();
+    for n in 0..5 {
+        let mut c = Raw::open(at, V::Four).await;
+        let began = tokio::time::Instant::now();
+        c.send(&login(V::Four, &format!("guess{n}"), "wrong")).await;
+        c.expect(&[0x20, 2, 0, 4]).await;
+        waits.push(began.elapsed());
+    }
+    for (n, least) in [(1, 100), (2, 200), (3, 400), (4, 800)] {
+        assert!(waits[n] >= Duration::from_millis(least), "{waits:?}");
+    }
+    let mut c = Raw::open(at, V::Four).await;
+    let began = tokio::time::Instant::now();
+    c.send(&login(V::Four, "anna", "secret")).await;
+    let mut nameless = Raw::connected(at, V::Four, "nameless").await;
+    nameless.ping().await;
+    let nameless_took = began.elapsed();
+    c.connack(false).await;
+    assert!(began.elapsed() >= Duration::from_secs(1) && nameless_took < began.elapsed());
+    // While sixteen wait, more of them are told at once that the server is busy.
+    let mut many = Vec::new();
+    for n in 0..30 {
+        let mut c = Raw::open(at, V::Five).await;
+        c.send(&login(V::Five, &format!("many{n}"), "wrong")).await;
+        many.push(c);
+    }
+    let mut answers = Vec::new();
+    for mut c in many {
+        answers.push(c.recv().await[3]);
+    }
+    let busy = answers.iter().filter(|code| **code == 0x89).count();
+    assert_eq!((busy, answers.len()), (14, 30), "{answers:02x?}");
+    let stats = broker.stats();
+    assert_eq!((stats.refused_for(Refusal::Busy), stats.refused_for(Refusal::Login)), (14, 5 + 16));
+}

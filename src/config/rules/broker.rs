@@ -2,10 +2,15 @@
 
 use std::net::SocketAddr;
 
-use driver_api::{Problem, Span};
+use driver_api::{ByteSize, Problem, Span};
 
 use super::{Everything, Findings, Sections, last_place, must_exist};
 
+/// Each takes a file descriptor and some 10 KiB; a box of this size serves no more.
+const MOST_CONNECTIONS: u32 = 65_536;
+/// A reading of the gateway must fit, and MQTT has no larger packet than 256 MiB less one byte. More than 16 MiB would be
+/// a quarter of all that may wait for all clients.
+const PACKET: (ByteSize, ByteSize) = (ByteSize(4096), ByteSize::mib(16));
 /// Some forty messages each time.
 const FASTEST_SYS: Span = Span::s(1);
 
@@ -26,6 +31,22 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
         problems.push(
             Problem::new(place, message).hint(format!("it is at least {FASTEST_SYS}, or 0s for never")),
         );
+    }
+    let at = |key| last_place(&all.broker, key);
+    for (key, connections) in [
+        ("max_connections", broker.max_connections),
+        ("max_connections_per_address", broker.max_connections_per_address),
+    ] {
+        if connections == 0 || connections > MOST_CONNECTIONS {
+            let problem = Problem::new(at(key), format!("`{key}` of {connections} is out of range"));
+            problems.push(problem.hint(format!("it goes from 1 to {MOST_CONNECTIONS}")));
+        }
+    }
+    let packet = broker.max_packet_size;
+    if packet < PACKET.0 || packet > PACKET.1 {
+        let problem =
+            Problem::new(at("max_packet_size"), format!("`max_packet_size` of {packet} is out of range"));
+        problems.push(problem.hint(format!("it goes from {} to {}", PACKET.0, PACKET.1)));
     }
     let users = broker.password_file.is_some();
     for (index, listener) in broker.listener.iter().enumerate() {

@@ -129,6 +129,11 @@ fn every_rule_has_its_place_and_its_hint() {
             "[[broker.listener]]\nbind = '127.0.0.1:1'\n[[broker.listener]]\nbind = '127.0.0.1:1'\n".into(),
             "f.toml:4:8: `127.0.0.1:1` is taken by another listener",
         ),
+        ("[broker]\nmax_connections = 0\n".into(), "f.toml:2:19: `max_connections` of 0 is out of range"),
+        (
+            "[broker]\nmax_packet_size = '1GiB'\n".into(),
+            "f.toml:2:19: `max_packet_size` of 1GiB is out of range",
+        ),
         ("[broker]\npassword_file = 'none'\n".into(), "f.toml:2:17: `password_file`: there is no file"),
         ("[broker]\nacl_file = '/'\n".into(), "f.toml:2:12: `acl_file`: `/` is a directory"),
         (

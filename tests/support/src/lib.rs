@@ -29,6 +29,7 @@ pub use notify::NotifySocket;
 pub use plant::{Plant, Serve};
 pub use process::Process;
 pub use proxy::Proxy;
+pub use rumqttc;
 pub use time::{now, pause, seconds, wait_for, wait_until};
 
 /// A temporary directory, removed with the value.
