@@ -38,7 +38,7 @@ mod mosquitto;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use fieldgate::broker::{Broker, EngineChoice, Options, hash_password};
+use fieldgate::broker::{Broker, EngineChoice, Limits, Options, hash_password};
 use fieldgate::config::model::{self, Listener, Transport};
 use suite::{Places, Proof, Row, V, Verdict, Why};
 
@@ -75,7 +75,9 @@ async fn ours(dir: &Path, engine: fn() -> EngineChoice) -> ([Broker; 2], Places)
         let file = |name: &str| guarded.then(|| dir.join(name));
         let (password_file, acl_file) = (file(PASSWORDS), file("acl"));
         let config = model::Broker { listener, password_file, acl_file, ..model::Broker::default() };
-        Broker::start_with(&config, Options { engine: engine(), ..Options::default() }).await.unwrap()
+        // All the cases are one crowd from one address.
+        let limits = Limits { connections: 8192, per_address: 8192, connect_rate: 0, ..Limits::default() };
+        Broker::start_with(&config, Options { engine: engine(), limits, ..Options::default() }).await.unwrap()
     };
     write_access(dir);
     let open = start(vec![listen(Transport::Tcp), listen(Transport::Websocket)], false).await;

@@ -29,7 +29,7 @@ async fn silent_connections_on_every_door_cost_four_kib_each_and_end() {
     until("the silent ones to be ended", || house.figure("refused_handshake") >= 750).await;
     drop(silent);
     house.alive().await;
-    house.memory("750 silent connections", 8192, 3072).await;
+    house.memory("750 silent connections", 8192, 6144).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +63,7 @@ async fn ten_thousand_short_connections() {
     }
     until("all gone", || house.figure("clients") == 0).await;
     house.alive().await;
-    house.memory("10,000 short connections", 16_384, 2048).await;
+    house.memory("10,000 short connections", 16_384, 6144).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +115,7 @@ async fn half_said_slow_and_boastful_clients() {
     // A few of this crowd come so late that they go before their time is over.
     assert!(refused[0] >= 400 && refused[1] >= 280, "{refused:?}: {}", house.gate.status()["broker"]);
     house.alive().await;
-    house.memory("900 half-said, slow and boastful clients", 12_288, 4096).await;
+    house.memory("900 half-said, slow and boastful clients", 12_288, 6144).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -144,5 +144,5 @@ async fn two_hundred_and_forty_clients_of_one_name_all_get_their_welcome() {
         assert_eq!(welcomed, 240);
     }
     house.alive().await;
-    house.memory("480 take-overs", 8192, 2048).await;
+    house.memory("480 take-overs", 8192, 6144).await;
 }

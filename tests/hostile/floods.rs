@@ -40,7 +40,7 @@ async fn subscribers_that_never_read_under_a_flood() {
     drop(deaf);
     until("the deaf to be gone", || house.figure("clients") == 2).await;
     // 64 MiB may wait for all clients together; the rest is what each has half written, and what glibc rounds up.
-    house.memory("60 subscribers that never read, 130 MB", 100 * 1024, 3072).await;
+    house.memory("60 subscribers that never read, 130 MB", 100 * 1024, 6144).await;
 }
 
 /// SUBSCRIBE to all of these.
@@ -92,7 +92,7 @@ async fn thirty_thousand_filters_and_the_deepest() {
     house.alive().await;
     drop(bombers);
     until("the bombers to be gone", || house.figure("clients") == 1).await;
-    house.memory("49,200 filters", 48 * 1024, 3072).await;
+    house.memory("49,200 filters", 48 * 1024, 6144).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
