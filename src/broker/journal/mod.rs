@@ -250,8 +250,14 @@ impl Journal {
     pub fn look(&self, now: Instant) {
         let buffer = self.shared.lock();
         let stuck = buffer.writing.is_some_and(|since| now.saturating_duration_since(since) > PATIENCE);
-        if stuck && !self.shared.durable.borrow().degraded {
+        let degraded = self.shared.durable.borrow().degraded;
+        if stuck && !degraded {
             self.shared.fail("the disk does not answer");
+        }
+        // Whoever waits for a thread that is gone would wait for ever.
+        let thread = self.life.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if !degraded && buffer.ending.is_none() && thread.as_ref().is_some_and(JoinHandle::is_finished) {
+            self.shared.fail("its thread has ended");
         }
     }
 

@@ -11,6 +11,7 @@ const FAILS: u8 = 1;
 const HANGS: u8 = 2;
 const GONE: u8 = 3;
 const ROTS: u8 = 4;
+const DIES: u8 = 5;
 
 /// Counts what is committed.
 struct Moody {
@@ -31,6 +32,7 @@ impl Shelf for Moody {
     fn look(&mut self) -> Result<(), ShelfError> {
         match self.mood.load(Relaxed) {
             GONE => Err(ShelfError::Disk("not where it was".into())),
+            DIES => panic!("a fault of ours"),
             _ => Ok(()),
         }
     }
@@ -157,6 +159,27 @@ async fn a_disk_that_does_not_answer_is_not_waited_for_for_ever() {
     scene.mood.store(WELL, Relaxed);
     scene.written(group).await;
     assert_eq!(scene.shows(), "ok");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_thread_that_is_gone() {
+    let scene = scene(Ok(Kept::default())).await;
+    scene.mood.store(DIES, Relaxed);
+    let is_gone = || {
+        let thread = scene.journal.life.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread.as_ref().is_some_and(JoinHandle::is_finished)
+    };
+    let done = async {
+        while !is_gone() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), done).await.expect("it looks after the file now and then");
+    let group = scene.note("a", true);
+    assert!(!scene.journal.durable().borrow().has(group));
+    scene.journal.look(Instant::now());
+    assert!(scene.journal.durable().borrow().is_excused(group));
+    assert_eq!(scene.shows(), "memory");
 }
 
 #[tokio::test]
