@@ -7,7 +7,7 @@ use super::wire::{Version, decode, reader};
 #[must_use]
 pub fn read(bytes: &[u8]) -> usize {
     const LARGEST: usize = 1 << 20;
-    let versions = [Version::V4, Version::V5];
+    let versions = [Version::V3, Version::V4, Version::V5];
     let mut good = 0;
     let mut rest = bytes;
     while let Ok(Some(frame)) = reader::frame(rest, LARGEST) {
