@@ -10,6 +10,10 @@
 //! each device, which nobody can foresee; it is taken out of what the others may cost. And, once a minute, one
 //! exchange of at most [`FORGIVEN`]: a lone miss may be confirmed within a second however long its timeout was,
 //! or one lost answer would silence a device with a timeout of 2 s for half a minute.
+//!
+//! Silence for which no living block had to wait costs nobody anything, and a device that loses one answer in ten is no dead
+//! one. So it is put on the [`Tabs`] of its device: an answer wipes it out, and only if the device turns out to be gone it is
+//! spent, as what nobody could foresee.
 
 use std::time::Duration;
 
@@ -83,6 +87,30 @@ impl Budget {
         let after = self.empty.max(rim) + cost * RATE;
         // Misfortune is paid back too, but nobody is left unasked for longer than a minute because of it.
         self.empty = if foreseen { after } else { after.min(self.empty.max(now + LONGEST_PAYBACK)) };
+    }
+}
+
+/// What the silence of each device has cost while nobody waited for the line, since its last answer.
+#[derive(Debug)]
+pub struct Tabs(Vec<Duration>);
+
+impl Tabs {
+    /// Nothing, for so many devices.
+    #[must_use]
+    pub fn new(devices: usize) -> Self {
+        Self(vec![Duration::ZERO; devices])
+    }
+
+    /// An exchange in vain.
+    pub fn add(&mut self, device: usize, cost: Duration) {
+        if let Some(tab) = self.0.get_mut(device) {
+            *tab = tab.saturating_add(cost);
+        }
+    }
+
+    /// It answered, or it is gone: what there was, which is no more.
+    pub fn take(&mut self, device: usize) -> Duration {
+        self.0.get_mut(device).map_or(Duration::ZERO, std::mem::take)
     }
 }
 

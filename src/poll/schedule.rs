@@ -4,8 +4,8 @@
 //!   at once is low ([`super::phase`]). The first read does not wait for the grid: it comes within a second.
 //! - A poll that is late skips to the latest turn instead of drifting or catching up in a burst; each
 //!   skipped turn is an overrun. Whatever happens, turns stay on the grid.
-//! - Who did not answer the last time is asked when that makes no living block miss its turn, or has
-//!   waited for a while, and only within the budget of silence ([`super::budget`]).
+//! - Who did not answer the last time is asked in its turn when that makes no living block miss its own. Else within the
+//!   budget of silence ([`super::budget`]), and after it has waited for a while. Who is gone, within the budget only.
 //! - A block that was refused is asked again after ten minutes: the device may only have been booting.
 
 use std::cmp::Reverse;
@@ -103,6 +103,12 @@ impl Schedule {
                     Standing::Living => {
                         return Some((entry.due.max(now), Reverse(true), entry.due + entry.every, block));
                     }
+                    // One lost answer in ten is no reason to ask less where nobody waits for the line.
+                    Standing::Suspect { hold }
+                        if entry.due > now || self.has_room(Some(block), now, hold, health) =>
+                    {
+                        (entry.due, hold, CONFIRM_WAITS)
+                    }
                     Standing::Suspect { hold } => {
                         (entry.due.max(affordable(Purpose::Confirm)), hold, CONFIRM_WAITS)
                     }
@@ -117,7 +123,7 @@ impl Schedule {
                 let give_up = ready + waits;
                 // While it waits for room the living have the line; it is looked at again after each of them.
                 let patient = now < give_up;
-                let at = if ready <= now && patient && !self.has_room(now, hold, health) {
+                let at = if ready <= now && patient && !self.has_room(Some(block), now, hold, health) {
                     give_up
                 } else {
                     ready
@@ -150,15 +156,17 @@ impl Schedule {
         due.into_iter().map(|(_, block)| block).take(most).collect()
     }
 
-    /// Whether the bus can be held for so long and every living block still be read before its next turn.
-    fn has_room(&self, now: Instant, hold: Duration, health: &Health) -> bool {
+    /// Whether the bus can be held for so long, for `block`, and every other living one still be read before its next turn.
+    #[must_use]
+    pub fn has_room(&self, block: Option<usize>, now: Instant, hold: Duration, health: &Health) -> bool {
         let free = now + hold;
         let mut waiting: Vec<(Instant, Duration)> = self
             .entries
             .iter()
             .enumerate()
-            .filter(|(block, e)| {
-                e.every != NEVER && e.due <= free && health.standing(*block) == Standing::Living
+            .filter(|(other, e)| {
+                let waits = e.every != NEVER && e.due <= free && Some(*other) != block;
+                waits && health.standing(*other) == Standing::Living
             })
             .map(|(_, e)| (e.due + e.every, e.cost))
             .collect();
@@ -340,23 +348,55 @@ mod tests {
     }
 
     #[test]
-    fn one_lost_answer_of_a_device_with_a_long_timeout_silences_it_for_no_more_than_a_second() {
+    fn who_missed_is_asked_in_its_turn_where_nobody_waits_for_the_line_whatever_silence_has_cost() {
         let start = Instant::now();
-        let blocks = [block(0, 60_000), block(1, 500)];
+        // The neighbour is asked once a minute, and there is nothing left in the budget.
+        let blocks = [block(0, 60_000), block(1, 200)];
+        let mut schedule = Schedule::new(&blocks, start);
+        let (mut health, mut budget) = (Health::new(&blocks, 2), Budget::new(start));
+        let cost = Duration::from_millis(500);
+        let now = start + cost;
+        for device in [0, 1] {
+            health.after(device, Some(device), Outcome::Answered, now);
+            schedule.done(device, now);
+        }
+        health.after(1, Some(1), Outcome::Silent { cost }, now);
+        (0..9).for_each(|_| budget.spend(cost, true, now));
+        assert!(budget.ready(Purpose::Confirm) > now + Duration::from_secs(60));
+        assert_eq!(schedule.next(now, &health, &budget), Next::Read(1));
+    }
+
+    #[test]
+    fn one_lost_answer_of_a_device_with_a_long_timeout_silences_it_for_no_more_than_two_seconds() {
+        let start = Instant::now();
+        // The neighbour is read every second, so there is never room for two.
+        let blocks = [block(0, 1000), block(1, 500)];
         let mut schedule = Schedule::new(&blocks, start);
         let (mut health, mut budget) = (Health::new(&blocks, 2), Budget::new(start));
         let cost = Duration::from_secs(2);
-        let now = start + cost;
+        let missed = start + cost;
         for (device, outcome) in
             [(0, Outcome::Answered), (1, Outcome::Answered), (1, Outcome::Silent { cost })]
         {
-            health.after(device, Some(device), outcome, now);
-            schedule.done(device, now);
+            health.after(device, Some(device), outcome, missed);
+            schedule.done(device, missed);
         }
-        budget.spend(cost, false, now);
-        let asked = now + Duration::from_secs(1);
-        assert_eq!(schedule.next(now, &health, &budget), Next::Wait(asked));
-        assert_eq!(schedule.next(asked, &health, &budget), Next::Read(1));
+        budget.spend(cost, false, missed);
+        let mut now = missed;
+        while now < missed + Duration::from_secs(60) {
+            match schedule.next(now, &health, &budget) {
+                Next::Read(1) => break,
+                Next::Read(other) => {
+                    now += Duration::from_millis(10);
+                    schedule.done(other, now);
+                }
+                Next::Wait(until) => now = until,
+                Next::Idle => panic!("there is something to read"),
+            }
+        }
+        let waited = now - missed;
+        // It may be asked after a second, and waits for room for another.
+        assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(2), "{waited:?}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::message::{CommandRequest, Message, Origin, PointKey, Reading};
 use crate::pipeline::report::Reporter;
 use crate::pipeline::rule::Rule;
 
+mod flaky;
 mod riders;
 
 /// What the fake line does; shared with the test.
@@ -28,6 +29,7 @@ mod riders;
 pub(super) struct Line {
     /// Devices that do not answer.
     dead: Vec<usize>,
+    loses: Option<flaky::Loser>,
     /// Blocks that are never answered, on devices that live.
     mute: Vec<usize>,
     /// Devices for which a Modbus gateway says that they are silent.
@@ -76,7 +78,8 @@ impl Bus for FakeBus {
         let (gone, dead, behind) = {
             let mut line = self.line.lock().expect("test");
             line.reads.push((Instant::now(), device));
-            let dead = line.dead.contains(&device) || line.mute.contains(&block);
+            let lost = line.loses.as_mut().is_some_and(|loser| loser.loses(device));
+            let dead = lost || line.dead.contains(&device) || line.mute.contains(&block);
             (line.gone, dead, line.behind.contains(&device))
         };
         if gone {

@@ -175,18 +175,29 @@ impl Witness {
         panic!("mosquitto_sub sees nothing");
     }
 
-    /// Waits until it has everything that the broker has handed on so far, and the broker knows that.
+    /// Waits until the broker has read what it was sent so far, this witness has what came of it, and the broker knows that.
+    ///
+    /// mosquitto takes one packet of each connection in turn: what lies in its sockets is read when as many packets of the
+    /// markers' connection are.
     pub async fn caught_up(&self, port: u16) {
+        const PACKETS: usize = 300; // more than any uplink has under way here
         static TURN: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        // The answer to the first marker is before the second one in its stream.
-        for _ in 0..2 {
+        // The answer to the first markers is before the second ones in its stream.
+        for packets in [PACKETS, 1] {
             let turn = TURN.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let topic = format!("witness/marker-{turn}");
-            publish(port, &topic, "1").await;
-            for _ in 0..1000 {
-                if self.seen().iter().any(|(seen, _)| *seen == topic) {
-                    break;
-                }
+            let mut command = Command::new("mosquitto_pub");
+            command.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-q", "1", "-t", &topic, "-l"]);
+            let mut child =
+                command.stdin(Stdio::piped()).kill_on_drop(true).spawn().expect("mosquitto_pub is installed");
+            let mut input = child.stdin.take().expect("piped");
+            input.write_all("1\n".repeat(packets).as_bytes()).await.expect("it reads");
+            drop(input);
+            assert!(child.wait().await.expect("it ends").success(), "published");
+            let mut turns = 0;
+            while self.seen().iter().filter(|(seen, _)| *seen == topic).count() < packets {
+                turns += 1;
+                assert!(turns < 3000, "the markers never came");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }

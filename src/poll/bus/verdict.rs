@@ -26,14 +26,21 @@ impl BusTask {
         match outcome {
             Outcome::Answered => {
                 stats.last_ok.store(self.clock.wall().0, Relaxed);
+                self.tabs.take(device);
                 if let Some(unit) = self.units.get(device).copied().flatten() {
                     self.guests.seen(unit);
                 }
             }
             Outcome::Silent { cost } => {
                 stats.failures.fetch_add(1, Relaxed);
-                let foreseen = block.is_some_and(|block| self.health.standing(block) != Standing::Living);
-                self.budget.spend(cost, foreseen, now);
+                let standing = block.map_or(Standing::Living, |block| self.health.standing(block));
+                let known = matches!(standing, Standing::Offline { .. } | Standing::Resting);
+                let began = now.checked_sub(cost).unwrap_or(now);
+                if !known && self.schedule.has_room(block, began, cost, &self.health) {
+                    self.tabs.add(device, cost);
+                } else {
+                    self.budget.spend(cost, standing != Standing::Living, now);
+                }
             }
         }
         let unasked = match self.health.after(device, block, outcome, now) {
@@ -43,6 +50,8 @@ impl BusTask {
                 Vec::new()
             }
             Turn::Gone(unasked) => {
+                let tab = self.tabs.take(device);
+                self.budget.spend(tab, false, now);
                 self.hasten_riders(device);
                 unasked
             }
