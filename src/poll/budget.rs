@@ -12,8 +12,8 @@
 //! or one lost answer would silence a device with a timeout of 2 s for half a minute.
 //!
 //! Silence for which no living block had to wait costs nobody anything, and a device that loses one answer in ten is no dead
-//! one. So it is put on the [`Tabs`] of its device: an answer wipes it out, and only if the device turns out to be gone it is
-//! spent, as what nobody could foresee.
+//! one. So it is put on the tab of its device: an answer wipes it out, and only if the device turns out to be gone it is
+//! spent. All tabs together have [`TABS`], less what is overdrawn; where many fall silent at once, that is not glitches.
 
 use std::time::Duration;
 
@@ -35,6 +35,9 @@ const FORGIVEN: Duration = Duration::from_secs(3);
 const GRACE: Duration = Duration::from_secs(1);
 const GRACE_EVERY: Duration = Duration::from_secs(60);
 
+/// What may be on all tabs: three timeouts of the usual length.
+const TABS: Duration = Duration::from_millis(1500);
+
 /// Why somebody is asked who did not answer the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -45,7 +48,7 @@ pub enum Purpose {
 }
 
 /// The bucket.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Budget {
     /// When the bucket will have been filled from empty, had it no rim: the debt as a date.
     empty: Instant,
@@ -53,13 +56,16 @@ pub struct Budget {
     grace: Option<Instant>,
     /// When the next one may be granted: a device that answers every other time must not live on it.
     next_grace: Instant,
+    /// What the silence of each device has cost while nobody waited for the line, since its last answer.
+    tabs: Vec<Duration>,
 }
 
 impl Budget {
     /// A full bucket.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { empty: now.checked_sub(CREDIT * RATE).unwrap_or(now), grace: None, next_grace: now }
+        let empty = now.checked_sub(CREDIT * RATE).unwrap_or(now);
+        Self { empty, grace: None, next_grace: now, tabs: Vec::new() }
     }
 
     /// When somebody may be asked for this, if nothing else is spent.
@@ -68,7 +74,9 @@ impl Budget {
         match purpose {
             Purpose::Probe => self.empty,
             Purpose::Confirm => {
-                let ready = self.empty.checked_sub(OVERDRAFT * RATE).unwrap_or(self.empty);
+                // What is on tabs may yet turn out to be silence.
+                let empty = self.empty + self.tabs.iter().sum::<Duration>() * RATE;
+                let ready = empty.checked_sub(OVERDRAFT * RATE).unwrap_or(empty);
                 self.grace.map_or(ready, |grace| grace.min(ready))
             }
         }
@@ -88,29 +96,32 @@ impl Budget {
         // Misfortune is paid back too, but nobody is left unasked for longer than a minute because of it.
         self.empty = if foreseen { after } else { after.min(self.empty.max(now + LONGEST_PAYBACK)) };
     }
-}
 
-/// What the silence of each device has cost while nobody waited for the line, since its last answer.
-#[derive(Debug)]
-pub struct Tabs(Vec<Duration>);
-
-impl Tabs {
-    /// Nothing, for so many devices.
+    /// Whether silence of this length, for which nobody waits, has room on the tabs at `now`.
     #[must_use]
-    pub fn new(devices: usize) -> Self {
-        Self(vec![Duration::ZERO; devices])
+    pub fn tabs_have_room(&self, cost: Duration, now: Instant) -> bool {
+        let debt = self.empty.saturating_duration_since(now) / RATE;
+        debt + self.tabs.iter().sum::<Duration>() + cost <= TABS
     }
 
-    /// An exchange in vain.
-    pub fn add(&mut self, device: usize, cost: Duration) {
-        if let Some(tab) = self.0.get_mut(device) {
-            *tab = tab.saturating_add(cost);
+    /// An exchange without an answer, for which nobody had to wait, goes on the tab of its device.
+    pub fn put_on_tab(&mut self, device: usize, cost: Duration, now: Instant) {
+        self.empty = self.empty.max(now.checked_sub(CREDIT * RATE).unwrap_or(self.empty));
+        if self.tabs.len() <= device {
+            self.tabs.resize(device + 1, Duration::ZERO);
         }
+        self.tabs[device] += cost;
     }
 
-    /// It answered, or it is gone: what there was, which is no more.
-    pub fn take(&mut self, device: usize) -> Duration {
-        self.0.get_mut(device).map_or(Duration::ZERO, std::mem::take)
+    /// The device has answered: it was no silence.
+    pub fn wipe_tab(&mut self, device: usize) {
+        self.tabs.get_mut(device).map(std::mem::take);
+    }
+
+    /// The device is gone: what is on its tab was silence.
+    pub fn settle_tab(&mut self, device: usize, now: Instant) {
+        let cost = self.tabs.get_mut(device).map(std::mem::take).unwrap_or_default();
+        self.spend(cost, true, now);
     }
 }
 
@@ -155,7 +166,7 @@ mod tests {
         assert!(lost.ready(Purpose::Probe) > start + Duration::from_secs(30), "it is paid for");
         // Another device is silent too, or the confirmation was in vain.
         for foreseen in [false, true] {
-            let mut two = lost;
+            let mut two = lost.clone();
             two.spend(long, foreseen, start + GRACE);
             assert!(two.ready(Purpose::Confirm) > start + Duration::from_secs(30), "{foreseen}");
             two.spend(long, false, start + GRACE_EVERY / 2);
@@ -164,6 +175,26 @@ mod tests {
         let mut longer = Budget::new(start);
         longer.spend(FORGIVEN * 2, false, start);
         assert!(longer.ready(Purpose::Confirm) > start + Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_tab_is_wiped_out_by_an_answer_and_spent_when_the_device_is_gone() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let (half, mut budget) = (Duration::from_millis(500), Budget::new(start));
+        let full = budget.ready(Purpose::Probe);
+        for device in [3, 0] {
+            budget.put_on_tab(device, half, start);
+        }
+        assert!(budget.tabs_have_room(half, start) && !budget.tabs_have_room(half * 2, start));
+        assert_eq!(budget.ready(Purpose::Probe), full);
+        budget.wipe_tab(0);
+        budget.wipe_tab(7);
+        assert!(budget.tabs_have_room(half * 2, start));
+        budget.settle_tab(3, start);
+        assert_eq!(budget.ready(Purpose::Probe), full + half * RATE);
+        assert!(budget.tabs_have_room(TABS, start), "nothing is overdrawn yet");
+        budget.spend(half, true, start);
+        assert!(!budget.tabs_have_room(TABS, start));
     }
 
     proptest! {

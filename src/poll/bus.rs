@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::ask::{Ask, BusHandle, Carried, CarryRequest, Exchange, Failed, Guest, NotCarried, Request};
-use super::budget::{Budget, Purpose, Tabs};
+use super::budget::{Budget, Purpose};
 use super::cadence::Cadence;
 use super::health::{Health, Outcome};
 use super::lateness::Lateness;
@@ -36,7 +36,6 @@ pub struct BusTask {
     cadence: Cadence,
     health: Health,
     budget: Budget,
-    tabs: Tabs,
     lateness: Lateness,
     /// When the driver is asked next whether it knows a better plan.
     replan_at: Instant,
@@ -91,7 +90,6 @@ impl BusTask {
             cadence: Cadence::new(plan),
             health: Health::new(&plan.blocks, plan.devices.len()),
             budget: Budget::new(now),
-            tabs: Tabs::new(plan.devices.len()),
             lateness: Lateness::new(now),
             replan_at: now + REPLAN,
             backoff: Backoff::new(REOPEN.0, REOPEN.1).expect("0 < 500 ms < 4 s"),

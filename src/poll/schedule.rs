@@ -105,7 +105,9 @@ impl Schedule {
                     }
                     // One lost answer in ten is no reason to ask less where nobody waits for the line.
                     Standing::Suspect { hold }
-                        if entry.due > now || self.has_room(Some(block), now, hold, health) =>
+                        if entry.due > now
+                            || (budget.tabs_have_room(hold, now)
+                                && self.has_room(Some(block), now, hold, health)) =>
                     {
                         (entry.due, hold, CONFIRM_WAITS)
                     }
@@ -348,9 +350,9 @@ mod tests {
     }
 
     #[test]
-    fn who_missed_is_asked_in_its_turn_where_nobody_waits_for_the_line_whatever_silence_has_cost() {
+    fn who_missed_is_asked_in_its_turn_where_nobody_waits_for_the_line() {
         let start = Instant::now();
-        // The neighbour is asked once a minute, and there is nothing left in the budget.
+        // The neighbour is asked once a minute, and the budget is overdrawn.
         let blocks = [block(0, 60_000), block(1, 200)];
         let mut schedule = Schedule::new(&blocks, start);
         let (mut health, mut budget) = (Health::new(&blocks, 2), Budget::new(start));
@@ -361,8 +363,8 @@ mod tests {
             schedule.done(device, now);
         }
         health.after(1, Some(1), Outcome::Silent { cost }, now);
-        (0..9).for_each(|_| budget.spend(cost, true, now));
-        assert!(budget.ready(Purpose::Confirm) > now + Duration::from_secs(60));
+        (0..3).for_each(|_| budget.spend(cost, true, now));
+        assert!(budget.ready(Purpose::Confirm) > now + Duration::from_secs(10));
         assert_eq!(schedule.next(now, &health, &budget), Next::Read(1));
     }
 

@@ -26,7 +26,7 @@ impl BusTask {
         match outcome {
             Outcome::Answered => {
                 stats.last_ok.store(self.clock.wall().0, Relaxed);
-                self.tabs.take(device);
+                self.budget.wipe_tab(device);
                 if let Some(unit) = self.units.get(device).copied().flatten() {
                     self.guests.seen(unit);
                 }
@@ -36,8 +36,9 @@ impl BusTask {
                 let standing = block.map_or(Standing::Living, |block| self.health.standing(block));
                 let known = matches!(standing, Standing::Offline { .. } | Standing::Resting);
                 let began = now.checked_sub(cost).unwrap_or(now);
-                if !known && self.schedule.has_room(block, began, cost, &self.health) {
-                    self.tabs.add(device, cost);
+                let free = self.schedule.has_room(block, began, cost, &self.health);
+                if free && !known && self.budget.tabs_have_room(cost, now) {
+                    self.budget.put_on_tab(device, cost, now);
                 } else {
                     self.budget.spend(cost, standing != Standing::Living, now);
                 }
@@ -50,8 +51,7 @@ impl BusTask {
                 Vec::new()
             }
             Turn::Gone(unasked) => {
-                let tab = self.tabs.take(device);
-                self.budget.spend(tab, false, now);
+                self.budget.settle_tab(device, now);
                 self.hasten_riders(device);
                 unasked
             }
