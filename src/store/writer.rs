@@ -445,10 +445,15 @@ impl Writer {
         self.retry_at = Tick::now() + wait;
         let mut file = self.shared.head();
         let mut state = self.shared.state();
-        if state.phase == Phase::Ok {
-            tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
+        let why = trouble.to_string();
+        match &state.phase {
+            Phase::Fault(said) if *said != why => tracing::warn!(%trouble, "the store still cannot write"),
+            Phase::Fault(_) => {}
+            Phase::Ok | Phase::Closed => {
+                tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
+            }
         }
-        state.phase = Phase::Fault(trouble.to_string());
+        state.phase = Phase::Fault(why);
         state.busy_since = None;
         let lent = state.lend(Tick::now());
         let head = self.shared.head_now(&state);
