@@ -57,6 +57,11 @@ pub const BODY_MAX: usize = 16 << 20;
 pub const TEXT_SOFT_MAX: usize = 1 << 20;
 /// Level 3 is where zstd's speed still exceeds what one core can take in (about 150 MB/s on a Pi 4).
 const LEVEL: i32 = 3;
+/// Bodies up to this many bytes, about a thousand readings, are packed harder: they are a seventh smaller then, and take two
+/// tenths of a millisecond more. A log that takes more than a hundred thousand a second has no time for that, and larger groups.
+const SMALL: usize = 6 << 10;
+/// Their level.
+const LEVEL_SMALL: i32 = 12;
 
 /// What a block says of all its readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +231,8 @@ pub fn encode_sparse(head: &Head, readings: &[Entry], sparse: &Sparse) -> std::i
 
 fn pack(version: u8, head: &Head, entries: &[Entry], raw: &[u8]) -> std::io::Result<Vec<u8>> {
     debug_assert!((1..=bounds::STORE_BLOCK).contains(&entries.len()), "piece() cuts");
-    let packed = zstd::bulk::compress(raw, LEVEL)?;
+    let level = if raw.len() <= SMALL { LEVEL_SMALL } else { LEVEL };
+    let packed = zstd::bulk::compress(raw, level)?;
     let (flags, stored) = if packed.len() < raw.len() { (1u8, &packed[..]) } else { (0, raw) };
     let mut out = Vec::with_capacity(HEADER + stored.len() + 4);
     out.extend_from_slice(&MAGIC);

@@ -96,11 +96,14 @@ impl Homes {
     }
 
     /// The newest that an earlier life left.
-    #[must_use]
-    pub fn read(&self) -> Option<Head> {
-        let heads = self.run.iter().chain([&self.own]).filter_map(|path| HeadFile::read(path));
+    ///
+    /// # Errors
+    /// The process has no descriptor left: what there is is not known.
+    pub fn read(&self) -> io::Result<Option<Head>> {
+        let heads: Vec<_> =
+            self.run.iter().chain([&self.own]).map(|path| HeadFile::read(path)).collect::<Result<_, _>>()?;
         // A life that had to change its home went on counting in the other one.
-        heads.max_by_key(|h| (h.epoch.start, h.next, h.stored))
+        Ok(heads.into_iter().flatten().max_by_key(|h| (h.epoch.start, h.next, h.stored)))
     }
 
     /// Opens the file in the best home that works, and writes the first state.
@@ -133,13 +136,13 @@ pub struct HeadFile {
 
 impl HeadFile {
     /// Reads what an earlier life left, if it is whole.
-    fn read(path: &Path) -> Option<Head> {
-        let bytes = std::fs::read(path).ok()?;
-        [bytes.get(..SLOT), bytes.get(SLOT..2 * SLOT)]
+    fn read(path: &Path) -> io::Result<Option<Head>> {
+        let bytes = identity::unless_starved(std::fs::read(path))?.unwrap_or_default();
+        let newest = [bytes.get(..SLOT), bytes.get(SLOT..2 * SLOT)]
             .into_iter()
             .filter_map(|slot| decode(slot?))
-            .max_by_key(|(counter, _)| *counter)
-            .map(|(_, head)| head)
+            .max_by_key(|(counter, _)| *counter);
+        Ok(newest.map(|(_, head)| head))
     }
 
     /// Opens it for writing and writes the first state. Both slots exist afterwards, so that later
@@ -199,19 +202,19 @@ mod tests {
     fn the_newest_whole_slot_counts() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("head");
-        assert_eq!(HeadFile::read(&path), None);
+        assert_eq!(HeadFile::read(&path).expect("reads"), None);
         let mut file = HeadFile::create(&path, &head(1)).expect("creates");
         for n in 2..40 {
             file.write(&head(n)).expect("writes");
-            assert_eq!(HeadFile::read(&path), Some(head(n)));
+            assert_eq!(HeadFile::read(&path).expect("reads"), Some(head(n)));
         }
         let mut bytes = std::fs::read(&path).expect("there");
         let newest = (file.counter % 2) as usize * SLOT;
         bytes[newest + 30] ^= 4;
         std::fs::write(&path, &bytes).expect("writes");
-        assert_eq!(HeadFile::read(&path), Some(head(38)), "the torn slot does not count");
+        assert_eq!(HeadFile::read(&path).expect("reads"), Some(head(38)), "the torn slot does not count");
         HeadFile::create(&path, &head(77)).expect("goes on from the whole slot");
-        assert_eq!(HeadFile::read(&path), Some(head(77)));
+        assert_eq!(HeadFile::read(&path).expect("reads"), Some(head(77)));
     }
 
     #[test]
@@ -228,15 +231,15 @@ mod tests {
         std::fs::write(data.join("head"), b"from before").expect("writes");
         homes(&data).create(&head(7)).expect("creates");
         assert!(!data.join("head").exists(), "one of them is enough");
-        assert_eq!(homes(&data).read(), Some(head(7)));
-        assert_eq!(homes(&copy).read(), None, "another directory");
+        assert_eq!(homes(&data).read().expect("reads"), Some(head(7)));
+        assert_eq!(homes(&copy).read().expect("reads"), None, "another directory");
         std::fs::copy(data.join("lock"), copy.join("lock")).expect("copies");
-        assert_eq!(homes(&copy).read(), None, "a copy of it");
+        assert_eq!(homes(&copy).read().expect("reads"), None, "a copy of it");
         std::fs::remove_file(data.join("lock")).expect("removes");
-        assert_eq!(homes(&data).read(), None, "other contents");
+        assert_eq!(homes(&data).read().expect("reads"), None, "other contents");
         std::fs::write(data.join("lock"), [7; 99]).expect("writes");
         homes(&data).create(&head(8)).expect("creates");
-        assert_eq!(homes(&data).read(), Some(head(8)), "a lock may hold anything");
+        assert_eq!(homes(&data).read().expect("reads"), Some(head(8)), "a lock may hold anything");
     }
 
     #[test]
@@ -247,10 +250,10 @@ mod tests {
         let homes = Homes::new(dir.path(), &lock, Some(run.path()));
         homes.create(&head(5)).expect("creates");
         HeadFile::create(&dir.path().join("head"), &head(9)).expect("creates");
-        assert_eq!(homes.read(), Some(head(9)));
+        assert_eq!(homes.read().expect("reads"), Some(head(9)));
         std::fs::remove_dir_all(run.path()).expect("removes");
         homes.create(&head(11)).expect("at home");
-        assert_eq!(homes.read(), Some(head(11)));
+        assert_eq!(homes.read().expect("reads"), Some(head(11)));
         let none = Homes::new(dir.path(), &lock, Some(run.path()));
         assert!(none.run.is_none(), "what is not there is not used");
     }

@@ -37,11 +37,34 @@ pub struct Mark {
     pub accounts: BTreeMap<String, Account>,
 }
 
-/// Reads the mark; `None` if there is none or it is damaged.
+/// Reads the mark; `None` if there is none, it is damaged, or nothing can be opened now.
 #[must_use]
 pub fn read_mark(dir: &Path) -> Option<Mark> {
-    let text = std::fs::read_to_string(dir.join(MARK)).ok()?;
-    unseal(text.trim_end())
+    find_mark(dir).ok().flatten()
+}
+
+/// Reads the mark; `None` if there is none or it is damaged.
+///
+/// # Errors
+/// The process has no descriptor left (see [`unless_starved`]): whether there is one is not known.
+pub fn find_mark(dir: &Path) -> io::Result<Option<Mark>> {
+    let bytes = unless_starved(std::fs::read(dir.join(MARK)))?;
+    Ok(bytes.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok()).and_then(|t| unseal(t.trim_end())))
+}
+
+/// What was read, or `None`. That all descriptors are in use says nothing of the file: whoever took it for missing or
+/// damaged would throw away a sound witness.
+///
+/// # Errors
+/// No descriptor is left, of this process or of the system.
+pub fn unless_starved<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    use rustix::io::Errno;
+    match read {
+        Err(e) if [Errno::MFILE, Errno::NFILE].iter().any(|n| e.raw_os_error() == Some(n.raw_os_error())) => {
+            Err(e)
+        }
+        read => Ok(read.ok()),
+    }
 }
 
 /// Writes the mark durably.
@@ -185,7 +208,7 @@ pub fn set_aside(dir: &Path, name: &str) -> io::Result<String> {
 /// # Errors
 /// Those of the file system.
 pub fn set_bad_mark_aside(dir: &Path) -> io::Result<Option<String>> {
-    if read_mark(dir).is_some() || dir.join(MARK).symlink_metadata().is_err() {
+    if find_mark(dir)?.is_some() || dir.join(MARK).symlink_metadata().is_err() {
         return Ok(None);
     }
     set_mark_aside(dir).map(Some)
@@ -243,6 +266,17 @@ mod tests {
         let text = std::fs::read_to_string(&path).expect("there").replace("\"stored\":9", "\"stored\":8");
         std::fs::write(&path, text).expect("writes");
         assert_eq!(read_mark(dir.path()), None);
+    }
+
+    #[test]
+    fn a_file_that_no_descriptor_is_left_for_is_not_called_missing() {
+        use rustix::io::Errno;
+        for (errno, known) in
+            [(Errno::NOENT, true), (Errno::IO, true), (Errno::MFILE, false), (Errno::NFILE, false)]
+        {
+            let read: io::Result<()> = Err(errno.into());
+            assert_eq!(unless_starved(read).is_ok(), known, "{errno}");
+        }
     }
 
     #[test]

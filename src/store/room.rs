@@ -8,7 +8,7 @@ use super::log::Row;
 use super::loss::Facts;
 use super::quota::{self, Limits};
 use super::ranges::RangeSet;
-use super::state::{State, Tick};
+use super::state::State;
 use super::trouble::Trouble;
 use super::writer::Writer;
 use crate::message::{BootMs, Entry, LossReason, WallMs};
@@ -16,13 +16,14 @@ use crate::message::{BootMs, Entry, LossReason, WallMs};
 /// Rows that are looked at for one commit's housekeeping. More is done in the next commit.
 const ROWS: usize = 256;
 /// How often what every uplink has passed is looked through for what may go. Removing a block writes about as many
-/// pages as adding one, and removing ten at once writes hardly more than removing one. (Tests do not wait.)
-const SWEEP_EVERY: std::time::Duration = std::time::Duration::from_secs(if cfg!(test) { 0 } else { 10 });
+/// pages as adding one, and removing ten at once writes hardly more than removing one. ms of boot time, so that a
+/// benchmark can hold the clock. (Tests do not wait.)
+const SWEEP_EVERY: u64 = if cfg!(test) { 0 } else { 10_000 };
 
 impl Writer {
     /// What every uplink has passed and is no history goes; then the oldest blocks, if limits say so.
     pub(super) fn make_room(&mut self) -> Result<(), Trouble> {
-        let now = Tick::now();
+        let now = self.shared.clock.boot();
         let (limits, free) = (self.limits(), free_disk(&self.shared.dir));
         self.ballast.note(free, &limits);
         let (passed, mut usage) = {
@@ -39,7 +40,7 @@ impl Writer {
             (passed, usage)
         };
         if now >= self.sweep_due {
-            self.sweep_due = now + SWEEP_EVERY;
+            self.sweep_due = BootMs(now.0.saturating_add(SWEEP_EVERY));
         }
         let Some(log) = &self.log else { return Err(Trouble::Disk("no database".into())) };
         let mut whole = Vec::new();

@@ -117,7 +117,7 @@ pub struct Disk {
 pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, Refused> {
     std::fs::create_dir_all(dir)?;
     let lock = identity::lock(dir)?;
-    let mut mark = identity::read_mark(dir);
+    let mut mark = identity::find_mark(dir)?;
     if let Some(bad) = identity::set_bad_mark_aside(dir)? {
         tracing::error!("the mark beside the database is damaged; set aside as {bad}");
     }
@@ -155,7 +155,8 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
         identity::set_home(&lock, home)?;
     }
     let homes = Homes::new(dir, &lock, run);
-    Ok(Disk { home, ..loaded.judged(log, (lock, homes), set_aside, mark, clock) })
+    let head = homes.read()?;
+    Ok(Disk { home, ..loaded.judged(log, (lock, homes), set_aside, (mark, head), clock) })
 }
 
 /// Opens the database; a damaged one gets another name and a new one begins.
@@ -231,10 +232,9 @@ impl Loaded {
         log: Log,
         (lock, homes): (File, Homes),
         set_aside: Option<String>,
-        mark: Option<Mark>,
+        (mark, head): (Option<Mark>, Option<Head>),
         clock: &dyn Clock,
     ) -> Disk {
-        let head: Option<Head> = homes.read();
         let after_scan;
         let line = match &self.line {
             None if !self.present.is_empty() => {

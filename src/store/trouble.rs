@@ -33,6 +33,10 @@ impl From<rusqlite::Error> for Trouble {
                 Self::Damaged(e.to_string())
             }
             E::SqliteFailure(f, _) if f.code == ErrorCode::DiskFull => Self::Full(e.to_string()),
+            // SQLite does not say why.
+            E::SqliteFailure(f, _) if f.code == ErrorCode::CannotOpen && is_starved() => {
+                Self::Disk(STARVED.into())
+            }
             // A flipped bit in a text, or in the text of the schema.
             E::Utf8Error(..) | E::SqlInputError { .. } => Self::Damaged(e.to_string()),
             E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) => {
@@ -47,6 +51,15 @@ impl From<std::io::Error> for Trouble {
     fn from(e: std::io::Error) -> Self {
         if is_no_room(&e) { Self::Full(e.to_string()) } else { Self::Disk(e.to_string()) }
     }
+}
+
+/// What a person can do about it.
+const STARVED: &str =
+    "no file can be opened, since too many are open already; raise LimitNOFILE of the service";
+
+/// Whether this process, or the system, has no descriptor left.
+fn is_starved() -> bool {
+    super::identity::unless_starved(std::fs::File::open("/dev/null")).is_err()
 }
 
 /// Whether it is room that is missing.

@@ -32,7 +32,7 @@ use super::times::Boot;
 use super::trouble::Trouble;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::message::{CorrectionRecord, Entry, LossRecord, WallMs};
+use crate::message::{BootMs, CorrectionRecord, Entry, LossRecord, WallMs};
 
 /// What both sides hold.
 #[derive(Debug)]
@@ -183,7 +183,7 @@ pub struct Writer {
     /// More passed blocks wait to be removed.
     pub(super) sweep: bool,
     /// When history is looked through next for what has become too old.
-    pub(super) sweep_due: Tick,
+    pub(super) sweep_due: BootMs,
     pub(super) thinner: Thinner,
     pub(super) damaged: bool,
     /// The commit at hand leaves the readings where they are.
@@ -245,7 +245,7 @@ impl Writer {
             latest_due: now + LATEST_EVERY,
             cache: super::reader::Cache::default(),
             sweep: false,
-            sweep_due: now,
+            sweep_due: BootMs::default(),
             thinner: Thinner::default(),
             damaged: false,
             sparing: false,
@@ -445,10 +445,15 @@ impl Writer {
         self.retry_at = Tick::now() + wait;
         let mut file = self.shared.head();
         let mut state = self.shared.state();
-        if state.phase == Phase::Ok {
-            tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
+        let why = trouble.to_string();
+        match &state.phase {
+            Phase::Fault(said) if *said != why => tracing::warn!(%trouble, "the store still cannot write"),
+            Phase::Fault(_) => {}
+            Phase::Ok | Phase::Closed => {
+                tracing::error!(%trouble, "the store cannot write; readings are kept in RAM");
+            }
         }
-        state.phase = Phase::Fault(trouble.to_string());
+        state.phase = Phase::Fault(why);
         state.busy_since = None;
         let lent = state.lend(Tick::now());
         let head = self.shared.head_now(&state);

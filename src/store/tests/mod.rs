@@ -19,6 +19,7 @@ mod thin_random;
 mod time;
 mod time_random;
 mod upgrade;
+mod wear;
 
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 use std::path::Path;
