@@ -35,7 +35,7 @@ impl Session<'_> {
         }
         while self.out.len() < bounds::UPLINK_OUT_BYTES {
             let Some(packet) = self.delivery.node().and_then(|node| node.next_packet()) else { break };
-            self.protocol.publish_unacknowledged(&packet.topic, &packet.payload, &mut self.out).map_err(
+            self.protocol.publish_unacknowledged(&packet, &mut self.out).map_err(
                 |e| {
                     // A birth cannot be cut into pieces, and nothing may be sent without it.
                     Fault::Protocol(match e {
@@ -59,10 +59,10 @@ impl Session<'_> {
         while sent.is_ok()
             && let Some(packet) = self.delivery.node().and_then(|node| node.queued())
         {
-            sent = self.protocol.publish_unacknowledged(&packet.topic, &packet.payload, &mut self.out);
+            sent = self.protocol.publish_unacknowledged(&packet, &mut self.out);
         }
         let sent = sent.and_then(|()| {
-            self.protocol.publish_unacknowledged(&message.topic, &message.payload, &mut self.out)
+            self.protocol.publish_without_id(&message, &mut self.out)
         });
         let Err(problem) = sent else {
             self.sent_in_order(message, now);

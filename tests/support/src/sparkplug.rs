@@ -40,8 +40,8 @@ pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>
                     .filter_map(|m| Some((m.alias?, format!("{device}/{}", m.name.as_ref()?)))),
             ),
             "DDATA" => {
-                for metric in &payload.metrics {
-                    match reading(message, &payload, metric, &names) {
+                for (metric, seq) in payload.metrics.iter().zip(numbers(&payload)) {
+                    match seq.and_then(|seq| reading(message, &payload, metric, seq, &names)) {
                         Some(reading) => found.push(reading),
                         None => fault("a metric without a birth, a number or a time"),
                     }
@@ -57,6 +57,26 @@ pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>
     (found, faults)
 }
 
+/// The number of each metric: the first one says it, the others count up and say what they skip.
+#[must_use]
+pub fn numbers(payload: &Payload) -> Vec<Option<u64>> {
+    let long = |metric: &Metric, key| match property(metric, key) {
+        None => Ok(None),
+        Some(property_value::Value::LongValue(n)) => Ok(Some(*n)),
+        Some(_) => Err(()),
+    };
+    let mut last: Option<u64> = None;
+    let mut number = |metric| -> Option<u64> {
+        last = match (long(metric, "seq").ok()?, long(metric, "skip").ok()?, last) {
+            (Some(seq), None, _) => Some(seq),
+            (None, skip, Some(last)) => Some(last + 1 + skip.unwrap_or(0)),
+            _ => None,
+        };
+        last
+    };
+    payload.metrics.iter().map(&mut number).collect()
+}
+
 fn property<'m>(metric: &'m Metric, key: &str) -> Option<&'m property_value::Value> {
     let set = metric.properties.as_ref()?;
     set.values.get(set.keys.iter().position(|k| k == key)?)?.value.as_ref()
@@ -66,6 +86,7 @@ fn reading(
     message: &Message,
     payload: &Payload,
     metric: &Metric,
+    seq: u64,
     names: &BTreeMap<u64, String>,
 ) -> Option<Reading> {
     let quality = match property(metric, "Quality") {
@@ -74,18 +95,20 @@ fn reading(
         Some(property_value::Value::IntValue(0)) => "bad",
         Some(_) => return None,
     };
-    let Some(property_value::Value::LongValue(seq)) = property(metric, "seq") else { return None };
     Some(Reading {
         at: message.at,
         lane: if metric.is_historical == Some(true) { Lane::History } else { Lane::Live },
         name: names.get(&metric.alias?)?.clone(),
         epoch: payload.uuid.clone()?,
-        seq: *seq,
+        seq,
         ts_ms: i64::try_from(metric.timestamp?).ok()?,
         value: match &metric.value {
             None => Json::Null,
             Some(metric::Value::BooleanValue(b)) => (*b).into(),
+            Some(metric::Value::IntValue(i)) => (*i).into(),
             Some(metric::Value::LongValue(l)) => (*l).into(),
+            // Its shortest decimal is what it says.
+            Some(metric::Value::FloatValue(x)) => x.to_string().parse::<f64>().ok()?.into(),
             Some(metric::Value::DoubleValue(x)) => (*x).into(),
             Some(metric::Value::StringValue(t)) => t.clone().into(),
             Some(_) => return None,

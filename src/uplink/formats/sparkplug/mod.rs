@@ -1,7 +1,9 @@
 //! `sparkplug-b`: an edge node of Sparkplug B 3.0. Devices and points are births, readings are DDATA.
 //!
-//! - **Identity.** A metric of DDATA has the property `seq`, its payload the epoch in `uuid`: with the node they are the
-//!   triple of the contract.
+//! - **Identity.** The payload of DDATA has the epoch in `uuid`, its first metric the number in the property `seq`. Each
+//!   further metric has the number of the one before it plus one, and plus what its property `skip` says, if it has one
+//!   (those are of other devices). With the node they are the triple of the contract.
+//! - **Types** are as narrow as the values allow: see [`kind`].
 //! - **Delivery.** DDATA goes with QoS 0, as the specification demands. A reading counts as delivered when the broker has
 //!   answered a PINGREQ that was sent behind it on the same connection (see `session/node.rs`). What was not
 //!   answered goes again after the next login, as historical.
@@ -10,6 +12,7 @@
 //!   a dead device may send none. DDEATH says that a device is no longer configured.
 //! - **A host that is awaited** (`primary_host`): without its `online` nothing is born; when it goes, so do we.
 
+pub mod kind;
 pub mod model;
 pub mod proto;
 
@@ -217,16 +220,22 @@ impl Format for Sparkplug {
 
     fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {
         records.iter().for_each(|record| self.model.admit(record));
-        let mut devices: Vec<(&str, Vec<Metric>)> = Vec::new();
+        let mut devices: Vec<(&str, u64, Vec<Metric>)> = Vec::new();
         for record in records {
-            let metric = self.model.data(record, lane == Lane::Backlog).expect("admitted above");
-            match devices.iter_mut().find(|(name, _)| *name == record.point.device) {
-                Some((_, metrics)) => metrics.push(metric),
-                None => devices.push((&record.point.device, vec![metric])),
+            let seq = record.id.seq;
+            let at = devices.iter().position(|(name, ..)| *name == record.point.device);
+            let before = at.map(|at| devices[at].1);
+            let metric = self.model.data(record, before, lane == Lane::Backlog).expect("admitted above");
+            match at.and_then(|at| devices.get_mut(at)) {
+                Some((_, last, metrics)) => {
+                    *last = seq;
+                    metrics.push(metric);
+                }
+                None => devices.push((&record.point.device, seq, vec![metric])),
             }
         }
         let epoch = records.first().map(|r| r.id.epoch.to_string());
-        for (device, metrics) in devices {
+        for (device, _, metrics) in devices {
             if self.model.to_be_born(device) {
                 let birth = self.device_birth(device);
                 self.outbox.push_back(birth);

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use driver_api::{Quality, Reason, Value};
+use driver_api::{Quality, Reason};
 use serde::Deserialize;
 
+use super::kind;
 use super::proto::{Kind, Metric, MetricValue, PropertyOf, PropertySet};
 use crate::message::Record;
 
@@ -64,7 +65,7 @@ impl Model {
         let Ok(meta) = serde_json::from_slice::<Meta>(payload) else { return };
         let known = self.devices.get(device).and_then(|d| d.points.get(point));
         if known.is_none_or(|p| p.unit != meta.unit) {
-            self.put(device, point, meta.unit, kind_of_word(&meta.kind));
+            self.put(device, point, meta.unit, kind::for_word(&meta.kind));
         }
     }
 
@@ -134,31 +135,37 @@ impl Model {
     pub fn admit(&mut self, record: &Record) {
         let key = &record.point;
         let known = self.devices.get(&key.device).and_then(|d| d.points.get(&key.point));
-        let kind = record.value.as_ref().map(kind_of);
-        match known {
-            Some(point) if kind.is_none_or(|kind| kind == point.kind) => {}
-            Some(point) => {
-                let unit = point.unit.clone();
-                self.put(&key.device, &key.point, unit, kind.unwrap_or(Kind::Double));
-            }
-            None => self.put(&key.device, &key.point, key.unit.clone(), kind.unwrap_or(Kind::Double)),
-        }
+        let (unit, kind) = match (known, &record.value) {
+            (Some(_), None) => return,
+            (Some(point), Some(value)) => match kind::for_value(Some(point.kind), value) {
+                kind if kind == point.kind => return,
+                kind => (point.unit.clone(), kind),
+            },
+            (None, Some(value)) => (key.unit.clone(), kind::for_value(None, value)),
+            (None, None) => (key.unit.clone(), Kind::Double),
+        };
+        self.put(&key.device, &key.point, unit, kind);
     }
 
-    /// A reading as a metric of DDATA. `None`: its point was not admitted.
-    pub fn data(&mut self, record: &Record, historical: bool) -> Option<Metric> {
+    /// A reading as a metric of DDATA, behind the reading with the number `before` in the same payload. `None`: its
+    /// point was not admitted.
+    pub fn data(&mut self, record: &Record, before: Option<u64>, historical: bool) -> Option<Metric> {
         let point = self.devices.get_mut(&record.point.device)?.points.get_mut(&record.point.point)?;
         if point.last.as_ref().is_none_or(|last| last.ts <= record.ts) {
             point.last = Some(record.clone());
         }
         let mut metric = valued(point.alias, point.kind, Some(record));
         metric.is_historical = historical.then_some(true);
-        let properties = metric.properties.get_or_insert_default();
-        properties.add("seq", Kind::UInt64, PropertyOf::Long(record.id.seq));
-        if record.quality == Quality::Good {
-            return Some(metric);
+        let mut properties = PropertySet::default();
+        match before.map(|before| record.id.seq.saturating_sub(before).saturating_sub(1)) {
+            None => properties.add("seq", Kind::UInt64, PropertyOf::Long(record.id.seq)),
+            Some(0) => {}
+            Some(skipped) => properties.add("skip", Kind::UInt64, PropertyOf::Long(skipped)),
         }
-        mark(properties, record.quality);
+        if record.quality != Quality::Good {
+            mark(&mut properties, record.quality);
+        }
+        metric.properties = Some(properties).filter(|set| !set.keys.is_empty());
         Some(metric)
     }
 
@@ -197,7 +204,7 @@ impl Model {
         Some(match metric.value.clone()? {
             MetricValue::Boolean(b) => b.into(),
             MetricValue::Double(x) => x.into(),
-            MetricValue::Float(x) => f64::from(x).into(),
+            MetricValue::Float(x) => kind::wide(x).into(),
             MetricValue::Text(t) => t.into(),
             // 1 to 3: signed with up to 32 bits; 4: with 64.
             MetricValue::Int(i) if (1..=4).contains(&signed) => i.cast_signed().into(),
@@ -209,41 +216,13 @@ impl Model {
 }
 
 fn valued(alias: u64, kind: Kind, record: Option<&Record>) -> Metric {
-    let value = record.and_then(|r| r.value.as_ref()).filter(|v| kind_of(v) == kind);
-    let value = value.and_then(|value| match value {
-        Value::Bool(b) => Some(MetricValue::Boolean(*b)),
-        Value::Int(i) => Some(MetricValue::Long(i.cast_unsigned())),
-        Value::UInt(u) => Some(MetricValue::Long(*u)),
-        Value::Float(x) => x.is_finite().then_some(MetricValue::Double(*x)),
-        Value::Text(t) => Some(MetricValue::Text(t.to_string())),
-    });
+    let value = record.and_then(|r| r.value.as_ref()).and_then(|value| kind::valued(kind, value));
     Metric {
         alias: Some(alias),
         timestamp: record.map(|r| u64::try_from(r.ts.0).unwrap_or(0)),
         is_null: value.is_none().then_some(true),
         value,
         ..Metric::default()
-    }
-}
-
-fn kind_of(value: &Value) -> Kind {
-    match value {
-        Value::Bool(_) => Kind::Boolean,
-        Value::Int(_) => Kind::Int64,
-        Value::UInt(_) => Kind::UInt64,
-        Value::Float(_) => Kind::Double,
-        Value::Text(_) => Kind::Text,
-    }
-}
-
-/// The type of a point that has no value yet, by its raw type. Its first reading may correct it.
-fn kind_of_word(word: &str) -> Kind {
-    match word {
-        "bool" => Kind::Boolean,
-        "u16" | "u32" | "u64" => Kind::UInt64,
-        "i16" | "i32" | "i64" => Kind::Int64,
-        _ if word.starts_with("string") => Kind::Text,
-        _ => Kind::Double,
     }
 }
 
