@@ -185,12 +185,17 @@ impl Way<'_> {
             None => None,
             Some(path) => Some(first_line("password_file", path).await?),
         };
+        let (will, keep) = (self.will)();
+        if let Some(keep) = keep {
+            // A disk that does not answer keeps nobody from logging in.
+            let _late = tokio::time::timeout(KEPT, tokio::task::spawn_blocking(keep)).await;
+        }
         Ok(Login {
             client_id: uplink.client_id.clone().unwrap_or_else(|| self.gateway.to_owned()),
             username: uplink.username.clone(),
             password,
             keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
-            will: (self.will)(),
+            will,
             session: Keep::No,
             keep_s: match self.session {
                 Wanted::Held { keep_s, .. } => keep_s,
@@ -255,6 +260,9 @@ impl Way<'_> {
         })
     }
 }
+
+/// Longest wait for what has to be on the disk before a login.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// A secret is the first line of its file.
 async fn first_line(key: &str, path: &Path) -> Result<Vec<u8>, Fault> {

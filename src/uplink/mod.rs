@@ -244,7 +244,8 @@ impl Loop<'_> {
                 logged_in = true;
                 self.counters.windows_missed.store(0, std::sync::atomic::Ordering::Relaxed);
                 let (since, before) = (Instant::now(), self.acknowledged());
-                let left = held.take().filter(|(url, _)| link.limits.session_present && *url == endpoint.url());
+                let left =
+                    held.take().filter(|(url, _)| link.limits.session_present && *url == endpoint.url());
                 let mut heard = now;
                 let terms = Terms {
                     left: left.map(|(_, heard)| heard),

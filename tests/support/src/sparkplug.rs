@@ -1,6 +1,6 @@
 //! Readings in what a Sparkplug node published, by the aliases of its last births, read with a decoder of other people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 use srad_types::payload::{Message as _, Metric, Payload, metric, property_value};
@@ -12,6 +12,7 @@ use crate::messages::{Lane, Message, Reading};
 pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>) {
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     let (mut names, mut next) = (BTreeMap::new(), None);
+    let mut alive = BTreeSet::new();
     for message in messages {
         let parts: Vec<&str> = message.topic.split('/').collect();
         let ["spBv1.0", of, kind, _, device @ ..] = parts.as_slice() else { continue };
@@ -32,14 +33,24 @@ pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>
             "NBIRTH" => {
                 next = Some(0);
                 names.clear();
+                alive.clear();
             }
-            "DBIRTH" => names.extend(
-                payload
-                    .metrics
-                    .iter()
-                    .filter_map(|m| Some((m.alias?, format!("{device}/{}", m.name.as_ref()?)))),
-            ),
-            "DDATA" => {
+            "DBIRTH" => {
+                alive.insert(device);
+                names.extend(
+                    payload
+                        .metrics
+                        .iter()
+                        .filter_map(|m| Some((m.alias?, format!("{device}/{}", m.name.as_ref()?)))),
+                );
+            }
+            "DDATA" | "DDEATH" => {
+                if !alive.contains(device) && *kind == "DDATA" {
+                    fault("data of a device that is not born");
+                }
+                if *kind == "DDEATH" {
+                    alive.remove(device);
+                }
                 for (metric, seq) in payload.metrics.iter().zip(numbers(&payload)) {
                     match seq.and_then(|seq| reading(message, &payload, metric, seq, &names)) {
                         Some(reading) => found.push(reading),

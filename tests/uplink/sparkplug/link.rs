@@ -90,7 +90,7 @@ fn arrivals(seen: &[(String, Vec<u8>)]) -> Vec<Arrival> {
                     );
                 }
             }
-            ["spBv1.0", _, "DDATA", ..] => {
+            ["spBv1.0", _, "DDATA" | "DDEATH", ..] => {
                 let payload = payload(bytes);
                 for (metric, seq) in payload.metrics.iter().zip(numbers(&payload)) {
                     let seq = seq.expect("a number");
@@ -157,6 +157,6 @@ fn times_before_1970_do_not_wrap() {
     // A clock that was never set: the specification's times are unsigned.
     let record = Record { ts: WallMs(-5), ..record(1) };
     let mut model = fieldgate::uplink::formats::sparkplug::model::Model::default();
-    model.admit(&record);
+    model.admit(&record, 0);
     assert_eq!(model.data(&record, None, false).and_then(|m| m.timestamp), Some(0));
 }

@@ -1,6 +1,7 @@
 //! The rules of Sparkplug B 3.0 that an edge node must keep, one test each, read with a decoder of other people.
 
 mod link;
+mod silence;
 mod size;
 
 use std::path::Path;
@@ -285,7 +286,10 @@ async fn quality_is_192_0_or_500_and_a_bad_metric_is_null() {
     );
     assert_eq!((quality(&data[1]), data[1].is_null, &data[1].value), (Some(0), Some(true), &None));
     assert_eq!(property(&data[1], "reason"), Some(property_value::Value::StringValue("timeout".into())));
-    assert_eq!((quality(&data[2]), &data[2].value), (Some(500), &Some(metric::Value::IntValue((-7i32).cast_unsigned()))));
+    assert_eq!(
+        (quality(&data[2]), &data[2].value),
+        (Some(500), &Some(metric::Value::IntValue((-7i32).cast_unsigned())))
+    );
     // A birth says all three, with values.
     broker.send_bytes("spBv1.0/plants/NCMD/g", &rebirth());
     until("a second birth", || all(&broker, "NBIRTH").len() == 2).await;

@@ -79,9 +79,7 @@ mod tests {
 
     #[test]
     fn a_point_is_as_narrow_as_its_values_and_never_gets_narrower_again() {
-        let kinds = |values: &[Value]| {
-            values.iter().fold(None, |known, value| Some(for_value(known, value)))
-        };
+        let kinds = |values: &[Value]| values.iter().fold(None, |known, value| Some(for_value(known, value)));
         assert_eq!(kinds(&[Value::Float(230.1)]), Some(Kind::Float));
         assert_eq!(kinds(&[Value::Float(230.1), Value::Float(1234567.89)]), Some(Kind::Double));
         assert_eq!(kinds(&[Value::Float(1234567.89), Value::Float(230.1)]), Some(Kind::Double));

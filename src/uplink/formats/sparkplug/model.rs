@@ -1,12 +1,13 @@
 //! The devices and points of a node as Sparkplug shows them: aliases, data types, last values. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use driver_api::{Quality, Reason};
 use serde::Deserialize;
 
 use super::kind;
 use super::proto::{Kind, Metric, MetricValue, PropertyOf, PropertySet};
+use super::silence::{News, Silence};
 use crate::message::Record;
 
 /// All points by device and name.
@@ -19,6 +20,9 @@ pub struct Model {
     alias_of: HashMap<(String, String), usize>,
     /// A birth may be due; `false`: certainly none.
     changed: bool,
+    silence: Silence,
+    /// Silent and not dead yet.
+    dying: BTreeSet<String>,
 }
 
 /// A device.
@@ -30,6 +34,10 @@ pub struct Device {
     born: bool,
     /// A birth of it was sent on this connection.
     shown: bool,
+    /// Its death was sent after that, so nothing of it may be before its next birth.
+    dead: bool,
+    /// When readings of it were sent last, ms of boot time.
+    sent_at: u64,
 }
 
 /// A point.
@@ -87,8 +95,9 @@ impl Model {
     pub fn forget_births(&mut self) {
         self.devices.retain(|_, device| !device.points.is_empty());
         for device in self.devices.values_mut() {
-            (device.born, device.shown) = (false, false);
+            (device.born, device.shown, device.dead) = (false, false, false);
         }
+        self.dying = self.silence.all();
         self.changed = true;
     }
 
@@ -113,7 +122,7 @@ impl Model {
         if !self.changed {
             return None;
         }
-        let due = self.devices.iter_mut().find(|(_, d)| !d.born && !d.points.is_empty());
+        let due = self.devices.iter_mut().find(|(_, d)| !d.born && !d.dead && !d.points.is_empty());
         let Some((name, device)) = due else {
             self.changed = false;
             return None;
@@ -124,15 +133,68 @@ impl Model {
 
     /// Whether the birth of this device is due; it then counts as born.
     pub fn to_be_born(&mut self, device: &str) -> bool {
+        let silent = self.silence.is_silent(device);
         self.devices.get_mut(device).is_some_and(|d| {
             d.shown = true;
+            if std::mem::take(&mut d.dead) && silent {
+                self.dying.insert(device.to_owned());
+            }
             !std::mem::replace(&mut d.born, true)
         })
     }
 
-    /// Makes room for a reading that is about to be sent: its point is known then, with the right type. What the
+    /// The status of a device, at this wall time in ms.
+    pub fn status(&mut self, device: &str, payload: &[u8], now: i64) {
+        match self.silence.status(device, payload, now) {
+            News::None => {}
+            News::Lost => {
+                self.dying.insert(device.to_owned());
+            }
+            News::Back => self.revive(device),
+        }
+    }
+
+    fn revive(&mut self, device: &str) {
+        self.dying.remove(device);
+        if let Some(device) = self.devices.get_mut(device).filter(|d| d.dead) {
+            (device.dead, device.born) = (false, false);
+            self.changed = true;
+        }
+    }
+
+    /// A device whose death is due at this boot time in ms; it counts as dead. What is sent of it makes it wait a little: it
+    /// may be one of many messages.
+    pub fn next_death(&mut self, now: u64) -> Option<String> {
+        let due = |name: &&String| {
+            self.devices.get(*name).is_some_and(|d| d.born && !d.dead && now >= d.sent_at + LINGER_MS)
+        };
+        let name = self.dying.iter().find(due)?.clone();
+        self.dying.remove(&name);
+        let device = self.devices.get_mut(&name)?;
+        (device.dead, device.born) = (true, false);
+        Some(name)
+    }
+
+    /// Whether nothing but the death of this device may be sent.
+    #[must_use]
+    pub fn is_dead(&self, device: &str) -> bool {
+        self.devices.get(device).is_some_and(|d| d.dead)
+    }
+
+    /// Makes room for a reading that is about to be sent, at this boot time in ms: its point is known then, with the right type. What the
     /// birth of its device said may no longer be true.
-    pub fn admit(&mut self, record: &Record) {
+    pub fn admit(&mut self, record: &Record, now: u64) {
+        let key = &record.point;
+        if record.value.is_some() && self.silence.value(&key.device, record.ts.0) {
+            self.revive(&key.device);
+        }
+        self.admit_type(record);
+        if let Some(device) = self.devices.get_mut(&key.device) {
+            device.sent_at = now;
+        }
+    }
+
+    fn admit_type(&mut self, record: &Record) {
         let key = &record.point;
         let known = self.devices.get(&key.device).and_then(|d| d.points.get(&key.point));
         let (unit, kind) = match (known, &record.value) {
@@ -214,6 +276,9 @@ impl Model {
         })
     }
 }
+
+/// Readings of a silent device follow each other more closely than that, while they are history that is being sent.
+const LINGER_MS: u64 = 2000;
 
 fn valued(alias: u64, kind: Kind, record: Option<&Record>) -> Metric {
     let value = record.and_then(|r| r.value.as_ref()).and_then(|value| kind::valued(kind, value));
