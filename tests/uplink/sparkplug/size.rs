@@ -38,7 +38,7 @@ async fn numbers_are_said_once_and_what_other_devices_have_of_them_is_skipped() 
     let broker = accepting().await;
     let node = Node::start(&broker.url(), SPARKPLUG, None, quick());
     until("the birth", || !all(&broker, "NBIRTH").is_empty()).await;
-    let device = |seq: u64| if seq / 3 % 2 == 0 { "a" } else { "b" };
+    let device = |seq: u64| if (seq / 3).is_multiple_of(2) { "a" } else { "b" };
     let one = |seq| custom(seq, device(seq), "x", Some(Value::UInt(seq)), Quality::Good);
     node.drain.commit_records((1..13).map(one).collect());
     until("delivery", || node.drain.delivered().len() == 12).await;
