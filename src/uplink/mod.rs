@@ -169,6 +169,9 @@ const INFORMED_MS: u64 = 86_400_000;
 /// A broker keeps what comes down at least for a day, and for four windows.
 const HELD_S: u64 = 86_400;
 
+/// So many logins in a row that a broker refused make us ask for a new session.
+const TURNED_AWAY: u32 = 3;
+
 struct Loop<'a> {
     config: &'a Uplink,
     gateway: &'a str,
@@ -191,6 +194,7 @@ impl Loop<'_> {
         let mut logged_in = false;
         // Where a session is kept for what comes down, and when that broker was last heard.
         let mut held: Option<(String, BootMs)> = None;
+        let mut turned_away = 0;
         // The window after the one in which everything was delivered.
         let mut rested = None;
         // Since when the broker has everything that is retained and no connection broke.
@@ -219,13 +223,18 @@ impl Loop<'_> {
             while let Some(endpoint) = round.pop_front() {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(&endpoint, &will, self.wanted(&endpoint, delivery, &held)) => attempt,
+                    attempt = self.connect(&endpoint, &will, self.wanted(&endpoint, delivery, &held, &hearing)) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
                 let link = match attempt {
                     Ok(link) => link,
                     Err(fault) => {
+                        // Some brokers close the connection when the queue behind a session was on a node that has died.
+                        turned_away += u32::from(matches!(fault, Fault::Login { .. }));
+                        if turned_away >= TURNED_AWAY {
+                            held = None;
+                        }
                         let (fault, to) = self.follow(fault, &endpoint);
                         if moves < MOVES
                             && let Some(to) = to
@@ -238,6 +247,7 @@ impl Loop<'_> {
                         continue;
                     }
                 };
+                turned_away = 0;
                 self.state(State::Connected);
                 UplinkCounters::add(&self.counters.connects, 1);
                 tracing::info!(uplink = %self.config.name, url = endpoint.url(), "connected");
@@ -344,9 +354,15 @@ impl Loop<'_> {
     }
 
     /// Which session to ask for. `held`: where the last one was.
-    fn wanted(&self, endpoint: &Endpoint, delivery: &Delivery, held: &Option<(String, BootMs)>) -> Wanted {
+    fn wanted(
+        &self,
+        endpoint: &Endpoint,
+        delivery: &Delivery,
+        held: &Option<(String, BootMs)>,
+        hearing: &Hearing,
+    ) -> Wanted {
         if !self.context.wants_exactly_once() {
-            return match self.keeps_what_comes_down() {
+            return match self.keeps_what_comes_down().filter(|_| hearing.asks(Instant::now())) {
                 // The first one of this process is new, so that no subscription of another configuration is left in it.
                 Some(keep_s) => {
                     let anew = held.as_ref().is_none_or(|(url, _)| *url != endpoint.url());

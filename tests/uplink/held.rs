@@ -101,6 +101,19 @@ async fn a_broker_that_forgot_the_session_is_asked_again_and_its_commands_are_yo
 }
 
 #[tokio::test]
+async fn a_broker_that_cannot_go_on_with_the_session_is_asked_for_a_new_one() {
+    let welcome = Welcome { refuses_sessions: true, ..Welcome::default() };
+    let broker = FakeBroker::start(welcome, |_, _| Answer::Ack).await;
+    let bench = start(&broker.url(), "", quick());
+    sleeps(&bench).await;
+    bench.drain.commit(1..2);
+    until("the reading", || bench.drain.queued() == 0).await;
+    let clean: Vec<bool> = broker.connects().iter().map(|c| session(c).0).collect();
+    assert_eq!(clean, [true, false, false, false, true]);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn without_windows_no_session_is_kept() {
     let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
     let bench = Bench::start(uplink(&broker.url(), ROUTES), MemoryDrain::new(), quick());
