@@ -15,8 +15,8 @@ pub struct Sparkplug {
     /// Host application without whose STATE `online` nothing is born and no reading sent. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary_host: Option<String>,
-    /// `none`, or `deflate`: data and births of devices as Eclipse Tahu's library compresses them. It saves three quarters
-    /// and more on the wire, and only hosts that know it (those built with that library do) can read it.
+    /// `none`, or `deflate`: data and births of devices as Eclipse Tahu's library compresses them. Where a batch
+    /// holds some fifty readings of a device it saves half on the wire; only hosts that know it (those built with that library do) can read it.
     #[serde(default, skip_serializing_if = "is_plain")]
     pub compression: Deflation,
 }

@@ -51,6 +51,11 @@ pub(super) struct Terms<'a> {
     pub window: Option<BootMs>,
     /// What to say when going because of that.
     pub asleep: Bytes,
+    /// The broker kept a session for what comes down, and we heard from it then for the last time: what it sends now may be
+    /// as old as that.
+    pub left: Option<BootMs>,
+    /// When the broker was last heard.
+    pub heard: &'a mut BootMs,
     /// The broker has all retained messages from the window before, but for what changed since.
     pub informed: bool,
 }

@@ -157,7 +157,10 @@ impl Delivery {
         let topic = self.topics.status();
         self.format.make_will().unwrap_or_else(|| {
             let payload = Bytes::from_static(payload::OFFLINE);
-            Arc::new(move || Will { topic: topic.clone(), payload: payload.clone(), retain: true })
+            Arc::new(move || {
+                let will = Will { topic: topic.clone(), payload: payload.clone(), retain: true };
+                (will, None)
+            })
         })
     }
 

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use super::exactly::Footing;
 use super::fault::Fault;
 use super::formats::node::MakeWill;
-use super::protocol::{Incoming, Keep, Limits, Login, Protocol};
+use super::protocol::{EXCHANGES_KEPT_S, Incoming, Keep, Limits, Login, Protocol};
 use super::stage::{Progress, Stage};
 use super::tap::{Tap, Wire};
 use super::{dial, http, proxy, tls, websocket};
@@ -69,6 +69,13 @@ pub struct Way<'a> {
 pub enum Wanted {
     /// One that ends with the connection.
     Clean,
+    /// One in which the broker keeps what comes down while we are away.
+    Held {
+        /// A new one: none that it may have of us is wanted.
+        anew: bool,
+        /// For how long, in seconds; MQTT 3.1.1 cannot say it.
+        keep_s: u32,
+    },
     /// A new one that is kept, under this key.
     Anew(String),
     /// The one that we left, under this key.
@@ -83,12 +90,10 @@ impl Way<'_> {
     pub async fn open(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
         match &self.session {
             Wanted::Clean => self.open_with(endpoint, Keep::No).await,
+            Wanted::Held { anew: true, .. } => self.open_anew(endpoint).await,
+            Wanted::Held { anew: false, .. } => self.open_with(endpoint, Keep::On).await,
             Wanted::Anew(key) => {
-                if self.uplink.mqtt_version == MqttVersion::V311 {
-                    // A clean session first, and it goes with its connection: so there is none that is left.
-                    self.forget(endpoint).await?;
-                }
-                let mut link = self.open_with(endpoint, Keep::Anew).await?;
+                let mut link = self.open_anew(endpoint).await?;
                 if link.limits.session_present {
                     let why =
                         "it has a session of ours that was just ended; is the client id in use elsewhere?";
@@ -104,6 +109,14 @@ impl Way<'_> {
                 Ok(link)
             }
         }
+    }
+
+    async fn open_anew(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
+        if self.uplink.mqtt_version == MqttVersion::V311 {
+            // A clean session first, and it goes with its connection: so there is none that is left.
+            self.forget(endpoint).await?;
+        }
+        self.open_with(endpoint, Keep::Anew).await
     }
 
     /// Makes the broker forget the session that it has of us.
@@ -130,7 +143,7 @@ impl Way<'_> {
         if self.uplink.content_type {
             protocol.say_content();
         }
-        if keep != Keep::No {
+        if keep != Keep::No && matches!(self.session, Wanted::Anew(_) | Wanted::Left(_)) {
             protocol.keep_session();
         }
         let mut out = BytesMut::new();
@@ -172,13 +185,22 @@ impl Way<'_> {
             None => None,
             Some(path) => Some(first_line("password_file", path).await?),
         };
+        let (will, keep) = (self.will)();
+        if let Some(keep) = keep {
+            // A disk that does not answer keeps nobody from logging in.
+            let _late = tokio::time::timeout(KEPT, tokio::task::spawn_blocking(keep)).await;
+        }
         Ok(Login {
             client_id: uplink.client_id.clone().unwrap_or_else(|| self.gateway.to_owned()),
             username: uplink.username.clone(),
             password,
             keep_alive_s: u16::try_from(uplink.keep_alive.0.as_secs()).unwrap_or(u16::MAX),
-            will: (self.will)(),
+            will,
             session: Keep::No,
+            keep_s: match self.session {
+                Wanted::Held { keep_s, .. } => keep_s,
+                Wanted::Clean | Wanted::Anew(_) | Wanted::Left(_) => EXCHANGES_KEPT_S,
+            },
         })
     }
 
@@ -238,6 +260,9 @@ impl Way<'_> {
         })
     }
 }
+
+/// Longest wait for what has to be on the disk before a login.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// A secret is the first line of its file.
 async fn first_line(key: &str, path: &Path) -> Result<Vec<u8>, Fault> {

@@ -24,6 +24,8 @@ pub struct Login {
     pub will: Will,
     /// Which session.
     pub session: Keep,
+    /// How long a broker that speaks MQTT 5 is asked to keep it while we are away, in seconds.
+    pub keep_s: u32,
 }
 
 /// Which session a login asks for.
@@ -37,9 +39,9 @@ pub enum Keep {
     On,
 }
 
-/// How long a broker that speaks MQTT 5 is asked to keep the session while we are away: a month, as the log keeps the
-/// position of an uplink that left the configuration. (MQTT 3.1.1 says nothing of it.)
-const KEEP_S: u32 = 30 * 86_400;
+/// How long a session with QoS 2 is kept: a month, as the log keeps the position of an uplink that left the
+/// configuration. (MQTT 3.1.1 says nothing of it.)
+pub const EXCHANGES_KEPT_S: u32 = 30 * 86_400;
 
 /// The packet in the given version.
 pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Packet, MqttError> {
@@ -49,7 +51,7 @@ pub(super) fn connect_packet(version: MqttVersion, login: &Login) -> Result<Pack
         MqttVersion::V5 => {
             let mut properties: Properties = vec![MaximumPacketSize::new(packet_in)?.into()];
             if login.session != Keep::No {
-                properties.push(SessionExpiryInterval::new(KEEP_S)?.into());
+                properties.push(SessionExpiryInterval::new(login.keep_s)?.into());
             }
             let mut builder = v5_0::Connect::builder()
                 .client_id(&*login.client_id)?

@@ -77,7 +77,8 @@ pub use timing::Timing;
 use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::config::Endpoint;
-use crate::config::model::Uplink;
+use crate::config::connect::Connect;
+use crate::config::model::{Format, Uplink};
 use crate::message::{BootMs, CommandRequest, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
@@ -165,6 +166,12 @@ const MOVES: u32 = 3;
 /// On a metered link everything retained is sent again after a day, should the broker have forgotten it.
 const INFORMED_MS: u64 = 86_400_000;
 
+/// A broker keeps what comes down at least for a day, and for four windows.
+const HELD_S: u64 = 86_400;
+
+/// So many logins in a row that a broker refused make us ask for a new session.
+const TURNED_AWAY: u32 = 3;
+
 struct Loop<'a> {
     config: &'a Uplink,
     gateway: &'a str,
@@ -185,6 +192,9 @@ impl Loop<'_> {
         let mut bucket = Bucket::new(self.config.max_rate.0, Instant::now());
         let schedule = Schedule::new(self.config.connect, self.context.clock.boot(), fastrand::f64());
         let mut logged_in = false;
+        // Where a session is kept for what comes down, and when that broker was last heard.
+        let mut held: Option<(String, BootMs)> = None;
+        let mut turned_away = 0;
         // The window after the one in which everything was delivered.
         let mut rested = None;
         // Since when the broker has everything that is retained and no connection broke.
@@ -213,13 +223,18 @@ impl Loop<'_> {
             while let Some(endpoint) = round.pop_front() {
                 self.state(State::Connecting);
                 let attempt = tokio::select! {
-                    attempt = self.connect(&endpoint, &will, self.wanted(&endpoint, delivery)) => attempt,
+                    attempt = self.connect(&endpoint, &will, self.wanted(&endpoint, delivery, &held, &hearing)) => attempt,
                     () = take_all(&mut mirror, delivery) => return,
                     () = self.context.stop.cancelled() => return,
                 };
                 let link = match attempt {
                     Ok(link) => link,
                     Err(fault) => {
+                        // Some brokers close the connection when the queue behind a session was on a node that has died.
+                        turned_away += u32::from(matches!(fault, Fault::Login { .. }));
+                        if turned_away >= TURNED_AWAY {
+                            held = None;
+                        }
                         let (fault, to) = self.follow(fault, &endpoint);
                         if moves < MOVES
                             && let Some(to) = to
@@ -232,13 +247,19 @@ impl Loop<'_> {
                         continue;
                     }
                 };
+                turned_away = 0;
                 self.state(State::Connected);
                 UplinkCounters::add(&self.counters.connects, 1);
                 tracing::info!(uplink = %self.config.name, url = endpoint.url(), "connected");
                 logged_in = true;
                 self.counters.windows_missed.store(0, std::sync::atomic::Ordering::Relaxed);
                 let (since, before) = (Instant::now(), self.acknowledged());
+                let left =
+                    held.take().filter(|(url, _)| link.limits.session_present && *url == endpoint.url());
+                let mut heard = now;
                 let terms = Terms {
+                    left: left.map(|(_, heard)| heard),
+                    heard: &mut heard,
                     bucket: &mut bucket,
                     hearing: &mut hearing,
                     window,
@@ -249,6 +270,7 @@ impl Loop<'_> {
                     informed = None;
                 }
                 let end = session::run(link, self.context, delivery, &mut mirror, terms).await;
+                held = self.keeps_what_comes_down().map(|_| (endpoint.url(), heard));
                 if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
                     backoff.reset();
                 }
@@ -331,10 +353,23 @@ impl Loop<'_> {
         (Fault::Redirect { to, hint }, place)
     }
 
-    /// Which session to ask for.
-    fn wanted(&self, endpoint: &Endpoint, delivery: &Delivery) -> Wanted {
+    /// Which session to ask for. `held`: where the last one was.
+    fn wanted(
+        &self,
+        endpoint: &Endpoint,
+        delivery: &Delivery,
+        held: &Option<(String, BootMs)>,
+        hearing: &Hearing,
+    ) -> Wanted {
         if !self.context.wants_exactly_once() {
-            return Wanted::Clean;
+            return match self.keeps_what_comes_down().filter(|_| hearing.asks(Instant::now())) {
+                // The first one of this process is new, so that no subscription of another configuration is left in it.
+                Some(keep_s) => {
+                    let anew = held.as_ref().is_none_or(|(url, _)| *url != endpoint.url());
+                    Wanted::Held { anew, keep_s }
+                }
+                None => Wanted::Clean,
+            };
         }
         let key = exactly::key(self.config, endpoint, self.gateway);
         match delivery.drain.session() {
@@ -343,6 +378,17 @@ impl Loop<'_> {
             Some(session) if session.key == key => Wanted::Left(key),
             Some(_) => Wanted::Anew(key),
         }
+    }
+
+    /// Whether the broker is asked to keep what comes down while we are away, and for how many seconds: on a link that is used
+    /// in windows, for else it could come in a window only. (Sparkplug wants a clean session; with QoS 2 the
+    /// session has another purpose.)
+    fn keeps_what_comes_down(&self) -> Option<u32> {
+        let Connect::Windows { every, .. } = self.config.connect else { return None };
+        let asks = !self.config.allow_commands.is_empty() || !self.config.subscribe.is_empty();
+        let seconds = every.0.as_secs().saturating_mul(4).max(HELD_S);
+        (asks && self.config.format != Format::SparkplugB)
+            .then_some(u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
     async fn connect(

@@ -20,11 +20,13 @@ use mqtt_protocol_core::mqtt::{Connection, Version, role};
 use super::aliases::{Aliases, Name};
 use super::extra::hops;
 use super::fault::Fault;
+use super::formats::node;
 use super::guard::{Admitted, Guard, Next};
 use super::inflight::{Cargo, Outgoing};
 use super::login::connect_packet;
-pub use super::login::{Keep, Login};
+pub use super::login::{EXCHANGES_KEPT_S, Keep, Login};
 use super::reasons;
+use super::share::Class;
 use crate::bounds;
 use crate::config::model::MqttVersion;
 
@@ -222,36 +224,24 @@ impl Protocol {
         self.publish_as(None, message, out)
     }
 
-    /// Writes a packet with QoS 0 to `out`, its topic in full.
+    /// Writes a packet of a node to `out`, with QoS 0.
     ///
     /// # Errors
     /// It cannot be sent; nothing was written.
     pub fn publish_unacknowledged(
         &mut self,
-        topic: &str,
-        payload: &[u8],
+        packet: &node::Packet,
         out: &mut BytesMut,
     ) -> Result<(), Unsendable> {
-        let invalid = |e: MqttError| Unsendable::Invalid(e.to_string());
-        let qos = Qos::AtMostOnce;
-        let packet: Packet = match self.version {
-            MqttVersion::V5 => v5_0::Publish::builder()
-                .topic_name(topic)
-                .and_then(|b| b.qos(qos).retain(false).payload(payload).build())
-                .map_err(invalid)?
-                .into(),
-            MqttVersion::V311 => v3_1_1::Publish::builder()
-                .topic_name(topic)
-                .and_then(|b| b.qos(qos).retain(false).payload(payload).build())
-                .map_err(invalid)?
-                .into(),
+        let message = Outgoing {
+            cargo: Cargo::Event,
+            class: Class::Control,
+            topic: packet.topic.clone(),
+            payload: packet.payload.clone(),
+            retain: false,
+            forwarded: None,
         };
-        let (size, limit) = (packet.size(), self.limits.max_packet);
-        if size > limit {
-            return Err(Unsendable::TooLarge { size, limit });
-        }
-        let events = self.engine.send(packet);
-        self.obey(events, out).map(drop).map_err(|e| Unsendable::Engine(e.to_string()))
+        self.publish_as(None, &message, out)
     }
 
     /// Writes a subscription with QoS 1 to `out` (with a session that is kept: with QoS 0, so that the broker does not keep

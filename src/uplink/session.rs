@@ -331,6 +331,7 @@ impl<'a> Session<'a> {
             }
             Duty::Dead => return Err(Fault::Lost("the broker does not answer pings".to_owned())),
         }
+        self.caught_up(now);
         if self.silent && self.terms.hearing.asks(now) {
             self.listen(now)?;
         }
@@ -404,6 +405,7 @@ impl<'a> Session<'a> {
         }
         let now = Instant::now();
         self.liveness.heard(now);
+        *self.terms.heard = self.context.clock.boot();
         let incoming = self.protocol.receive(bytes, &mut self.out)?;
         self.understand(incoming, now);
         Ok(())

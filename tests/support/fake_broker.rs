@@ -58,6 +58,8 @@ pub struct Welcome {
     pub closes_on_subscribe: bool,
     /// Each login finds no session.
     pub forgets: bool,
+    /// Hangs up on who wants to go on with a session.
+    pub refuses_sessions: bool,
     /// QoS 0, as if kept for the session: topic and payload, right behind the CONNACK.
     pub kept: Option<(&'static str, &'static str)>,
     /// What to do about the n-th PUBREL.
@@ -278,6 +280,9 @@ async fn serve(
         }
         present
     };
+    if welcome.refuses_sessions && !clean {
+        return None;
+    }
     let mut connack = vec![u8::from(present), welcome.code];
     if v5 {
         connack.push(u8::try_from(welcome.properties.len()).expect("short"));

@@ -7,6 +7,7 @@ mod exactly;
 mod faults;
 mod fleets;
 mod forwarding;
+mod held;
 mod manners;
 mod metered;
 mod noise;

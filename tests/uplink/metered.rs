@@ -15,10 +15,10 @@ use fieldgate::uplink::State;
 
 /// A box whose time passes twenty times as fast: windows of 10 s every minute are half a second every three.
 #[derive(Debug)]
-struct Fast(SystemClock, BootMs);
+pub struct Fast(SystemClock, BootMs);
 
 impl Fast {
-    fn start() -> Arc<Self> {
+    pub fn start() -> Arc<Self> {
         let clock = SystemClock::new(true);
         let boot = clock.boot();
         Arc::new(Self(clock, boot))
@@ -40,13 +40,13 @@ impl Clock for Fast {
     }
 }
 
-const WINDOWS: &str = "connect = \"every 1m for 10s\"\n";
+pub const WINDOWS: &str = "connect = \"every 1m for 10s\"\n";
 
 fn arrivals(broker: &FakeBroker) -> Vec<Arrival> {
     broker.published().iter().flat_map(|p| readings(&p.topic, &p.payload)).collect()
 }
 
-async fn sleeps(bench: &Bench) {
+pub async fn sleeps(bench: &Bench) {
     until("the end of the window", || bench.counters.state().0 == State::Sleeping).await;
 }
 
@@ -60,16 +60,18 @@ async fn a_window_ends_once_everything_is_delivered_and_the_next_one_takes_the_r
         let bench = Bench::start_with_clock(config, drain, quick(), Fast::start());
         sleeps(&bench).await;
         assert_eq!((bench.drain.queued(), bench.counters.windows_missed.load(Relaxed)), (0, 0));
-        until("the DISCONNECT", || broker.farewells() == 1).await;
+        // MQTT 3.1.1 has no login that begins a session anew and keeps it: one that keeps none goes before.
+        let first = if more.is_empty() { 1 } else { 2 };
+        until("the DISCONNECT", || broker.farewells() == first).await;
         let last = broker.published().pop().expect("a farewell");
         let text = String::from_utf8(last.payload).expect("text");
         assert!(last.retain && last.topic == "gw/g/status", "{text}");
         assert!(text.starts_with(r#"{"state":"offline","reason":"scheduled","until":"20"#), "{text}");
         assert!(bench.counters.next_window().is_some());
         bench.drain.commit(101..151);
-        assert_eq!((broker.connects().len(), bench.drain.queued()), (1, 50), "it really sleeps");
+        assert_eq!((broker.connects().len(), bench.drain.queued()), (first, 50), "it really sleeps");
         until("the next window", || bench.drain.queued() == 0).await;
-        assert_eq!(broker.connects().len(), 2);
+        assert_eq!(broker.connects().len(), first + 1);
         assert_eq!(judge(&arrivals(&broker), 1..151), 0);
         bench.stop().await;
     }

@@ -26,6 +26,7 @@ fn connected(version: MqttVersion, session: Keep) -> Protocol {
         keep_alive_s: 30,
         will: will("gw/g/status"),
         session,
+        keep_s: 0,
     };
     protocol.connect(&login, &mut out).expect("a valid login");
     let welcome: &[u8] = match version {
@@ -99,6 +100,7 @@ proptest! {
         let mut protocol = Protocol::new(version);
         let login = Login {
             client_id: "g".into(), username: None, password: None, keep_alive_s: 0, will: will("w"), session: Keep::No,
+ keep_s: 0,
         };
         protocol.connect(&login, &mut BytesMut::new()).expect("a valid login");
         digest(protocol, &[[vec![0x20], packet[1..].to_vec()].concat()])?;

@@ -14,8 +14,9 @@ pub(super) struct Batch {
     pub cut: Cut,
 }
 
-/// zstd's own default: beyond it a small board pays much time for few bytes.
-const LEVEL: i32 = 3;
+/// A sixth fewer bytes than zstd's own default (3) makes of batches of 500, for about a millisecond more each; up to 9 it makes no
+/// difference, and beyond that another twentieth costs a small board five times the time.
+const LEVEL: i32 = 6;
 
 impl Format for Batch {
     fn cut(&self) -> Cut {

@@ -16,8 +16,11 @@ pub struct Will {
     pub retain: bool,
 }
 
-/// Makes the will of the CONNECT that is about to be sent: called once for each.
-pub type MakeWill = Arc<dyn Fn() -> Will + Send + Sync>;
+/// Makes the will of the CONNECT that is about to be sent, and what has to be on the disk before: called once for each.
+pub type MakeWill = Arc<dyn Fn() -> (Will, Option<Keep>) + Send + Sync>;
+
+/// Writes to the disk, and waits for it.
+pub type Keep = Box<dyn FnOnce() + Send>;
 
 /// A message that goes out with QoS 0, in order with all others of its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,13 +3,16 @@
 //! Promises: nothing here waits. Who cannot take it now is told so (a command is refused, with the reason), or it is
 //! counted (a routed message).
 
-use super::{Bytes, Fault, Instant, Session, UplinkCounters, mpsc, payload};
+use super::{Bytes, Duration, Fault, Instant, Session, UplinkCounters, mpsc, payload};
 use crate::message::{CommandRequest, Message, Origin};
 use crate::topic;
 
 /// What status says while readings go without the subscriptions.
 const SILENT: &str = "the broker ended several connections when it was asked for commands and routes (SUBSCRIBE): readings go \
                       without them, and it is asked again in a few minutes; look at what its log says of this client";
+
+/// Why a command is refused that may have waited at the broker for nobody knows how long.
+const OLD: &str = "it came before the gateway asked for commands, so it may be old; send it again";
 
 impl Session<'_> {
     /// Asks for everything that shall come down this connection, unless the broker ends connections for that.
@@ -54,17 +57,20 @@ impl Session<'_> {
 
     /// A message of the cloud.
     pub(super) fn brought(&mut self, topic: &str, payload: Bytes, retained: bool, via: Vec<String>) {
+        if self.terms.left.is_some() {
+            // More may follow at once, and the window must not end before it has.
+            self.settled = Instant::now() + self.context.timing.linger;
+        }
         if let Some((device, point)) = self.context.topics.command_target(topic) {
             let (device, point) = (device.to_owned(), point.to_owned());
             let origin = Origin::Uplink(self.context.name.clone());
-            let received = tokio::time::Instant::now();
-            if self.resumed && !self.asked.is_empty() {
-                // Until the subscription is answered it may be one that the broker has kept for us, and nobody knows how long.
-                let why = "it came before the gateway asked for commands, so it may be old; send it again";
-                let request = CommandRequest { device, point, payload, retained, origin, received };
-                return self.refuse(&request, why);
-            }
-            return self.request(CommandRequest { device, point, payload, retained, origin, received });
+            let given = self.given_by();
+            let received = given.unwrap_or_else(Instant::now);
+            let request = CommandRequest { device, point, payload, retained, origin, received };
+            return match given {
+                Some(_) => self.request(request),
+                None => self.refuse(&request, OLD),
+            };
         }
         let counters = &self.delivery.counters;
         let Some(to) = self.context.routes.target(topic) else {
@@ -75,6 +81,24 @@ impl Session<'_> {
         UplinkCounters::add(if taken { &counters.routed } else { &counters.routed_dropped }, 1);
         if !taken {
             self.complain("routes", "the local broker does not keep up with what comes from the cloud");
+        }
+    }
+
+    /// The moment from which a command counts that comes now: its arrival, or, while it may be one that the broker has kept
+    /// for us, the moment in which we left. `None`: nobody knows how long it was kept.
+    fn given_by(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let Some(left) = self.terms.left else {
+            return (!self.resumed || self.asked.is_empty()).then_some(now);
+        };
+        let away = self.context.clock.boot().0.saturating_sub(left.0);
+        now.checked_sub(Duration::from_millis(away))
+    }
+
+    /// What the broker has kept has come: the subscriptions are answered, and since a while nothing more came.
+    pub(super) fn caught_up(&mut self, now: Instant) {
+        if self.terms.left.is_some() && self.asked.is_empty() && now >= self.settled {
+            self.terms.left = None;
         }
     }
 

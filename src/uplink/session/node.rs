@@ -35,20 +35,18 @@ impl Session<'_> {
         }
         while self.out.len() < bounds::UPLINK_OUT_BYTES {
             let Some(packet) = self.delivery.node().and_then(|node| node.next_packet()) else { break };
-            self.protocol.publish_unacknowledged(&packet.topic, &packet.payload, &mut self.out).map_err(
-                |e| {
-                    // A birth cannot be cut into pieces, and nothing may be sent without it.
-                    Fault::Protocol(match e {
-                        Unsendable::TooLarge { size, limit } => format!(
-                            "`{}` has {size} bytes, and the broker takes {limit}: allow it larger packets",
-                            packet.topic
-                        ),
-                        Unsendable::Invalid(why) | Unsendable::Engine(why) => {
-                            format!("`{}` cannot be sent: {why}", packet.topic)
-                        }
-                    })
-                },
-            )?;
+            self.protocol.publish_unacknowledged(&packet, &mut self.out).map_err(|e| {
+                // A birth cannot be cut into pieces, and nothing may be sent without it.
+                Fault::Protocol(match e {
+                    Unsendable::TooLarge { size, limit } => format!(
+                        "`{}` has {size} bytes, and the broker takes {limit}: allow it larger packets",
+                        packet.topic
+                    ),
+                    Unsendable::Invalid(why) | Unsendable::Engine(why) => {
+                        format!("`{}` cannot be sent: {why}", packet.topic)
+                    }
+                })
+            })?;
         }
         Ok(())
     }
@@ -59,11 +57,9 @@ impl Session<'_> {
         while sent.is_ok()
             && let Some(packet) = self.delivery.node().and_then(|node| node.queued())
         {
-            sent = self.protocol.publish_unacknowledged(&packet.topic, &packet.payload, &mut self.out);
+            sent = self.protocol.publish_unacknowledged(&packet, &mut self.out);
         }
-        let sent = sent.and_then(|()| {
-            self.protocol.publish_unacknowledged(&message.topic, &message.payload, &mut self.out)
-        });
+        let sent = sent.and_then(|()| self.protocol.publish_without_id(&message, &mut self.out));
         let Err(problem) = sent else {
             self.sent_in_order(message, now);
             return Ok(());

@@ -1,6 +1,6 @@
 //! Readings in what a Sparkplug node published, by the aliases of its last births, read with a decoder of other people.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 use srad_types::payload::{Message as _, Metric, Payload, metric, property_value};
@@ -12,6 +12,7 @@ use crate::messages::{Lane, Message, Reading};
 pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>) {
     let (mut found, mut faults) = (Vec::new(), Vec::new());
     let (mut names, mut next) = (BTreeMap::new(), None);
+    let mut alive = BTreeSet::new();
     for message in messages {
         let parts: Vec<&str> = message.topic.split('/').collect();
         let ["spBv1.0", of, kind, _, device @ ..] = parts.as_slice() else { continue };
@@ -32,16 +33,26 @@ pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>
             "NBIRTH" => {
                 next = Some(0);
                 names.clear();
+                alive.clear();
             }
-            "DBIRTH" => names.extend(
-                payload
-                    .metrics
-                    .iter()
-                    .filter_map(|m| Some((m.alias?, format!("{device}/{}", m.name.as_ref()?)))),
-            ),
-            "DDATA" => {
-                for metric in &payload.metrics {
-                    match reading(message, &payload, metric, &names) {
+            "DBIRTH" => {
+                alive.insert(device);
+                names.extend(
+                    payload
+                        .metrics
+                        .iter()
+                        .filter_map(|m| Some((m.alias?, format!("{device}/{}", m.name.as_ref()?)))),
+                );
+            }
+            "DDATA" | "DDEATH" => {
+                if !alive.contains(device) && *kind == "DDATA" {
+                    fault("data of a device that is not born");
+                }
+                if *kind == "DDEATH" {
+                    alive.remove(device);
+                }
+                for (metric, seq) in payload.metrics.iter().zip(numbers(&payload)) {
+                    match seq.and_then(|seq| reading(message, &payload, metric, seq, &names)) {
                         Some(reading) => found.push(reading),
                         None => fault("a metric without a birth, a number or a time"),
                     }
@@ -57,6 +68,26 @@ pub fn readings(messages: &[Message], group: &str) -> (Vec<Reading>, Vec<String>
     (found, faults)
 }
 
+/// The number of each metric: the first one says it, the others count up and say what they skip.
+#[must_use]
+pub fn numbers(payload: &Payload) -> Vec<Option<u64>> {
+    let long = |metric: &Metric, key| match property(metric, key) {
+        None => Ok(None),
+        Some(property_value::Value::LongValue(n)) => Ok(Some(*n)),
+        Some(_) => Err(()),
+    };
+    let mut last: Option<u64> = None;
+    let mut number = |metric| -> Option<u64> {
+        last = match (long(metric, "seq").ok()?, long(metric, "skip").ok()?, last) {
+            (Some(seq), None, _) => Some(seq),
+            (None, skip, Some(last)) => Some(last + 1 + skip.unwrap_or(0)),
+            _ => None,
+        };
+        last
+    };
+    payload.metrics.iter().map(&mut number).collect()
+}
+
 fn property<'m>(metric: &'m Metric, key: &str) -> Option<&'m property_value::Value> {
     let set = metric.properties.as_ref()?;
     set.values.get(set.keys.iter().position(|k| k == key)?)?.value.as_ref()
@@ -66,6 +97,7 @@ fn reading(
     message: &Message,
     payload: &Payload,
     metric: &Metric,
+    seq: u64,
     names: &BTreeMap<u64, String>,
 ) -> Option<Reading> {
     let quality = match property(metric, "Quality") {
@@ -74,18 +106,20 @@ fn reading(
         Some(property_value::Value::IntValue(0)) => "bad",
         Some(_) => return None,
     };
-    let Some(property_value::Value::LongValue(seq)) = property(metric, "seq") else { return None };
     Some(Reading {
         at: message.at,
         lane: if metric.is_historical == Some(true) { Lane::History } else { Lane::Live },
         name: names.get(&metric.alias?)?.clone(),
         epoch: payload.uuid.clone()?,
-        seq: *seq,
+        seq,
         ts_ms: i64::try_from(metric.timestamp?).ok()?,
         value: match &metric.value {
             None => Json::Null,
             Some(metric::Value::BooleanValue(b)) => (*b).into(),
+            Some(metric::Value::IntValue(i)) => (*i).into(),
             Some(metric::Value::LongValue(l)) => (*l).into(),
+            // Its shortest decimal is what it says.
+            Some(metric::Value::FloatValue(x)) => x.to_string().parse::<f64>().ok()?.into(),
             Some(metric::Value::DoubleValue(x)) => (*x).into(),
             Some(metric::Value::StringValue(t)) => t.clone().into(),
             Some(_) => return None,

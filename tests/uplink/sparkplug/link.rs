@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fieldgate::message::{Message, Record, WallMs};
-use srad_types::payload::property_value;
+use support::sparkplug::numbers;
 
-use super::{HOST, Node, SPARKPLUG, accepting, all, payload, property, will_bd_seq};
+use super::{HOST, Node, SPARKPLUG, accepting, all, payload, will_bd_seq};
 use crate::fake_broker::{Answer, FakeBroker, Welcome};
 use crate::link::Link;
 use crate::memory_drain::record;
@@ -90,12 +90,10 @@ fn arrivals(seen: &[(String, Vec<u8>)]) -> Vec<Arrival> {
                     );
                 }
             }
-            ["spBv1.0", _, "DDATA", ..] => {
+            ["spBv1.0", _, "DDATA" | "DDEATH", ..] => {
                 let payload = payload(bytes);
-                for metric in &payload.metrics {
-                    let Some(property_value::Value::LongValue(seq)) = property(metric, "seq") else {
-                        panic!("no seq")
-                    };
+                for (metric, seq) in payload.metrics.iter().zip(numbers(&payload)) {
+                    let seq = seq.expect("a number");
                     found.push(Arrival {
                         lane: if metric.is_historical == Some(true) { "history" } else { "live" },
                         point: names[&metric.alias.expect("an alias")].clone(),
@@ -159,6 +157,6 @@ fn times_before_1970_do_not_wrap() {
     // A clock that was never set: the specification's times are unsigned.
     let record = Record { ts: WallMs(-5), ..record(1) };
     let mut model = fieldgate::uplink::formats::sparkplug::model::Model::default();
-    model.admit(&record);
-    assert_eq!(model.data(&record, false).and_then(|m| m.timestamp), Some(0));
+    model.admit(&record, 0);
+    assert_eq!(model.data(&record, None, false).and_then(|m| m.timestamp), Some(0));
 }

@@ -1,20 +1,27 @@
 //! `sparkplug-b`: an edge node of Sparkplug B 3.0. Devices and points are births, readings are DDATA.
 //!
-//! - **Identity.** A metric of DDATA has the property `seq`, its payload the epoch in `uuid`: with the node they are the
-//!   triple of the contract.
+//! - **Identity.** The payload of DDATA has the epoch in `uuid`, its first metric the number in the property `seq`. Each
+//!   further metric has the number of the one before it plus one, and plus what its property `skip` says, if it has one
+//!   (those are of other devices). With the node they are the triple of the contract.
+//! - **Types** are as narrow as the values allow: see [`kind`].
 //! - **Delivery.** DDATA goes with QoS 0, as the specification demands. A reading counts as delivered when the broker has
 //!   answered a PINGREQ that was sent behind it on the same connection (see `session/node.rs`). What was not
 //!   answered goes again after the next login, as historical.
 //! - **Backlog** is `is_historical`.
-//! - **Silent devices** keep their birth: their metrics are null with quality 0, for these readings are owed too, and
-//!   a dead device may send none. DDEATH says that a device is no longer configured.
+//! - **Silent devices.** DDEATH says that a device does not answer (its status is `offline`), or is no longer configured;
+//!   DBIRTH that it is back, before its next value. No DDATA is sent of a dead device. What is owed of its silence, readings
+//!   without a value, is in further messages of DDEATH, in the form of DDATA. Values of the backlog that it has from before are
+//!   DDATA between a birth and another death.
 //! - **A host that is awaited** (`primary_host`): without its `online` nothing is born; when it goes, so do we.
 
+pub mod kind;
 pub mod model;
 pub mod proto;
+pub mod silence;
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, VecDeque};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -97,16 +104,28 @@ impl BirthCount {
         let next = current.wrapping_add(1);
         self.current.store(current, Relaxed);
         self.next.store(next, Relaxed);
-        if let Some(file) = &self.file {
-            // Not synced: a power cut may take the step, and then a number comes twice, which a host notices only if
-            // the broker still holds the will of that other connection.
-            let new = file.with_extension("new");
-            let kept = std::fs::write(&new, format!("{next}\n")).and_then(|()| std::fs::rename(&new, file));
-            if let Err(e) = kept {
-                tracing::debug!("the count of births cannot be kept in `{}`: {e}", file.display());
-            }
-        }
         current
+    }
+
+    /// Writes the number of the next CONNECT, so that not even a power cut lets one come twice.
+    fn keep(&self) {
+        let Some(file) = &self.file else { return };
+        if let Err(e) = written(file, self.next.load(Relaxed)) {
+            tracing::debug!("the count of births cannot be kept in `{}`: {e}", file.display());
+        }
+    }
+}
+
+/// A file with this number, on the disk when it returns.
+fn written(file: &Path, number: u8) -> std::io::Result<()> {
+    let new = file.with_extension("new");
+    let mut out = std::fs::File::create(&new)?;
+    out.write_all(format!("{number}\n").as_bytes())?;
+    out.sync_all()?;
+    std::fs::rename(&new, file)?;
+    match file.parent() {
+        Some(directory) => std::fs::File::open(directory)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -216,17 +235,33 @@ impl Format for Sparkplug {
     }
 
     fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {
-        records.iter().for_each(|record| self.model.admit(record));
-        let mut devices: Vec<(&str, Vec<Metric>)> = Vec::new();
+        let now = self.settings.clock.boot().0;
+        records.iter().for_each(|record| self.model.admit(record, now));
+        let mut valued: BTreeSet<&str> = BTreeSet::new();
+        let mut devices: Vec<(&str, u64, Vec<Metric>)> = Vec::new();
         for record in records {
-            let metric = self.model.data(record, lane == Lane::Backlog).expect("admitted above");
-            match devices.iter_mut().find(|(name, _)| *name == record.point.device) {
-                Some((_, metrics)) => metrics.push(metric),
-                None => devices.push((&record.point.device, vec![metric])),
+            let seq = record.id.seq;
+            if record.value.is_some() {
+                valued.insert(&record.point.device);
+            }
+            let at = devices.iter().position(|(name, ..)| *name == record.point.device);
+            let before = at.map(|at| devices[at].1);
+            let metric = self.model.data(record, before, lane == Lane::Backlog).expect("admitted above");
+            match at.and_then(|at| devices.get_mut(at)) {
+                Some((_, last, metrics)) => {
+                    *last = seq;
+                    metrics.push(metric);
+                }
+                None => devices.push((&record.point.device, seq, vec![metric])),
             }
         }
         let epoch = records.first().map(|r| r.id.epoch.to_string());
-        for (device, metrics) in devices {
+        for (device, _, metrics) in devices {
+            if self.model.is_dead(device) && !valued.contains(device) {
+                let death = self.packet("DDEATH", Some(device), metrics, epoch.clone());
+                self.outbox.push_back(death);
+                continue;
+            }
             if self.model.to_be_born(device) {
                 let birth = self.device_birth(device);
                 self.outbox.push_back(birth);
@@ -249,7 +284,11 @@ impl Format for Sparkplug {
     fn make_will(&self) -> Option<MakeWill> {
         let (births, clock) = (self.births.clone(), self.settings.clock.clone());
         let topic = self.topic("NDEATH", None);
-        Some(Arc::new(move || death(topic.clone(), births.step(), now(&*clock))))
+        Some(Arc::new(move || {
+            let will = death(topic.clone(), births.step(), now(&*clock));
+            let births = births.clone();
+            (will, Some(Box::new(move || births.keep())))
+        }))
     }
 }
 
@@ -269,6 +308,8 @@ impl Node for Sparkplug {
     fn local(&mut self, rest: &str, payload: &[u8]) {
         if let Some((device, point)) = rest.strip_prefix("meta/").and_then(|rest| rest.split_once('/')) {
             self.model.describe(device, point, payload);
+        } else if let Some(device) = rest.strip_prefix("status/device/") {
+            self.model.status(device, payload, self.settings.clock.wall().0);
         }
     }
 
@@ -285,8 +326,11 @@ impl Node for Sparkplug {
         if let Some(gone) = self.model.next_gone() {
             return Some(self.packet("DDEATH", Some(&gone), Vec::new(), None));
         }
-        let device = self.model.next_unborn()?;
-        Some(self.device_birth(&device))
+        if let Some(device) = self.model.next_unborn() {
+            return Some(self.device_birth(&device));
+        }
+        let lost = self.model.next_death(self.settings.clock.boot().0)?;
+        Some(self.packet("DDEATH", Some(&lost), Vec::new(), None))
     }
 
     fn queued(&mut self) -> Option<Packet> {

@@ -1,11 +1,13 @@
 //! The devices and points of a node as Sparkplug shows them: aliases, data types, last values. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use driver_api::{Quality, Reason, Value};
+use driver_api::{Quality, Reason};
 use serde::Deserialize;
 
+use super::kind;
 use super::proto::{Kind, Metric, MetricValue, PropertyOf, PropertySet};
+use super::silence::{News, Silence};
 use crate::message::Record;
 
 /// All points by device and name.
@@ -18,6 +20,9 @@ pub struct Model {
     alias_of: HashMap<(String, String), usize>,
     /// A birth may be due; `false`: certainly none.
     changed: bool,
+    silence: Silence,
+    /// Silent and not dead yet.
+    dying: BTreeSet<String>,
 }
 
 /// A device.
@@ -29,6 +34,10 @@ pub struct Device {
     born: bool,
     /// A birth of it was sent on this connection.
     shown: bool,
+    /// Its death was sent after that, so nothing of it may be before its next birth.
+    dead: bool,
+    /// When readings of it were sent last, ms of boot time.
+    sent_at: u64,
 }
 
 /// A point.
@@ -64,7 +73,7 @@ impl Model {
         let Ok(meta) = serde_json::from_slice::<Meta>(payload) else { return };
         let known = self.devices.get(device).and_then(|d| d.points.get(point));
         if known.is_none_or(|p| p.unit != meta.unit) {
-            self.put(device, point, meta.unit, kind_of_word(&meta.kind));
+            self.put(device, point, meta.unit, kind::for_word(&meta.kind));
         }
     }
 
@@ -86,8 +95,9 @@ impl Model {
     pub fn forget_births(&mut self) {
         self.devices.retain(|_, device| !device.points.is_empty());
         for device in self.devices.values_mut() {
-            (device.born, device.shown) = (false, false);
+            (device.born, device.shown, device.dead) = (false, false, false);
         }
+        self.dying = self.silence.all();
         self.changed = true;
     }
 
@@ -112,7 +122,7 @@ impl Model {
         if !self.changed {
             return None;
         }
-        let due = self.devices.iter_mut().find(|(_, d)| !d.born && !d.points.is_empty());
+        let due = self.devices.iter_mut().find(|(_, d)| !d.born && !d.dead && !d.points.is_empty());
         let Some((name, device)) = due else {
             self.changed = false;
             return None;
@@ -123,42 +133,101 @@ impl Model {
 
     /// Whether the birth of this device is due; it then counts as born.
     pub fn to_be_born(&mut self, device: &str) -> bool {
+        let silent = self.silence.is_silent(device);
         self.devices.get_mut(device).is_some_and(|d| {
             d.shown = true;
+            if std::mem::take(&mut d.dead) && silent {
+                self.dying.insert(device.to_owned());
+            }
             !std::mem::replace(&mut d.born, true)
         })
     }
 
-    /// Makes room for a reading that is about to be sent: its point is known then, with the right type. What the
-    /// birth of its device said may no longer be true.
-    pub fn admit(&mut self, record: &Record) {
-        let key = &record.point;
-        let known = self.devices.get(&key.device).and_then(|d| d.points.get(&key.point));
-        let kind = record.value.as_ref().map(kind_of);
-        match known {
-            Some(point) if kind.is_none_or(|kind| kind == point.kind) => {}
-            Some(point) => {
-                let unit = point.unit.clone();
-                self.put(&key.device, &key.point, unit, kind.unwrap_or(Kind::Double));
+    /// The status of a device, at this wall time in ms.
+    pub fn status(&mut self, device: &str, payload: &[u8], now: i64) {
+        match self.silence.status(device, payload, now) {
+            News::None => {}
+            News::Lost => {
+                self.dying.insert(device.to_owned());
             }
-            None => self.put(&key.device, &key.point, key.unit.clone(), kind.unwrap_or(Kind::Double)),
+            News::Back => self.revive(device),
         }
     }
 
-    /// A reading as a metric of DDATA. `None`: its point was not admitted.
-    pub fn data(&mut self, record: &Record, historical: bool) -> Option<Metric> {
+    fn revive(&mut self, device: &str) {
+        self.dying.remove(device);
+        if let Some(device) = self.devices.get_mut(device).filter(|d| d.dead) {
+            (device.dead, device.born) = (false, false);
+            self.changed = true;
+        }
+    }
+
+    /// A device whose death is due at this boot time in ms; it counts as dead. What is sent of it makes it wait a little: it
+    /// may be one of many messages.
+    pub fn next_death(&mut self, now: u64) -> Option<String> {
+        let due = |name: &&String| {
+            self.devices.get(*name).is_some_and(|d| d.born && !d.dead && now >= d.sent_at + LINGER_MS)
+        };
+        let name = self.dying.iter().find(due)?.clone();
+        self.dying.remove(&name);
+        let device = self.devices.get_mut(&name)?;
+        (device.dead, device.born) = (true, false);
+        Some(name)
+    }
+
+    /// Whether nothing but the death of this device may be sent.
+    #[must_use]
+    pub fn is_dead(&self, device: &str) -> bool {
+        self.devices.get(device).is_some_and(|d| d.dead)
+    }
+
+    /// Makes room for a reading that is about to be sent, at this boot time in ms: its point is known then, with the right type. What the
+    /// birth of its device said may no longer be true.
+    pub fn admit(&mut self, record: &Record, now: u64) {
+        let key = &record.point;
+        if record.value.is_some() && self.silence.value(&key.device, record.ts.0) {
+            self.revive(&key.device);
+        }
+        self.admit_type(record);
+        if let Some(device) = self.devices.get_mut(&key.device) {
+            device.sent_at = now;
+        }
+    }
+
+    fn admit_type(&mut self, record: &Record) {
+        let key = &record.point;
+        let known = self.devices.get(&key.device).and_then(|d| d.points.get(&key.point));
+        let (unit, kind) = match (known, &record.value) {
+            (Some(_), None) => return,
+            (Some(point), Some(value)) => match kind::for_value(Some(point.kind), value) {
+                kind if kind == point.kind => return,
+                kind => (point.unit.clone(), kind),
+            },
+            (None, Some(value)) => (key.unit.clone(), kind::for_value(None, value)),
+            (None, None) => (key.unit.clone(), Kind::Double),
+        };
+        self.put(&key.device, &key.point, unit, kind);
+    }
+
+    /// A reading as a metric of DDATA, behind the reading with the number `before` in the same payload. `None`: its
+    /// point was not admitted.
+    pub fn data(&mut self, record: &Record, before: Option<u64>, historical: bool) -> Option<Metric> {
         let point = self.devices.get_mut(&record.point.device)?.points.get_mut(&record.point.point)?;
         if point.last.as_ref().is_none_or(|last| last.ts <= record.ts) {
             point.last = Some(record.clone());
         }
         let mut metric = valued(point.alias, point.kind, Some(record));
         metric.is_historical = historical.then_some(true);
-        let properties = metric.properties.get_or_insert_default();
-        properties.add("seq", Kind::UInt64, PropertyOf::Long(record.id.seq));
-        if record.quality == Quality::Good {
-            return Some(metric);
+        let mut properties = PropertySet::default();
+        match before.map(|before| record.id.seq.saturating_sub(before).saturating_sub(1)) {
+            None => properties.add("seq", Kind::UInt64, PropertyOf::Long(record.id.seq)),
+            Some(0) => {}
+            Some(skipped) => properties.add("skip", Kind::UInt64, PropertyOf::Long(skipped)),
         }
-        mark(properties, record.quality);
+        if record.quality != Quality::Good {
+            mark(&mut properties, record.quality);
+        }
+        metric.properties = Some(properties).filter(|set| !set.keys.is_empty());
         Some(metric)
     }
 
@@ -197,7 +266,7 @@ impl Model {
         Some(match metric.value.clone()? {
             MetricValue::Boolean(b) => b.into(),
             MetricValue::Double(x) => x.into(),
-            MetricValue::Float(x) => f64::from(x).into(),
+            MetricValue::Float(x) => kind::wide(x).into(),
             MetricValue::Text(t) => t.into(),
             // 1 to 3: signed with up to 32 bits; 4: with 64.
             MetricValue::Int(i) if (1..=4).contains(&signed) => i.cast_signed().into(),
@@ -208,42 +277,17 @@ impl Model {
     }
 }
 
+/// Readings of a silent device follow each other more closely than that, while they are history that is being sent.
+const LINGER_MS: u64 = 2000;
+
 fn valued(alias: u64, kind: Kind, record: Option<&Record>) -> Metric {
-    let value = record.and_then(|r| r.value.as_ref()).filter(|v| kind_of(v) == kind);
-    let value = value.and_then(|value| match value {
-        Value::Bool(b) => Some(MetricValue::Boolean(*b)),
-        Value::Int(i) => Some(MetricValue::Long(i.cast_unsigned())),
-        Value::UInt(u) => Some(MetricValue::Long(*u)),
-        Value::Float(x) => x.is_finite().then_some(MetricValue::Double(*x)),
-        Value::Text(t) => Some(MetricValue::Text(t.to_string())),
-    });
+    let value = record.and_then(|r| r.value.as_ref()).and_then(|value| kind::valued(kind, value));
     Metric {
         alias: Some(alias),
         timestamp: record.map(|r| u64::try_from(r.ts.0).unwrap_or(0)),
         is_null: value.is_none().then_some(true),
         value,
         ..Metric::default()
-    }
-}
-
-fn kind_of(value: &Value) -> Kind {
-    match value {
-        Value::Bool(_) => Kind::Boolean,
-        Value::Int(_) => Kind::Int64,
-        Value::UInt(_) => Kind::UInt64,
-        Value::Float(_) => Kind::Double,
-        Value::Text(_) => Kind::Text,
-    }
-}
-
-/// The type of a point that has no value yet, by its raw type. Its first reading may correct it.
-fn kind_of_word(word: &str) -> Kind {
-    match word {
-        "bool" => Kind::Boolean,
-        "u16" | "u32" | "u64" => Kind::UInt64,
-        "i16" | "i32" | "i64" => Kind::Int64,
-        _ if word.starts_with("string") => Kind::Text,
-        _ => Kind::Double,
     }
 }
 

@@ -151,8 +151,12 @@ pub enum Kind {
     Int32 = 3,
     /// Signed, 64 bits.
     Int64 = 4,
+    /// Unsigned, 32 bits.
+    UInt32 = 7,
     /// Unsigned, 64 bits.
     UInt64 = 8,
+    /// IEEE single.
+    Float = 9,
     /// IEEE double.
     Double = 10,
     /// Truth value.
