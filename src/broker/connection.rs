@@ -20,7 +20,7 @@ use super::outlet::{Held, Outlet};
 use super::queue::Walk;
 use super::retained::Portion;
 use super::session::Session;
-use super::state::{AckTo, Control, Detached, Event};
+use super::state::{AckTo, Control, Detached, Ended, Event};
 use super::stats::{Counters, Refusal};
 use super::tokens::{Bucket, Rate};
 use super::traffic::{About, Traffic, Way};
@@ -181,8 +181,13 @@ impl Connection {
             self.session.taken.remove(&id);
         }
         let Self { session, shared, mut out, version, number, new_expiry, .. } = self;
-        let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
-        let detached = Detached { conn: number, session, graceful, expiry: new_expiry };
+        let how = match end {
+            End::Goodbye { will: false } => Ended::Goodbye,
+            // A listener that is closed alone leaves a broker that publishes wills.
+            End::Stop(reason::SHUTTING_DOWN) if shared.stop.is_cancelled() => Ended::Stopped,
+            _ => Ended::Lost,
+        };
+        let detached = Detached { conn: number, session, end: how, expiry: new_expiry };
         let _ = shared.events.send(Event::Detach(Box::new(detached))).await;
         match end {
             End::Lost | End::Goodbye { .. } => {}

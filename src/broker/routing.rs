@@ -255,6 +255,7 @@ impl State {
             will: None,
             expiry: 0,
             kept: false,
+            willed: false,
             seq: 0,
         };
         for filter in filters {

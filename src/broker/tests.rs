@@ -276,7 +276,12 @@ fn of_too_many_sessions_away_the_oldest_is_forgotten() {
     for conn in 1..=3 {
         let mut c = fake(&mut state, &format!("c{conn}"), conn, false);
         let session = c.attached.try_recv().unwrap().session;
-        state.apply(Event::Detach(Box::new(state::Detached { conn, session, graceful: true, expiry: None })));
+        state.apply(Event::Detach(Box::new(state::Detached {
+            conn,
+            session,
+            end: state::Ended::Goodbye,
+            expiry: None,
+        })));
     }
     assert_eq!(state.counters.snapshot().sessions_away, 2);
     assert!(!fake(&mut state, "c1", 4, false).attached.try_recv().unwrap().present);
