@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::BytesMut;
 use tokio::io::ReadHalf;
@@ -88,6 +89,8 @@ pub(super) struct Connection {
     io_read: ReadHalf<Box<dyn Io>>,
     input: Intake,
     pace: Bucket,
+    /// What a message of this client costs others, as far as that is known, and what it owes them for, both in µs.
+    costs: (u64, u64),
     /// Runs while the client is not read because it publishes too fast.
     pause: Option<std::pin::Pin<Box<Sleep>>>,
     control: mpsc::Receiver<Control>,
@@ -134,6 +137,7 @@ impl Connection {
             io_read,
             input,
             pace: Bucket::default(),
+            costs: (0, 0),
             pause: None,
             control: admitted.control,
             keep_alive: (connect.keep_alive > 0)
@@ -321,6 +325,7 @@ impl Connection {
 
     /// It published a message: if that was too fast, it is not read for a while.
     pub fn pace(&mut self) {
+        self.make_good();
         let per_s = self.shared.publish_rate.load(std::sync::atomic::Ordering::Relaxed);
         if per_s == 0 {
             return;
@@ -330,6 +335,25 @@ impl Connection {
         if let Some(wait) = self.pace.wait(rate, now) {
             Counters::add(&self.shared.counters.throttled, 1);
             self.pause = Some(Box::pin(sleep(wait.max(SHORTEST_PAUSE))));
+        }
+    }
+
+    /// Its messages take the hub's time for no use: it is not read for as long as they do. What is on its way is reckoned like
+    /// the last one that was measured, and less with each that was not.
+    fn make_good(&mut self) {
+        let measured = self.about.costly_us.load(Relaxed);
+        if measured == 0 && self.costs.0 == 0 {
+            return;
+        }
+        self.about.costly_us.store(0, Relaxed);
+        let (each, owed) = self.costs;
+        let each = measured.max(each - each.div_ceil(8));
+        self.costs = (each, owed.saturating_add(each));
+        let rest = Duration::from_micros(self.costs.1);
+        if rest >= SHORTEST_PAUSE {
+            self.costs.1 = 0;
+            Counters::add(&self.shared.counters.throttled, 1);
+            self.pause = Some(Box::pin(sleep(rest)));
         }
     }
 

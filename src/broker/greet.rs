@@ -304,6 +304,7 @@ async fn admit(
         keep_alive: connect.keep_alive,
         since: Instant::now(),
         traffic: Traffic::default(),
+        costly_us: Default::default(),
     });
     let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
     let (reply, attached) = oneshot::channel();

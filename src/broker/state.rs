@@ -281,6 +281,8 @@ pub(super) struct State {
     pub keeping: Vec<(Key, Addressed)>,
     /// What a will that is being routed takes along into its group of the journal.
     pub along: Option<Along>,
+    /// So many messages more are measured, for one matched many filters of the same clients.
+    pub costly: u16,
     /// Counts messages; retained ones remember theirs.
     pub number: u64,
     /// Counts keys and absences.
@@ -317,6 +319,7 @@ impl State {
             matches: Vec::new(),
             keeping: Vec::new(),
             along: None,
+            costly: 0,
             number: 0,
             next: 1,
         }

@@ -231,6 +231,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
         keep_alive: 0,
         since: tokio::time::Instant::now(),
         traffic: traffic::Traffic::default(),
+        costly_us: Default::default(),
     };
     state.apply(Event::Connect(Box::new(state::Connecting {
         about: Arc::new(about),
