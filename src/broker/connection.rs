@@ -157,7 +157,8 @@ impl Connection {
     }
 
     /// Serves the client until it or we end the connection, and gives the session back.
-    pub async fn run(mut self, stop: &CancellationToken) {
+    /// (It is in a box: a future that is given something by value has room for it twice.)
+    pub async fn run(mut self: Box<Self>, stop: &CancellationToken) {
         self.release();
         let end = self.serve(stop).await;
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
@@ -184,7 +185,7 @@ impl Connection {
             // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
             self.session.taken.remove(&id);
         }
-        let Self { session, shared, mut out, version, number, new_expiry, .. } = self;
+        let Self { session, shared, mut out, version, number, new_expiry, .. } = *self;
         let how = match end {
             End::Goodbye { will: false } => Ended::Goodbye,
             // A listener that is closed alone leaves a broker that publishes wills.
@@ -192,7 +193,7 @@ impl Connection {
             _ => Ended::Lost,
         };
         let detached = Detached { conn: number, session, end: how, expiry: new_expiry };
-        let _ = shared.events.send(Event::Detach(Box::new(detached))).await;
+        let _ = Box::pin(shared.events.send(Event::Detach(Box::new(detached)))).await;
         match end {
             End::Lost | End::Goodbye { .. } => {}
             End::Slow => encode::disconnect(&mut out.bytes, version, reason::QUOTA_EXCEEDED),
@@ -200,7 +201,7 @@ impl Connection {
                 encode::disconnect(&mut out.bytes, version, reason);
             }
         }
-        let _ = timeout(LAST_WORDS, out.close()).await;
+        let _ = Box::pin(timeout(LAST_WORDS, out.close())).await;
     }
 
     async fn serve(&mut self, stop: &CancellationToken) -> End {
@@ -269,7 +270,12 @@ impl Connection {
                     let Some(((message, ack), room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
                     };
-                    if let Err(end) = self.forward(message, ack, room).await {
+                    let passed = match self.forward(message, ack, room) {
+                        Ok(None) => Ok(()),
+                        Ok(Some(due)) => self.pass(due).await,
+                        Err(end) => Err(end),
+                    };
+                    if let Err(end) = passed {
                         return end;
                     }
                 }
@@ -318,7 +324,9 @@ impl Connection {
                 t.bytes(Way::In, frame.end);
             });
             let packet = decode::packet(self.version, frame.first, &packet[frame.start..])?;
-            self.handle(packet, frame.end).await?;
+            if let Some(due) = self.handle(packet, frame.end)? {
+                self.pass(due).await?;
+            }
         }
         Ok(())
     }
@@ -393,12 +401,6 @@ impl Connection {
         self.both(|t| t.packet(Way::Out));
     }
 
-    /// Passes an event to the hub; `owed`: it will be answered.
-    pub async fn tell_hub(&mut self, event: Event, owed: bool) -> Result<(), End> {
-        self.owed += usize::from(owed);
-        self.shared.events.send(event).await.map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))
-    }
-
     pub fn ack_to(&self, id: u16) -> AckTo {
         AckTo { key: self.session.key, conn: self.number, id }
     }
@@ -412,7 +414,7 @@ async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
 
 async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
     match stalled {
-        Some((message, _)) => shared.tap.room(message).await,
+        Some((message, _)) => Box::pin(shared.tap.room(message)).await,
         None => std::future::pending().await,
     }
 }

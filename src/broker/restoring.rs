@@ -141,7 +141,7 @@ impl State {
                 continue;
             }
             let item = match codec::to_kind(&entry.data, entry.seq) {
-                Some(Kind::Walk(walk)) => Some(Item::Retained(walk)),
+                Some(Kind::Walk(walk)) => Some(Item::Retained(Box::new(walk))),
                 Some(Kind::Message { qos, retain, ids }) => bodies.get(&entry.body).map(|message| {
                     let addressed = Addressed::new(message.clone(), qos, retain, ids);
                     let dup = row.was == Was::Connected || entry.seq <= row.sent;

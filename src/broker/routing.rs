@@ -210,7 +210,7 @@ impl State {
         }
         for walk in walks {
             let seq = walk.seq;
-            if !client.queue.offer(Item::Retained(walk)) {
+            if !client.queue.offer(Item::Retained(Box::new(walk))) {
                 Counters::add(&self.counters.dropped, 1);
                 self.note_over(key, seq);
             }

@@ -344,3 +344,19 @@ async fn a_silent_connection_is_a_small_task() {
     println!("{size} bytes");
     assert!(size < 2048, "{size} bytes");
 }
+
+#[test]
+fn what_a_quiet_client_holds_stays_small() {
+    fn future<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+    type Run = (Box<connection::Connection>, &'static CancellationToken);
+    // Beside them it is a socket, a session and a place in some tables. Channels of tokio come in blocks of 32.
+    let parts = [
+        future(|(connection, stop): Run| connection.run(stop)),
+        size_of::<connection::Connection>(),
+        32 * size_of::<queue::Item>(),
+        32 * size_of::<state::Control>(),
+    ];
+    assert!(parts.iter().sum::<usize>() <= 5 << 10, "{parts:?}");
+}
