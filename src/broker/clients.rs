@@ -225,6 +225,11 @@ impl State {
         if self.ids.get(&client.id) == Some(&key) {
             self.ids.remove(&client.id);
         }
+        // What a crowd made large does not stay so: a thousand clients are more than half a megabyte of places.
+        if self.clients.capacity() > 8 * self.clients.len().max(16) {
+            self.clients.shrink_to(2 * self.clients.len());
+            self.ids.shrink_to(2 * self.ids.len());
+        }
         self.count_subscriptions();
         Counters::set(&self.counters.sessions_away, self.away.len());
         self.publish_will(noted.then_some(Along::End(key)), client.will);
