@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::keeping::Along;
 use super::message::Publish;
 use super::queue;
 use super::session::{Flight, Session};
-use super::state::{Attached, Client, Connecting, Control, Detached, Presence, State, Will};
+use super::state::{Attached, Client, Connecting, Control, Detached, Ended, Presence, State, Will};
 use super::stats::{Counters, Refusal};
 use super::trie::Key;
 use super::wire::reason;
@@ -37,7 +38,8 @@ impl State {
                 let _ = control.try_send(Control::Stop(reason::TAKEN_OVER));
                 waiting.push_back(c);
             }
-            Presence::Away { .. } if !c.clean => self.resume(key, *c),
+            // (Of a clean client of before a restart there is only its will.)
+            Presence::Away { .. } if !c.clean && client.expiry > 0 => self.resume(key, *c),
             _ => {
                 self.end(key);
                 self.create(*c);
@@ -67,6 +69,7 @@ impl State {
             will: None,
             expiry: 0,
             kept: self.keeps(c.expiry),
+            willed: false,
             seq: 0,
         };
         let kept = client.kept;
@@ -85,6 +88,10 @@ impl State {
     }
 
     fn resume(&mut self, key: Key, c: Connecting) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        // Of before a restart, and its time has come: it was put off, not taken back.
+        let due = client.will.take_if(|will| will.delay == 0);
+        self.fire(key, due);
         let Some(client) = self.clients.get_mut(&key) else { return };
         match std::mem::replace(&mut client.presence, Presence::Local) {
             Presence::Away { session, since, ends, will_at, .. } => {
@@ -109,16 +116,17 @@ impl State {
         if no_more {
             // From now on it ends with its connection.
             (session.kept, client.kept) = (false, false);
-            self.note_end(key);
+            self.note_end(key, true);
         } else if kept {
             self.note_session(key, session.flight.last_place(), false);
         }
+        self.note_will(key);
         self.counters.clients.fetch_add(1, Relaxed);
         self.counters.logins.fetch_add(1, Relaxed);
         Counters::set(&self.counters.sessions_away, self.away.len());
         if let Err(Attached { session, .. }) = c.reply.send(Attached { session, present }) {
             // It went away while it waited, before any CONNACK: as if it had not been.
-            self.detach(Detached { conn: c.conn, session, graceful: true, expiry: None });
+            self.detach(Detached { conn: c.conn, session, end: Ended::Goodbye, expiry: None });
         }
     }
 
@@ -129,14 +137,21 @@ impl State {
         if let Some(expiry) = d.expiry {
             client.expiry = expiry;
         }
-        if d.graceful {
+        if d.end == Ended::Goodbye {
             client.will = None;
         }
         let now = Instant::now();
         let expiry = client.expiry;
         let after = |seconds: u32| now + Duration::from_secs(u64::from(seconds));
-        let delayed = client.will.as_ref().filter(|w| w.delay > 0 && expiry > 0).map(|w| after(w.delay));
-        let at_once = if delayed.is_none() { client.will.take() } else { None };
+        let stopped = d.end == Ended::Stopped;
+        // The next start finds it, and publishes it when the client has had its time to come back (§3.1.2.5).
+        let put_off = stopped && self.journal.is_some();
+        if put_off && expiry == 0 {
+            (client.will, client.willed) = (None, false);
+        }
+        let delayed =
+            client.will.as_ref().filter(|w| w.delay > 0 && expiry > 0 && !stopped).map(|w| after(w.delay));
+        let at_once = if delayed.is_none() && !put_off { client.will.take() } else { None };
         let ends = (expiry != FOR_EVER).then(|| after(expiry));
         let since = self.fresh();
         let sent = d.session.flight.last_place();
@@ -147,10 +162,11 @@ impl State {
         for at in [ends, delayed].into_iter().flatten() {
             self.deadlines.insert((at, key));
         }
-        self.fire(at_once);
+        let fired = at_once.is_some();
+        self.fire(key, at_once);
         if expiry == 0 {
             self.end(key);
-        } else {
+        } else if !fired {
             self.note_session(key, sent, false);
         }
         if self.away.len() > self.limits.sessions_away
@@ -195,8 +211,9 @@ impl State {
         for filter in client.filters.keys() {
             self.forget(filter, key);
         }
-        if client.kept {
-            self.note_end(key);
+        let noted = client.kept || client.willed;
+        if noted && client.will.is_none() {
+            self.note_end(key, client.kept);
         }
         self.filter_bytes -= client.filter_bytes;
         if let Presence::Away { since, ends, will_at, .. } = client.presence {
@@ -208,14 +225,31 @@ impl State {
         if self.ids.get(&client.id) == Some(&key) {
             self.ids.remove(&client.id);
         }
+        // What a crowd made large does not stay so: a thousand clients are more than half a megabyte of places.
+        if self.clients.capacity() > 8 * self.clients.len().max(16) {
+            self.clients.shrink_to(2 * self.clients.len());
+            self.ids.shrink_to(2 * self.ids.len());
+        }
         self.count_subscriptions();
         Counters::set(&self.counters.sessions_away, self.away.len());
-        self.fire(client.will);
+        self.publish_will(noted.then_some(Along::End(key)), client.will);
+        if let Some(journal) = self.journal.as_ref().filter(|_| client.kept) {
+            // Not to be found again by a start that comes soon.
+            let _ = journal.fence();
+        }
     }
 
-    fn fire(&mut self, will: Option<Will>) {
+    /// Publishes a will that the client has no more.
+    fn fire(&mut self, key: Key, will: Option<Will>) {
+        if will.is_some() {
+            self.publish_will(self.without_will(key), will);
+        }
+    }
+
+    fn publish_will(&mut self, along: Option<Along>, will: Option<Will>) {
         if let Some(Will { mut message, expiry, .. }) = will {
             message.expires = expiry.map(|s| Instant::now() + Duration::from_secs(u64::from(s)));
+            self.along = along;
             self.route_own(message, true);
         }
     }
@@ -228,22 +262,16 @@ impl State {
             }
             self.deadlines.pop_first();
             let Some(client) = self.clients.get_mut(&key) else { continue };
-            let Presence::Away { session, ends, will_at, .. } = &mut client.presence else { continue };
-            if will_at.is_some_and(|at| at <= now) {
-                *will_at = None;
-                let over = ends.is_some_and(|at| at <= now);
-                let sent = session.flight.last_place();
-                let will = client.will.take();
-                self.fire(will);
-                if over {
-                    Counters::add(&self.counters.sessions_ended, 1);
-                    self.end(key);
-                } else {
-                    self.note_session(key, sent, false);
-                }
-            } else if ends.is_some_and(|at| at <= now) {
-                Counters::add(&self.counters.sessions_ended, 1);
+            let Presence::Away { ends, will_at, .. } = &mut client.presence else { continue };
+            let over = ends.is_some_and(|at| at <= now);
+            if over {
+                // With it goes a will that still waits.
+                Counters::add(&self.counters.sessions_ended, usize::from(client.expiry > 0));
                 self.end(key);
+            } else if will_at.is_some_and(|at| at <= now) {
+                *will_at = None;
+                let will = client.will.take();
+                self.fire(key, will);
             }
         }
         None

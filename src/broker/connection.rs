@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::BytesMut;
 use tokio::io::ReadHalf;
@@ -20,7 +21,7 @@ use super::outlet::{Held, Outlet};
 use super::queue::Walk;
 use super::retained::Portion;
 use super::session::Session;
-use super::state::{AckTo, Control, Detached, Event};
+use super::state::{AckTo, Control, Detached, Ended, Event};
 use super::stats::{Counters, Refusal};
 use super::tokens::{Bucket, Rate};
 use super::traffic::{About, Traffic, Way};
@@ -88,6 +89,8 @@ pub(super) struct Connection {
     io_read: ReadHalf<Box<dyn Io>>,
     input: Intake,
     pace: Bucket,
+    /// What a message of this client costs others, as far as that is known, and what it owes them for, both in µs.
+    costs: (u64, u64),
     /// Runs while the client is not read because it publishes too fast.
     pause: Option<std::pin::Pin<Box<Sleep>>>,
     control: mpsc::Receiver<Control>,
@@ -134,6 +137,7 @@ impl Connection {
             io_read,
             input,
             pace: Bucket::default(),
+            costs: (0, 0),
             pause: None,
             control: admitted.control,
             keep_alive: (connect.keep_alive > 0)
@@ -153,7 +157,8 @@ impl Connection {
     }
 
     /// Serves the client until it or we end the connection, and gives the session back.
-    pub async fn run(mut self, stop: &CancellationToken) {
+    /// (It is in a box: a future that is given something by value has room for it twice.)
+    pub async fn run(mut self: Box<Self>, stop: &CancellationToken) {
         self.release();
         let end = self.serve(stop).await;
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
@@ -180,10 +185,15 @@ impl Connection {
             // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
             self.session.taken.remove(&id);
         }
-        let Self { session, shared, mut out, version, number, new_expiry, .. } = self;
-        let graceful = matches!(end, End::Goodbye { will: false } | End::Stop(reason::SHUTTING_DOWN));
-        let detached = Detached { conn: number, session, graceful, expiry: new_expiry };
-        let _ = shared.events.send(Event::Detach(Box::new(detached))).await;
+        let Self { session, shared, mut out, version, number, new_expiry, .. } = *self;
+        let how = match end {
+            End::Goodbye { will: false } => Ended::Goodbye,
+            // A listener that is closed alone leaves a broker that publishes wills.
+            End::Stop(reason::SHUTTING_DOWN) if shared.stop.is_cancelled() => Ended::Stopped,
+            _ => Ended::Lost,
+        };
+        let detached = Detached { conn: number, session, end: how, expiry: new_expiry };
+        let _ = Box::pin(shared.events.send(Event::Detach(Box::new(detached)))).await;
         match end {
             End::Lost | End::Goodbye { .. } => {}
             End::Slow => encode::disconnect(&mut out.bytes, version, reason::QUOTA_EXCEEDED),
@@ -191,7 +201,7 @@ impl Connection {
                 encode::disconnect(&mut out.bytes, version, reason);
             }
         }
-        let _ = timeout(LAST_WORDS, out.close()).await;
+        let _ = Box::pin(timeout(LAST_WORDS, out.close())).await;
     }
 
     async fn serve(&mut self, stop: &CancellationToken) -> End {
@@ -260,7 +270,12 @@ impl Connection {
                     let Some(((message, ack), room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
                     };
-                    if let Err(end) = self.forward(message, ack, room).await {
+                    let passed = match self.forward(message, ack, room) {
+                        Ok(None) => Ok(()),
+                        Ok(Some(due)) => self.pass(due).await,
+                        Err(end) => Err(end),
+                    };
+                    if let Err(end) = passed {
                         return end;
                     }
                 }
@@ -309,13 +324,16 @@ impl Connection {
                 t.bytes(Way::In, frame.end);
             });
             let packet = decode::packet(self.version, frame.first, &packet[frame.start..])?;
-            self.handle(packet, frame.end).await?;
+            if let Some(due) = self.handle(packet, frame.end)? {
+                self.pass(due).await?;
+            }
         }
         Ok(())
     }
 
     /// It published a message: if that was too fast, it is not read for a while.
     pub fn pace(&mut self) {
+        self.make_good();
         let per_s = self.shared.publish_rate.load(std::sync::atomic::Ordering::Relaxed);
         if per_s == 0 {
             return;
@@ -325,6 +343,25 @@ impl Connection {
         if let Some(wait) = self.pace.wait(rate, now) {
             Counters::add(&self.shared.counters.throttled, 1);
             self.pause = Some(Box::pin(sleep(wait.max(SHORTEST_PAUSE))));
+        }
+    }
+
+    /// Its messages take the hub's time for no use: it is not read for as long as they do. What is on its way is reckoned like
+    /// the last one that was measured, and less with each that was not.
+    fn make_good(&mut self) {
+        let measured = self.about.costly_us.load(Relaxed);
+        if measured == 0 && self.costs.0 == 0 {
+            return;
+        }
+        self.about.costly_us.store(0, Relaxed);
+        let (each, owed) = self.costs;
+        let each = measured.max(each - each.div_ceil(8));
+        self.costs = (each, owed.saturating_add(each));
+        let rest = Duration::from_micros(self.costs.1);
+        if rest >= SHORTEST_PAUSE {
+            self.costs.1 = 0;
+            Counters::add(&self.shared.counters.throttled, 1);
+            self.pause = Some(Box::pin(sleep(rest)));
         }
     }
 
@@ -364,12 +401,6 @@ impl Connection {
         self.both(|t| t.packet(Way::Out));
     }
 
-    /// Passes an event to the hub; `owed`: it will be answered.
-    pub async fn tell_hub(&mut self, event: Event, owed: bool) -> Result<(), End> {
-        self.owed += usize::from(owed);
-        self.shared.events.send(event).await.map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))
-    }
-
     pub fn ack_to(&self, id: u16) -> AckTo {
         AckTo { key: self.session.key, conn: self.number, id }
     }
@@ -383,7 +414,7 @@ async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
 
 async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
     match stalled {
-        Some((message, _)) => shared.tap.room(message).await,
+        Some((message, _)) => Box::pin(shared.tap.room(message)).await,
         None => std::future::pending().await,
     }
 }

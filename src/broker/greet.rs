@@ -153,7 +153,8 @@ pub(super) async fn greet(
         () = door.stop.cancelled() => None,
     };
     if let Some(admitted) = greeted {
-        Box::pin(Connection::new(shared.clone(), io, input, admitted, number).run(&door.stop)).await;
+        let connection = Box::new(Connection::new(shared.clone(), io, input, admitted, number));
+        Box::pin(connection.run(&door.stop)).await;
     }
 }
 
@@ -304,6 +305,7 @@ async fn admit(
         keep_alive: connect.keep_alive,
         since: Instant::now(),
         traffic: Traffic::default(),
+        costly_us: Default::default(),
     });
     let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
     let (reply, attached) = oneshot::channel();

@@ -94,7 +94,7 @@ impl Hub {
                 () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {
                     self.look_for_a_stall(Instant::now());
                 }
-                () = inputs.stop.cancelled() => return,
+                () = inputs.stop.cancelled() => return self.finish(&mut inputs),
                 n = inputs.local.recv_many(&mut local, 16), if room => {
                     if n == 0 {
                         return;
@@ -107,6 +107,18 @@ impl Hub {
                     }
                     self.backlog.extend(batch.drain(..));
                 }
+            }
+        }
+    }
+
+    /// The end: what connections said before theirs is still done, for they were told that the broker has it.
+    fn finish(mut self, inputs: &mut Inputs) {
+        (self.engine, self.out) = (None, self.next);
+        self.advance();
+        for from in [&mut inputs.clients, &mut inputs.local] {
+            from.close();
+            while let Ok(event) = from.try_recv() {
+                self.apply(event);
             }
         }
     }

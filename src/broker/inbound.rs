@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Duration, Instant};
 
 use super::connection::{Connection, End};
@@ -11,7 +12,7 @@ use super::message::Publish;
 use super::outbound::Owed;
 use super::session::UNTOLD;
 use super::shared;
-use super::state::{AckTo, Event, Permit, Subscribing};
+use super::state::{AckTo, Event, Subscribing};
 use super::stats::Refusal;
 use super::traffic::Way;
 use super::wire::encode::{self, Reply};
@@ -23,11 +24,29 @@ const SMALL: usize = 4096;
 #[expect(clippy::cast_possible_truncation, reason = "16384")]
 const ALL_KIB: u32 = crate::bounds::BROKER_EVENT_KIB as u32;
 
+/// What the hub has no room for, and the KiB that it still needs of those on their way.
+pub(super) struct Due {
+    event: Event,
+    kib: u32,
+}
+
+impl Event {
+    /// The same with its share of the bytes on their way.
+    fn with(self, share: OwnedSemaphorePermit) -> Self {
+        match self {
+            Self::Publish(message, ack, _) => Self::Publish(message, ack, Some(share)),
+            Self::Subscribe(subscribing, _) => Self::Subscribe(subscribing, Some(share)),
+            Self::Unsubscribe(ack, filters, _) => Self::Unsubscribe(ack, filters, Some(share)),
+            other => other,
+        }
+    }
+}
+
 impl Connection {
-    /// Handles one packet of `size` bytes.
-    pub(super) async fn handle(&mut self, packet: Packet, size: usize) -> Result<(), End> {
+    /// Handles one packet of `size` bytes. What the hub has no room for is to be passed on before anything else.
+    pub(super) fn handle(&mut self, packet: Packet, size: usize) -> Result<Option<Box<Due>>, End> {
         match packet {
-            Packet::Publish(publish) => return self.publish(publish, size).await,
+            Packet::Publish(publish) => return self.publish(publish, size),
             Packet::PubAck { id } => {
                 let seq = self.session.flight.puback(id);
                 self.over(seq);
@@ -55,15 +74,12 @@ impl Connection {
                     return Err(Fault { reason: reason::FILTER_INVALID, what: "not a topic filter" }.into());
                 }
                 let ack = self.ack_to(id);
-                let permit = self.permit(size).await?;
                 let subscribing = Subscribing { ack, subscription_id, wishes };
-                let event = Event::Subscribe(Box::new(subscribing), permit);
-                return self.tell_hub(event, true).await;
+                return self.offer(Event::Subscribe(Box::new(subscribing), None), size, true);
             }
             Packet::Unsubscribe { id, filters } => {
                 self.not_too_many(filters.len())?;
-                let permit = self.permit(size).await?;
-                return self.tell_hub(Event::Unsubscribe(self.ack_to(id), filters, permit), true).await;
+                return self.offer(Event::Unsubscribe(self.ack_to(id), filters, None), size, true);
             }
             Packet::PingReq => {
                 encode::pingresp(&mut self.out.bytes);
@@ -71,7 +87,7 @@ impl Connection {
             }
             Packet::Disconnect { reason, session_expiry } => return Err(self.goodbye(reason, session_expiry)),
         }
-        Ok(())
+        Ok(None)
     }
 
     fn goodbye(&mut self, code: u8, session_expiry: Option<u32>) -> End {
@@ -96,17 +112,43 @@ impl Connection {
         Ok(())
     }
 
-    /// This packet's share of the bytes on their way through the hub; waits while there is none.
-    async fn permit(&mut self, size: usize) -> Result<Permit, End> {
-        if size <= SMALL {
-            return Ok(None);
+    /// Gives the hub what a packet of `size` bytes asks for; `owed`: it will be answered. No future as long as there is room: each
+    /// would have its place in the memory of every client that is quiet.
+    fn offer(&mut self, event: Event, size: usize, owed: bool) -> Result<Option<Box<Due>>, End> {
+        self.owed += usize::from(owed);
+        let kib = match size {
+            0..=SMALL => 0,
+            _ => u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(ALL_KIB),
+        };
+        let event = match kib {
+            0 => event,
+            _ => match self.shared.kib.clone().try_acquire_many_owned(kib) {
+                Ok(permit) => event.with(permit),
+                Err(_) => return Ok(Some(Box::new(Due { event, kib }))),
+            },
+        };
+        match self.shared.events.try_send(event) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(event)) => Ok(Some(Box::new(Due { event, kib: 0 }))),
+            Err(TrySendError::Closed(_)) => Err(End::Stop(reason::SERVER_UNAVAILABLE)),
         }
-        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX).min(ALL_KIB);
-        let permit = self.shared.kib.clone().acquire_many_owned(kib).await;
-        permit.map(Some).map_err(|_| End::Stop(reason::SERVER_UNAVAILABLE))
     }
 
-    async fn publish(&mut self, p: PublishPacket, size: usize) -> Result<(), End> {
+    /// Waits until the hub has room for it.
+    pub(super) async fn pass(&mut self, due: Box<Due>) -> Result<(), End> {
+        let gone = End::Stop(reason::SERVER_UNAVAILABLE);
+        let (kib, shared) = (due.kib, &self.shared);
+        Box::pin(async move {
+            let event = match kib {
+                0 => due.event,
+                _ => due.event.with(shared.kib.clone().acquire_many_owned(kib).await.map_err(|_| gone)?),
+            };
+            shared.events.send(event).await.map_err(|_| gone)
+        })
+        .await
+    }
+
+    fn publish(&mut self, p: PublishPacket, size: usize) -> Result<Option<Box<Due>>, End> {
         let topic = self.topic_of(&p)?;
         self.both(|t| t.publish(Way::In, p.payload.len()));
         self.pace();
@@ -117,7 +159,7 @@ impl Connection {
             if !self.due.contains(&p.id) {
                 self.owe(group, Owed::Reply(Reply::Rec, p.id, reason::SUCCESS));
             }
-            return Ok(());
+            return Ok(None);
         }
         if p.qos > 0
             && self.version == Version::V5
@@ -145,7 +187,7 @@ impl Connection {
             None
         } {
             self.refuse_publish(&p, code);
-            return Ok(());
+            return Ok(None);
         }
         let (id, qos) = (p.id, p.qos);
         let message = Publish {
@@ -172,26 +214,26 @@ impl Connection {
                 self.unstored.insert(id);
             }
             match self.shared.tap.try_room(&message) {
-                Some(room) => return self.forward(message, ack, room).await,
+                Some(room) => return self.forward(message, ack, room),
                 None if qos == 0 => self.shared.tap.skip(),
                 None => {
                     self.stalled = Some((message, ack));
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
-        let permit = self.permit(size).await?;
-        self.tell_hub(Event::Publish(message, ack, permit), ack.is_some()).await
+        self.offer(Event::Publish(message, ack, None), size, ack.is_some())
     }
 
     /// A message goes on that is to be stored, too; now there is room for it.
-    pub(super) async fn forward(
+    pub(super) fn forward(
         &mut self,
         message: Publish,
         ack: Option<AckTo>,
         room: OwnedSemaphorePermit,
-    ) -> Result<(), End> {
-        self.tell_hub(Event::Forward(Box::new((message, ack, room))), ack.is_some()).await
+    ) -> Result<Option<Box<Due>>, End> {
+        // Its bytes are counted by the tap.
+        self.offer(Event::Forward(Box::new((message, ack, room))), 0, ack.is_some())
     }
 
     /// The topic of a PUBLISH, its alias resolved and remembered.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use super::Inner;
-use super::journal::codec::Row;
+use super::journal::codec::{Row, Was};
 use super::journal::{ALIVE, Journal, Persistence, What};
 use super::message::Publish;
 use super::queue::{Addressed, Item, Walk};
@@ -19,11 +19,19 @@ use super::state::{AckTo, By, Client, Event, Options, Presence, State};
 use super::stats::Counters;
 use super::trie::Key;
 
+/// What a will that is published takes along.
+#[derive(Debug)]
+pub(super) enum Along {
+    /// All that was kept of its client goes.
+    End(Key),
+    /// Its session is this now.
+    Row(Key, Box<Row>),
+}
+
 impl State {
     /// Takes in what was kept, and keeps from now on.
     pub(super) async fn keep(&mut self, persistence: Persistence) -> Journal {
-        let Persistence { shelf, clock } = persistence;
-        let (journal, kept) = Journal::start(shelf, clock, Arc::clone(&self.counters)).await;
+        let (journal, kept) = Journal::start(persistence, Arc::clone(&self.counters)).await;
         self.journal = Some(journal.clone());
         match kept {
             Ok(kept) => self.restore(kept, &journal.now()),
@@ -42,8 +50,8 @@ impl State {
     /// Notes what is to be kept of a routed message, all in one group, and queues it for those whose queue it is kept in.
     /// The group, or 0 if there was nothing.
     pub(super) fn note_routed(&mut self, message: &Arc<Publish>, by: By, stored: bool) -> u64 {
-        let gone = self.retained.take_gone();
-        if self.keeping.is_empty() && !stored && gone.is_empty() {
+        let (gone, along) = (self.retained.take_gone(), self.along.take());
+        if self.keeping.is_empty() && !stored && gone.is_empty() && along.is_none() {
             return 0;
         }
         let mut keeping = std::mem::take(&mut self.keeping);
@@ -59,7 +67,7 @@ impl State {
             Counters::add(&self.counters.dropped, 1);
             false
         });
-        if keeping.is_empty() && !stored && gone.is_empty() {
+        if keeping.is_empty() && !stored && gone.is_empty() && along.is_none() {
             self.keeping = keeping;
             return 0;
         }
@@ -77,6 +85,11 @@ impl State {
             }
             if let Some(ack) = taken {
                 pending.taken(ack.key, ack.id, true);
+            }
+            match along {
+                Some(Along::End(key)) => pending.drop_session(key),
+                Some(Along::Row(key, row)) => pending.row(key, *row),
+                None => {}
             }
         });
         for (key, mut addressed) in keeping.drain(..) {
@@ -196,17 +209,43 @@ impl State {
         journal.note(urgent, |pending| pending.row(key, row));
     }
 
+    /// A client that has a will is connected, and its session ends with the connection: all that is kept of it is the will. Nobody
+    /// waits for that, nor for its end: what becomes of a will in the moments around a crash no client can know.
+    pub(super) fn note_will(&mut self, key: Key) {
+        let Some(journal) = &self.journal else { return };
+        let Some(client) = self.clients.get_mut(&key) else { return };
+        client.willed = !client.kept && client.will.is_some();
+        if client.willed {
+            let row = row(client, 0, journal);
+            journal.note(false, |pending| pending.will(key, row));
+        }
+    }
+
+    /// What is to be noted with a will that is published: that there is none any more. In one group with it, so that no kill
+    /// publishes it twice, and none loses it.
+    pub(super) fn without_will(&self, key: Key) -> Option<Along> {
+        let (journal, client) = (self.journal.as_ref()?, self.clients.get(&key)?);
+        let sent = match &client.presence {
+            Presence::Away { session, .. } => session.flight.last_place(),
+            _ => 0,
+        };
+        match client.kept {
+            true => Some(Along::Row(key, Box::new(row(client, sent, journal)))),
+            false => client.willed.then_some(Along::End(key)),
+        }
+    }
+
     /// A session is over, or is not to be kept any more.
-    pub(super) fn note_end(&self, key: Key) {
+    pub(super) fn note_end(&self, key: Key, urgent: bool) {
         if let Some(journal) = &self.journal {
-            journal.note(true, |pending| pending.drop_session(key));
+            journal.note(urgent, |pending| pending.drop_session(key));
         }
     }
 
     /// Notes all sessions and retained messages, for the journal has begun anew. What waits in queues it does not get again.
     pub(super) fn note_all(&self) {
         let Some(journal) = &self.journal else { return };
-        for (key, client) in self.clients.iter().filter(|(_, client)| client.kept) {
+        for (key, client) in self.clients.iter().filter(|(_, client)| client.kept || client.willed) {
             let sent = match &client.presence {
                 Presence::Away { session, .. } => session.flight.last_place(),
                 _ => 0,
@@ -214,7 +253,7 @@ impl State {
             let row = row(client, sent, journal);
             journal.note(false, |pending| {
                 pending.row(*key, row);
-                for (filter, options) in &client.filters {
+                for (filter, options) in client.filters.iter().filter(|_| client.kept) {
                     pending.filter(*key, filter.clone(), Some(*options));
                 }
             });
@@ -238,7 +277,12 @@ fn row(client: &Client, sent: u64, journal: &Journal) -> Row {
         client_id: client.id.clone(),
         user: client.user.clone(),
         expiry: client.expiry,
-        connected: matches!(client.presence, Presence::Online { .. }),
+        was: match &client.presence {
+            // Who is away waits for its will, unless it was put off.
+            Presence::Away { will_at: None, .. } if client.will.is_some() => Was::Stopped,
+            Presence::Away { .. } => Was::Away,
+            Presence::Online { .. } | Presence::Local => Was::Connected,
+        },
         left,
         sent,
         will: client.will.clone(),

@@ -119,6 +119,11 @@ impl Limits {
     }
 }
 
+/// So many subscriptions of clients may match a message beside one of each client. A topic of twelve levels can match 4096 filters of one client: all of
+/// it is looked at to find that one copy is to be sent. Over: nothing is refused, for nobody did wrong, but who publishes such messages is not read for as long
+/// as they take, so that others have at least half of the hub.
+pub const OVERLAP: usize = 64;
+
 /// What a subscription takes in memory, in bytes, if no other shares a level with it: each level is a node of the trie
 /// with a small table, and the filter is kept twice.
 #[must_use]

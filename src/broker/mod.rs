@@ -13,7 +13,9 @@
 //!   that dies or stalls is replaced by the native one ([`BrokerStats::engine_switches`]).
 //! - Sessions that outlive their connection, and retained messages of clients, survive the process, too, with [`Persistence`]: after
 //!   a `kill -9` nothing that was acknowledged is lost, and QoS 2 stays exactly once. What this process itself publishes
-//!   with QoS 1 may lack the last second for a client that was away (`journal`).
+//!   with QoS 1 may lack the last [`Persistence::within`] for a client that was away (`journal`).
+//! - Wills of clients that were connected when the process ended are published by the next one, those of clean sessions, too
+//!   (`restoring`); without [`Persistence`], when the broker is closed.
 //!
 //! # The parts, pure ones first
 //! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
@@ -418,6 +420,11 @@ impl Broker {
             changed
         });
         inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)
+    }
+
+    /// From now on [`Persistence::within`] is this.
+    pub fn keep_within(&self, within: Duration) {
+        self.inner.shared.journal.iter().for_each(|journal| journal.within(within));
     }
 
     /// Returns when the broker has stopped: after [`Broker::close`], or by a fault of ours, which the

@@ -236,7 +236,7 @@ impl Connection {
                 let (reply, portion) = oneshot::channel();
                 let event = Event::More(self.session.key, walk.clone(), reply);
                 self.asked = Some((walk, portion));
-                if self.shared.events.send(event).await.is_err() {
+                if Box::pin(self.shared.events.send(event)).await.is_err() {
                     return false;
                 }
             } else {
@@ -259,7 +259,7 @@ impl Connection {
         match item {
             Item::Message(addressed) if self.may_go(&addressed) => self.send(addressed),
             Item::Message(addressed) => self.session.portion.push_back(addressed),
-            Item::Retained(walk) => self.session.walk = Some(walk),
+            Item::Retained(walk) => self.session.walk = Some(*walk),
         }
     }
 

@@ -21,8 +21,8 @@ const SHARE: usize = 16 * 1024;
 pub enum Item {
     /// A message.
     Message(Addressed),
-    /// A walk over the retained messages, to be done before what follows.
-    Retained(Walk),
+    /// A walk over the retained messages, to be done before what follows. (In a box: a queue has room for 32 items as soon as there is one.)
+    Retained(Box<Walk>),
 }
 
 /// A message and how this subscriber gets it.

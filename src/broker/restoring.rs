@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tokio::time::{Duration, Instant};
 
-use super::journal::codec::{self, Kind, Now, Row};
+use super::journal::codec::{self, Kind, Now, Row, Was};
 use super::journal::times::Moment;
 use super::journal::{ALIVE, BEFORE};
 use super::limits::filter_cost;
@@ -24,6 +24,10 @@ use super::trie::Key;
 use crate::bounds::BROKER_QUEUE;
 use crate::message::{Kept, KeptEntry};
 use crate::topic;
+
+/// Wills that are due at a start wait so long: until what this process itself listens to is listened to (taps of uplinks, too).
+/// One whose client is back before is published at that moment.
+const WILLS: Duration = Duration::from_secs(2);
 
 /// What belongs to one session.
 #[derive(Debug, Default)]
@@ -74,11 +78,11 @@ impl State {
         let mark = kept.mark.as_deref().and_then(codec::to_mark);
         let mut rows: Vec<(Key, u64, Row)> = Vec::new();
         for (key, data) in &kept.sessions {
-            match codec::to_row(data, now).filter(|row| row.expiry > 0) {
+            match codec::to_row(data, now).filter(|row| row.expiry > 0 || row.will.is_some()) {
                 Some(row) => rows.push((*key, away_for(&row, mark, now), row)),
                 None => {
                     damaged += 1;
-                    self.note_end(*key);
+                    self.note_end(*key, true);
                 }
             }
         }
@@ -88,10 +92,14 @@ impl State {
             if let Some(&older) = self.ids.get(&row.client_id) {
                 self.end(older);
             }
+            if row.expiry == 0 {
+                self.restore_will(key, row, now);
+                continue;
+            }
             damaged +=
                 self.restore_session((key, ago, row), parts.remove(&key).unwrap_or_default(), &bodies, now);
         }
-        parts.into_keys().for_each(|key| self.note_end(key));
+        parts.into_keys().for_each(|key| self.note_end(key, true));
         while self.away.len() > self.limits.sessions_away
             && let Some((_, &longest)) = self.away.first_key_value()
         {
@@ -105,7 +113,7 @@ impl State {
     /// One session; how much of it could not be read.
     fn restore_session(
         &mut self,
-        (key, ago, row): (Key, u64, Row),
+        (key, ago, mut row): (Key, u64, Row),
         parts: Parts,
         bodies: &HashMap<u64, Arc<Publish>>,
         now: &Now,
@@ -133,16 +141,18 @@ impl State {
                 continue;
             }
             let item = match codec::to_kind(&entry.data, entry.seq) {
-                Some(Kind::Walk(walk)) => Some(Item::Retained(walk)),
+                Some(Kind::Walk(walk)) => Some(Item::Retained(Box::new(walk))),
                 Some(Kind::Message { qos, retain, ids }) => bodies.get(&entry.body).map(|message| {
                     let addressed = Addressed::new(message.clone(), qos, retain, ids);
-                    let dup = row.connected || entry.seq <= row.sent;
+                    let dup = row.was == Was::Connected || entry.seq <= row.sent;
                     Item::Message(Addressed { seq: entry.seq, after: BEFORE, dup, ..addressed })
                 }),
                 None => None,
             };
             match item {
-                Some(Item::Message(a)) if n < spare || (!row.connected && entry.seq <= row.sent) => {
+                Some(Item::Message(a))
+                    if n < spare || (row.was != Was::Connected && entry.seq <= row.sent) =>
+                {
                     session.flight.restore(entry.seq, Some(a));
                 }
                 Some(item) => {
@@ -160,9 +170,14 @@ impl State {
         let left = now.instant.checked_sub(Duration::from_millis(ago)).unwrap_or(now.instant);
         let rest = |seconds: u32, ago: u64| at((u64::from(seconds) * 1000).saturating_sub(ago));
         let ends: Option<Instant> = (row.expiry != u32::MAX).then(|| rest(row.expiry, ago)).flatten();
-        // The client has its time to come back, now that it can.
-        let ago = if row.connected { 0 } else { ago };
-        let will_at = row.will.as_ref().and_then(|will| rest(will.delay, ago));
+        let will_at = row.will.as_mut().and_then(|will| {
+            // The client has its time to come back, now that it can.
+            let ago = if row.was == Was::Away { ago } else { 0 };
+            if u64::from(will.delay) * 1000 <= ago {
+                will.delay = 0;
+            }
+            rest(will.delay, ago).max(now.instant.checked_add(WILLS))
+        });
         let since = self.fresh();
         let (mut filters, mut filter_bytes) = (HashMap::new(), 0);
         for (filter, options) in parts.filters {
@@ -188,6 +203,7 @@ impl State {
             will: row.will,
             expiry: row.expiry,
             kept: true,
+            willed: false,
             seq,
         };
         self.filter_bytes += filter_bytes;
@@ -200,14 +216,47 @@ impl State {
         over.into_iter().for_each(|seq| self.note_over(key, seq));
         damaged
     }
+
+    /// The will of a client that was connected and whose session ended with that: all that is left of it.
+    fn restore_will(&mut self, key: Key, row: Row, now: &Now) {
+        let (queue, rx) = queue::new(&self.limits, &self.queued);
+        let flight = Flight::new(&rx);
+        let session = Box::new(Session {
+            key,
+            client_id: row.client_id.clone(),
+            queue: rx,
+            flight,
+            walk: None,
+            portion: Default::default(),
+            taken: Default::default(),
+            kept: false,
+        });
+        let (left, since, ends) = (now.instant, self.fresh(), now.instant.checked_add(WILLS));
+        let client = Client {
+            id: row.client_id.clone(),
+            user: row.user,
+            queue,
+            presence: Presence::Away { session, left, since, ends, will_at: None },
+            filters: Default::default(),
+            filter_bytes: 0,
+            will: row.will,
+            expiry: 0,
+            kept: false,
+            willed: true,
+            seq: 0,
+        };
+        self.ids.insert(row.client_id, key);
+        self.clients.insert(key, client);
+        self.deadlines.extend(ends.map(|at| (at, key)));
+    }
 }
 
 /// For how many milliseconds a client has been away, as well as that is known.
 fn away_for(row: &Row, mark: Option<Moment>, now: &Now) -> u64 {
     let alive = u64::try_from(ALIVE.as_millis()).unwrap_or(u64::MAX);
-    match mark.filter(|_| row.connected) {
+    match mark.filter(|_| row.was == Was::Connected) {
         Some(mark) => mark.later(alive, &now.moment).until(&now.moment),
-        None if row.connected => 0,
+        None if row.was == Was::Connected => 0,
         None => row.left.until(&now.moment),
     }
 }

@@ -1,12 +1,13 @@
 //! From a message to its subscribers, and how subscriptions come and go.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use super::acl::Access as Right;
-use super::limits::filter_cost;
+use super::limits::{OVERLAP, filter_cost};
 use super::message::Publish;
 use super::queue::{self, Addressed, Item, Walk};
 use super::retained::{Cursor, Portion};
@@ -17,6 +18,9 @@ use super::trie::Key;
 use super::wire::reason;
 use crate::message::Message;
 use crate::topic;
+
+/// After one that was costly, so many messages are measured.
+const COSTLY: u16 = 10_000;
 
 impl State {
     /// [`State::route`] for what no connection stands behind that could wait: it is tapped if there is room.
@@ -47,6 +51,9 @@ impl State {
             Counters::set(&self.counters.retained, self.retained.len());
             Counters::set(&self.counters.retained_bytes, self.retained.bytes());
         }
+        // Reading a clock for every message is not worth it: the first costly one in a long time goes free.
+        let began = (self.costly > 0).then(Instant::now);
+        self.costly = self.costly.saturating_sub(1);
         let mut matches = std::mem::take(&mut self.matches);
         self.trie.matching(&message.topic, &mut |key, options| {
             if !(options.no_local && key == message.from) {
@@ -56,15 +63,33 @@ impl State {
         // One copy for each subscriber, however many of its filters match (§3.3.4).
         matches.sort_by_key(|(key, _)| *key);
         let any = !matches.is_empty();
+        let mut overlap = 0;
         for same in matches.chunk_by(|a, b| a.0 == b.0) {
             match self.groups.turn(same[0].0) {
-                None => self.queue(same[0].0, same, message),
-                Some(members) => self.queue_for_one(&members, message),
+                None => {
+                    overlap += same.len() - 1;
+                    self.queue(same[0].0, same, message);
+                }
+                Some(members) => {
+                    overlap += 1;
+                    self.queue_for_one(&members, message);
+                }
             }
         }
         matches.clear();
         self.matches = matches;
+        if overlap > OVERLAP {
+            self.costly = COSTLY;
+            began.into_iter().for_each(|began| self.charge(message.from, began.elapsed()));
+        }
         (any, self.note_routed(message, by, stored))
+    }
+
+    /// A message took long for no use.
+    fn charge(&self, publisher: Key, took: Duration) {
+        if let Some(Presence::Online { about, .. }) = self.clients.get(&publisher).map(|c| &c.presence) {
+            about.costly_us.store(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        }
     }
 
     /// For the first member that is here and has room; if there is none, for the first that is away.
@@ -185,7 +210,7 @@ impl State {
         }
         for walk in walks {
             let seq = walk.seq;
-            if !client.queue.offer(Item::Retained(walk)) {
+            if !client.queue.offer(Item::Retained(Box::new(walk))) {
                 Counters::add(&self.counters.dropped, 1);
                 self.note_over(key, seq);
             }
@@ -255,6 +280,7 @@ impl State {
             will: None,
             expiry: 0,
             kept: false,
+            willed: false,
             seq: 0,
         };
         for filter in filters {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::access::Access;
 use super::journal::Journal;
+use super::keeping::Along;
 use super::limits::Limits;
 use super::message::Publish;
 use super::queue::{self, Addressed, Walk};
@@ -105,10 +106,21 @@ pub struct Detached {
     pub conn: u64,
     /// The session.
     pub session: Box<Session>,
-    /// It said good-bye: no will.
-    pub graceful: bool,
+    /// How it ended.
+    pub end: Ended,
     /// New session expiry, from DISCONNECT.
     pub expiry: Option<u32>,
+}
+
+/// How a connection ended, as far as it concerns the client's will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It said good-bye: no will.
+    Goodbye,
+    /// In any other way: its will, when its time has come.
+    Lost,
+    /// The whole broker stops: the will is for the next start, if there is where to keep it.
+    Stopped,
 }
 
 /// A will, checked.
@@ -219,6 +231,8 @@ pub(super) struct Client {
     pub expiry: u32,
     /// It outlives the process.
     pub kept: bool,
+    /// Its session does not, but its will is kept.
+    pub willed: bool,
     /// Counts what was kept for it.
     pub seq: u64,
 }
@@ -265,6 +279,10 @@ pub(super) struct State {
     pub matches: Vec<(Key, Options)>,
     /// What is to be kept of the message that is being routed.
     pub keeping: Vec<(Key, Addressed)>,
+    /// What a will that is being routed takes along into its group of the journal.
+    pub along: Option<Along>,
+    /// So many messages more are measured, for one matched many filters of the same clients.
+    pub costly: u16,
     /// Counts messages; retained ones remember theirs.
     pub number: u64,
     /// Counts keys and absences.
@@ -300,6 +318,8 @@ impl State {
             queued: Arc::default(),
             matches: Vec::new(),
             keeping: Vec::new(),
+            along: None,
+            costly: 0,
             number: 0,
             next: 1,
         }

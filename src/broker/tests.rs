@@ -231,6 +231,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
         keep_alive: 0,
         since: tokio::time::Instant::now(),
         traffic: traffic::Traffic::default(),
+        costly_us: Default::default(),
     };
     state.apply(Event::Connect(Box::new(state::Connecting {
         about: Arc::new(about),
@@ -276,7 +277,12 @@ fn of_too_many_sessions_away_the_oldest_is_forgotten() {
     for conn in 1..=3 {
         let mut c = fake(&mut state, &format!("c{conn}"), conn, false);
         let session = c.attached.try_recv().unwrap().session;
-        state.apply(Event::Detach(Box::new(state::Detached { conn, session, graceful: true, expiry: None })));
+        state.apply(Event::Detach(Box::new(state::Detached {
+            conn,
+            session,
+            end: state::Ended::Goodbye,
+            expiry: None,
+        })));
     }
     assert_eq!(state.counters.snapshot().sessions_away, 2);
     assert!(!fake(&mut state, "c1", 4, false).attached.try_recv().unwrap().present);
@@ -337,4 +343,20 @@ async fn a_silent_connection_is_a_small_task() {
     let size = size_of_val(&serving);
     println!("{size} bytes");
     assert!(size < 2048, "{size} bytes");
+}
+
+#[test]
+fn what_a_quiet_client_holds_stays_small() {
+    fn future<A, F: Future>(_: impl Fn(A) -> F) -> usize {
+        size_of::<F>()
+    }
+    type Run = (Box<connection::Connection>, &'static CancellationToken);
+    // Beside them it is a socket, a session and a place in some tables. Channels of tokio come in blocks of 32.
+    let parts = [
+        future(|(connection, stop): Run| connection.run(stop)),
+        size_of::<connection::Connection>(),
+        32 * size_of::<queue::Item>(),
+        32 * size_of::<state::Control>(),
+    ];
+    assert!(parts.iter().sum::<usize>() <= 5 << 10, "{parts:?}");
 }

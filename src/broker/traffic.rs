@@ -70,4 +70,7 @@ pub struct About {
     pub since: Instant,
     /// What it moved.
     pub traffic: Traffic,
+    /// What its last message took of the hub's time, in µs, if that was much for no use ([`super::limits::OVERLAP`]). The connection
+    /// takes it away.
+    pub costly_us: AtomicU64,
 }

@@ -177,11 +177,29 @@ fn refusals(broker: &Json) -> String {
         Some(n) => format!(", {} refused ({})", count(n), reasons.join(", ")),
     };
     if let Some(n) = broker["throttled"].as_f64().filter(|n| *n > 0.0) {
-        text += &format!(", {} times slowed down", count(n));
+        let often = if n > 1.0 { format!("{} times", count(n)) } else { "once".to_owned() };
+        text += &format!(", {often} slowed down");
     }
     text
 }
 
 fn rows(parts: &Json) -> impl Iterator<Item = (&String, &Json)> {
     parts.as_object().into_iter().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn refusals_are_told_by_their_reasons_and_what_did_not_happen_is_not() {
+        let told = |broker: Json| refusals(&broker);
+        assert_eq!(told(json!({"refused": 0, "refused_login": 0, "throttled": 0})), "");
+        let some = json!({"refused": 1234, "refused_login": 1230, "refused_limit": 0, "refused_protocol": 4, "clients": 3});
+        assert_eq!(told(some), ", 1,234 refused (1,230 login, 4 protocol)");
+        assert_eq!(told(json!({"refused": 0, "throttled": 7})), ", 7 times slowed down");
+        let both = json!({"refused": 2, "refused_busy": 2, "throttled": 1});
+        assert_eq!(told(both), ", 2 refused (2 busy), once slowed down");
+    }
 }

@@ -111,6 +111,7 @@ impl Gateway {
         let persistence = loaded.broker.persistence.then(|| Persistence {
             shelf: Box::new(Sessions::at(&loaded.store.path, loaded.store.min_free.0)),
             clock: clock.clone(),
+            within: loaded.store.commit_interval.0,
         });
         let broker = match Broker::start_kept(&loaded.broker, &[&never_retain], persistence).await {
             Ok(broker) => broker,
@@ -120,6 +121,8 @@ impl Gateway {
                 return Err(error.to_string());
             }
         };
+        // Before anybody had the time to say something.
+        forward::tap(&broker, &loaded.uplinks, &id);
         let publish: Publish = {
             let broker = broker.clone();
             Arc::new(move |messages| {
@@ -199,7 +202,6 @@ impl Gateway {
         for bus in loaded.buses {
             gateway.start_bus(bus);
         }
-        forward::tap(&gateway.broker, &loaded.uplinks, &gateway.id);
         for uplink in loaded.uplinks {
             gateway.start_uplink(uplink).await;
         }

@@ -80,6 +80,7 @@ impl Gateway {
         forward::tap(&self.broker, &loaded.uplinks, &self.id);
         self.store.reconfigure(&loaded.store, &names);
         self.commit_interval = loaded.store.commit_interval.0;
+        self.broker.keep_within(self.commit_interval);
         for config in loaded.uplinks {
             if !self.uplinks.contains_key(&config.name) {
                 if !changes.contains(&format!("uplink {} changed", config.name)) {

@@ -16,10 +16,10 @@ use crate::raw::*;
 
 /// A clock of a boot: its wall time in ms, when the boot was, its id.
 #[derive(Debug)]
-struct Boot(AtomicI64, tokio::time::Instant, String);
+pub struct Boot(AtomicI64, tokio::time::Instant, String);
 
 impl Boot {
-    fn new(boot: u32, wall: i64) -> Arc<Self> {
+    pub fn new(boot: u32, wall: i64) -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(wall), tokio::time::Instant::now(), format!("boot-{boot}")))
     }
 }
@@ -79,18 +79,19 @@ impl Shelf for Moody {
     }
 }
 
-async fn begin_with(shelf: Box<dyn Shelf>, clock: Arc<dyn Clock>) -> (Broker, SocketAddr) {
+pub async fn begin_with(shelf: Box<dyn Shelf>, clock: Arc<dyn Clock>) -> (Broker, SocketAddr) {
     let never_retain = vec!["cmd/#".to_owned()];
-    let persistence = Some(Persistence { shelf, clock });
+    let within = Duration::from_millis(50);
+    let persistence = Some(Persistence { shelf, clock, within });
     broker_with(Options { persistence, never_retain, ..Options::default() }).await
 }
 
-async fn begin(dir: &Path) -> (Broker, SocketAddr) {
+pub async fn begin(dir: &Path) -> (Broker, SocketAddr) {
     begin_with(Box::new(Sessions::at(dir, 0)), Boot::new(1, 1_000_000)).await
 }
 
 /// CONNECT with a session that stays for so long (3.1.1: for ever).
-async fn come(at: SocketAddr, v: V, id: &str, present: bool) -> Raw {
+pub async fn come(at: SocketAddr, v: V, id: &str, present: bool) -> Raw {
     let mut c = Raw::open(at, v).await;
     let props: &[u8] = if v == V::Five { &[0x11, 0, 0, 0, 60] } else { &[] };
     c.send(&connect_with(v, id, 0, 0, props, &[])).await;
@@ -98,7 +99,7 @@ async fn come(at: SocketAddr, v: V, id: &str, present: bool) -> Raw {
     c
 }
 
-fn payload(packet: &[u8]) -> u8 {
+pub fn payload(packet: &[u8]) -> u8 {
     *packet.last().unwrap()
 }
 
@@ -359,32 +360,6 @@ async fn a_session_whose_time_passed_while_all_was_off_is_gone_and_no_clock_is_a
         }
         come(at, V::Five, "c", there).await.bye().await;
     }
-}
-
-#[tokio::test]
-async fn the_will_of_a_client_that_was_there_when_all_was_killed_fires_unless_it_is_back_in_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let (broker, at) = begin(dir.path()).await;
-    let mut watcher = come(at, V::Four, "watcher", false).await;
-    watcher.subscribed("will/#", 1).await;
-    let mut clients = Vec::new();
-    for (name, delay) in [("now", 0u8), ("back", 30)] {
-        let mut c = Raw::open(at, V::Five).await;
-        let will = [&[5, 0x18, 0, 0, 0, delay][..], &text(&format!("will/{name}")), &text(name)].concat();
-        // A will with QoS 1; the session stays for a minute.
-        c.send(&connect_with(V::Five, name, 4 | 8, 0, &[0x11, 0, 0, 0, 60], &will)).await;
-        c.connack(false).await;
-        c.subscribed("x", 1).await;
-        clients.push(c);
-    }
-    drop(broker);
-    let (broker, at) = begin(dir.path()).await;
-    let mut watcher = come(at, V::Four, "watcher", true).await;
-    let fired = watcher.recv().await;
-    assert!(fired.ends_with(b"now"), "{fired:?}");
-    come(at, V::Five, "back", true).await.bye().await;
-    watcher.ping().await;
-    assert_eq!(broker.stats().persistence, "ok");
 }
 
 #[tokio::test]

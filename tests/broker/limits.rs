@@ -222,6 +222,41 @@ async fn subscriptions_are_bounded_by_what_they_take_for_one_and_for_all() {
 }
 
 #[tokio::test]
+async fn a_topic_that_matches_hundreds_of_filters_of_a_client_costs_its_publisher_time_and_nobody_a_message()
+{
+    let (broker, at) = broker().await;
+    let mut many = Raw::connected(at, V::Four, "many").await;
+    // Every way to put a wildcard for some of eight levels.
+    let filters: Vec<u8> = (0..256u16)
+        .flat_map(|n| {
+            let level = |bit: u16| if n >> bit & 1 == 1 { "+" } else { "x" };
+            let filter = (0..8).map(level).collect::<Vec<_>>().join("/");
+            [text(&filter), vec![0]].concat()
+        })
+        .collect();
+    many.send(&packet(0x82, &[&[0, 1][..], &filters].concat())).await;
+    assert_eq!(many.recv().await[0], 0x90);
+    let mut p = Raw::connected(at, V::Four, "p").await;
+    let mut modest = Raw::connected(at, V::Four, "modest").await;
+    let began = Instant::now();
+    while broker.stats().throttled == 0 {
+        assert!(began.elapsed() < LONG, "nobody was slowed down");
+        for n in 0..100u8 {
+            p.send(&publish(V::Four, 0, "x/x/x/x/x/x/x/x", 0, &[], &[n])).await;
+            // What costs nothing in between is no excuse.
+            p.send(&publish(V::Four, 0, "other", 0, &[], &[n])).await;
+            modest.send(&publish(V::Four, 0, "x", 0, &[], &[n])).await;
+        }
+        for n in 0..100u8 {
+            assert_eq!(many.recv().await.last(), Some(&n), "one copy, in order");
+        }
+        p.ping().await;
+        modest.ping().await;
+    }
+    many.ping().await;
+}
+
+#[tokio::test]
 async fn aliases_and_unreleased_messages_and_wills_are_bounded() {
     let limits = Limits { alias_bytes: 3000, unreleased: 50, will_bytes: 50_000, ..Limits::default() };
     let (broker, at) = limited(limits).await;

@@ -14,3 +14,4 @@ mod session;
 mod tap;
 mod transport;
 mod v5;
+mod wills;

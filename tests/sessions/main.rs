@@ -104,6 +104,49 @@ fn one_of_a_later_version_is_left_alone_and_the_status_says_that_nothing_is_kept
 }
 
 #[test]
+fn wills_of_clients_that_do_not_return_are_published_after_a_kill_and_a_stop_and_the_status_says_what_was_refused()
+ {
+    let home = temporary();
+    let gate = Gate::new(BINARY, home.path(), "box", "");
+    let state = |name: &str| {
+        let mut wire = Wire::connect(gate.broker, "looker", false, false).expect("it listens");
+        wire.subscribe(1, &format!("on/{name}"), 0).expect("sent");
+        while let Ok(Some(packet)) = wire.next(Duration::from_millis(300)) {
+            if packet.0 >> 4 == 3 {
+                return wire.read_publish(&packet).2;
+            }
+        }
+        String::new()
+    };
+    let mut daemon = gate.run();
+    for kill in [true, false] {
+        let mut there = Vec::new();
+        for (name, v5, kept) in [("clean", false, false), ("clean-5", true, false), ("kept", false, true)] {
+            let topic = format!("on/{name}");
+            let will = Some((&*topic, "no"));
+            let mut wire = Wire::connect_with(gate.broker, name, v5, kept, will).expect("it listens");
+            wire.publish(1 | 2, &topic, 1, "yes").expect("sent");
+            assert_eq!(wire.next(seconds(10)).expect("there").expect("an answer").0, 0x40);
+            there.push(wire);
+        }
+        if kill {
+            daemon.kill();
+        } else {
+            daemon.signal(Signal::TERM);
+            assert_eq!(daemon.wait(seconds(25)), 0);
+        }
+        drop(there);
+        daemon = gate.run();
+        for name in ["clean", "clean-5", "kept"] {
+            wait_until(&format!("the will of {name}, {kill}"), seconds(20), || state(name) == "no");
+        }
+    }
+    let mut stranger = std::net::TcpStream::connect(("127.0.0.1", gate.broker)).expect("it listens");
+    std::io::Write::write_all(&mut stranger, b"GET / HTTP/1.1\r\n\r\n").expect("sent");
+    wait_until("the refusal", seconds(10), || gate.cli(&["status"]).out.contains(", 1 refused (1 protocol)"));
+}
+
+#[test]
 fn restarts_and_kills_lose_nothing_repeat_no_qos_2_and_keep_what_is_retained() {
     let rounds = number("FIELDGATE_BROKER_KILLS", 8);
     let seed = number("FIELDGATE_SEED", u64::from(std::process::id()));

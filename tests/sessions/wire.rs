@@ -47,17 +47,33 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 impl Wire {
     /// Connects with a session that stays (`kept`), or a clean one.
     pub fn connect(port: u16, id: &str, v5: bool, kept: bool) -> Result<Self, Gone> {
+        Self::connect_with(port, id, v5, kept, None)
+    }
+
+    /// The same, perhaps with a will of QoS 1 that is retained: topic and payload.
+    pub fn connect_with(
+        port: u16,
+        id: &str,
+        v5: bool,
+        kept: bool,
+        will: Option<(&str, &str)>,
+    ) -> Result<Self, Gone> {
         let io = TcpStream::connect(("127.0.0.1", port)).map_err(gone)?;
         io.set_nodelay(true).map_err(gone)?;
         io.set_write_timeout(Some(Duration::from_secs(5))).map_err(gone)?;
         let mut body = b"\0\x04MQTT".to_vec();
-        body.extend([if v5 { 5 } else { 4 }, if kept { 0 } else { 2 }, 0, 0]);
+        let flags = if kept { 0 } else { 2 } | if will.is_some() { 0x2C } else { 0 };
+        body.extend([if v5 { 5 } else { 4 }, flags, 0, 0]);
         if v5 {
             // Session expiry: never; or with the connection.
             body.extend([5, 0x11]);
             body.extend(if kept { [0xFF; 4] } else { [0; 4] });
         }
         body.extend(text(id));
+        if let Some((topic, payload)) = will {
+            body.extend(v5.then_some(0));
+            body.extend([text(topic), text(payload)].concat());
+        }
         let mut wire = Self { io, input: Vec::new(), v5, present: false };
         wire.send(&packet(0x10, &body))?;
         let (first, body) = wire.next(Duration::from_secs(10))?.ok_or(Gone)?;

@@ -30,14 +30,25 @@ pub struct Row {
     pub user: Option<Arc<str>>,
     /// Seconds the session outlives a connection; `u32::MAX`: for ever.
     pub expiry: u32,
-    /// It was connected when this was written.
-    pub connected: bool,
+    /// How it was when this was written.
+    pub was: Was,
     /// When it left, or when this was written.
     pub left: Moment,
     /// Entries up to this place had been sent when it left.
     pub sent: u64,
     /// A will that has not fired.
     pub will: Option<Will>,
+}
+
+/// How a client was when its row was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Was {
+    /// It had left.
+    Away,
+    /// It was connected.
+    Connected,
+    /// It had been sent away, for the broker stopped: its will has not begun to wait.
+    Stopped,
 }
 
 /// Now, on the clocks that matter here: what instants of this process are to those who read it later.
@@ -264,7 +275,11 @@ pub fn row(row: &Row, now: &Now) -> Vec<u8> {
     out.bytes(row.client_id.as_bytes());
     out.maybe(row.user.as_deref(), |out, s| out.bytes(s.as_bytes()));
     out.u32(row.expiry);
-    out.u8(u8::from(row.connected));
+    out.u8(match row.was {
+        Was::Away => 0,
+        Was::Connected => 1,
+        Was::Stopped => 2,
+    });
     out.moment(&row.left);
     out.u64(row.sent);
     out.maybe(row.will.as_ref(), |out, will| {
@@ -283,7 +298,12 @@ pub fn to_row(bytes: &[u8], now: &Now) -> Option<Row> {
         client_id: all.text().filter(|id| !id.is_empty())?.into(),
         user: all.maybe(In::text)?.map(Arc::from),
         expiry: all.u32()?,
-        connected: all.flag()?,
+        was: match all.u8()? {
+            0 => Was::Away,
+            1 => Was::Connected,
+            2 => Was::Stopped,
+            _ => return None,
+        },
         left: all.moment()?,
         sent: all.u64()?,
         will: all.maybe(|all| {
@@ -390,7 +410,7 @@ mod tests {
             client_id: "c/+#".into(),
             user: Some("u".into()),
             expiry: u32::MAX,
-            connected: true,
+            was: Was::Connected,
             left: now.moment,
             sent: u64::MAX,
             will,
@@ -400,7 +420,7 @@ mod tests {
             (&after.client_id, &after.user, after.left),
             (&before.client_id, &before.user, now.moment)
         );
-        assert_eq!((after.expiry, after.connected, after.sent), (u32::MAX, true, u64::MAX));
+        assert_eq!((after.expiry, after.was, after.sent), (u32::MAX, Was::Connected, u64::MAX));
         assert_eq!(
             after.will.map(|w| (w.delay, w.expiry, w.message.payload)),
             Some((7, Some(9), Bytes::from_static(&[0, 1, 2])))

@@ -8,7 +8,8 @@
 //!   PUBREL, and PUBCOMP.
 //! - What one event changes is in one group, so it is there as a whole or not at all.
 //! - A group for which somebody waits is written at once, or [`GATHER`] after the one before; one sync for all that came
-//!   meanwhile. One for which nobody waits, at the latest after [`LAZY`].
+//!   meanwhile. One for which nobody waits (messages of this process, wills, good-byes, what clients acknowledged), at the latest after
+//!   [`Persistence::within`] and never later than [`LAZY`].
 //! - A disk that is out of order (or does not answer for [`PATIENCE`]) lets everybody go on: nothing is kept meanwhile, that is
 //!   said and counted, and what there is to keep is written when the disk is back.
 //! - What waits for the disk is bounded: it is a net effect, so it is never more than the queues and the retained messages, which
@@ -21,7 +22,7 @@ mod tests;
 pub mod times;
 mod writer;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -38,7 +39,7 @@ pub use pending::{Pending, What};
 /// its time for others, a slow one gets larger groups, and a fast one at most 500 syncs a second. (With 20 messages under way one
 /// publisher gets three times as far with 2 ms as with 10, for the same bytes written.)
 const GATHER: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(50)];
-/// A group for which nobody waits is written so long after its first change.
+/// A group for which nobody waits is written so long after its first change at most; sooner if [`Persistence::within`] is shorter.
 const LAZY: Duration = Duration::from_secs(1);
 /// A disk that takes longer for a group than this is out of order.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -57,6 +58,9 @@ pub struct Persistence {
     pub shelf: Box<dyn Shelf>,
     /// The clock that says how long the process was away.
     pub clock: Arc<dyn Clock>,
+    /// What nobody waits for is written so long after it happened, or [`LAZY`] after it if that is sooner: the interval in which the log
+    /// commits readings, so that a power cut takes no more of the one than of the other.
+    pub within: Duration,
 }
 
 impl std::fmt::Debug for Persistence {
@@ -101,6 +105,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     /// The shelf is empty although we are not: everything must be noted again.
     refill: AtomicBool,
+    /// How long a group waits for which nobody does, in milliseconds.
+    lazy_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -145,6 +151,10 @@ impl Drop for Life {
     }
 }
 
+fn lazy_ms(within: Duration) -> u64 {
+    u64::try_from(within.min(LAZY).as_millis()).unwrap_or(u64::MAX)
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
@@ -157,10 +167,10 @@ impl Journal {
     /// # Errors
     /// In words, why there is nothing. The journal is there all the same; it tries to begin anew if that is not forbidden.
     pub(super) async fn start(
-        shelf: Box<dyn Shelf>,
-        clock: Arc<dyn Clock>,
+        persistence: Persistence,
         counters: Arc<Counters>,
     ) -> (Self, Result<Kept, String>) {
+        let Persistence { shelf, clock, within } = persistence;
         let buffer = Buffer {
             pending: Pending::default(),
             group: BEFORE + 1,
@@ -178,6 +188,7 @@ impl Journal {
             counters,
             clock,
             refill: AtomicBool::new(false),
+            lazy_ms: AtomicU64::new(lazy_ms(within)),
         });
         let (loaded, kept) = oneshot::channel();
         let of = Arc::clone(&shared);
@@ -238,6 +249,11 @@ impl Journal {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.shared.bytes.load(Relaxed) > bounds::BROKER_JOURNAL
+    }
+
+    /// From now on what nobody waits for is written within this time.
+    pub fn within(&self, within: Duration) {
+        self.shared.lazy_ms.store(lazy_ms(within), Relaxed);
     }
 
     /// The clock of what is written.

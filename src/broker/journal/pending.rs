@@ -45,6 +45,8 @@ pub enum Entry {
 pub struct Part {
     /// First of all, all that was of it goes.
     pub dropped: bool,
+    /// No earlier group has anything of it.
+    fresh: bool,
     /// It is this.
     pub row: Option<Box<Row>>,
     /// Its subscriptions that changed.
@@ -116,8 +118,20 @@ impl Pending {
         self.parts.entry(key).or_default().row = Some(Box::new(row));
     }
 
+    /// The will of a client of which nothing was kept before. If the client goes within the group, it was never written.
+    pub fn will(&mut self, key: Key, row: Row) {
+        let fresh = !self.parts.contains_key(&key);
+        let part = self.parts.entry(key).or_default();
+        part.fresh = fresh;
+        part.row = Some(Box::new(row));
+    }
+
     /// A session is over.
     pub fn drop_session(&mut self, key: Key) {
+        if self.parts.get(&key).is_some_and(|part| part.fresh) {
+            self.parts.remove(&key);
+            return;
+        }
         if let Some(part) = self.parts.insert(key, Part { dropped: true, ..Part::default() }) {
             self.bytes -= part.entries.values().map(size).sum::<usize>();
         }
@@ -188,6 +202,7 @@ impl Pending {
     /// `self` was tried and failed; nobody knows whether it took place. Then came `newer`.
     pub fn absorb(&mut self, newer: Self) {
         for part in self.parts.values_mut() {
+            part.fresh = false;
             for entry in part.entries.values_mut() {
                 if let Entry::Put { fresh, .. } = entry {
                     *fresh = false;

@@ -87,7 +87,8 @@ async fn scene(load: Result<Kept, ShelfError>) -> Scene {
         renewed: Arc::clone(&renewed),
     };
     let clock = Arc::new(SystemClock::new(true));
-    let (journal, _) = Journal::start(Box::new(shelf), clock, counters.clone()).await;
+    let persistence = Persistence { shelf: Box::new(shelf), clock, within: Duration::from_secs(9) };
+    let (journal, _) = Journal::start(persistence, counters.clone()).await;
     Scene { journal, mood, retained, renewed, counters }
 }
 
@@ -121,6 +122,10 @@ async fn what_is_noted_together_is_one_group_and_what_nobody_waits_for_takes_its
     scene.written(scene.note("c", false)).await;
     assert!(began.elapsed() >= LAZY, "{:?}", began.elapsed());
     assert_eq!(scene.counters.snapshot().persistence_commits, 2);
+    scene.journal.within(Duration::from_millis(20));
+    let began = Instant::now();
+    scene.written(scene.note("d", false)).await;
+    assert!(began.elapsed() < LAZY, "{:?}", began.elapsed());
 }
 
 #[tokio::test]

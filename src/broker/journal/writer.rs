@@ -201,11 +201,12 @@ impl Shared {
         let idle = Instant::now() + LOOK;
         loop {
             let now = Instant::now();
+            let lazy = Duration::from_millis(self.lazy_ms.load(std::sync::atomic::Ordering::Relaxed));
             let due = match buffer.since {
                 _ if !wait.is_zero() => Some(written + wait),
                 None => None,
                 Some(since) if buffer.urgent => Some((written + pause).min(since + LAZY)),
-                Some(since) => Some(since + LAZY),
+                Some(since) => Some((since + lazy).max(written + pause)),
             };
             match buffer.ending {
                 Some(Ending::Abort) => return Next::End,

@@ -13,6 +13,8 @@
 //! - A body that several entries share is written once, and goes with the last of them.
 
 #[cfg(test)]
+mod power;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
@@ -375,10 +377,12 @@ fn named(conn: &Connection) -> rusqlite::Result<HashMap<u64, u32>> {
 fn read(conn: &Connection) -> rusqlite::Result<Kept> {
     let pages: u64 = conn.query_row("PRAGMA page_count", [], |r| r.get(0)).map(unsigned)?;
     if pages <= CHECKED_PAGES {
-        let whole: String = conn.query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
-        if whole != "ok" {
+        let check = || conn.query_row("PRAGMA quick_check(1)", [], |r| r.get::<_, String>(0));
+        let found = check()?;
+        // A page that the disk did not give once is no damage: only what is found twice is.
+        if found != "ok" && check()? == found {
             let corrupt = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-            return Err(rusqlite::Error::SqliteFailure(corrupt, Some(whole)));
+            return Err(rusqlite::Error::SqliteFailure(corrupt, Some(found)));
         }
     }
     let mut kept = Kept::default();

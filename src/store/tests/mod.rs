@@ -11,7 +11,7 @@ mod history;
 mod kill;
 mod limits;
 mod outage;
-mod power;
+pub mod power;
 mod random;
 mod thin;
 mod thin_book;

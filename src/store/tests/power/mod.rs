@@ -26,6 +26,8 @@ mod witness;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use cuts::{deep, room};
+
 /// What is known at the moment of a cut.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {

@@ -76,7 +76,7 @@ pub fn watch(dir: &Path) -> Arc<Disk> {
     let disk = Arc::new(Disk::default());
     for entry in std::fs::read_dir(dir).expect("lists").map(|e| e.expect("lists")) {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("fieldgate.db") && entry.path().is_file() {
+        if (name.starts_with("fieldgate.db") || name.starts_with("broker.db")) && entry.path().is_file() {
             held(&disk.image).put(&name, std::fs::read(entry.path()).expect("reads"));
         }
     }
