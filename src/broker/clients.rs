@@ -70,6 +70,7 @@ impl State {
             expiry: 0,
             kept: self.keeps(c.expiry),
             willed: false,
+            unnoted: false,
             seq: 0,
         };
         let kept = client.kept;
@@ -161,6 +162,9 @@ impl State {
         self.away.insert(since, key);
         for at in [ends, delayed].into_iter().flatten() {
             self.deadlines.insert((at, key));
+        }
+        if self.clients.get(&key).is_some_and(|client| client.unnoted) {
+            self.note_contents(key);
         }
         let fired = at_once.is_some();
         self.fire(key, at_once);

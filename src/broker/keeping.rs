@@ -242,8 +242,11 @@ impl State {
         }
     }
 
-    /// Notes all sessions and retained messages, for the journal has begun anew. What waits in queues it does not get again.
-    pub(super) fn note_all(&self) {
+    /// Notes all sessions and retained messages, for the journal has begun anew. What is under way to a client that is connected
+    /// is noted when that one has left.
+    pub(super) fn note_all(&mut self) {
+        let kept: Vec<Key> = self.clients.iter().filter(|(_, c)| c.kept).map(|(key, _)| *key).collect();
+        kept.into_iter().for_each(|key| self.note_contents(key));
         let Some(journal) = &self.journal else { return };
         for (key, client) in self.clients.iter().filter(|(_, client)| client.kept || client.willed) {
             let sent = match &client.presence {
@@ -263,6 +266,56 @@ impl State {
                 pending.retain(message.topic.clone(), Some(message.clone()));
             }
         });
+    }
+}
+
+impl State {
+    /// Notes again what waits for a session, and what is in flight, if the session is at hand.
+    pub(super) fn note_contents(&mut self, key: Key) {
+        let (Some(journal), Some(client)) = (&self.journal, self.clients.get_mut(&key)) else { return };
+        let Presence::Away { session, .. } = &mut client.presence else {
+            client.unnoted = true;
+            return;
+        };
+        client.unnoted = false;
+        // Out of the queue and into it again: nobody else has an end of it now, so all of it fits.
+        let waiting: Vec<Item> = std::iter::from_fn(|| session.queue.try_recv()).collect();
+        let number = &mut self.number;
+        let mut message = |addressed: &Addressed| {
+            *number += 1;
+            What::Message(addressed.clone(), *number)
+        };
+        journal.note(false, |pending| {
+            for sent in session.flight.resend().filter(|sent| sent.seq > 0) {
+                let what = match &sent.message {
+                    Some(addressed) => message(addressed),
+                    // All that is left of it is its place: the receiver has it.
+                    None => {
+                        message(&Addressed::new(Arc::new(Publish::plain("", "", 2, false)), 2, false, None))
+                    }
+                };
+                pending.again(key, sent.seq, what, sent.message.is_none());
+            }
+            for addressed in session.portion.iter().filter(|a| a.seq > 0) {
+                pending.again(key, addressed.seq, message(addressed), false);
+            }
+            if let Some(walk) = session.walk.as_ref().filter(|walk| walk.seq > 0) {
+                pending.again(key, walk.seq, What::Walk(walk.clone()), false);
+            }
+            for item in &waiting {
+                match item {
+                    Item::Message(a) if a.seq > 0 => pending.again(key, a.seq, message(a), false),
+                    Item::Retained(walk) if walk.seq > 0 => {
+                        pending.again(key, walk.seq, What::Walk(walk.as_ref().clone()), false);
+                    }
+                    Item::Message(_) | Item::Retained(_) => {}
+                }
+            }
+            session.taken.keys().for_each(|id| pending.taken(key, *id, true));
+        });
+        for item in waiting {
+            let _always = client.queue.restore(item);
+        }
     }
 }
 

@@ -204,6 +204,7 @@ impl State {
             expiry: row.expiry,
             kept: true,
             willed: false,
+            unnoted: false,
             seq,
         };
         self.filter_bytes += filter_bytes;
@@ -243,6 +244,7 @@ impl State {
             expiry: 0,
             kept: false,
             willed: true,
+            unnoted: false,
             seq: 0,
         };
         self.ids.insert(row.client_id, key);

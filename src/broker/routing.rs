@@ -281,6 +281,7 @@ impl State {
             expiry: 0,
             kept: false,
             willed: false,
+            unnoted: false,
             seq: 0,
         };
         for filter in filters {

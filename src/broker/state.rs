@@ -233,6 +233,8 @@ pub(super) struct Client {
     pub kept: bool,
     /// Its session does not, but its will is kept.
     pub willed: bool,
+    /// What waits for it is not in the journal, which has begun anew: it is noted when the session is at hand.
+    pub unnoted: bool,
     /// Counts what was kept for it.
     pub seq: u64,
 }

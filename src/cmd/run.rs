@@ -27,12 +27,16 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Exit> {
     few_arenas();
     journal::start("info");
-    let loaded = super::load(&args.config)?;
+    let mut loaded = super::load(&args.config)?;
     for line in loaded.warnings.render(false).lines() {
         tracing::warn!("{line}");
     }
-    allow_open_files(u64::from(loaded.broker.max_connections) + OWN_FILES);
-    let load = |path: &std::path::Path| config::load(path, DRIVERS).map_err(|report| report.render(false));
+    allow_open_files(&mut loaded.broker.max_connections);
+    let load = |path: &std::path::Path| {
+        let mut loaded = config::load(path, DRIVERS).map_err(|report| report.render(false))?;
+        allow_open_files(&mut loaded.broker.max_connections);
+        Ok(loaded)
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -52,20 +56,40 @@ pub fn run(args: &Args) -> Result<(), Exit> {
 const OWN_FILES: u64 = 512;
 
 /// Each client of the broker is an open file, and one too many would take the database's. systemd starts services with
-/// room for 1024 and lets them have more if they ask.
-fn allow_open_files(wanted: u64) {
+/// room for 1024 and lets them have more if they ask. Where that is not enough for `clients`, fewer are let in.
+fn allow_open_files(clients: &mut u32) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = u64::from(*clients) + OWN_FILES;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|now| now >= wanted) {
         return;
     }
     let possible = limit.maximum.map_or(wanted, |most| most.min(wanted));
     let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum: limit.maximum });
-    if raised.is_err() || possible < wanted {
+    let possible = if raised.is_ok() { possible } else { limit.current.unwrap_or(wanted) };
+    if possible < wanted {
+        *clients = places(*clients, possible);
         tracing::warn!(
             wanted,
             possible,
-            "too few open files for all clients that `max_connections` of [broker] lets in; raise LimitNOFILE of the service, or lower it"
+            "too few open files for all clients that `max_connections` of [broker] lets in: it is {clients} instead; raise LimitNOFILE of the service"
         );
+    }
+}
+
+/// How many clients may be connected with so many open files: what our own need is left to us, and half in any case.
+fn places(clients: u32, files: u64) -> u32 {
+    clients.min(u32::try_from(files - OWN_FILES.min(files / 2)).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_never_get_the_open_files_that_we_need_ourselves() {
+        let got = [80, 1023, 1024, 1536, 1_000_000].map(|files| places(1024, files));
+        assert_eq!(got, [40, 512, 512, 1024, 1024]);
+        assert_eq!(places(10, 80), 10);
     }
 }

@@ -329,6 +329,65 @@ async fn a_disk_that_is_out_of_order_holds_up_nobody_and_is_caught_up_with() {
     c.ping().await;
 }
 
+/// Takes the database away, and waits until it was begun anew and has everything.
+async fn begun_anew(broker: &Broker, dir: &Path) {
+    let before = broker.stats().persistence_commits;
+    std::fs::remove_file(dir.join("broker.db")).unwrap();
+    until("it is missed", || broker.stats().persistence_failures > 0).await;
+    until("it is kept again", || broker.stats().persistence == "ok").await;
+    until("all is noted again", || broker.stats().persistence_commits >= before + 2).await;
+}
+
+#[tokio::test]
+async fn what_waits_is_kept_again_when_the_file_was_taken_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, at) = begin(dir.path()).await;
+    // One is away with two in flight, the receiver has the first of them; two more wait.
+    let mut c = come(at, V::Four, "c", false).await;
+    c.subscribed("a", 2).await;
+    let mut p = come(at, V::Four, "p", false).await;
+    for n in 1..=2u8 {
+        p.send(&publish(V::Four, 4, "a", n.into(), &[], &[n])).await;
+        p.recv().await;
+    }
+    let got = [c.recv().await, c.recv().await];
+    c.send(&[0x50, 2, id(&got[0])[0], id(&got[0])[1]]).await;
+    c.recv().await;
+    drop(c);
+    until("away", || broker.stats().sessions_away == 1).await;
+    for n in 3..=4u8 {
+        p.send(&publish(V::Four, 4, "a", n.into(), &[], &[n])).await;
+        p.recv().await;
+    }
+    drop(p);
+    until("both away", || broker.stats().sessions_away == 2).await;
+    begun_anew(&broker, dir.path()).await;
+    drop(broker);
+    let (broker, at) = begin(dir.path()).await;
+    let mut c = come(at, V::Four, "c", true).await;
+    let judge = |again: &[Vec<u8>; 4]| {
+        let (released, messages): (Vec<_>, Vec<_>) = again.iter().partition(|packet| packet[0] == 0x62);
+        assert_eq!(released, [&[0x62, 2, 0, 1]], "the receiver has the first");
+        assert_eq!(messages.iter().map(|p| payload(p)).collect::<Vec<_>>(), [2, 3, 4]);
+    };
+    let again = [c.recv().await, c.recv().await, c.recv().await, c.recv().await];
+    judge(&again);
+    // The second is in its hands still when the file goes; it is noted when the client has left.
+    begun_anew(&broker, dir.path()).await;
+    drop(c);
+    until("away", || broker.stats().sessions_away == 2).await;
+    broker.close().await;
+    let (_broker, at) = begin(dir.path()).await;
+    let mut c = come(at, V::Four, "c", true).await;
+    let again = [c.recv().await, c.recv().await, c.recv().await, c.recv().await];
+    judge(&again);
+    // The publisher's packets 1 to 4 are known still.
+    let mut p = come(at, V::Four, "p", true).await;
+    p.send(&publish(V::Four, 12, "a", 3, &[], &[3])).await;
+    p.expect(&[0x50, 2, 0, 3]).await;
+    assert!(silent(&mut c, 100).await);
+}
+
 #[tokio::test]
 async fn a_session_whose_time_passed_while_all_was_off_is_gone_and_no_clock_is_a_panic() {
     // Boot, wall time in ms since the first, and whether the session (60 s) is still there.

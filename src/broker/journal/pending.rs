@@ -147,6 +147,18 @@ impl Pending {
         self.set(key, seq, Entry::Put { what, released: false, fresh: true });
     }
 
+    /// What has long been waiting for a session is noted again, for the shelf has begun anew. What was noted of it since
+    /// then is newer.
+    pub fn again(&mut self, key: Key, seq: u64, what: What, released: bool) {
+        let was = self.parts.get(&key).and_then(|part| part.entries.get(&seq));
+        let released = match was {
+            None => released,
+            Some(Entry::Released) => true,
+            Some(Entry::Put { .. } | Entry::Remove) => return,
+        };
+        self.set(key, seq, Entry::Put { what, released, fresh: false });
+    }
+
     /// A walk has come further.
     pub fn moved(&mut self, key: Key, walk: Walk) {
         let was = self.parts.get(&key).and_then(|part| part.entries.get(&walk.seq));
