@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::BrokerError;
-use super::acl::{Acl, LineError};
+use super::acl::Acl;
+use super::lines::LineError;
 use super::passwords::Passwords;
 use crate::config::model;
 

@@ -16,7 +16,7 @@
 //!   with QoS 1 may lack the last second for a client that was away (`journal`).
 //!
 //! # The parts, pure ones first
-//! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
+//! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `lines`, `wire`, `session` decide; `hub` owns all state in one
 //! task (`keeping` and `restoring` are its part in what outlives the process); `listener`, `greet`, `connection`, `inbound`, `outbound`
 //! move bytes; `journal` writes; `local` and `tap` are for this process.
 
@@ -37,6 +37,7 @@ mod intake;
 mod journal;
 mod keeping;
 mod limits;
+mod lines;
 mod listener;
 mod local;
 mod message;
@@ -89,6 +90,7 @@ use tap::Tap;
 pub use error::BrokerError;
 pub use journal::Persistence;
 pub use limits::Limits;
+pub use lines::LineError;
 pub use local::Subscription;
 pub use passwords::hash_password;
 pub use roster::{ClientRow, Kicked};
