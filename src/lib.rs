@@ -4,6 +4,7 @@ pub mod backoff;
 pub mod bounds;
 pub mod broker;
 pub mod cli;
+pub mod certificate;
 pub mod clock;
 pub mod cmd;
 pub mod columns;

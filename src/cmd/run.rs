@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 
 use super::exit::Exit;
-use crate::config;
-use crate::registry::DRIVERS;
+use super::files::{self, Who};
 use crate::runtime::few_arenas;
 use crate::runtime::service::{self, End};
 use crate::status::journal;
@@ -27,12 +26,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Exit> {
     few_arenas();
     journal::start("info");
-    let loaded = super::load(&args.config)?;
+    let loaded = files::load(&args.config, Who::Daemon).map_err(|report| Exit::from(&report))?;
     for line in loaded.warnings.render(false).lines() {
         tracing::warn!("{line}");
     }
     allow_open_files(u64::from(loaded.broker.max_connections) + OWN_FILES);
-    let load = |path: &std::path::Path| config::load(path, DRIVERS).map_err(|report| report.render(false));
+    let load = |path: &std::path::Path| files::load(path, Who::Daemon).map_err(|report| report.render(false));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

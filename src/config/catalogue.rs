@@ -88,7 +88,7 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
     let profile = sources.add(file.to_owned(), &mut findings.problems).unwrap_or_default();
     // Of a file that cannot be read, or not to its end, whatever else seems wrong is most likely a consequence.
     if !findings.problems.is_empty() {
-        let mut report = Report { sources, problems: findings.problems, warnings: Vec::new() };
+        let mut report = Report { sources, problems: findings.problems, ..Report::default() };
         report.tidy();
         return Err(report);
     }
@@ -126,7 +126,12 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
         }
         improve(problem);
     }
-    let mut report = Report { sources, problems: findings.problems, warnings: findings.warnings };
+    let mut report = Report {
+        sources,
+        problems: findings.problems,
+        warnings: findings.warnings,
+        ..Report::default()
+    };
     report.tidy();
     match (head, bus) {
         (Some(head), Some(bus)) if report.problems.is_empty() => {
