@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
 use crate::cmd::{
-    backup, check, clients, decode, demo, exchange, papers, passwd, ports, profile, queue, restore, run, scan,
-    schema, status, watch,
+    backup, check, clients, decode, demo, exchange, papers, passwd, ports, profile, queue, restore, run,
+    scan, schema, status, watch,
 };
 use crate::registry::DRIVERS;
 

@@ -3,8 +3,8 @@
 pub mod backoff;
 pub mod bounds;
 pub mod broker;
-pub mod cli;
 pub mod certificate;
+pub mod cli;
 pub mod clock;
 pub mod cmd;
 pub mod columns;

@@ -74,11 +74,11 @@ impl Acl {
             let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             let rest = rest.trim();
             match word {
-                "user" if rest.is_empty() => errors.push(
-                    LineError::at(text, word, "`user` needs a name").hint(
+                "user" if rest.is_empty() => {
+                    errors.push(LineError::at(text, word, "`user` needs a name").hint(
                         "write `user NAME`; lines for clients without a name stand before the first `user`",
-                    ),
-                ),
+                    ))
+                }
                 "user" => user = Some(rest.to_owned()),
                 "topic" | "pattern" => match rule(text, word, rest) {
                     Err(error) => errors.push(error),

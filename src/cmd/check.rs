@@ -224,7 +224,6 @@ pub(super) fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::DRIVERS;
 
     /// What `check` says of this file, as text and as JSON.
     fn checked(toml: &str) -> (String, Value) {
@@ -233,7 +232,7 @@ mod tests {
         std::fs::write(&config, toml).expect("it can be written");
         let said = |json| {
             let mut out = Vec::new();
-            run(&Args { config: config.clone(), json }, DRIVERS, &mut out).expect("no mistakes");
+            run(&Args { config: config.clone(), json }, &mut out).expect("no mistakes");
             String::from_utf8(out).expect("text")
         };
         (said(false), serde_json::from_str(&said(true)).expect("JSON"))

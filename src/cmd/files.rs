@@ -169,7 +169,12 @@ fn certificates(report: &mut Report, identity: &Identity, who: Who) {
         let mut roots = RootCertStore::empty();
         for one in chain_of(report, file).unwrap_or_default() {
             if let Err(why) = roots.add(one) {
-                unusable(report, file, &format!("not a CA certificate ({why})"), "name the certificate of the CA");
+                unusable(
+                    report,
+                    file,
+                    &format!("not a CA certificate ({why})"),
+                    "name the certificate of the CA",
+                );
             }
         }
     }
@@ -179,12 +184,18 @@ fn certificates(report: &mut Report, identity: &Identity, who: Who) {
     let key = match certificate::private_key(&file.path) {
         Ok(key) => key,
         Err(why) => {
-            return unusable(report, file, &why, "it takes a PEM file: `-----BEGIN PRIVATE KEY-----`, without a password");
+            return unusable(
+                report,
+                file,
+                &why,
+                "it takes a PEM file: `-----BEGIN PRIVATE KEY-----`, without a password",
+            );
         }
     };
     let Some(chain) = chain else { return };
     // As listeners and uplinks do it: rustls looks whether the two belong together.
-    let builder = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into());
+    let builder =
+        rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into());
     let fits = builder
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
@@ -211,4 +222,95 @@ fn terms(report: &mut Report, file: &File, certificate: &[u8], now: WallMs) {
     };
     let problem = Problem::new(file.place.clone(), message);
     report.warnings.push(problem.hint("renew it, or set the clock if that is wrong"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A certificate with its key; valid until the end of this year.
+    fn identity(until: i32) -> (String, String) {
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(until, 12, 31);
+        let key = rcgen::KeyPair::generate().unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn mistakes_in_all_named_files_come_in_one_run_and_no_secret_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let ((fresh, its_key), (_, other_key), (old, old_key)) =
+            (identity(2090), identity(2090), identity(2001));
+        put("acl", "user anna\ntopic dney secret/#\ntopic read a/#/b\n");
+        put("passwd", "# users\nanna:my-secret\nbert:$my$secret\n");
+        put("ok.crt", &fresh);
+        put("ok.key", &its_key);
+        put("other.key", &other_key);
+        put("old.crt", &old);
+        put("old.key", &old_key);
+        put("none.pem", "my-secret");
+        put("cloud.password", "\n");
+        put(
+            "f.toml",
+            "[broker]\nacl_file = 'acl'\npassword_file = 'passwd'\nsys_intervall = '1s'\n\
+             [[broker.listener]]\nbind = '127.0.0.1:0'\ntls = { cert = 'ok.crt', key = 'other.key', client_ca = 'none.pem' }\n\
+             [[broker.listener]]\nbind = '127.0.0.1:0'\ntls = { cert = 'ok.crt', key = 'ok.key' }\n\
+             [[uplink]]\nname = 'u'\nurl = 'mqtts://h'\nusername = 'u'\npassword_file = 'cloud.password'\n\
+             cert_file = 'old.crt'\nkey_file = 'old.key'\nca_file = 'ok.key'\n",
+        );
+        let report = load(&dir.path().join("f.toml"), Who::Daemon).unwrap_err();
+        let told = |list: &[Problem]| -> Vec<String> {
+            let one = |p: &Problem| {
+                let at = report.spot(&p.place);
+                let file = Path::new(&at.file).file_name().unwrap().to_string_lossy().into_owned();
+                format!(
+                    "{file}:{}:{}: {}",
+                    at.line,
+                    at.column,
+                    p.message.replace(&format!("{}/", dir.path().display()), "")
+                )
+            };
+            list.iter().map(one).collect()
+        };
+        assert_eq!(
+            told(&report.problems),
+            [
+                "f.toml:4:1: unknown key `sys_intervall`",
+                "f.toml:7:32: `key`: `other.key` cannot be used: the key does not belong to the certificate",
+                "f.toml:7:57: `client_ca`: `none.pem` cannot be used: it holds no certificate",
+                "f.toml:18:11: `ca_file`: `ok.key` cannot be used: it holds no certificate",
+                "passwd:2:6: the password is not hashed",
+                "passwd:3:6: the password is not hashed",
+                "acl:2:7: `dney` is no kind of access",
+                "acl:3:12: `a/#/b` is not a topic filter",
+            ]
+        );
+        let warned = told(&report.warnings);
+        assert_eq!(warned.len(), 2, "{warned:#?}");
+        assert_eq!(warned[0], "f.toml:15:17: `password_file`: the first line of `cloud.password` is empty");
+        assert!(
+            warned[1]
+                .starts_with("f.toml:16:13: `cert_file`: a certificate of `old.crt` expired on 2001-12-31"),
+            "{warned:#?}"
+        );
+        let shown = report.render(false);
+        assert!(
+            !shown.contains("secret\n") && !shown.contains("my-secret") && !shown.contains("$my"),
+            "{shown}"
+        );
+        assert!(shown.contains("topic dney secret/#") && shown.contains("did you mean `deny`?"), "{shown}");
+    }
+
+    #[test]
+    fn files_without_mistakes_are_no_news() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("acl"), "topic read a/#\n").unwrap();
+        fs::write(dir.path().join("f.toml"), "[broker]\nacl_file = 'acl'\n").unwrap();
+        let loaded =
+            load(&dir.path().join("f.toml"), Who::Person).unwrap_or_else(|report| panic!("{report}"));
+        assert!(loaded.warnings.warnings.is_empty());
+    }
 }

@@ -110,8 +110,8 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
     if let (Some(stand), true) = (stand, known_driver != [""]) {
         let all = gather(&sources, std::iter::once(stand), &mut Vec::new());
         let sections = sections::read(&all, &sources, &mut Vec::new());
-        let drafts = buses::draft(&all, drivers, &found, &sources, &mut findings);
-        rules::before_compiling(&sections, &all, &drafts, &sources, &mut findings);
+        let (drafts, orphans) = buses::draft(&all, drivers, &found, &sources, &mut findings);
+        rules::before_compiling(&sections, &all, (&drafts, &orphans), &sources, &mut findings);
         for draft in &drafts {
             bus = buses::compile(draft, &mut findings);
             if let Some(bus) = &bus {
@@ -126,12 +126,8 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
         }
         improve(problem);
     }
-    let mut report = Report {
-        sources,
-        problems: findings.problems,
-        warnings: findings.warnings,
-        ..Report::default()
-    };
+    let mut report =
+        Report { sources, problems: findings.problems, warnings: findings.warnings, ..Report::default() };
     report.tidy();
     match (head, bus) {
         (Some(head), Some(bus)) if report.problems.is_empty() => {

@@ -40,8 +40,8 @@ pub use buses::{CompiledBus, DeviceSettings, PointSettings};
 pub use problems::{Report, Spot};
 pub use url::Endpoint;
 
-use named::Named;
 use model::{Broker, Gateway, Store, Uplink};
+use named::Named;
 use raw::{Everything, gather};
 use source::Sources;
 
@@ -135,8 +135,11 @@ fn understand(
 ) -> (Understood, Named) {
     let sections = sections::read(all, sources, &mut findings.problems);
     let named = Named::of(&sections, all);
-    let drafts = buses::draft(all, drivers, profiles, sources, findings);
-    rules::before_compiling(&sections, all, &drafts, sources, findings);
+    let (drafts, orphans) = buses::draft(all, drivers, profiles, sources, findings);
+    rules::before_compiling(&sections, all, (&drafts, &orphans), sources, findings);
+    for device in orphans {
+        buses::compile_orphan(device, &drafts, findings);
+    }
     let mut compiled = Vec::new();
     for draft in &drafts {
         let Some(bus) = buses::compile(draft, findings) else { continue };

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use driver_api::Span;
@@ -17,9 +16,6 @@ use crate::pipeline::payload::Readings;
 use crate::runtime::control::Request;
 use crate::runtime::export::Wanted;
 use crate::store::Store;
-
-/// Longest wait for the next piece of the daemon's stream.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -141,10 +137,9 @@ fn cell(value: &Json) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
-fn from_daemon(stream: std::os::unix::net::UnixStream, rows: &mut Rows<'_>) -> Result<(), Exit> {
+fn from_daemon(answer: client::Answer, rows: &mut Rows<'_>) -> Result<(), Exit> {
     let gone = |why: &dyn std::fmt::Display| Exit::Failed(format!("the export broke off: {why}"));
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| gone(&e))?;
-    let mut lines = BufReader::new(stream);
+    let mut lines = BufReader::new(answer);
     let mut line = Vec::new();
     loop {
         line.clear();
