@@ -44,14 +44,14 @@ impl Right {
 /// The words for them.
 const ACCESS: &[&str] = &["read", "write", "readwrite", "deny"];
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     right: Right,
     filter: String,
 }
 
 /// A parsed ACL file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acl {
     anonymous: Vec<Rule>,
     users: HashMap<String, Vec<Rule>>,

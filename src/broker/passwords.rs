@@ -18,7 +18,7 @@ const SALT_BYTES: usize = 12;
 const HASH_BYTES: usize = 64;
 static ALGORITHM: pbkdf2::Algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     iterations: NonZeroU32,
     salt: Vec<u8>,
@@ -26,7 +26,7 @@ struct Entry {
 }
 
 /// A parsed password file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Passwords {
     users: HashMap<String, Entry>,
 }
@@ -65,6 +65,12 @@ impl Passwords {
             }
         }
         if errors.is_empty() { Ok(Self { users }) } else { Err(errors) }
+    }
+
+    /// Whether `user` is there, with the password that it has in `other`.
+    #[must_use]
+    pub fn agrees(&self, other: &Self, user: &str) -> bool {
+        self.users.get(user).is_some_and(|entry| other.users.get(user) == Some(entry))
     }
 
     /// Whether `user` is known and `password` is right. Takes as long as the hash wants (tens of

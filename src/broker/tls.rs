@@ -38,6 +38,17 @@ pub fn acceptor(tls: &ListenerTls) -> Result<Arc<ServerConfig>, BrokerError> {
     Ok(Arc::new(config))
 }
 
+/// Another value when what stands in the files is other than before; empty without files.
+pub fn stamp(tls: Option<&ListenerTls>) -> Vec<u8> {
+    let Some(tls) = tls else { return Vec::new() };
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    for path in [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()].into_iter().flatten() {
+        digest.update(&std::fs::read(path).unwrap_or_default());
+        digest.update(&[0]);
+    }
+    digest.finish().as_ref().to_vec()
+}
+
 fn wrong(path: &Path, what: &dyn std::fmt::Display) -> BrokerError {
     BrokerError::Tls { path: path.to_owned(), what: what.to_string() }
 }

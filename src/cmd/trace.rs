@@ -2,11 +2,12 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use driver_modbus::explain::{Said, explain};
 use driver_modbus::wrap::Wrap;
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::client;
 use super::exit::Exit;

@@ -109,7 +109,8 @@ pub fn load_with(
 
     let all = gather(&sources, files.into_iter(), &mut findings.problems);
     let (understood, named) = understand(&all, drivers, &found, &sources, &mut findings);
-    let mut report = Report { sources, problems: findings.problems, warnings: findings.warnings, named };
+    let mut report =
+        Report { sources, problems: findings.problems, warnings: findings.warnings, named: Box::new(named) };
     for problem in &mut report.problems {
         improve(problem);
     }

@@ -22,7 +22,7 @@ pub struct Report {
     /// What works but is probably not meant. Sorted by file and place.
     pub warnings: Vec<Problem>,
     /// The other files that the configuration names. What stands in them is not looked at here.
-    pub named: Named,
+    pub named: Box<Named>,
 }
 
 /// A place as a person names it.
