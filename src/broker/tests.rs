@@ -209,7 +209,7 @@ async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_li
     config.listener[0].bind.set_port(0);
     config.acl_file = Some(path.clone());
     let error = Broker::start(&config, &[]).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("{}:2: `tropic`", path.display())), "{error}");
+    assert!(error.starts_with(&format!("{}:2:1: `tropic`", path.display())), "{error}");
     config.acl_file = Some(dir.path().join("none"));
     assert!(Broker::start(&config, &[]).await.unwrap_err().to_string().contains("none"));
 }
