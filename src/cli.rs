@@ -6,8 +6,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::cmd::exit::Exit;
 use crate::cmd::{
-    backup, check, clients, decode, demo, exchange, papers, ports, profile, queue, restore, run, scan,
-    schema, status, watch,
+    backup, check, clients, decode, demo, exchange, papers, passwd, ports, profile, queue, restore, run,
+    scan, schema, status, watch,
 };
 use crate::registry::DRIVERS;
 
@@ -39,6 +39,7 @@ enum Command {
     Ports(ports::Args),
     Scan(scan::Args),
     Profile(profile::Args),
+    Passwd(passwd::Args),
     Schema(schema::Args),
     Completions(papers::CompletionsArgs),
     /// Print the manual page.
@@ -53,7 +54,7 @@ impl Cli {
     pub fn run(self, out: &mut dyn Write) -> Result<(), Exit> {
         match self.command {
             Command::Run(args) => run::run(&args),
-            Command::Check(args) => check::run(&args, DRIVERS, out),
+            Command::Check(args) => check::run(&args, out),
             Command::Demo(args) => demo::run(&args, out),
             Command::Status(args) => status::run(&args, out),
             Command::Kick(args) => clients::kick(&args, out),
@@ -67,6 +68,7 @@ impl Cli {
             Command::Ports(args) => ports::run(&args, out),
             Command::Scan(args) => scan::run(&args, out),
             Command::Profile(args) => profile::run(&args, DRIVERS, out),
+            Command::Passwd(args) => passwd::run(&args, out),
             Command::Schema(args) => schema::run(&args, DRIVERS, out),
             Command::Completions(args) => {
                 papers::completions(&args, Self::command(), out);

@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod bounds;
 pub mod broker;
+pub mod certificate;
 pub mod cli;
 pub mod clock;
 pub mod cmd;

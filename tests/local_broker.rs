@@ -383,3 +383,70 @@ fn who_is_there_is_a_table_and_a_client_can_be_told_to_go() {
         now.is_some_and(|now| now["address"] != before["address"])
     });
 }
+
+/// Sets a password as a script would: one line of input.
+fn set_password(home: &std::path::Path, user: &str, password: &str) -> (i32, String) {
+    let mut child = Command::new(BINARY)
+        .args(["passwd", "passwd", user])
+        .current_dir(home)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary can be started");
+    let mut input = child.stdin.take().expect("piped");
+    // A name that is refused is refused before the password is read.
+    let _ = writeln!(input, "{password}");
+    drop(input);
+    let done = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+    (done.status.code().unwrap_or(-1), said)
+}
+
+#[test]
+fn users_that_fieldgate_sets_are_users_of_mosquitto_too() {
+    let home = temporary();
+    let file = home.path().join("passwd");
+    // One of mosquitto's own goes before, and must stay.
+    let made = Command::new("mosquitto_passwd")
+        .args(["-c", "-b", "passwd", "theirs", "t-secret"])
+        .current_dir(home.path())
+        .status()
+        .expect("mosquitto_passwd can be started");
+    assert!(made.success());
+    let (code, said) = set_password(home.path(), "ours", "first");
+    assert!(code == 0 && said.contains("systemctl reload fieldgate"), "{said}");
+    assert_eq!(set_password(home.path(), "ours", "o-secret").0, 0, "changed");
+    assert_eq!(set_password(home.path(), "gone", "g-secret").0, 0);
+    assert_eq!(set_password(home.path(), "a:b", "x").0, 64);
+    assert_eq!(set_password(home.path(), "nobody", "").0, 1, "an empty password");
+    let delete = |user: &str| {
+        let run = Command::new(BINARY)
+            .args(["passwd", "passwd", user, "--delete"])
+            .current_dir(home.path())
+            .output();
+        run.expect("the binary can be started").status.code()
+    };
+    assert_eq!((delete("gone"), delete("gone")), (Some(0), Some(1)));
+    let names: Vec<String> = std::fs::read_to_string(&file)
+        .expect("the file")
+        .lines()
+        .map(|line| line.split(':').next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(names, ["theirs", "ours"]);
+
+    let port = support::free_port();
+    std::fs::write(
+        home.path().join("m.conf"),
+        format!("listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {}\n", file.display()),
+    )
+    .expect("written");
+    let mut mosquitto = Command::new("mosquitto");
+    mosquitto.arg("-c").arg(home.path().join("m.conf"));
+    let _mosquitto = Process::start(mosquitto, &home.path().join("m.log"));
+    let lets_in =
+        |user: &str, password: &str| publish(port, &["-u", user, "-P", password, "-t", "a", "-m", "b"]);
+    wait_until("mosquitto to listen", seconds(10), || lets_in("theirs", "t-secret"));
+    assert!(lets_in("ours", "o-secret"), "what we wrote is read by mosquitto");
+    assert!(!lets_in("ours", "first") && !lets_in("gone", "g-secret"));
+}

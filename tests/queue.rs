@@ -58,6 +58,8 @@ fn readings_are_taken_out_with_the_daemon_and_without_and_are_the_same() {
         assert!(row["value"].parse::<f64>().is_ok() && row["ts"].ends_with('Z'), "{row:?}");
     }
 
+    let slip = gate.cli(&["queue", "export", "--point", "tank/levle"]);
+    assert!(slip.code == 1 && slip.err.contains("nothing of `tank/levle`"), "{}", slip.err);
     let level = gate.cli(&["queue", "export", "--point", "tank/level", "--uplink", "cloud", "--json"]);
     let level = lines(&level.out);
     assert!(level.len() >= 20 && level.iter().all(|r| r["device"] == "tank" && r["point"] == "level"));

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::BrokerError;
-use super::acl::{Acl, LineError};
+use super::acl::Acl;
+use super::lines::LineError;
 use super::passwords::Passwords;
 use crate::config::model;
 
 /// Both files as read at start or reload. Without a file, the thing it would say is open.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Users, if there is a password file.
     pub passwords: Option<Passwords>,
@@ -33,6 +34,27 @@ impl Access {
             None => None,
         };
         Ok(Self { passwords, acl })
+    }
+
+    /// Whether a client that came in by `old` must go: its user is gone or has another password; or it has no name and is not
+    /// `welcome` any more. (A listener that changed ends its connections itself.)
+    #[must_use]
+    pub fn revokes(&self, old: &Self, user: Option<&str>, welcome: bool) -> bool {
+        let Some(passwords) = &self.passwords else { return false };
+        match user {
+            None => !welcome,
+            Some(user) => !old.passwords.as_ref().is_some_and(|old| passwords.agrees(old, user)),
+        }
+    }
+
+    /// What is another than in `old`, in words.
+    #[must_use]
+    pub fn changes(&self, old: &Self) -> Vec<String> {
+        [(self.passwords != old.passwords, "users"), (self.acl != old.acl, "rights")]
+            .into_iter()
+            .filter(|(changed, _)| *changed)
+            .map(|(_, what)| format!("{what} of the local broker changed"))
+            .collect()
     }
 
     /// Whether clients without a name may come in through this listener: as it says, otherwise only on

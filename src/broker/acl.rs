@@ -1,12 +1,16 @@
 //! Who may read and write what: mosquitto's ACL file format. Pure.
 //!
 //! Lines: `user NAME`; `topic [read|write|readwrite|deny] FILTER` for the user above (before any user:
-//! for clients without a name); `pattern …` for everyone, with `%u` and `%c`. What no line allows is
-//! denied; a matching `deny` wins. A name that holds `/`, `+` or `#` fills no pattern: it could otherwise
+//! for clients without a name); `pattern …` for everyone, with `%u` and `%c`. As with mosquitto a filter that
+//! holds spaces needs the word before it: otherwise a misspelt `deny` would be the beginning of a topic that
+//! everybody may use. What no line allows is denied; a matching `deny` wins. A name that holds `/`, `+` or `#` fills no pattern: it could otherwise
 //! reach into the topics of somebody else.
 
 use std::collections::HashMap;
 
+use driver_api::table::nearest;
+
+use super::lines::LineError;
 use crate::topic;
 
 /// What a client wants to do with a topic.
@@ -37,27 +41,21 @@ impl Right {
     }
 }
 
-#[derive(Debug, Clone)]
+/// The words for them.
+const ACCESS: &[&str] = &["read", "write", "readwrite", "deny"];
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
     right: Right,
     filter: String,
 }
 
 /// A parsed ACL file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acl {
     anonymous: Vec<Rule>,
     users: HashMap<String, Vec<Rule>>,
     patterns: Vec<Rule>,
-}
-
-/// A mistake in an ACL or password file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LineError {
-    /// Line, from 1.
-    pub line: usize,
-    /// What is wrong and how to mend it.
-    pub message: String,
 }
 
 impl Acl {
@@ -69,19 +67,21 @@ impl Acl {
         let mut acl = Self::default();
         let mut errors = Vec::new();
         let mut user: Option<String> = None;
-        for (line, text) in (1..).zip(text.lines()) {
-            let text = text.trim();
-            if text.is_empty() || text.starts_with('#') {
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+            let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             let rest = rest.trim();
-            let mut wrong = |message: String| errors.push(LineError { line, message });
             match word {
-                "user" if rest.is_empty() => wrong("`user` needs a name".to_owned()),
+                "user" if rest.is_empty() => {
+                    errors.push(LineError::at(text, word, "`user` needs a name").hint(
+                        "write `user NAME`; lines for clients without a name stand before the first `user`",
+                    ))
+                }
                 "user" => user = Some(rest.to_owned()),
-                "topic" | "pattern" => match rule(rest) {
-                    Err(message) => wrong(message),
+                "topic" | "pattern" => match rule(text, word, rest) {
+                    Err(error) => errors.push(error),
                     Ok(rule) if word == "pattern" => acl.patterns.push(rule),
                     Ok(rule) => match &user {
                         None => acl.anonymous.push(rule),
@@ -89,7 +89,11 @@ impl Acl {
                     },
                 },
                 other => {
-                    wrong(format!("`{other}` is not known here; lines start with user, topic or pattern"))
+                    let error = LineError::at(text, word, format!("`{other}` is not known here"));
+                    errors.push(error.hint(match nearest(other, &["user", "topic", "pattern"]) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => "lines start with `user`, `topic` or `pattern`".to_owned(),
+                    }));
                 }
             }
         }
@@ -142,26 +146,41 @@ impl Acl {
     }
 }
 
-fn rule(text: &str) -> Result<Rule, String> {
-    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or(("", text));
-    let (right, filter) = match word {
-        "read" => (Right::Read, rest),
-        "write" => (Right::Write, rest),
-        "readwrite" => (Right::ReadWrite, rest),
-        "deny" => (Right::Deny, rest),
-        // A topic may hold spaces; the word was its beginning.
-        _ => (Right::ReadWrite, text),
+/// What stands behind `topic` or `pattern`: an access word and a filter, or a filter without spaces.
+fn rule(text: &str, line: &str, rest: &str) -> Result<Rule, LineError> {
+    let (right, filter) = match rest.split_once(char::is_whitespace) {
+        None => (Right::ReadWrite, rest),
+        Some((word, filter)) => {
+            let right = match word {
+                "read" => Right::Read,
+                "write" => Right::Write,
+                "readwrite" => Right::ReadWrite,
+                "deny" => Right::Deny,
+                _ => {
+                    let error = LineError::at(text, word, format!("`{word}` is no kind of access"));
+                    return Err(error.hint(match nearest(word, ACCESS) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => "it is read, write, readwrite or deny; a topic with spaces needs one of them before it"
+                            .to_owned(),
+                    }));
+                }
+            };
+            (right, filter.trim())
+        }
     };
-    let filter = filter.trim();
-    if topic::is_filter(filter, usize::MAX) {
-        Ok(Rule { right, filter: filter.to_owned() })
-    } else if filter.is_empty() {
-        Err("a topic filter is missing".to_owned())
-    } else {
-        Err(format!(
-            "`{filter}` is not a topic filter; `+` and `#` stand for whole levels, `#` only at the end"
-        ))
+    if filter.is_empty() {
+        return Err(LineError::at(text, line, "a topic filter is missing")
+            .hint(format!("write `{line} read FILTER`, for example `{line} read sensors/#`")));
     }
+    if !topic::is_filter(filter, usize::MAX) {
+        return Err(LineError::at(text, filter, format!("`{filter}` is not a topic filter"))
+            .hint("`+` and `#` stand for whole levels, `#` only at the end"));
+    }
+    if rest == filter && ACCESS.contains(&filter) {
+        return Err(LineError::at(text, filter, format!("a topic filter is missing behind `{filter}`"))
+            .hint(format!("a topic that is called so is written `{line} readwrite {filter}`")));
+    }
+    Ok(Rule { right, filter: filter.to_owned() })
 }
 
 #[cfg(test)]
@@ -174,7 +193,7 @@ mod tests {
         topic gw/+/command/#\n\
         topic deny gw/x/command/secret\n\
         topic write only/write\n\
-        topic name with spaces\n\
+        topic readwrite name with spaces\n\
         pattern readwrite clients/%c/#\n\
         pattern read users/%u/inbox\n";
 
@@ -208,8 +227,25 @@ mod tests {
 
     #[test]
     fn every_wrong_line_is_named() {
-        let errors = Acl::parse("topik read a\nuser\ntopic read a/#/b\ntopic\nuser x\n").unwrap_err();
-        assert_eq!(errors.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 2, 3, 4]);
-        assert!(errors[0].message.contains("topik"));
+        let text = "topik read a\nuser\ntopic read a/#/b\ntopic\nuser x\n  topic dney secret/#\npattern my own/#\ntopic write\nallow a/b\n";
+        let told: Vec<String> = Acl::parse(text)
+            .expect_err("mistakes")
+            .iter()
+            .map(|e| format!("{}:{}: {} | {}", e.line, e.column, e.message, e.hint.as_deref().unwrap_or("-")))
+            .collect();
+        let wanted = [
+            "1:1: `topik` is not known here | did you mean `topic`?",
+            "2:1: `user` needs a name",
+            "3:12: `a/#/b` is not a topic filter | `+` and `#`",
+            "4:1: a topic filter is missing | write `topic read FILTER`",
+            "6:9: `dney` is no kind of access | did you mean `deny`?",
+            "7:9: `my` is no kind of access | it is read, write, readwrite or deny; a topic with spaces",
+            "8:7: a topic filter is missing behind `write` | a topic that is called so",
+            "9:1: `allow` is not known here | lines start with",
+        ];
+        assert_eq!(told.len(), wanted.len(), "{told:#?}");
+        for (told, wanted) in told.iter().zip(wanted) {
+            assert!(told.starts_with(wanted), "{told}\n{wanted}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::acl;
+use super::lines::LineError;
 
 /// Why the broker cannot start or reload.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum BrokerError {
         /// Which.
         path: PathBuf,
         /// Where and what.
-        lines: Vec<acl::LineError>,
+        lines: Vec<LineError>,
     },
     /// A certificate or key is not usable.
     #[error("cannot use {}: {what}", path.display())]
@@ -54,7 +54,10 @@ fn bind_hint(error: &std::io::Error) -> &'static str {
     }
 }
 
-fn file_lines(path: &std::path::Path, lines: &[acl::LineError]) -> String {
-    let one = |e: &acl::LineError| format!("{}:{}: {}", path.display(), e.line, e.message);
+fn file_lines(path: &std::path::Path, lines: &[LineError]) -> String {
+    let one = |e: &LineError| {
+        let hint = e.hint.as_ref().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
+        format!("{}:{}:{}: {}{hint}", path.display(), e.line, e.column, e.message)
+    };
     lines.iter().map(one).collect::<Vec<_>>().join("\n")
 }

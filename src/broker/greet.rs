@@ -299,6 +299,7 @@ async fn admit(
         }
     };
     let about = Arc::new(About {
+        welcome: door.config.allow_anonymous == Some(true),
         peer,
         transport: door.transport(),
         version,

@@ -46,6 +46,8 @@ pub(super) struct Open {
     pub door: Arc<Door>,
     pub address: SocketAddr,
     renew: watch::Sender<Option<Arc<ServerConfig>>>,
+    /// Of its certificate files.
+    stamp: Vec<u8>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -83,7 +85,8 @@ impl Bound {
         let transport = door.config.transport;
         tracing::info!(%address, ?transport, tls = door.config.tls.is_some(), "broker listens");
         let task = tasks.spawn(accept(socket, door.clone(), shared.clone(), tasks.clone()));
-        Open { door, address, renew, task: Some(task) }
+        let stamp = tls::stamp(door.config.tls.as_ref());
+        Open { door, address, renew, stamp, task: Some(task) }
     }
 }
 
@@ -92,9 +95,11 @@ impl Open {
         self.door.config.transport
     }
 
-    /// From now on new connections see these certificates.
-    pub fn renew(&self, acceptor: Option<Arc<ServerConfig>>) {
+    /// From now on new connections see these certificates. Returns whether they are others than before.
+    pub fn renew(&mut self, acceptor: Option<Arc<ServerConfig>>) -> bool {
         self.renew.send_replace(acceptor);
+        let stamp = tls::stamp(self.door.config.tls.as_ref());
+        std::mem::replace(&mut self.stamp, stamp) != self.stamp
     }
 
     /// Closes the door; returns when its port is free again.
@@ -104,6 +109,13 @@ impl Open {
             let _ = task.await;
         }
     }
+}
+
+/// Which listeners are others than before, in words.
+pub(super) fn changes(before: &[Listener], config: &crate::config::model::Broker) -> Vec<String> {
+    let gone = before.iter().filter(|old| !config.listener.contains(old)).map(|old| (old.bind, "closed"));
+    let new = config.listener.iter().filter(|new| !before.contains(new)).map(|new| (new.bind, "opened"));
+    gone.chain(new).map(|(bind, what)| format!("listener {bind} {what}")).collect()
 }
 
 async fn accept(socket: TcpListener, door: Arc<Door>, shared: Arc<Shared>, tasks: TaskTracker) {

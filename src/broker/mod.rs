@@ -18,7 +18,7 @@
 //!   (`restoring`); without [`Persistence`], when the broker is closed.
 //!
 //! # The parts, pure ones first
-//! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `wire`, `session` decide; `hub` owns all state in one
+//! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `lines`, `wire`, `session` decide; `hub` owns all state in one
 //! task (`keeping` and `restoring` are its part in what outlives the process); `listener`, `greet`, `connection`, `inbound`, `outbound`
 //! move bytes; `journal` writes; `local` and `tap` are for this process.
 
@@ -39,6 +39,7 @@ mod intake;
 mod journal;
 mod keeping;
 mod limits;
+mod lines;
 mod listener;
 mod local;
 mod message;
@@ -91,6 +92,7 @@ use tap::Tap;
 pub use error::BrokerError;
 pub use journal::Persistence;
 pub use limits::Limits;
+pub use lines::LineError;
 pub use local::Subscription;
 pub use passwords::hash_password;
 pub use roster::{ClientRow, Kicked};
@@ -364,26 +366,31 @@ impl Broker {
     }
 
     /// Reads the files again and opens and closes listeners. What did not change keeps its connections;
-    /// certificates are read again for new connections. Users and rights count from the next packet.
+    /// certificates are read again for new connections. Users and rights count from the next packet, and who would not be
+    /// let in any more is disconnected. Returns what changed, in words.
     ///
     /// # Errors
     /// As [`Broker::start_with`]; then nothing has changed, unless a port had to be closed to be opened
     /// in another way.
-    pub async fn reconfigure(&self, config: &model::Broker) -> Result<(), BrokerError> {
+    pub async fn reconfigure(&self, config: &model::Broker) -> Result<Vec<String>, BrokerError> {
         let inner = &*self.inner;
         let access = Arc::new(Access::load(config)?);
+        let mut changes = access.changes(&inner.access.borrow());
         let mut acceptors = Vec::new();
         for listener in &config.listener {
             acceptors.push(listener::acceptor(listener)?);
         }
         let mut doors = inner.doors.lock().await;
+        let doors_before: Vec<_> = doors.iter().map(|open| open.door.config.clone()).collect();
         let (mut kept, mut gone): (Vec<_>, Vec<_>) =
             doors.drain(..).partition(|open| config.listener.contains(&open.door.config));
         let mut bound = Vec::new();
         let mut failed = None;
         for (listener, acceptor) in config.listener.iter().zip(acceptors) {
-            if let Some(open) = kept.iter().find(|open| open.door.config == *listener) {
-                open.renew(acceptor);
+            if let Some(open) = kept.iter_mut().find(|open| open.door.config == *listener) {
+                if open.renew(acceptor) {
+                    changes.push(format!("certificate of listener {} changed", listener.bind));
+                }
                 continue;
             }
             // The same port in another way: the old door must close first.
@@ -404,6 +411,7 @@ impl Broker {
             inner.addresses.send_replace(places(&doors));
             return Err(error);
         }
+        changes.extend(listener::changes(&doors_before, config));
         for open in gone {
             open.close().await;
         }
@@ -419,7 +427,8 @@ impl Broker {
             *every = config.sys_interval.0;
             changed
         });
-        inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)
+        inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)?;
+        Ok(changes)
     }
 
     /// From now on [`Persistence::within`] is this.

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 
 use ring::pbkdf2;
 
-use super::acl::LineError;
+use super::lines::LineError;
 
 /// Iterations of new hashes: about 30 ms on a Raspberry Pi 4, two hundred times `mosquitto_passwd`'s 101.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(20_000).expect("not zero");
@@ -18,7 +18,7 @@ const SALT_BYTES: usize = 12;
 const HASH_BYTES: usize = 64;
 static ALGORITHM: pbkdf2::Algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     iterations: NonZeroU32,
     salt: Vec<u8>,
@@ -26,7 +26,7 @@ struct Entry {
 }
 
 /// A parsed password file.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Passwords {
     users: HashMap<String, Entry>,
 }
@@ -39,28 +39,38 @@ impl Passwords {
     pub fn parse(text: &str) -> Result<Self, Vec<LineError>> {
         let mut users = HashMap::new();
         let mut errors = Vec::new();
-        for (line, text) in (1..).zip(text.lines()) {
-            let text = text.trim();
-            if text.is_empty() || text.starts_with('#') {
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let parsed = match text.split_once(':') {
-                None => {
-                    Err("a line is `name:$7$…`; make one with `fieldgate passwd` or mosquitto_passwd"
-                        .to_owned())
+            // Nothing of what may be a password is repeated: only the name before the colon.
+            match line.split_once(':') {
+                None => errors.push(
+                    LineError::at(text, line, "there is no `name:` before a hash")
+                        .hint("a line is `name:$7$…`; make one with `fieldgate passwd` or mosquitto_passwd"),
+                ),
+                Some(("", _)) => {
+                    errors.push(LineError::at(text, line, "the name before the colon is missing"))
                 }
-                Some(("", _)) => Err("the name before the colon is missing".to_owned()),
-                Some((name, hash)) => entry(hash).map(|entry| (name.to_owned(), entry)),
-            };
-            match parsed {
-                Ok((name, _)) if users.contains_key(&name) => {
-                    errors.push(LineError { line, message: format!("`{name}` is there a second time") });
+                Some((name, _)) if users.contains_key(name) => {
+                    let error = LineError::at(text, name, format!("`{name}` is there a second time"));
+                    errors.push(error.hint("keep the line that counts"));
                 }
-                Ok((name, entry)) => drop(users.insert(name, entry)),
-                Err(message) => errors.push(LineError { line, message }),
+                Some((name, hash)) => match entry(hash) {
+                    Ok(entry) => drop(users.insert(name.to_owned(), entry)),
+                    Err((message, hint)) => {
+                        errors.push(LineError::at(text, hash, message).hint(hint));
+                    }
+                },
             }
         }
         if errors.is_empty() { Ok(Self { users }) } else { Err(errors) }
+    }
+
+    /// Whether `user` is there, with the password that it has in `other`.
+    #[must_use]
+    pub fn agrees(&self, other: &Self, user: &str) -> bool {
+        self.users.get(user).is_some_and(|entry| other.users.get(user) == Some(entry))
     }
 
     /// Whether `user` is known and `password` is right. Takes as long as the hash wants (tens of
@@ -78,22 +88,25 @@ impl Passwords {
     }
 }
 
-fn entry(text: &str) -> Result<Entry, String> {
+/// The part behind `name:`. An error is what is wrong, and the cure.
+fn entry(text: &str) -> Result<Entry, (String, &'static str)> {
     let mut parts = text.split('$');
     match (parts.next(), parts.next()) {
         (Some(""), Some("7")) => {}
-        (Some(""), Some(kind)) => {
-            return Err(format!(
-                "hash `${kind}$` is of an old kind; set the password again to get a `$7$` line"
+        (Some(""), Some(kind @ ("1" | "5" | "6"))) => {
+            return Err((
+                format!("a hash of the old kind `${kind}$`"),
+                "set the password again, with `fieldgate passwd`, to get a `$7$` line",
             ));
         }
         _ => {
-            return Err(
-                "the password is not hashed; use `fieldgate passwd` or mosquitto_passwd -U".to_owned()
-            );
+            return Err((
+                "the password is not hashed".to_owned(),
+                "use `fieldgate passwd`, or mosquitto_passwd -U for a whole file",
+            ));
         }
     }
-    let broken = |what: &str| format!("the hash is damaged ({what}); set the password again");
+    let broken = |what: &str| (format!("the hash is damaged ({what})"), "set the password again");
     let iterations = parts
         .next()
         .and_then(|n| n.parse().ok())

@@ -1,10 +1,12 @@
 //! Who is there: a row for every session, and the way to end one.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::access::Access;
 use super::state::{Client, Control, Presence, State};
 use super::wire::{Version, reason};
 
@@ -64,6 +66,19 @@ impl State {
         let mut rows: Vec<_> = self.clients.values().map(|client| row(client, now)).collect();
         rows.sort_unstable_by(|a, b| a.client.cmp(&b.client));
         rows
+    }
+
+    /// Other users and rights from now on. Who would not be let in any more has to go, as with mosquitto.
+    pub(super) fn change_access(&mut self, access: Arc<Access>) {
+        for client in self.clients.values() {
+            let Presence::Online { about, control, .. } = &client.presence else { continue };
+            if access.revokes(&self.access, client.user.as_deref(), about.welcome) {
+                tracing::info!(client = %client.id, user = client.user.as_deref(), "no longer let in: disconnected");
+                // As in `kick`.
+                let _ = control.try_send(Control::Stop(reason::NOT_AUTHORIZED));
+            }
+        }
+        self.access = access;
     }
 
     /// Ends the connection of a client, or forgets its session if it is away.

@@ -394,7 +394,7 @@ impl State {
             Event::Kick(client_id, reply) => {
                 let _ = reply.send(self.kick(&client_id));
             }
-            Event::Access(access) => self.access = access,
+            Event::Access(access) => self.change_access(access),
             Event::NoteAll => self.note_all(),
         }
     }

@@ -209,7 +209,7 @@ async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_li
     config.listener[0].bind.set_port(0);
     config.acl_file = Some(path.clone());
     let error = Broker::start(&config, &[]).await.unwrap_err().to_string();
-    assert!(error.starts_with(&format!("{}:2: `tropic`", path.display())), "{error}");
+    assert!(error.starts_with(&format!("{}:2:1: `tropic`", path.display())), "{error}");
     config.acl_file = Some(dir.path().join("none"));
     assert!(Broker::start(&config, &[]).await.unwrap_err().to_string().contains("none"));
 }
@@ -225,6 +225,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
     let (reply, attached) = oneshot::channel();
     let message = message::Publish::plain("will", id.to_owned(), 0, true);
     let about = traffic::About {
+        welcome: false,
         peer: ([127, 0, 0, 1], 4711).into(),
         transport: "tcp",
         version: wire::Version::V5,

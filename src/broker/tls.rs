@@ -3,12 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::BrokerError;
+use crate::certificate::{certificates, private_key, unfit};
 use crate::config::model::ListenerTls;
 
 /// Reads the files and makes an acceptor.
@@ -24,7 +23,7 @@ pub fn acceptor(tls: &ListenerTls) -> Result<Arc<ServerConfig>, BrokerError> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            for certificate in certificates(path).map_err(|e| wrong(path, &e))? {
                 roots.add(certificate).map_err(|e| wrong(path, &e))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -33,18 +32,21 @@ pub fn acceptor(tls: &ListenerTls) -> Result<Arc<ServerConfig>, BrokerError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|e| wrong(&tls.key, &e))?;
-    let config = builder.with_single_cert(certificates(&tls.cert)?, key).map_err(|e| wrong(&tls.cert, &e))?;
+    let key = private_key(&tls.key).map_err(|e| wrong(&tls.key, &e))?;
+    let chain = certificates(&tls.cert).map_err(|e| wrong(&tls.cert, &e))?;
+    let config = builder.with_single_cert(chain, key).map_err(|e| wrong(&tls.cert, &unfit(&e)))?;
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, BrokerError> {
-    let list: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(|e| wrong(path, &e))?.collect();
-    match list {
-        Ok(list) if list.is_empty() => Err(wrong(path, &"there is no certificate in it")),
-        Ok(list) => Ok(list),
-        Err(e) => Err(wrong(path, &e)),
+/// Another value when what stands in the files is other than before; empty without files.
+pub fn stamp(tls: Option<&ListenerTls>) -> Vec<u8> {
+    let Some(tls) = tls else { return Vec::new() };
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    for path in [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()].into_iter().flatten() {
+        digest.update(&std::fs::read(path).unwrap_or_default());
+        digest.update(&[0]);
     }
+    digest.finish().as_ref().to_vec()
 }
 
 fn wrong(path: &Path, what: &dyn std::fmt::Display) -> BrokerError {

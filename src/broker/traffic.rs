@@ -66,6 +66,8 @@ pub struct About {
     pub version: Version,
     /// Seconds; 0: none.
     pub keep_alive: u16,
+    /// Its listener takes clients without a name, whatever users there are.
+    pub welcome: bool,
     /// When it was let in.
     pub since: Instant,
     /// What it moved.

@@ -1,16 +1,17 @@
 //! `fieldgate check`: every mistake of the configuration, or what it would poll and at which cost.
 //!
-//! Opens no port and no socket, so it is honest on a laptop too.
+//! Opens no port and no socket, so it is honest on a laptop too. Looks into every file that the configuration names.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use driver_api::{Block, Driver, Plan, Problem, Span};
+use driver_api::{Block, Plan, Problem, Span};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
+use super::files::{self, Who};
 use crate::config::{self, CompiledBus, Loaded, Report};
 
 /// Check the configuration, and show what would be polled.
@@ -28,8 +29,8 @@ pub struct Args {
 ///
 /// # Errors
 /// [`Exit::Config`] with all mistakes, if there are any.
-pub fn run(args: &Args, drivers: &[&'static dyn Driver], out: &mut dyn Write) -> Result<(), Exit> {
-    match config::load(&args.config, drivers) {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    match files::load(&args.config, Who::Person) {
         Ok(loaded) if args.json => writeln!(out, "{:#}", as_json(&loaded))?,
         Ok(loaded) => as_text(&loaded, out)?,
         Err(report) if args.json => {
@@ -223,7 +224,6 @@ pub(super) fn list(report: &Report, problems: &[Problem]) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::DRIVERS;
 
     /// What `check` says of this file, as text and as JSON.
     fn checked(toml: &str) -> (String, Value) {
@@ -232,7 +232,7 @@ mod tests {
         std::fs::write(&config, toml).expect("it can be written");
         let said = |json| {
             let mut out = Vec::new();
-            run(&Args { config: config.clone(), json }, DRIVERS, &mut out).expect("no mistakes");
+            run(&Args { config: config.clone(), json }, &mut out).expect("no mistakes");
             String::from_utf8(out).expect("text")
         };
         (said(false), serde_json::from_str(&said(true)).expect("JSON"))

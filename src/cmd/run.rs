@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::Args as ClapArgs;
 
 use super::exit::Exit;
-use crate::config;
-use crate::registry::DRIVERS;
+use super::files::{self, Who};
 use crate::runtime::few_arenas;
 use crate::runtime::service::{self, End};
 use crate::status::journal;
@@ -27,13 +26,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Exit> {
     few_arenas();
     journal::start("info");
-    let mut loaded = super::load(&args.config)?;
+    let mut loaded = files::load(&args.config, Who::Daemon).map_err(|report| Exit::from(&report))?;
     for line in loaded.warnings.render(false).lines() {
         tracing::warn!("{line}");
     }
     allow_open_files(&mut loaded.broker.max_connections);
     let load = |path: &std::path::Path| {
-        let mut loaded = config::load(path, DRIVERS).map_err(|report| report.render(false))?;
+        let mut loaded = files::load(path, Who::Daemon).map_err(|report| report.render(false))?;
         allow_open_files(&mut loaded.broker.max_connections);
         Ok(loaded)
     };

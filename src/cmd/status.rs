@@ -32,15 +32,23 @@ pub struct Args {
 /// `Down` without a daemon, `Failed` when it is degraded.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let store = super::store_path(&args.config)?;
+    let down = |why: String, out: &mut dyn Write| -> Result<(), Exit> {
+        if args.json {
+            writeln!(out, "{}", serde_json::json!({ "gateway": { "state": "down" } }))?;
+        }
+        Err(Exit::Down(format!("down: {why}")))
+    };
+    if let Some(why) = client::no_directory(&store) {
+        return down(why, out);
+    }
+    if client::is_running(&store)? && !client::is_alive(&store) {
+        return down(client::HANGS.to_owned(), out);
+    }
     if args.clients {
         return clients::show(&store, args.json, out);
     }
     let Some(snapshot) = client::ask(&store, &Request::Status {})? else {
-        let down = format!("down: no daemon on {}", store.display());
-        if args.json {
-            writeln!(out, "{}", serde_json::json!({ "gateway": { "state": "down" } }))?;
-        }
-        return Err(Exit::Down(down));
+        return down(format!("no daemon on {}", store.display()), out);
     };
     if args.json {
         writeln!(out, "{snapshot:#}")?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use driver_modbus::explain::{Said, explain};
 use driver_modbus::wrap::Wrap;
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use super::client;
 use super::exit::Exit;
@@ -30,9 +31,11 @@ pub fn run(store: &Path, bus: &str, as_json: bool, out: &mut dyn Write) -> Resul
         return Err(Exit::Failed(format!("no daemon on {}; start it with `fieldgate run`", store.display())));
     };
     let gone = |why: String| Exit::Failed(format!("the trace ended: {why}"));
+    let stream = stream.into_stream();
     stream.set_read_timeout(Some(QUIET)).map_err(|e| gone(e.to_string()))?;
     let mut lines = BufReader::new(stream);
     let (mut frames, mut row) = (None, Vec::new());
+    let mut heard = Instant::now();
     loop {
         match lines.read_until(b'\n', &mut row) {
             Ok(0) => return Err(gone("the daemon closed it".to_owned())),
@@ -47,10 +50,18 @@ pub fn run(store: &Path, bus: &str, as_json: bool, out: &mut dyn Write) -> Resul
                 if let Some(frame) = frames.as_mut().and_then(Frames::flush) {
                     show(&frame, as_json, out)?;
                 }
+                // A bus may be silent for long; the daemon is not.
+                if heard.elapsed() > client::SILENCE {
+                    if !client::is_alive(store) {
+                        return Err(gone(client::HANGS.to_owned()));
+                    }
+                    heard = Instant::now();
+                }
                 continue;
             }
             Err(e) => return Err(gone(e.to_string())),
         }
+        heard = Instant::now();
         let told: Json = serde_json::from_slice(&row).map_err(|e| gone(e.to_string()))?;
         row.clear();
         if let Some(why) = told["error"].as_str().or(told["end"].as_str()) {

@@ -132,15 +132,17 @@ pub(super) struct PointDraft<'i> {
     pub common: PointCommon,
 }
 
-/// Understands the common keys of all buses and devices, and hangs the devices on their buses.
+/// Understands the common keys of all buses and devices, and hangs the devices on their buses. Devices whose bus is not
+/// known come beside them, for their other mistakes.
 pub(super) fn draft<'i>(
     all: &Everything<'i>,
     drivers: &[&'static dyn Driver],
     profiles: &Found,
     sources: &'i Sources,
     findings: &mut Findings,
-) -> Vec<BusDraft<'i>> {
+) -> (Vec<BusDraft<'i>>, Vec<DeviceDraft<'i>>) {
     let problems = &mut findings.problems;
+    let mut orphans = Vec::new();
     let mut buses: Vec<BusDraft<'i>> =
         all.buses.iter().map(|raw| draft_bus(raw.clone(), drivers, problems)).collect();
     for raw in &all.devices {
@@ -176,7 +178,10 @@ pub(super) fn draft<'i>(
             }
             near
         };
-        let Some(index) = name.and_then(|n| known.iter().position(|k| *k == n)) else { continue };
+        let Some(index) = name.and_then(|n| known.iter().position(|k| *k == n)) else {
+            orphans.push(device);
+            continue;
+        };
         if let (Some(head), Some(driver)) = (head, buses[index].driver)
             && !head.fits(driver.name())
         {
@@ -186,7 +191,30 @@ pub(super) fn draft<'i>(
         }
         buses[index].devices.push(device);
     }
-    buses
+    (buses, orphans)
+}
+
+/// What the drivers have to say of a device whose bus is not known: the one that finds least was meant.
+pub(super) fn compile_orphan(device: DeviceDraft<'_>, buses: &[BusDraft<'_>], findings: &mut Findings) {
+    let mut devices = vec![device];
+    let mut least: Option<Vec<Problem>> = None;
+    let mut asked = Vec::new();
+    for bus in buses {
+        let Some(driver) = bus.driver else { continue };
+        if asked.contains(&driver.name()) {
+            continue;
+        }
+        asked.push(driver.name());
+        let draft =
+            BusDraft { raw: bus.raw.clone(), common: bus.common.clone(), driver: bus.driver, devices };
+        let mut found = Findings::default();
+        let _ = compile(&draft, &mut found);
+        devices = draft.devices;
+        if least.as_ref().is_none_or(|least| found.problems.len() < least.len()) {
+            least = Some(found.problems);
+        }
+    }
+    findings.problems.extend(least.unwrap_or_default());
 }
 
 fn draft_bus<'i>(raw: Raw<'i>, drivers: &[&'static dyn Driver], problems: &mut Vec<Problem>) -> BusDraft<'i> {

@@ -88,7 +88,7 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
     let profile = sources.add(file.to_owned(), &mut findings.problems).unwrap_or_default();
     // Of a file that cannot be read, or not to its end, whatever else seems wrong is most likely a consequence.
     if !findings.problems.is_empty() {
-        let mut report = Report { sources, problems: findings.problems, warnings: Vec::new() };
+        let mut report = Report { sources, problems: findings.problems, ..Report::default() };
         report.tidy();
         return Err(report);
     }
@@ -110,8 +110,8 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
     if let (Some(stand), true) = (stand, known_driver != [""]) {
         let all = gather(&sources, std::iter::once(stand), &mut Vec::new());
         let sections = sections::read(&all, &sources, &mut Vec::new());
-        let drafts = buses::draft(&all, drivers, &found, &sources, &mut findings);
-        rules::before_compiling(&sections, &all, &drafts, &sources, &mut findings);
+        let (drafts, orphans) = buses::draft(&all, drivers, &found, &sources, &mut findings);
+        rules::before_compiling(&sections, &all, (&drafts, &orphans), &sources, &mut findings);
         for draft in &drafts {
             bus = buses::compile(draft, &mut findings);
             if let Some(bus) = &bus {
@@ -126,7 +126,8 @@ pub fn check(file: &Path, drivers: &[&'static dyn Driver]) -> Result<Checked, Re
         }
         improve(problem);
     }
-    let mut report = Report { sources, problems: findings.problems, warnings: findings.warnings };
+    let mut report =
+        Report { sources, problems: findings.problems, warnings: findings.warnings, ..Report::default() };
     report.tidy();
     match (head, bus) {
         (Some(head), Some(bus)) if report.problems.is_empty() => {

@@ -11,6 +11,7 @@ pub mod connect;
 mod deadband;
 mod doors;
 pub mod model;
+pub mod named;
 pub mod problems;
 pub mod profile;
 pub mod proxy;
@@ -40,6 +41,7 @@ pub use problems::{Report, Spot};
 pub use url::Endpoint;
 
 use model::{Broker, Gateway, Store, Uplink};
+use named::Named;
 use raw::{Everything, gather};
 use source::Sources;
 
@@ -106,8 +108,9 @@ pub fn load_with(
     let found = profile::read(names.into_iter(), profiles, &mut sources, &mut findings.problems);
 
     let all = gather(&sources, files.into_iter(), &mut findings.problems);
-    let understood = understand(&all, drivers, &found, &sources, &mut findings);
-    let mut report = Report { sources, problems: findings.problems, warnings: findings.warnings };
+    let (understood, named) = understand(&all, drivers, &found, &sources, &mut findings);
+    let mut report =
+        Report { sources, problems: findings.problems, warnings: findings.warnings, named: Box::new(named) };
     for problem in &mut report.problems {
         improve(problem);
     }
@@ -130,10 +133,14 @@ fn understand(
     profiles: &profile::Found,
     sources: &Sources,
     findings: &mut Findings,
-) -> Understood {
+) -> (Understood, Named) {
     let sections = sections::read(all, sources, &mut findings.problems);
-    let drafts = buses::draft(all, drivers, profiles, sources, findings);
-    rules::before_compiling(&sections, all, &drafts, sources, findings);
+    let named = Named::of(&sections, all);
+    let (drafts, orphans) = buses::draft(all, drivers, profiles, sources, findings);
+    rules::before_compiling(&sections, all, (&drafts, &orphans), sources, findings);
+    for device in orphans {
+        buses::compile_orphan(device, &drafts, findings);
+    }
     let mut compiled = Vec::new();
     for draft in &drafts {
         let Some(bus) = buses::compile(draft, findings) else { continue };
@@ -147,7 +154,8 @@ fn understand(
     }
     rules::store_after_compiling(&sections.store, &compiled, all, findings);
     let sections::Sections { gateway, broker, store, uplinks, .. } = sections;
-    (gateway, broker, store, uplinks.into_iter().map(|(uplink, _)| uplink).collect(), compiled)
+    let uplinks = uplinks.into_iter().map(|(uplink, _)| uplink).collect();
+    ((gateway, broker, store, uplinks, compiled), named)
 }
 
 /// Gives a problem the hint that only the whole configuration knows, and every type error one.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use driver_api::{Place, Problem};
 
+use super::named::Named;
 use super::source::{Sources, floor_char};
 
 /// Everything that one run found, with the files it was found in.
@@ -20,6 +21,8 @@ pub struct Report {
     pub problems: Vec<Problem>,
     /// What works but is probably not meant. Sorted by file and place.
     pub warnings: Vec<Problem>,
+    /// The other files that the configuration names. What stands in them is not looked at here.
+    pub named: Box<Named>,
 }
 
 /// A place as a person names it.
@@ -45,7 +48,7 @@ struct Line<'a> {
 impl Report {
     /// Sorts by file and place, and drops what was found twice (a profile used by two devices) or
     /// what is only missing because its line was unreadable.
-    pub(super) fn tidy(&mut self) {
+    pub(crate) fn tidy(&mut self) {
         let sources = &self.sources;
         self.problems.retain(|p| !(p.message.ends_with("is missing") && sources.is_damaged(&p.place)));
         for list in [&mut self.problems, &mut self.warnings] {
@@ -81,7 +84,7 @@ impl Report {
         let message = printable(&p.message);
         let at = format!("{path}:{}:{}", line.number, line.column);
         let _infallible = writeln!(out, "{bold}{at}: {word}{message}{plain}");
-        if !line.text.trim().is_empty() {
+        if !source.secret && !line.text.trim().is_empty() {
             let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
             let marked = AnnotationKind::Primary.span(line.marked);
             let snippet = Snippet::source(line.text).line_start(line.number).annotation(marked);

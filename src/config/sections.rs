@@ -19,8 +19,8 @@ pub(super) struct Sections<'r, 'i> {
     pub broker: Broker,
     pub store: Store,
     pub uplinks: Vec<(Uplink, &'r Raw<'i>)>,
-    /// For each listener of `broker`: its table and its number in there. Empty for the built-in ones.
-    pub listeners: Vec<(&'r Raw<'i>, usize)>,
+    /// For each listener of `broker`: its table. Empty for the built-in ones.
+    pub listeners: Vec<Raw<'i>>,
 }
 
 /// Reads all of them. What cannot be understood is noted, and the rest is there to be checked.
@@ -38,8 +38,12 @@ pub(super) fn read<'r, 'i>(
     }
 
     let mut broker = Broker::default();
-    let mut listeners = Vec::new();
-    for (part, raw) in understood::<Broker>(&all.broker, problems) {
+    let (mut listeners, mut named) = (Vec::new(), false);
+    for raw in &all.broker {
+        let mut rest = raw.clone();
+        // One by one: a mistake in one must not hide those of the others.
+        let own = rest.take_list("listener", "broker.listener", problems);
+        let part: Broker = rest.table().parse_rest(problems).unwrap_or_default();
         let Broker {
             mut password_file,
             mut acl_file,
@@ -51,7 +55,7 @@ pub(super) fn read<'r, 'i>(
             max_connect_rate,
             max_publish_rate,
             max_packet_size,
-            listener,
+            listener: _,
         } = part;
         let base = sources.directory(raw.source);
         let has = |key| raw.table.contains_key(key);
@@ -68,13 +72,14 @@ pub(super) fn read<'r, 'i>(
         put(&mut broker.max_publish_rate, max_publish_rate, has("max_publish_rate"));
         put(&mut broker.max_packet_size, max_packet_size, has("max_packet_size"));
         if has("listener") {
-            if listeners.is_empty() {
+            if !std::mem::replace(&mut named, true) {
                 broker.listener.clear();
             }
-            for (number, mut listener) in listener.into_iter().enumerate() {
+            for raw in own {
+                let Some(mut listener) = raw.table().parse_rest(problems) else { continue };
                 make_listener_whole(base, &mut listener);
                 broker.listener.push(listener);
-                listeners.push((raw, number));
+                listeners.push(raw);
             }
         }
     }
@@ -108,7 +113,7 @@ impl Sections<'_, '_> {
     /// The place of a key of the listener with this index in `broker.listener`.
     pub fn listener(&self, index: usize, key: &str) -> Place {
         match self.listeners.get(index) {
-            Some((raw, number)) => raw.at(&format!("listener.{number}.{key}")),
+            Some(raw) => raw.at(key),
             None => Place { source: 0, range: 0..0 },
         }
     }

@@ -34,6 +34,8 @@ pub struct Source {
     clean: String,
     /// What was blanked.
     blanked: Vec<Range<usize>>,
+    /// Its lines hold secrets and are never shown.
+    pub secret: bool,
 }
 
 /// All files of one configuration, in the order in which they were read.
@@ -103,7 +105,14 @@ impl Sources {
         let id = SourceId::try_from(self.files.len()).ok()?;
         let (clean, blanked, found) = without_mistakes(id, &text);
         problems.extend(found);
-        self.files.push(Source { path, text, clean, blanked });
+        self.files.push(Source { path, text, clean, blanked, secret: false });
+        Some(id)
+    }
+
+    /// One more file that is no TOML, so that mistakes in it have a place. `None` if there are too many files to name.
+    pub fn add_other(&mut self, path: PathBuf, text: String, secret: bool) -> Option<SourceId> {
+        let id = SourceId::try_from(self.files.len()).ok()?;
+        self.files.push(Source { path, text, secret, ..Source::default() });
         Some(id)
     }
 

@@ -30,9 +30,8 @@ impl Gateway {
         if control::socket_path(&loaded.store.path).display().to_string() != self.control {
             return Err("store.path changed: restart fieldgate".to_owned());
         }
-        self.broker.reconfigure(&loaded.broker).await.map_err(|e| e.to_string())?;
+        let mut changes = self.broker.reconfigure(&loaded.broker).await.map_err(|e| e.to_string())?;
         let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
-        let mut changes = Vec::new();
         let deadline = Instant::now() + GRACE;
 
         let mut wanted: BTreeMap<String, CompiledBus> =
@@ -88,6 +87,9 @@ impl Gateway {
                 }
                 self.start_uplink(config).await;
             }
+        }
+        if changes.is_empty() && self.sources.borrow().config_hash != loaded.hash {
+            changes.push("settings changed".to_owned());
         }
         self.sources.send_modify(|sources| sources.config_hash = loaded.hash);
         self.settled(removed_points);

@@ -7,11 +7,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 
 use super::fault::Fault;
+use crate::certificate;
 use crate::config::model::Uplink;
 use crate::message::WallMs;
 
@@ -44,13 +44,14 @@ pub fn client_config(uplink: &Uplink) -> Result<Arc<ClientConfig>, Fault> {
     let mut config = match (&uplink.cert_file, &uplink.key_file) {
         (Some(cert), Some(key)) => {
             let chain = certificates("cert_file", cert)?;
-            let secret = PrivateKeyDer::from_pem_file(key)
+            let secret = certificate::private_key(key)
                 .map_err(|e| Fault::File(format!("key_file `{}` cannot be used: {e}", key.display())))?;
             builder.with_client_auth_cert(chain, secret).map_err(|e| {
                 Fault::File(format!(
-                    "cert_file `{}` and key_file `{}` do not fit together: {e}",
+                    "cert_file `{}` and key_file `{}` do not fit together: {}",
                     cert.display(),
-                    key.display()
+                    key.display(),
+                    certificate::unfit(&e)
                 ))
             })?
         }
@@ -61,13 +62,8 @@ pub fn client_config(uplink: &Uplink) -> Result<Arc<ClientConfig>, Fault> {
 }
 
 fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let wrong =
-        |e: &dyn std::fmt::Display| Fault::File(format!("{key} `{}` cannot be used: {e}", path.display()));
-    let list: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(path)
-        .map_err(|e| wrong(&e))?
-        .collect::<Result<_, _>>()
-        .map_err(|e| wrong(&e))?;
-    if list.is_empty() { Err(wrong(&"it holds no certificate")) } else { Ok(list) }
+    certificate::certificates(path)
+        .map_err(|e| Fault::File(format!("{key} `{}` cannot be used: {e}", path.display())))
 }
 
 /// What went wrong in TLS, in words; `None` if the error is not one of TLS. `synced`: our clock is believed.

@@ -232,6 +232,52 @@ async fn a_reload_keeps_what_did_not_change_and_a_bad_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn who_is_no_longer_let_in_is_disconnected_by_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = guarded(dir.path());
+    let mut welcome = listener(Transport::Tcp);
+    welcome.allow_anonymous = Some(true);
+    config.listener = vec![listener(Transport::Tcp), welcome];
+    let users = config.password_file.take();
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let (at, open) = (broker.addresses()[0].1, broker.addresses()[1].1);
+    let mut nameless = Raw::connected(at, V::Five, "nameless").await;
+    let mut invited = Raw::connected(open, V::Five, "invited").await;
+    // From now on there are users: who has no name stays only where that is welcome.
+    config.password_file = users;
+    assert_eq!(broker.reconfigure(&config).await.unwrap(), ["users of the local broker changed"]);
+    nameless.expect_end(0x87).await;
+    invited.ping().await;
+    let mut anna = Raw::open(at, V::Five).await;
+    anna.send(&login(V::Five, "anna", "secret")).await;
+    anna.connack(false).await;
+    // What changes for others is no matter to her.
+    let path = config.password_file.clone().unwrap();
+    let line = std::fs::read_to_string(&path).unwrap();
+    let bert = format!("bert:{}", fieldgate::broker::hash_password(b"x").unwrap());
+    std::fs::write(&path, format!("{}\n{bert}\n", line.trim_end())).unwrap();
+    assert_eq!(broker.reconfigure(&config).await.unwrap(), ["users of the local broker changed"]);
+    anna.ping().await;
+    assert_eq!(broker.reconfigure(&config).await.unwrap(), [""; 0], "nothing changed");
+    // The same password has another hash: it was set anew.
+    let again = format!("anna:{}", fieldgate::broker::hash_password(b"secret").unwrap());
+    std::fs::write(&path, format!("{again}\n{bert}\n")).unwrap();
+    broker.reconfigure(&config).await.unwrap();
+    anna.expect_end(0x87).await;
+    // Gone for good.
+    let mut anna = Raw::open(at, V::Four).await;
+    anna.send(&login(V::Four, "anna", "secret")).await;
+    anna.connack(false).await;
+    std::fs::write(&path, format!("{bert}\n")).unwrap();
+    broker.reconfigure(&config).await.unwrap();
+    assert_eq!(anna.next().await, None);
+    invited.ping().await;
+    config.listener.pop();
+    let told = broker.reconfigure(&config).await.unwrap();
+    assert!(told.len() == 1 && told[0].starts_with("listener ") && told[0].ends_with(" closed"), "{told:?}");
+}
+
+#[tokio::test]
 async fn closing_says_good_bye() {
     let (broker, at) = broker().await;
     let mut five = Raw::connected(at, V::Five, "five").await;

@@ -13,7 +13,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, IsTerminal, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args as ClapArgs;
 
@@ -29,9 +28,6 @@ use crate::store::{AtRest, Copied, Store, StoreError};
 use container::Packer;
 use gather::{Gathered, gather};
 use manifest::{FORMAT, Manifest, Member};
-
-/// Longest wait for the next piece of the daemon's stream.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Write configuration and queue into one file, while the daemon runs or while it does not.
 ///
@@ -186,7 +182,6 @@ fn written<W: Write>(args: &Args, gathered: Gathered, to: W) -> Result<(Manifest
     let store = store_path(&args.config)?;
     match client::stream(&store, &Request::Backup {})? {
         Some(stream) => {
-            stream.set_read_timeout(Some(PATIENCE)).map_err(|e| Exit::Failed(e.to_string()))?;
             let incoming = Incoming::new(BufReader::with_capacity(1 << 17, stream))
                 .map_err(|e| Exit::Failed(e.to_string()))?;
             let limits = limits(&args.config, &store);

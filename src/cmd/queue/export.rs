@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args as ClapArgs, ValueEnum};
 use driver_api::Span;
@@ -12,14 +11,13 @@ use serde_json::Value as Json;
 
 use super::super::{client, exit::Exit, store_path};
 use crate::clock::{Clock, SystemClock};
+use crate::config;
 use crate::message::WallMs;
 use crate::pipeline::payload::Readings;
+use crate::registry::DRIVERS;
 use crate::runtime::control::Request;
 use crate::runtime::export::Wanted;
 use crate::store::Store;
-
-/// Longest wait for the next piece of the daemon's stream.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct Args {
@@ -76,15 +74,15 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let format = if args.json { Format::Jsonl } else { args.format };
     let store = store_path(&args.config)?;
     let Some(path) = &args.output else {
-        written(&store, &wanted, format, out)?;
-        return Ok(());
+        let rows = written(&store, &wanted, format, out)?;
+        return rows.found(args);
     };
     let failed = |e: std::io::Error| Exit::Failed(format!("{}: {e}", path.display()));
     let mut file = BufWriter::new(File::create_new(path).map_err(failed)?);
-    let count = written(&store, &wanted, format, &mut file)?;
+    let rows = written(&store, &wanted, format, &mut file)?;
     file.into_inner().map_err(|e| failed(e.into_error()))?.sync_all().map_err(failed)?;
-    writeln!(out, "{count} readings in {}", path.display())?;
-    Ok(())
+    writeln!(out, "{} readings in {}", rows.readings, path.display())?;
+    rows.found(args)
 }
 
 fn moment(text: &str, now: WallMs) -> Result<i64, Exit> {
@@ -96,8 +94,8 @@ fn moment(text: &str, now: WallMs) -> Result<i64, Exit> {
     })
 }
 
-fn written(store: &Path, wanted: &Wanted, format: Format, out: &mut dyn Write) -> Result<u64, Exit> {
-    let mut rows = Rows { format, out, count: 0 };
+fn written(store: &Path, wanted: &Wanted, format: Format, out: &mut dyn Write) -> Result<Written, Exit> {
+    let mut rows = Rows { format, out, written: Written::default() };
     if format == Format::Csv {
         writeln!(rows.out, "{}", COLUMNS.join(","))?;
     }
@@ -105,20 +103,52 @@ fn written(store: &Path, wanted: &Wanted, format: Format, out: &mut dyn Write) -
         Some(stream) => from_daemon(stream, &mut rows)?,
         None => at_rest(store, wanted, &mut rows)?,
     }
-    Ok(rows.count)
+    Ok(rows.written)
 }
 
 struct Rows<'a> {
     format: Format,
     out: &'a mut dyn Write,
-    count: u64,
+    written: Written,
+}
+
+/// How many were written.
+#[derive(Debug, Clone, Copy, Default)]
+struct Written {
+    readings: u64,
+    messages: u64,
+}
+
+impl Written {
+    /// Nothing at all of what was named may be a slip in the name.
+    fn found(self, args: &Args) -> Result<(), Exit> {
+        if self.readings + self.messages > 0 {
+            return Ok(());
+        }
+        let Ok(loaded) = config::load(&args.config, DRIVERS) else { return Ok(()) };
+        let known = |name: &String| {
+            loaded.buses.iter().any(|bus| {
+                bus.bus.plan().points.iter().any(|point| {
+                    let device = bus.devices.get(point.device).map_or("", |device| device.name.as_str());
+                    name == device || *name == format!("{device}/{}", point.name)
+                })
+            })
+        };
+        match args.points.iter().find(|name| !known(name)) {
+            Some(name) => Err(Exit::Failed(format!(
+                "nothing of `{name}` is there: no device or point of the configuration is called so, and no topic of what is stored"
+            ))),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Rows<'_> {
     /// A line as the daemon sends it.
     fn line(&mut self, line: &[u8], row: &Json) -> Result<(), Exit> {
         let message = row.get("topic").is_some();
-        self.count += u64::from(!message);
+        self.written.readings += u64::from(!message);
+        self.written.messages += u64::from(message);
         match self.format {
             Format::Jsonl => self.out.write_all(line)?,
             Format::Csv if message => {}
@@ -141,10 +171,9 @@ fn cell(value: &Json) -> String {
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
 }
 
-fn from_daemon(stream: std::os::unix::net::UnixStream, rows: &mut Rows<'_>) -> Result<(), Exit> {
+fn from_daemon(answer: client::Answer, rows: &mut Rows<'_>) -> Result<(), Exit> {
     let gone = |why: &dyn std::fmt::Display| Exit::Failed(format!("the export broke off: {why}"));
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| gone(&e))?;
-    let mut lines = BufReader::new(stream);
+    let mut lines = BufReader::new(answer);
     let mut line = Vec::new();
     loop {
         line.clear();

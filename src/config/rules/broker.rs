@@ -18,7 +18,7 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
     let broker = &sections.broker;
     let problems = &mut findings.problems;
     for (key, path, hint) in [
-        ("password_file", &broker.password_file, "make it with `mosquitto_passwd -c FILE USER`"),
+        ("password_file", &broker.password_file, "make it with `fieldgate passwd FILE USER`"),
         ("acl_file", &broker.acl_file, "a relative path starts from the directory of this file"),
     ] {
         if let Some(path) = path {

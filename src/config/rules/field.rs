@@ -20,7 +20,12 @@ const HIGH_LOAD: f64 = 0.8;
 /// Keys by which drivers name the thing they open; two buses cannot share one.
 const ENDPOINT_KEYS: &[&str] = &["port", "path", "address"];
 
-pub(super) fn check(buses: &[BusDraft<'_>], sources: &Sources, findings: &mut Findings) {
+pub(super) fn check(
+    buses: &[BusDraft<'_>],
+    orphans: &[DeviceDraft<'_>],
+    sources: &Sources,
+    findings: &mut Findings,
+) {
     let mut names = Names::of("bus", sources);
     let mut devices = Names::of("device", sources);
     let mut endpoints = HashMap::new();
@@ -37,6 +42,10 @@ pub(super) fn check(buses: &[BusDraft<'_>], sources: &Sources, findings: &mut Fi
             devices.add(&device.common.name, device.raw.at("name"), &mut findings.problems);
             check_device(device, sources, findings);
         }
+    }
+    for device in orphans {
+        devices.add(&device.common.name, device.raw.at("name"), &mut findings.problems);
+        check_device(device, sources, findings);
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 use driver_api::{Place, Problem};
 
 use super::Findings;
-use super::buses::BusDraft;
+use super::buses::{BusDraft, DeviceDraft};
 use super::problems::locate;
 use super::raw::Everything;
 use super::sections::{Sections, last_place};
@@ -31,7 +31,7 @@ const MAX_NAME: usize = 128;
 pub(super) fn before_compiling(
     sections: &Sections<'_, '_>,
     all: &Everything<'_>,
-    buses: &[BusDraft<'_>],
+    (buses, orphans): (&[BusDraft<'_>], &[DeviceDraft<'_>]),
     sources: &Sources,
     findings: &mut Findings,
 ) {
@@ -43,7 +43,7 @@ pub(super) fn before_compiling(
     broker::check(sections, all, findings);
     store::check(&sections.store, all, findings);
     uplink::check(sections, sources, findings);
-    field::check(buses, sources, findings);
+    field::check(buses, orphans, sources, findings);
     share::check(sections, buses, findings);
 }
 

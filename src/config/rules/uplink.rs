@@ -6,6 +6,7 @@ use driver_api::{Problem, Span};
 
 use super::{Findings, Names, Sections, Sources, must_exist, routes};
 use crate::config::model::{Compression, Format, MqttVersion, Order, Qos, Uplink};
+use crate::config::problems::locate;
 use crate::config::proxy::ProxyKind;
 use crate::config::raw::Raw;
 use crate::config::url::Endpoint;
@@ -30,7 +31,51 @@ pub(super) fn check(sections: &Sections<'_, '_>, sources: &Sources, findings: &m
         check_sparkplug(uplink, raw, &mut findings.problems);
         routes::check(uplink, &sections.gateway.id, raw, &mut findings.problems);
     }
+    check_clients(sections, sources, &mut findings.problems);
     routes::check_circles(&sections.uplinks, &sections.gateway.id, &mut findings.problems);
+}
+
+/// Longest text in MQTT, bytes.
+const LONGEST_TEXT: usize = 65_535;
+
+/// Names by which brokers know us: what MQTT can carry, and no two alike at one broker.
+fn check_clients(sections: &Sections<'_, '_>, sources: &Sources, problems: &mut Vec<Problem>) {
+    let mut seen: Vec<(String, u16, String, driver_api::Place)> = Vec::new();
+    for (uplink, raw) in &sections.uplinks {
+        for (key, text) in [("client_id", &uplink.client_id), ("username", &uplink.username)] {
+            let Some(text) = text else { continue };
+            let wrong = if text.contains(char::is_control) {
+                "holds control characters"
+            } else if text.len() > LONGEST_TEXT {
+                "is longer than 65535 bytes"
+            } else {
+                continue;
+            };
+            let problem = Problem::new(raw.at(key), format!("`{key}` {wrong}"));
+            problems.push(problem.hint("MQTT cannot carry it, or brokers hang up on it; use plain text"));
+        }
+        let id = uplink.client_id.as_ref().unwrap_or(&sections.gateway.id);
+        let key = if uplink.client_id.is_some() { "client_id" } else { "url" };
+        let urls = std::iter::once(&uplink.url).chain(&uplink.fallback_urls);
+        let mut ours: Vec<_> = urls
+            .filter_map(|url| Endpoint::parse(url).ok())
+            .map(|endpoint| (endpoint.host.to_ascii_lowercase(), endpoint.port))
+            .collect();
+        ours.sort();
+        ours.dedup();
+        let same =
+            seen.iter().find(|(host, port, other, _)| other == id && ours.contains(&(host.clone(), *port)));
+        if let Some((host, port, _, first)) = same {
+            let at = locate(sources, first);
+            let message = format!(
+                "two uplinks are `{id}` at {host}:{port}: the broker would throw one out for the other"
+            );
+            let hint =
+                format!("the first is at {}:{}; give this one a `client_id` of its own", at.file, at.line);
+            problems.push(Problem::new(raw.at(key), message).hint(hint));
+        }
+        seen.extend(ours.into_iter().map(|(host, port)| (host, port, id.clone(), raw.at("url"))));
+    }
 }
 
 fn check_addresses(uplink: &Uplink, raw: &Raw<'_>, findings: &mut Findings) {

@@ -247,3 +247,32 @@ fn a_share_is_an_address_of_its_own_on_a_modbus_bus_and_says_what_may_be_written
     let warned = told(&warned, &warned.warnings);
     assert!(warned.len() == 1 && warned[0].contains("Modbus knows no login"), "{warned:#?}");
 }
+
+#[test]
+fn a_listener_with_a_mistake_does_not_hide_those_of_the_others() {
+    let listener = |bind: &str| format!("[[broker.listener]]\nbind = '{bind}'\n");
+    let text: String =
+        ["nowhere", "127.0.0.1:70000", "127.0.0.1:1", ":::1", "0.0.0.0:1883"].map(listener).concat();
+    let found = wrong(&format!("{text}transprt = 'tcp'\n"));
+    let at: Vec<&str> = found.iter().map(|told| told.split_once(": ").expect("a place").0).collect();
+    assert_eq!(at, ["f.toml:2:8", "f.toml:4:8", "f.toml:8:8", "f.toml:10:8", "f.toml:11:1"], "{found:#?}");
+    assert!(found[3].contains("is open to the network"), "{found:#?}");
+}
+
+#[test]
+fn a_bus_that_is_not_there_does_not_hide_the_devices_other_mistakes() {
+    let point = "[[device.point]]\nname = 'a/b'\nregister = 'x'\n";
+    let orphan = format!("{}interval = '1ms'\n{point}", DEVICE.replace("'a'", "'nope'"));
+    let found = wrong(&format!("{BUS}{DEVICE}{POINT}{orphan}"));
+    let wanted = [
+        "f.toml:14:8: there are two devices called `d`",
+        "f.toml:15:7: there is no bus `nope`",
+        "f.toml:17:12: `interval` of 1ms is too short",
+        "f.toml:18:1: `type` is missing",
+        "f.toml:19:8: `a/b` cannot be the name of a point",
+    ];
+    assert_eq!(found.len(), wanted.len(), "{found:#?}");
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert!(found.starts_with(wanted), "{found}\n{wanted}");
+    }
+}

@@ -239,3 +239,29 @@ fn routes_up_and_down_that_make_no_circle_are_accepted_and_one_over_two_uplinks_
     assert!(told.iter().any(|line| line.contains("4:35: what goes to `{topic}` comes back")), "{told:#?}");
     good(&[("f.toml", &two.replacen("mqtt://h", "mqtt://other", 1))]);
 }
+
+#[test]
+fn two_uplinks_of_one_name_at_one_broker_are_refused() {
+    let second =
+        |keys: &str| wrong(&format!("{}[[uplink]]\nname = 'v'\n{keys}\n", uplink("url = 'mqtt://h'")));
+    let found = second("url = 'mqtt://g'\nfallback_urls = ['mqtt://H:1883']");
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].starts_with("f.toml:6:7: two uplinks are `"), "{found:#?}");
+    assert!(found[0].ends_with("f.toml:3; give this one a `client_id` of its own"), "{found:#?}");
+    assert_eq!(second("url = 'mqtt://h'\nclient_id = 'other'"), [""; 0]);
+    assert_eq!(second("url = 'mqtts://h'"), [""; 0], "another port may be another broker");
+}
+
+#[test]
+fn names_that_mqtt_cannot_carry_are_refused() {
+    let long = "x".repeat(65_536);
+    for (keys, expected) in [
+        ("client_id = \"a\\u0000b\"".to_owned(), "f.toml:4:13: `client_id` holds control characters"),
+        (format!("client_id = '{long}'"), "f.toml:4:13: `client_id` is longer than 65535 bytes"),
+        (format!("username = '{long}'"), "f.toml:4:12: `username` is longer than 65535 bytes"),
+    ] {
+        let found = wrong(&uplink(&format!("url = 'mqtt://h'\n{keys}")));
+        assert_eq!(found.len(), 1, "{expected}");
+        assert!(found[0].starts_with(expected), "{expected}");
+    }
+}
