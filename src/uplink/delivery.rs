@@ -149,12 +149,12 @@ impl Delivery {
             node.connected();
         }
         let mut pending = self.drain.pending();
+        let owed = |u: &Range<u64>| pending.iter().any(|p| p.start <= u.start && u.end <= p.end);
+        self.suspicion.connected(owed, pending.first().map(|p| p.start), now);
         for exchange in open {
             subtract(&mut pending, &exchange.range);
         }
         self.unsettled.retain(|u| pending.iter().any(|p| p.start < u.end && u.start < p.end));
-        let owed = |u: &Range<u64>| pending.iter().any(|p| p.start <= u.start && u.end <= p.end);
-        self.suspicion.connected(owed, pending.first().map(|p| p.start), now);
         self.plan = Plan::new(Lanes::new(self.order, pending, head), self.format.cut(), now);
         if informed {
             self.mirror.awake();

@@ -6,7 +6,8 @@
 //!
 //! 1. Connections that the far side closes twice with the same oldest message unacknowledged make the next one
 //!    **careful**: one message of the log is under way at a time. If that is closed too, the message is known: a batch is
-//!    cut in half (that costs nothing, so it needs no proof), a single one is a **suspect**.
+//!    cut in half (that costs nothing, so it needs no proof), a single one is a **suspect**. So is the
+//!    oldest after [`OFTEN`] connections in a row that were closed with one of its topic: live ones are new each time.
 //! 2. A suspect is left out, and what would overtake it on its topic. All else goes on.
 //! 3. It is **tried** alone: nothing else at all is under way. If it is acknowledged it was none.
 //! 4. That the far side closes the connection during a try counts if the connection had acknowledged other readings, had
@@ -41,6 +42,8 @@ const REPEATERS: usize = 256;
 const ASIDE: usize = 8192;
 /// How long batches stay cut before twice as much is tried.
 const RELAX: Duration = Duration::from_secs(600);
+/// So many connections in a row, closed with a message of the same topic as the oldest under way, make it a suspect.
+const OFTEN: u8 = 4;
 /// The longest wait between two tries of which nothing can be learnt.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -72,6 +75,8 @@ impl Carried {
 #[derive(Debug)]
 struct Suspect {
     range: Range<u64>,
+    /// Under which the connection was closed, and under which it goes now.
+    closed_on: Arc<str>,
     topic: Arc<str>,
     class: Class,
     /// Its topic is that of a point or of another device, not of all readings of a lane.
@@ -96,8 +101,19 @@ struct Suspect {
 impl Suspect {
     /// What comes behind it on its topic waits for it: with batches, where that is everything, only for the first try.
     fn holds(&self, topic: &Arc<str>) -> bool {
-        self.topic == *topic && (self.apart || self.closes == 0)
+        (self.topic == *topic || self.closed_on == *topic) && (self.apart || self.closes == 0)
     }
+}
+
+/// A topic at which the broker has closed connections, and of which it has taken nothing since.
+#[derive(Debug, Clone, Copy, Default)]
+struct Repeater {
+    /// Messages in a row that were given up.
+    lost: u8,
+    /// What the connection had carried that the last try closed.
+    beyond: Carried,
+    /// How long the next one waits.
+    wait: Duration,
 }
 
 /// A try that is under way.
@@ -138,12 +154,11 @@ pub struct Suspicion {
     longest: Duration,
     tries: u8,
     /// The oldest message that was unacknowledged when the last connection was closed, and how often in a row it was that.
-    last: Option<(u64, u8)>,
+    last: Option<(u64, Arc<str>, u8)>,
     /// Up to this number one message is under way at a time.
     careful: Option<u64>,
     suspects: Vec<Suspect>,
-    /// Topics of which messages were given up, how many in a row, and the last of their limits.
-    repeaters: BTreeMap<Arc<str>, (u8, Carried)>,
+    repeaters: BTreeMap<Arc<str>, Repeater>,
     aside: Vec<(Arc<str>, Class, Range<u64>)>,
     /// Readings in one batch, and until when.
     ceiling: Option<(usize, Instant)>,
@@ -251,11 +266,11 @@ impl Suspicion {
             }
             return None;
         }
-        if let Some((_, beyond)) = self.repeaters.get(&message.topic).copied()
+        if let Some(Repeater { lost, beyond, wait }) = self.repeaters.get(&message.topic).copied()
             && self.suspects.len() < SUSPECTS
         {
-            let mut suspect = Suspect::new(&message, range, apart, self.retry, now + self.retry);
-            (suspect.strikes, suspect.beyond) = (self.tries - 1, beyond);
+            let mut suspect = Suspect::new(&message, range, apart, self.retry, now + wait);
+            (suspect.strikes, suspect.beyond) = (if lost > 0 { self.tries - 1 } else { 0 }, beyond);
             suspect.message = Some(message);
             self.suspects.push(suspect);
             return None;
@@ -312,6 +327,14 @@ impl Suspicion {
                 suspect.range != *range && (suspect.forwarded || suspect.class == message.class);
         }
         self.repeaters.remove(&message.topic);
+        // It passes under another name, as a reading of the backlog: what is live is found out by itself.
+        let renamed = self.suspects.iter().find(|s| s.range == *range && s.closed_on != message.topic);
+        if let Some(closed_on) = renamed.map(|s| s.closed_on.clone()) {
+            match self.repeaters.get_mut(&closed_on) {
+                Some(known) => known.wait = (known.wait * 2).max(self.retry).min(self.longest),
+                None => self.remember(closed_on, Repeater::default()),
+            }
+        }
         self.answered(range)
     }
 
@@ -365,27 +388,39 @@ impl Suspicion {
             self.last = None;
             return None;
         };
-        let count =
-            self.last.filter(|(start, _)| *start == range.start).map_or(1, |(_, n)| n.saturating_add(1));
-        self.last = Some((range.start, count));
+        let apart = apart || message.forwarded.is_some();
+        let before = self
+            .last
+            .take()
+            .filter(|(start, topic, _)| *start == range.start || (apart && *topic == message.topic));
+        let count = before.map_or(1, |(_, _, n)| n.saturating_add(1));
+        self.last = Some((range.start, message.topic.clone(), count));
         self.again = count > 1;
         let finding =
             Finding { topic: message.topic.clone(), bytes: message.payload.len(), lost: Vec::new() };
-        if self.careful.is_some() && ranges.len() == 1 {
-            self.again = true;
-            let readings = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            if readings > 1 {
-                self.ceiling = Some((readings / 2, now + RELAX));
-            } else if self.suspects.len() < SUSPECTS && !self.suspects(range.start) {
-                let apart = apart || message.forwarded.is_some();
+        let alone = self.careful.is_some() && ranges.len() == 1;
+        let readings = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        if alone && readings > 1 {
+            self.ceiling = Some((readings / 2, now + RELAX));
+        } else if alone || (count >= OFTEN && readings == 1) {
+            if self.suspects.len() < SUSPECTS && !self.suspects(range.start) {
                 self.suspects.push(Suspect::new(message, range.clone(), apart, self.retry, now));
             }
-            return Some(finding);
+        } else {
+            if count > 1 {
+                self.careful = ranges.iter().map(|(range, _)| range.end).max();
+            }
+            return None;
         }
-        if count > 1 {
-            self.careful = ranges.iter().map(|(range, _)| range.end).max();
+        self.again = true;
+        Some(finding)
+    }
+
+    fn remember(&mut self, topic: Arc<str>, repeater: Repeater) {
+        self.repeaters.insert(topic, repeater);
+        while self.repeaters.len() > REPEATERS {
+            self.repeaters.pop_first();
         }
-        None
     }
 
     /// The connection ended during a try.
@@ -421,15 +456,16 @@ impl Suspicion {
         let suspect = self.suspects.remove(at);
         finding.lost.push(suspect.range);
         if suspect.apart {
-            let (count, _) = self.repeaters.get(&suspect.topic).copied().unwrap_or_default();
-            if count.saturating_add(1) >= self.tries {
-                let aside = self.aside.iter().filter(|(topic, ..)| *topic == suspect.topic);
+            let topics = [&suspect.topic, &suspect.closed_on];
+            let known = topics.iter().filter_map(|topic| self.repeaters.get(*topic));
+            let lost = known.map(|r| r.lost).max().unwrap_or(0).saturating_add(1);
+            if lost >= self.tries {
+                let aside = self.aside.iter().filter(|(topic, ..)| topics.contains(&topic));
                 finding.lost.extend(aside.map(|(.., range)| range.clone()));
             }
-            self.repeaters.insert(suspect.topic, (count.saturating_add(1), suspect.beyond));
-            while self.repeaters.len() > REPEATERS {
-                self.repeaters.pop_first();
-            }
+            let repeater = Repeater { lost, beyond: suspect.beyond, wait: suspect.wait };
+            self.remember(suspect.topic, repeater);
+            self.remember(suspect.closed_on, repeater);
         }
         Some(finding)
     }
@@ -439,6 +475,7 @@ impl Suspect {
     fn new(message: &Outgoing, range: Range<u64>, apart: bool, wait: Duration, due: Instant) -> Self {
         Self {
             range,
+            closed_on: message.topic.clone(),
             topic: message.topic.clone(),
             class: message.class,
             apart,
