@@ -44,8 +44,10 @@ const ASIDE: usize = 8192;
 const RELAX: Duration = Duration::from_secs(600);
 /// So many connections in a row, closed with a message of the same topic as the oldest under way, make it a suspect.
 const OFTEN: u8 = 4;
+/// With QoS 2: closes in a row of the same message alone before it is left out.
+const PATIENT: u8 = 8;
 /// The longest wait between two tries of which nothing can be learnt.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,6 +164,8 @@ pub struct Suspicion {
     aside: Vec<(Arc<str>, Class, Range<u64>)>,
     /// Readings in one batch, and until when.
     ceiling: Option<(usize, Instant)>,
+    /// With QoS 2: what must not go again as it was.
+    unfit: Option<Range<u64>>,
     /// This connection: since when, and what was acknowledged.
     since: Instant,
     carried: Carried,
@@ -186,6 +190,7 @@ impl Suspicion {
             repeaters: BTreeMap::new(),
             aside: Vec::new(),
             ceiling: None,
+            unfit: None,
             since: now,
             carried: Carried::default(),
             readings: 0,
@@ -241,6 +246,12 @@ impl Suspicion {
         self.suspects.iter().any(|s| s.range.contains(&seq))
     }
 
+    /// Whether what is open under these numbers must not go again as it was.
+    #[must_use]
+    pub fn is_unfit(&self, range: &Range<u64>) -> bool {
+        self.unfit.as_ref() == Some(range) || self.suspects.iter().any(|s| s.range == *range)
+    }
+
     /// Whether there are any, or are to be.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -291,7 +302,8 @@ impl Suspicion {
         let stood = Carried { time: now.saturating_duration_since(self.since), ..self.carried };
         let readings = self.readings;
         let fits = |s: &Suspect| readings > 0 && stood.is_more_than(s.beyond) && stood.time >= s.calm;
-        let anyway = |s: &Suspect| idle && (s.closes == 0 || now >= s.due + s.wait * 4);
+        let stuck = readings == 0 && stood.time >= self.retry;
+        let anyway = |s: &Suspect| stuck || (idle && (s.closes == 0 || now >= s.due + s.wait * 4));
         let ready = |s: &&Suspect| s.message.is_some() && now >= s.due && (fits(s) || anyway(s));
         let Some(suspect) = self.suspects.iter().filter(ready).min_by_key(|s| s.due) else {
             return Step::None;
@@ -304,8 +316,8 @@ impl Suspicion {
     /// When the next try is due.
     #[must_use]
     pub fn next_wake(&self) -> Option<Instant> {
-        let idle = self.busy_at + self.retry;
-        self.suspects.iter().filter(|s| s.message.is_some()).flat_map(|s| [s.due, idle]).min()
+        let (idle, stuck) = (self.busy_at + self.retry, self.since + self.retry);
+        self.suspects.iter().filter(|s| s.message.is_some()).flat_map(|s| [s.due, idle, stuck]).min()
     }
 
     /// Something was acknowledged. Returns what need not lie aside any more. `through`: it is of the lane in which what is
@@ -357,12 +369,13 @@ impl Suspicion {
         free.into_iter().map(|(_, class, range)| (class, range)).collect()
     }
 
-    /// A connection ended, with these messages of the log under way.
+    /// A connection ended, with these messages of the log under way. `exactly`: they go with QoS 2; what is left out then may
+    /// arrive twice, so that takes [`PATIENT`] closes of it alone.
     pub fn ended(
         &mut self,
         ending: Ending,
         under_way: &[Outgoing],
-        apart: bool,
+        (apart, exactly): (bool, bool),
         now: Instant,
     ) -> Option<Finding> {
         self.again = false;
@@ -398,11 +411,12 @@ impl Suspicion {
         self.again = count > 1;
         let finding =
             Finding { topic: message.topic.clone(), bytes: message.payload.len(), lost: Vec::new() };
-        let alone = self.careful.is_some() && ranges.len() == 1;
+        let alone = self.careful.is_some() && ranges.len() == 1 && (!exactly || count >= PATIENT);
         let readings = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        self.unfit = (alone && exactly).then(|| range.clone());
         if alone && readings > 1 {
             self.ceiling = Some((readings / 2, now + RELAX));
-        } else if alone || (count >= OFTEN && readings == 1) {
+        } else if alone || (count >= OFTEN && readings == 1 && !exactly) {
             if self.suspects.len() < SUSPECTS && !self.suspects(range.start) {
                 self.suspects.push(Suspect::new(message, range.clone(), apart, self.retry, now));
             }
@@ -446,7 +460,8 @@ impl Suspicion {
             suspect.strikes += 1;
             suspect.beyond = Carried { bytes: carried.bytes + suspect.bytes as u64, ..carried };
         }
-        let longest = if counts { self.longest } else { LONGEST };
+        // Where nothing passes at all it is as with a broker that is not there.
+        let longest = if counts || self.readings == 0 { self.longest } else { LONGEST };
         suspect.wait = (suspect.wait * 2).min(longest);
         suspect.due = now + suspect.wait;
         let mut finding = Finding { topic: suspect.topic.clone(), bytes: suspect.bytes, lost: Vec::new() };

@@ -101,6 +101,23 @@ async fn with_qos_2_everything_arrives_once_and_in_order_whatever_qos_it_came_wi
 }
 
 #[tokio::test]
+async fn with_mqtt_5_its_own_properties_of_our_names_come_behind_ours() {
+    let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
+    let drain = MemoryDrain::new();
+    let theirs = vec![("seq".to_owned(), "x".to_owned())];
+    let props = Some(Box::new(fieldgate::message::Props { user: theirs, ..Default::default() }));
+    drain.commit_message(7, WallMs(0), Forwarded { props, ..message("z/lamp", 7, false) });
+    let more = UP.replace("\"3.1.1\"", "\"5\"");
+    let bench = Bench::start(uplink(&broker.url(), &more), drain, quick());
+    until("everything delivered", || bench.drain.queued() == 0).await;
+    let found = forwarded(&broker);
+    let values: Vec<_> =
+        found[0].user.iter().filter(|(key, _)| key == "seq").map(|(_, value)| &value[..]).collect();
+    assert_eq!(values, ["7", "x"], "who asks for the first finds ours");
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn what_has_expired_in_the_queue_is_not_sent_and_is_declared() {
     let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
     let drain = MemoryDrain::new();

@@ -152,7 +152,7 @@ mod tests {
     async fn what_is_refused_of_a_barred_topic_is_given_up_once_another_was_taken_and_goes_again_once_it_is_allowed()
      {
         let (mut aside, now, name) = (Aside::default(), Instant::now(), Arc::<str>::from("data/d/p"));
-        let mut refuse =
+        let refuse =
             |aside: &mut Aside, n: u64, taken| aside.refused(&name, &(n..n + 1), (Lane::Live, taken), now);
         assert_eq!(refuse(&mut aside, 1, 0), Verdict::Try);
         assert_eq!(refuse(&mut aside, 5, 0), Verdict::Aside);

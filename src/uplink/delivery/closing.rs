@@ -15,7 +15,9 @@ impl Delivery {
         let apart = self.format.cut().max_readings == 1;
         let mut under_way = unsettled.to_vec();
         under_way.extend_from_slice(open);
-        let Some(finding) = self.suspicion.ended(ending, &under_way, apart, now) else { return };
+        let Some(finding) = self.suspicion.ended(ending, &under_way, (apart, !open.is_empty()), now) else {
+            return;
+        };
         let (topic, bytes) = (&finding.topic, finding.bytes);
         let end = if finding.lost.is_empty() {
             "the rest goes on without it, and it is tried alone after a while"
@@ -45,10 +47,10 @@ impl Delivery {
         self.suspicion.is_careful()
     }
 
-    /// Whether some of these numbers are left out for now.
+    /// Whether what is open under these numbers must not go again as it was.
     #[must_use]
-    pub fn is_suspect(&self, range: &Range<u64>) -> bool {
-        !self.suspicion.is_idle() && range.clone().any(|seq| self.suspicion.suspects(seq))
+    pub fn is_unfit(&self, range: &Range<u64>) -> bool {
+        self.suspicion.is_unfit(range)
     }
 
     /// What there is to do for messages that are suspected.

@@ -75,7 +75,7 @@ impl Session<'_> {
             if self.delivery.is_careful() && !self.inflight.is_empty() {
                 return Ok(());
             }
-            if !self.delivery.is_owed(&exchange.range) || self.delivery.is_suspect(&exchange.range) {
+            if !self.delivery.is_owed(&exchange.range) || self.delivery.is_unfit(&exchange.range) {
                 self.give_up(&exchange);
                 return Ok(());
             }
