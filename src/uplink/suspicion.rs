@@ -18,6 +18,8 @@
 //! 5. What is closed at so many times is given up. The next message of its topic is a suspect from the first; after as many
 //!    messages in a row the topic counts as forbidden, and what lies aside for it is given up with each try.
 
+mod suspect;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use super::inflight::{Cargo, Outgoing};
 use super::share::Class;
 use super::timing::Timing;
 use crate::bounds::UPLINK_BATCH;
+use suspect::{Carried, Repeater, Suspect, Try};
 
 /// How many times longer than a try a connection must have stood before it.
 pub const CALM: u32 = 20;
@@ -58,73 +61,6 @@ pub enum Ending {
     Broken,
     /// We were asked to.
     Asked,
-}
-
-/// What a connection has carried, by its acknowledgements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Carried {
-    messages: u64,
-    bytes: u64,
-    time: Duration,
-}
-
-impl Carried {
-    fn is_more_than(self, other: Self) -> bool {
-        self.messages > other.messages && self.bytes > other.bytes && self.time > other.time
-    }
-}
-
-#[derive(Debug)]
-struct Suspect {
-    range: Range<u64>,
-    /// Under which the connection was closed, and under which it goes now.
-    closed_on: Arc<str>,
-    topic: Arc<str>,
-    class: Class,
-    /// Its topic is that of a point or of another device, not of all readings of a lane.
-    apart: bool,
-    forwarded: bool,
-    bytes: usize,
-    /// As it would go out on this connection.
-    message: Option<Outgoing>,
-    strikes: u8,
-    /// Tries at which the connection was closed.
-    closes: u32,
-    /// What the connection had carried that the last try closed.
-    beyond: Carried,
-    /// Others of its kind were taken since.
-    others: bool,
-    due: Instant,
-    wait: Duration,
-    /// How long a connection should have stood before the next try, by the length of the last one.
-    calm: Duration,
-}
-
-impl Suspect {
-    /// What comes behind it on its topic waits for it: with batches, where that is everything, only for the first try.
-    fn holds(&self, topic: &Arc<str>) -> bool {
-        (self.topic == *topic || self.closed_on == *topic) && (self.apart || self.closes == 0)
-    }
-}
-
-/// A topic at which the broker has closed connections, and of which it has taken nothing since.
-#[derive(Debug, Clone, Copy, Default)]
-struct Repeater {
-    /// Messages in a row that were given up.
-    lost: u8,
-    /// What the connection had carried that the last try closed.
-    beyond: Carried,
-    /// How long the next one waits.
-    wait: Duration,
-}
-
-/// A try that is under way.
-#[derive(Debug, Clone, Copy)]
-struct Try {
-    start: u64,
-    at: Instant,
-    /// Whether the connection has shown enough for it to count.
-    fit: bool,
 }
 
 /// What is to be done about the suspects now.
@@ -483,27 +419,5 @@ impl Suspicion {
             self.remember(suspect.closed_on, repeater);
         }
         Some(finding)
-    }
-}
-
-impl Suspect {
-    fn new(message: &Outgoing, range: Range<u64>, apart: bool, wait: Duration, due: Instant) -> Self {
-        Self {
-            range,
-            closed_on: message.topic.clone(),
-            topic: message.topic.clone(),
-            class: message.class,
-            apart,
-            forwarded: message.forwarded.is_some(),
-            bytes: message.payload.len() + message.topic.len(),
-            message: None,
-            strikes: 0,
-            closes: 0,
-            beyond: Carried::default(),
-            others: false,
-            due,
-            wait,
-            calm: Duration::ZERO,
-        }
     }
 }
