@@ -10,6 +10,7 @@ use fieldgate::message::{BootMs, Forwarded, WallMs};
 
 use crate::fake_broker::{Answer, FakeBroker, Published, Welcome};
 use crate::memory_drain::MemoryDrain;
+use crate::mosquitto::{Mosquitto, installed};
 use crate::outside::{Arrival, judge, readings};
 use crate::uplink_bench::{Bench, quick, until, uplink};
 
@@ -67,6 +68,28 @@ async fn a_message_at_which_the_broker_closes_is_set_aside_and_all_else_goes_on(
         let text = bench.error_with("closes the connection at this message").await;
         assert!(text.contains("/p2`, 5") && text.contains("larger than its limit"), "{text}");
         println!("{more:?}: {} connections, {end} readings", bench.counters.connects.load(Relaxed));
+        bench.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn mosquitto_with_a_limit_that_mqtt_3_1_1_cannot_say_takes_all_that_is_smaller() {
+    if !installed() {
+        return;
+    }
+    for more in [V311, &[V311, "format = \"json-batch\"\nbatch = { max_delay = \"20ms\" }\n"].concat()] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let broker = Mosquitto::start_with(dir, "", "max_packet_size 3000\n").await;
+        let drain = MemoryDrain::new();
+        drain.commit(1..301);
+        drain.commit_text(301, 5000);
+        drain.commit(302..601);
+        let url = format!("mqtt://127.0.0.1:{}", broker.port);
+        let bench = Bench::start(uplink(&url, more), drain, quick());
+        feed(&bench, 601, "the message to be set aside", || !bench.drain.rejected().is_empty()).await;
+        until("the log to run dry", || bench.drain.queued() == 0).await;
+        assert_eq!(bench.drain.rejected(), [301], "{more}");
+        println!("{more:?}: {} connections", bench.counters.connects.load(Relaxed));
         bench.stop().await;
     }
 }

@@ -139,7 +139,7 @@ impl Delivery {
         if strikes.count >= self.timing.tries {
             self.strikes.remove(&range.start);
             self.aside.given_up(&message.topic, range.start, now);
-            self.give_up(&[range.clone()]);
+            self.give_up(std::slice::from_ref(range));
             self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
             return;
         }
