@@ -155,6 +155,12 @@ impl Fault {
         Self::Login { why: why.into(), settled: false }
     }
 
+    /// What is probably behind it; `""`, or it begins with `; `.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        if let Self::HungUp { hint, .. } = self { hint } else { "" }
+    }
+
     /// Whether the far side closed the connection, and a message of ours may be why.
     #[must_use]
     pub fn may_be_a_message(&self) -> bool {

@@ -276,7 +276,9 @@ impl Loop<'_> {
                     }
                     End::Broken(fault) => {
                         let fault = closes.after(since.elapsed(), fault, self.client_id());
-                        delivery.why_closed().map_or(fault, Fault::Closed)
+                        // Who hangs up for another reason is told of as well.
+                        let hint = fault.hint().to_owned();
+                        delivery.why_closed().map_or(fault, |why| Fault::Closed(why + &hint))
                     }
                 };
                 informed = None;
