@@ -99,6 +99,7 @@ impl UplinkStatus {
             forward_expired: uplink.counters.forward_expired.load(Relaxed),
             brought: uplink.counters.routed.load(Relaxed),
             brought_dropped: uplink.counters.routed_dropped.load(Relaxed)
+                + uplink.counters.strangers.load(Relaxed)
                 + uplink.counters.oversize.load(Relaxed),
             windows_missed: next_window.map(|_| uplink.counters.windows_missed.load(Relaxed)),
             rate,

@@ -3,8 +3,10 @@
 //!
 //! - Nothing is reported delivered to the log without its acknowledgement.
 //! - When a connection ends, everything unacknowledged is pending again, for the log says so.
-//! - What becomes of a message that the broker refuses: see [`refusal`].
+//! - What becomes of a message that the broker refuses: see [`refusal`]; at which it closes the connection: [`closing`].
 
+mod aside;
+mod closing;
 mod exactly;
 mod forwarding;
 mod refusal;
@@ -26,6 +28,7 @@ use super::lanes::{Cut, Lane, Lanes, Want};
 use super::mirror::Mirror;
 use super::pace::Lesson;
 use super::share::{CLASSES, Class, pick};
+use super::suspicion::{Step, Suspicion};
 use super::timing::Timing;
 use crate::clock::Clock;
 use crate::config::model::Order;
@@ -33,6 +36,7 @@ use crate::message::{CorrectionRecord, LossReason, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, Drain, Exchange};
+use aside::Aside;
 pub use exactly::Found;
 use refusal::{Refused, Strikes};
 
@@ -54,8 +58,14 @@ pub struct Delivery {
     timing: Timing,
     /// Refusals that count so far, by the first number of the message.
     strikes: BTreeMap<u64, Strikes>,
-    /// Messages of readings that the broker took.
+    /// Messages of readings that the broker took, all, and live and backlog.
     taken: u64,
+    taken_of: [u64; 2],
+    /// Topics that it refuses.
+    aside: Aside,
+    /// Messages at which it closes the connection, and what is to be told of the last one.
+    suspicion: Suspicion,
+    closed_at: Option<String>,
     /// Whether it took one on this connection, live and backlog.
     open: [bool; 2],
     /// Bytes of payload of a reading, by the last message.
@@ -105,6 +115,7 @@ impl Delivery {
         let (strikes, unsettled) = (BTreeMap::new(), Vec::new());
         let (taken, open) = (0, [false; 2]);
         let clock_wait_since = None;
+        let (aside, suspicion) = (Aside::default(), Suspicion::new(&timing, now));
         Self {
             drain,
             mirror,
@@ -118,6 +129,10 @@ impl Delivery {
             timing,
             strikes,
             taken,
+            taken_of: [0; 2],
+            aside,
+            suspicion,
+            closed_at: None,
             open,
             reading_bytes: 1,
             unsettled,
@@ -134,6 +149,8 @@ impl Delivery {
             node.connected();
         }
         let mut pending = self.drain.pending();
+        let owed = |u: &Range<u64>| pending.iter().any(|p| p.start <= u.start && u.end <= p.end);
+        self.suspicion.connected(owed, pending.first().map(|p| p.start), now);
         for exchange in open {
             subtract(&mut pending, &exchange.range);
         }
@@ -229,21 +246,35 @@ impl Delivery {
 
     /// The next message that may go out now. `finish`: only what is live, without waiting for company.
     pub fn next_message(&mut self, inflight: &Inflight, now: Instant, finish: bool) -> Option<Outgoing> {
+        match self.step(inflight, now) {
+            Step::None => {}
+            Step::Wait => return None,
+            Step::Go(message) => return Some(*message),
+        }
         let cut = self.portioned(inflight.portion());
-        let wants = CLASSES.map(|class| self.has(class, inflight.window(), cut, now, finish));
-        let class = pick(inflight.window(), inflight.used(), wants, self.plan.turn)?;
-        let message = match class {
-            Class::Control => self.control(),
-            Class::Live => self.readings(Lane::Live, class, cut, now, finish),
-            Class::Backlog => self.readings(Lane::Backlog, class, cut, now, finish),
-        };
-        self.plan.turn += 1;
-        message
+        let one = self.waits_for_one(inflight);
+        // Where all of a class is left out it is another one's turn.
+        for _ in CLASSES {
+            let wants = CLASSES.map(|class| {
+                !(one && class != Class::Control) && self.has(class, inflight.window(), cut, now, finish)
+            });
+            let class = pick(inflight.window(), inflight.used(), wants, self.plan.turn)?;
+            let message = match class {
+                Class::Control => self.control(),
+                Class::Live => self.readings(Lane::Live, class, cut, now, finish),
+                Class::Backlog => self.readings(Lane::Backlog, class, cut, now, finish),
+            };
+            self.plan.turn += 1;
+            if message.is_some() {
+                return message;
+            }
+        }
+        None
     }
 
     /// The cut of a link on which one message should have so many bytes of payload at most.
     fn portioned(&self, bytes: usize) -> Cut {
-        let readings = bytes / self.reading_bytes.max(1);
+        let readings = (bytes / self.reading_bytes.max(1)).min(self.suspicion.most_readings());
         Cut { max_readings: self.plan.cut.max_readings.min(readings.max(1)), ..self.plan.cut }
     }
 
@@ -290,23 +321,31 @@ impl Delivery {
         if let Some(at) = again {
             return Some(self.plan.refused.remove(at).message);
         }
-        while let Some(record) = self.plan.lanes.take_message(lane) {
-            if let Some(message) = self.forwards(record, class) {
+        loop {
+            while let Some(record) = self.plan.lanes.take_message(lane) {
+                if let Some(message) = self.forwards(record, class)
+                    && let Some(message) = self.let_pass(message, now)
+                {
+                    return Some(message);
+                }
+            }
+            let records = self.plan.lanes.take(lane, cut, now, finish);
+            let records = self.cut_around(lane, records);
+            let (first, last) = (records.first()?.id.seq, records.last()?.id.seq);
+            let encoded = self.format.encode(lane, &records);
+            self.reading_bytes = encoded.payload.len().div_ceil(records.len());
+            let message = Outgoing {
+                cargo: Cargo::Readings(first..last.saturating_add(1)),
+                class,
+                topic: encoded.topic,
+                payload: encoded.payload,
+                retain: encoded.retain,
+                forwarded: None,
+            };
+            if let Some(message) = self.let_pass(message, now) {
                 return Some(message);
             }
         }
-        let records = self.plan.lanes.take(lane, cut, now, finish);
-        let (first, last) = (records.first()?.id.seq, records.last()?.id.seq);
-        let encoded = self.format.encode(lane, &records);
-        self.reading_bytes = encoded.payload.len().div_ceil(records.len());
-        Some(Outgoing {
-            cargo: Cargo::Readings(first..last.saturating_add(1)),
-            class,
-            topic: encoded.topic,
-            payload: encoded.payload,
-            retain: encoded.retain,
-            forwarded: None,
-        })
     }
 
     /// A message is on the wire: count what went out before already.
@@ -320,6 +359,7 @@ impl Delivery {
     /// The broker has it; `exchange`: the id under which that was said, with QoS 2.
     pub fn acked(&mut self, message: &Outgoing, exchange: Option<u16>, now: Instant) {
         self.counters.acknowledged.fetch_add(1, Relaxed);
+        self.passed(message);
         match &message.cargo {
             Cargo::Readings(range) => {
                 self.strikes.remove(&range.start);
@@ -351,6 +391,9 @@ impl Delivery {
 
     /// The connection is gone with these messages in flight.
     pub fn ended(&mut self, unsettled: Vec<Outgoing>) {
+        for ranges in self.aside.ended(self.taken_of) {
+            self.give_up(&ranges);
+        }
         let mut events: Vec<(Arc<str>, Bytes)> = Vec::new();
         for message in unsettled {
             match message.cargo {
@@ -382,7 +425,7 @@ impl Delivery {
         let log = self.plan.log_at.into_iter().filter(|at| *at > now).min();
         let losses = self.plan.losses.is_empty().then_some(self.plan.losses_at);
         // What is due already waits for room, not for time.
-        [refused, batch, log, losses]
+        [refused, batch, log, losses, self.aside.next_wake(), self.suspicion.next_wake()]
             .into_iter()
             .flatten()
             .filter(|at| *at > now)

@@ -18,8 +18,6 @@ pub struct Extra {
     pub props: Props,
     /// Seconds after which nobody wants it any more.
     pub expiry: Option<u32>,
-    /// Its publisher asked for exactly once.
-    pub exactly: bool,
 }
 
 impl Extra {

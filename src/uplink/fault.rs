@@ -76,6 +76,8 @@ pub enum Fault {
         why: String,
         /// Coming back soon is of no use, or makes it worse.
         settled: bool,
+        /// A message of ours may be what it does not like.
+        at_a_message: bool,
     },
     /// The broker wants us to go to another server.
     #[error("the broker asks to use another server{}{hint}", named(.to.as_deref()))]
@@ -93,6 +95,9 @@ pub enum Fault {
         /// What is probably behind it; `""`, or it begins with `; `.
         hint: String,
     },
+    /// The broker closes the connection at a message.
+    #[error("{0}")]
+    Closed(String),
     /// The connection broke.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -148,6 +153,18 @@ impl Fault {
     #[must_use]
     pub fn login(why: impl Into<String>) -> Self {
         Self::Login { why: why.into(), settled: false }
+    }
+
+    /// What is probably behind it; `""`, or it begins with `; `.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        if let Self::HungUp { hint, .. } = self { hint } else { "" }
+    }
+
+    /// Whether the far side closed the connection, and a message of ours may be why.
+    #[must_use]
+    pub fn may_be_a_message(&self) -> bool {
+        matches!(self, Self::HungUp { .. } | Self::Ended { at_a_message: true, .. })
     }
 
     /// Whether to wait as long as we ever do before the next try: the broker has said that it does not

@@ -257,9 +257,9 @@ impl Lanes {
 
     /// These readings were refused in this form: put them back to be read and sent again, in order.
     /// The numbers between them count as wanted; what is gone of them the log skips.
-    pub fn rewind(&mut self, lane: Lane, range: Range<u64>) {
+    pub fn rewind(&mut self, lane: Lane, ranges: impl IntoIterator<Item = Range<u64>>) {
         let line = &mut self.lines[lane as usize];
-        let mut ranges = vec![range];
+        let mut ranges: Vec<_> = ranges.into_iter().collect();
         ranges.extend(line.ready.drain(..).map(|(_, item)| item.seq()..item.seq() + 1));
         line.bytes = 0;
         ranges.extend(line.unread.drain(..));
@@ -270,6 +270,12 @@ impl Lanes {
                 _ => line.unread.push_back(range),
             }
         }
+    }
+
+    /// Nothing waits to be read or sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.late.is_none() && self.lines.iter().all(|l| l.unread.is_empty() && l.ready.is_empty())
     }
 
     /// When a message that is not full will be closed by time.
@@ -381,7 +387,7 @@ mod tests {
         let mut lanes = Lanes::new(Order::LiveFirst, some(1..12), 12);
         fill(&mut lanes, FIVE, &[3], now);
         assert_eq!(seqs(&lanes.take(Lane::Backlog, FIVE, now, false)), [1, 2]);
-        lanes.rewind(Lane::Backlog, 1..3);
+        lanes.rewind(Lane::Backlog, Some(1..3));
         fill(&mut lanes, FIVE, &[3], now);
         let two = Cut { max_readings: 2, ..FIVE };
         assert_eq!(seqs(&lanes.take(Lane::Backlog, two, now, false)), [1, 2]);

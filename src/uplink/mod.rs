@@ -17,7 +17,7 @@
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`pace`] (how much may be), [`exactly`] (QoS 2),
 //! [`mirror`] (status and events), [`liveness`], [`hearing`], [`routes`] (what comes down), [`forward`] and [`extra`] (what of other devices goes
-//! up), [`schedule`] (windows), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
+//! up), [`schedule`] (windows), [`suspicion`] (what makes the broker close the connection), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
 //! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
 
@@ -56,6 +56,7 @@ pub mod schedule;
 mod session;
 pub mod share;
 pub mod stage;
+pub mod suspicion;
 pub mod tap;
 pub mod timing;
 pub mod tls;
@@ -271,7 +272,8 @@ impl Loop<'_> {
                 }
                 let end = session::run(link, self.context, delivery, &mut mirror, terms).await;
                 held = self.keeps_what_comes_down().map(|_| (endpoint.url(), heard));
-                if since.elapsed() >= self.context.timing.stable || self.acknowledged() > before {
+                let got_on = since.elapsed() >= self.context.timing.stable || self.acknowledged() > before;
+                if got_on && !delivery.was_closed_again() {
                     backoff.reset();
                 }
                 last = None;
@@ -282,7 +284,12 @@ impl Loop<'_> {
                         rested = Some(schedule.next(now));
                         break;
                     }
-                    End::Broken(fault) => closes.after(since.elapsed(), fault, self.client_id()),
+                    End::Broken(fault) => {
+                        let fault = closes.after(since.elapsed(), fault, self.client_id());
+                        // Who hangs up for another reason is told of as well.
+                        let hint = fault.hint().to_owned();
+                        delivery.why_closed().map_or(fault, |why| Fault::Closed(why + &hint))
+                    }
                 };
                 informed = None;
                 let fault = {

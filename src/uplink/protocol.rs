@@ -245,8 +245,9 @@ impl Protocol {
     }
 
     /// Writes a subscription with QoS 1 to `out` (with a session that is kept: with QoS 0, so that the broker does not keep
-    /// for later what is for now), and returns its packet id. `retained`: with what the broker kept, and
-    /// each message with its mark (MQTT 3.1.1 brokers send both as they like).
+    /// for later what is for now), and returns its packet id. `retained`: with what the broker kept. Each message
+    /// comes with its mark, so that a command which was published to be retained is known (MQTT 3.1.1 brokers send both as they
+    /// like, and most take the mark off what comes while we are subscribed).
     ///
     /// # Errors
     /// The filter cannot be sent.
@@ -257,10 +258,11 @@ impl Protocol {
         let options = SubOpts::new().set_qos(qos);
         let packet: Packet = match self.version {
             MqttVersion::V5 => {
-                let options = match retained {
-                    true => options.set_rh(RetainHandling::SendRetained).set_rap(true),
-                    false => options.set_rh(RetainHandling::DoNotSendRetained),
+                let kept = match retained {
+                    true => RetainHandling::SendRetained,
+                    false => RetainHandling::DoNotSendRetained,
                 };
+                let options = options.set_rh(kept).set_rap(true);
                 let entry = SubEntry::new(filter, options).map_err(wrong)?;
                 v5_0::Subscribe::builder().packet_id(id).entries(vec![entry]).build().map_err(wrong)?.into()
             }

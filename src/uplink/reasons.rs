@@ -28,7 +28,9 @@ pub fn ended(code: u8, properties: &[Property]) -> Fault {
     if let Some(fault) = redirect(code, properties) {
         return fault;
     }
-    Fault::Ended { why: with_reason(code, properties), settled: is_settled(code) }
+    // Unspecified, malformed, against the rules, not authorised, topic, packet or payload not accepted.
+    let at_a_message = matches!(code, 0x80..=0x83 | 0x87 | 0x90 | 0x94 | 0x95 | 0x99..=0x9b);
+    Fault::Ended { why: with_reason(code, properties), settled: is_settled(code), at_a_message }
 }
 
 /// Use another server, server moved (§4.13): the broker names hosts, separated by spaces; the first counts.

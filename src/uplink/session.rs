@@ -35,6 +35,7 @@ use super::protocol::{Incoming, Limits, Protocol, Unsendable};
 use super::pump::{maybe, push, receive, say_goodbye};
 use super::rate::{RATE_TICK, Rate};
 use super::share::Class;
+use super::suspicion::Ending;
 use super::tap::Wire;
 use crate::bounds;
 use crate::message::{CorrectionRecord, LossRecord, Message};
@@ -123,10 +124,16 @@ pub(super) async fn run(
     let settled = inflight.is_empty();
     delivery.lesson = inflight.lesson();
     // What is open stays open: the next connection goes on with it.
-    for id in exchanges.into_ids() {
-        inflight.acked(id, Instant::now());
-    }
-    delivery.ended(inflight.into_unsettled());
+    let now = Instant::now();
+    let open: Vec<_> = exchanges.into_ids().into_iter().filter_map(|id| inflight.acked(id, now)).collect();
+    let unsettled = inflight.into_unsettled();
+    let ending = match &result {
+        Ok(()) => Ending::Asked,
+        Err(fault) if fault.may_be_a_message() => Ending::Closed,
+        Err(_) => Ending::Broken,
+    };
+    delivery.closed(ending, &unsettled, &open, now);
+    delivery.ended(unsettled);
     match result {
         Ok(()) if resting && !context.stop.is_cancelled() => End::Rested { settled },
         Ok(()) => End::Stopped,
@@ -349,6 +356,7 @@ impl<'a> Session<'a> {
         if self.farewell {
             return Ok(());
         }
+        self.delivery.declare(now);
         let finish = self.stopping.is_some();
         let room = self.terms.bucket.encoded();
         while self.out.len() + self.staged < room && self.has_place(now) {

@@ -23,6 +23,8 @@ pub struct Published {
     pub id: u16,
     /// MQTT 5: what the payload is said to be.
     pub content_type: Option<String>,
+    /// MQTT 5: user properties.
+    pub user: Vec<(String, String)>,
     /// Bytes of the packet behind its fixed header.
     pub len: usize,
     pub qos: u8,
@@ -445,7 +447,7 @@ fn understand(
         0 => (0, rest),
         _ => (u16::from_be_bytes([rest[0], rest[1]]), &rest[2..]),
     };
-    let mut content_type = None;
+    let (mut content_type, mut user) = (None, Vec::new());
     if v5 {
         assert!(payload[0] < 0x80, "short properties");
         let (mut properties, rest) = payload[1..].split_at(usize::from(payload[0]));
@@ -466,6 +468,14 @@ fn understand(
                     content_type = Some(String::from_utf8(text.to_vec()).expect("UTF-8"));
                     more
                 }
+                0x26 => {
+                    let (key, more) = more.split_at(usize::from(number));
+                    let (value, more) =
+                        more[2..].split_at(usize::from(u16::from_be_bytes([more[0], more[1]])));
+                    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+                    user.push((text(key), text(value)));
+                    more
+                }
                 other => panic!("a property {other:#x} that is not expected"),
             };
         }
@@ -475,5 +485,5 @@ fn understand(
     let reading = ["/data/", "/history/", "/batch", "/compact"].iter().any(|part| topic.contains(part));
     assert!(if plain { qos == 0 } else { qos == 1 || reading }, "QoS {qos}: {topic}");
     let (retain, dup, payload) = (first & 1 != 0, first & 8 != 0, payload.to_vec());
-    Published { connection, topic, payload, retain, dup, id, qos, content_type, len: body.len() }
+    Published { connection, topic, payload, retain, dup, id, qos, content_type, user, len: body.len() }
 }

@@ -11,6 +11,7 @@ mod held;
 mod manners;
 mod metered;
 mod noise;
+mod poison;
 mod real;
 mod routes;
 mod sides;

@@ -69,3 +69,15 @@ async fn a_real_broker_sends_what_it_kept_and_takes_the_answer_for_what_is_too_l
         bench.stop().await;
     }
 }
+
+#[tokio::test]
+async fn commands_are_asked_for_with_the_mark_of_what_is_retained() {
+    let broker = FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await;
+    let more = "allow_commands = [\"#\"]\n";
+    let bench = Bench::start(uplink(&broker.url(), more), MemoryDrain::new(), quick());
+    until("the subscription", || !broker.subscribed().is_empty()).await;
+    let options = *broker.subscribed()[0].1.last().expect("options");
+    // Retain As Published, and nothing that was kept before (MQTT 5 §3.8.3.1).
+    assert_eq!((options & 0x08, options & 0x30), (0x08, 0x20));
+    bench.stop().await;
+}

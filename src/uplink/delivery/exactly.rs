@@ -81,7 +81,7 @@ impl Delivery {
         for owed in self.drain.pending() {
             let part = owed.start.max(exchange.range.start)..owed.end.min(exchange.range.end);
             if !part.is_empty() {
-                self.plan.lanes.rewind(lane, part.clone());
+                self.plan.lanes.rewind(lane, Some(part.clone()));
                 self.note_doubt(part);
             }
         }

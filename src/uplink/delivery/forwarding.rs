@@ -2,7 +2,7 @@
 //!
 //! Payload, retained flag and properties stay what they are. With MQTT 5 `epoch`, `seq` and `ts` go along as user
 //! properties, and one that names this gateway, so that a message that comes round is known; MQTT 3.1.1 has no place for
-//! them. If it has properties of these names already (of another gateway on the way), ours are the last. What is too old by the word of its publisher is not sent: it is declared lost as `expired`.
+//! them. If it has properties of these names already (its own, or of another gateway on the way), ours are the first. What is too old by the word of its publisher is not sent: it is declared lost as `expired`.
 
 use super::{Cargo, Class, Delivery, LossReason, Outgoing, Relaxed};
 use crate::message::{ForwardedRecord, VIA};
@@ -23,12 +23,13 @@ impl Delivery {
         // The log gives what the routes take; between two configurations it may be another one's.
         let topic = self.forwards.target(&message.topic)?;
         let mut props = message.props.as_deref().cloned().unwrap_or_default();
-        props.user.extend([
-            (VIA.to_owned(), self.forwards.gateway().to_owned()),
+        let ours = [
             ("epoch".to_owned(), id.epoch.to_string()),
             ("seq".to_owned(), id.seq.to_string()),
             ("ts".to_owned(), ts.to_string()),
-        ]);
+            (VIA.to_owned(), self.forwards.gateway().to_owned()),
+        ];
+        props.user.splice(0..0, ours);
         let expiry = left.and_then(|left| u32::try_from(left).ok());
         Some(Outgoing {
             cargo: Cargo::Readings(range),
@@ -36,7 +37,7 @@ impl Delivery {
             topic: topic.into(),
             payload: message.payload.clone(),
             retain: message.retain,
-            forwarded: Some(Box::new(Extra { props, expiry, exactly: message.qos == 2 })),
+            forwarded: Some(Box::new(Extra { props, expiry })),
         })
     }
 }

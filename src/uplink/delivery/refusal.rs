@@ -5,8 +5,12 @@
 //! A try counts only where the broker takes other readings: it took some of the same lane on this
 //! connection, and either some since the try before, or this message is the only refused one. A broker
 //! that refuses everything (wrong rights, a quota) is waited out, and nothing is given up.
+//! Where it is a topic that may not be published, only the first messages of it are tried so often ([`aside`](super::aside)).
 //! A refused message that is accepted later arrives after younger ones: the one exception to the order.
 
+use std::ops::Range;
+
+use super::aside::Verdict;
 use super::{Cargo, Class, Delivery, Instant, Lane, LossReason, LossRecord, Outgoing, Relaxed, lane_index};
 
 /// How often a message was refused while others were taken.
@@ -56,6 +60,13 @@ impl Delivery {
     /// The broker refuses it.
     pub fn refused(&mut self, message: Outgoing, code: u8, now: Instant) {
         const PACKET_TOO_LARGE: u8 = 0x95;
+        if let Cargo::Readings(range) = &message.cargo {
+            let released = self.suspicion.answered(range);
+            self.take_back(released);
+        }
+        if self.lies_aside(&message, code, now) {
+            return;
+        }
         match &message.cargo {
             Cargo::Readings(range) if code == PACKET_TOO_LARGE && range.end - range.start > 1 => {
                 let half = usize::try_from((range.end - range.start) / 2).unwrap_or(1).max(1);
@@ -73,10 +84,38 @@ impl Delivery {
         }
     }
 
+    /// Whether it lies aside, because its topic is refused.
+    fn lies_aside(&mut self, message: &Outgoing, code: u8, now: Instant) -> bool {
+        // What these say is of the topic: not authorised, topic name invalid.
+        let (Cargo::Readings(range), Some(lane), 0x87 | 0x90) =
+            (&message.cargo, lane_of(message.class), code)
+        else {
+            return false;
+        };
+        let taken = self.taken_of[lane as usize];
+        self.aside.refused(&message.topic, range, (lane, taken), now) == Verdict::Aside
+    }
+
+    /// Declares lost what was gathered of topics that are refused.
+    pub fn declare(&mut self, now: Instant) {
+        while let Some(ranges) = self.aside.due(self.taken_of, now) {
+            self.give_up(&ranges);
+            self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
+        }
+    }
+
+    /// These will not arrive.
+    pub(super) fn give_up(&mut self, ranges: &[Range<u64>]) {
+        for range in ranges {
+            self.counters.rejected.fetch_add(range.end - range.start, Relaxed);
+            self.drain.reject(range.clone(), LossReason::Rejected);
+        }
+    }
+
     fn split(&mut self, message: &Outgoing, max_readings: usize) {
         if let (Cargo::Readings(range), Some(lane)) = (&message.cargo, lane_of(message.class)) {
             self.plan.cut.max_readings = self.plan.cut.max_readings.min(max_readings);
-            self.plan.lanes.rewind(lane, range.clone());
+            self.plan.lanes.rewind(lane, Some(range.clone()));
         }
     }
 
@@ -99,8 +138,8 @@ impl Delivery {
         }
         if strikes.count >= self.timing.tries {
             self.strikes.remove(&range.start);
-            self.counters.rejected.fetch_add(range.end - range.start, Relaxed);
-            self.drain.reject(range.clone(), LossReason::Rejected);
+            self.aside.given_up(&message.topic, range.start, now);
+            self.give_up(std::slice::from_ref(range));
             self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
             return;
         }
@@ -111,7 +150,7 @@ impl Delivery {
     }
 }
 
-fn lane_of(class: Class) -> Option<Lane> {
+pub(super) fn lane_of(class: Class) -> Option<Lane> {
     match class {
         Class::Live => Some(Lane::Live),
         Class::Backlog => Some(Lane::Backlog),

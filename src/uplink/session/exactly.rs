@@ -72,7 +72,10 @@ impl Session<'_> {
             return Ok(());
         }
         if let Some(exchange) = self.exchanges.next_again(now).cloned() {
-            if !self.delivery.is_owed(&exchange.range) {
+            if self.delivery.is_careful() && !self.inflight.is_empty() {
+                return Ok(());
+            }
+            if !self.delivery.is_owed(&exchange.range) || self.delivery.is_unfit(&exchange.range) {
                 self.give_up(&exchange);
                 return Ok(());
             }

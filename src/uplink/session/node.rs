@@ -131,7 +131,7 @@ impl Session<'_> {
     pub(super) fn told_to_leave(&mut self, now: Instant) -> Result<Option<Fault>, Fault> {
         let Some(why) = self.confirmed.leave.take() else { return Ok(None) };
         self.say_death(now)?;
-        Ok(Some(Fault::Ended { why, settled: false }))
+        Ok(Some(Fault::Ended { why, settled: false, at_a_message: false }))
     }
 
     /// The node's own farewell, if there is a node.

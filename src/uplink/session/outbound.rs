@@ -21,9 +21,9 @@ impl Session<'_> {
                 Err(problem) => self.unsendable(problem, message, now),
             };
         }
-        // What another device published goes as it wanted it to, and no further.
-        let wanted = message.forwarded.as_deref().is_none_or(|extra| extra.exactly);
-        if readings && wanted && self.context.wants_exactly_once() {
+        // Messages of other devices too, whatever QoS they came with: what went with QoS 1 would overtake on its topic what
+        // waits for its note.
+        if readings && self.context.wants_exactly_once() {
             if self.exchanges.is_on(now) {
                 return self.stage(message, now);
             }
