@@ -327,6 +327,8 @@ impl Connection {
             if let Some(due) = self.handle(packet, frame.end)? {
                 self.pass(due).await?;
             }
+            // Where the hub takes everything at once nothing here ever waits: without this a flood would keep the polls from their turn.
+            tokio::task::consume_budget().await;
         }
         Ok(())
     }
