@@ -1,5 +1,5 @@
 //! Certificates and keys in PEM files, for the local broker and the uplinks: read in one way, and what is wrong
-//! with them in words. Reads a certificate's term itself, for rustls does not tell it.
+//! with them in words. Reads a certificate's term and its owner's name itself, for rustls does not tell them.
 //!
 //! Nothing that stands in a file can make this panic.
 
@@ -57,6 +57,40 @@ fn words(error: &Error) -> String {
 /// From when to when a certificate is valid (RFC 5280, section 4.1.2.5). `None` if that cannot be read.
 #[must_use]
 pub fn term(certificate: &[u8]) -> Option<(WallMs, WallMs)> {
+    let (_, term, _) = element(from_term(certificate)?)?;
+    let (tag, from, rest) = element(term)?;
+    let from = time(tag, from)?;
+    let (tag, to, _) = element(rest)?;
+    Some((from, time(tag, to)?))
+}
+
+/// The name of a certificate's owner: the first common name of its subject (RFC 5280, section 4.1.2.6), at most 256 bytes of UTF-8
+/// without control characters. `None` if there is none like that.
+#[must_use]
+pub fn common_name(certificate: &[u8]) -> Option<String> {
+    const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03]; // 2.5.4.3
+    let after_term = element(from_term(certificate)?)?.2;
+    let (_, mut sets, _) = element(after_term)?;
+    while let Some((_, mut set, more)) = element(sets) {
+        sets = more;
+        while let Some((_, pair, others)) = element(set) {
+            set = others;
+            let (_, kind, value) = element(pair)?;
+            if kind != COMMON_NAME {
+                continue;
+            }
+            // UTF8String, PrintableString and IA5String; the others have encodings of their own.
+            let (0x0c | 0x13 | 0x16, name, _) = element(value)? else { return None };
+            let name = std::str::from_utf8(name).ok()?;
+            let fits = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
+            return fits.then(|| name.to_owned());
+        }
+    }
+    None
+}
+
+/// What stands in a certificate from its term on: term, subject, key.
+fn from_term(certificate: &[u8]) -> Option<&[u8]> {
     let (_, whole, _) = element(certificate)?;
     let (_, mut rest, _) = element(whole)?;
     // The version may be missing; before the term come the serial number, the signature's kind and the issuer.
@@ -67,11 +101,7 @@ pub fn term(certificate: &[u8]) -> Option<(WallMs, WallMs)> {
     for _ in 0..3 {
         rest = element(rest)?.2;
     }
-    let (_, term, _) = element(rest)?;
-    let (tag, from, rest) = element(term)?;
-    let from = time(tag, from)?;
-    let (tag, to, _) = element(rest)?;
-    Some((from, time(tag, to)?))
+    Some(rest)
 }
 
 /// The first DER element of `bytes`: its tag, what is in it, and what comes after it.
@@ -126,6 +156,28 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_certificate_is_read_if_it_has_one() {
+        let name_of = |names: &[(rcgen::DnType, &str)]| {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            for (kind, value) in names {
+                params.distinguished_name.push(kind.clone(), *value);
+            }
+            let made = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+            common_name(made.der())
+        };
+        use rcgen::DnType::{CommonName, OrganizationName};
+        assert_eq!(
+            name_of(&[(OrganizationName, "plant"), (CommonName, "pümp-7")]).as_deref(),
+            Some("pümp-7")
+        );
+        assert_eq!(name_of(&[(OrganizationName, "plant")]), None);
+        for none in ["", "a\0b", "a\nb", &"x".repeat(257)] {
+            assert_eq!(name_of(&[(CommonName, none)]), None, "{none:?}");
+        }
+    }
+
+    #[test]
     fn files_that_are_none_are_told_apart_and_never_quoted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.pem");
@@ -144,8 +196,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), length in any::<u8>()) {
-            let _ = term(&bytes);
-            let _ = term(&[&[0x30, length, 0x30, length], bytes.as_slice()].concat());
+            let _ = (term(&bytes), common_name(&bytes));
+            let framed = [&[0x30, length, 0x30, length], bytes.as_slice()].concat();
+            let _ = (term(&framed), common_name(&framed));
         }
     }
 }

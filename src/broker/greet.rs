@@ -29,6 +29,7 @@ use super::wire::encode::{self, Welcome};
 use super::wire::{Connect, Fault, Version, decode, reader, reason};
 use super::ws;
 use crate::bounds;
+use crate::certificate;
 use crate::config::model::Transport;
 use crate::topic;
 
@@ -96,21 +97,22 @@ pub(super) async fn serve(
         Err(late) => Err(late),
     };
     match opened {
-        Ok(Ok(io)) => Box::pin(greet(shared, door, io, peer, number, deadline)).await,
+        Ok(Ok((io, name))) => Box::pin(greet(shared, door, io, (peer, name), number, deadline)).await,
         Ok(Err(error)) => refused(&shared, peer, Refusal::Handshake, &error.to_string()),
         Err(_) => refused(&shared, peer, Refusal::Handshake, "nothing to greet in time"),
     }
 }
 
-/// Serves a stream on which MQTT is spoken.
+/// Serves a stream on which MQTT is spoken. `from`: who is at the other end, and the name that its certificate proves.
 pub(super) async fn greet(
     shared: Arc<Shared>,
     door: Arc<Door>,
     mut io: Box<dyn Io>,
-    peer: SocketAddr,
+    from: (SocketAddr, Option<Arc<str>>),
     number: u64,
     deadline: Instant,
 ) {
+    let peer = from.0;
     let mut input = Intake::default();
     let greeting = Box::pin(async {
         let connect = match timeout_at(deadline, read_connect(&shared, &mut io, &mut input)).await {
@@ -139,7 +141,7 @@ pub(super) async fn greet(
             }
         };
         let max = connect.maximum_packet;
-        match Box::pin(admit(&shared, &door, connect, (number, peer))).await {
+        match Box::pin(admit(&shared, &door, connect, (number, from))).await {
             Ok(admitted) => Some(admitted),
             Err((version, why, code)) => {
                 refused(&shared, peer, why, "CONNECT is not accepted");
@@ -178,19 +180,37 @@ async fn say_no(io: &mut Box<dyn Io>, version: Version, code: u8, max: u32) {
     .await;
 }
 
-async fn open(shared: &Shared, door: &Door, tcp: TcpStream) -> std::io::Result<Box<dyn Io>> {
+/// Does what comes before MQTT. Also the name that a client's certificate proves: the listener's `client_ca` has signed it.
+async fn open(
+    shared: &Shared,
+    door: &Door,
+    tcp: TcpStream,
+) -> std::io::Result<(Box<dyn Io>, Option<Arc<str>>)> {
     tcp.set_nodelay(true)?;
     let tls = door.tls.borrow().clone().map(TlsAcceptor::from);
     let max = shared.limits.packet;
     let websocket = door.config.transport == Transport::Websocket;
-    Ok(match (tls, websocket) {
-        (None, false) => Box::new(tcp),
-        (None, true) => Box::new(ws::accept(tcp, max).await.map_err(std::io::Error::other)?),
-        (Some(tls), false) => Box::new(tls.accept(tcp).await?),
-        (Some(tls), true) => {
-            Box::new(ws::accept(tls.accept(tcp).await?, max).await.map_err(std::io::Error::other)?)
+    let io: (Box<dyn Io>, _) = match (tls, websocket) {
+        (None, false) => (Box::new(tcp), None),
+        (None, true) => (Box::new(ws::accept(tcp, max).await.map_err(std::io::Error::other)?), None),
+        (Some(tls), false) => {
+            let stream = tls.accept(tcp).await?;
+            let name = proved(&stream);
+            (Box::new(stream), name)
         }
-    })
+        (Some(tls), true) => {
+            let stream = tls.accept(tcp).await?;
+            let name = proved(&stream);
+            (Box::new(ws::accept(stream, max).await.map_err(std::io::Error::other)?), name)
+        }
+    };
+    Ok(io)
+}
+
+/// The common name of the client's certificate, which was verified in the handshake.
+fn proved(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> Option<Arc<str>> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    certificate::common_name(certificate).map(Arc::from)
 }
 
 /// Why there is no CONNECT.
@@ -257,7 +277,7 @@ async fn admit(
     shared: &Arc<Shared>,
     door: &Door,
     mut connect: Connect,
-    (number, peer): (u64, SocketAddr),
+    (number, (peer, proved)): (u64, (SocketAddr, Option<Arc<str>>)),
 ) -> Result<Admitted, Refused> {
     let version = connect.version;
     let no = |why, code| Err((version, why, code));
@@ -273,8 +293,13 @@ async fn admit(
         return no(Refusal::Protocol, reason::CLIENT_ID_INVALID);
     }
     let access = shared.access.borrow().clone();
-    let user =
-        login(shared, &access, door, &mut connect, peer).await.map_err(|(why, code)| (version, why, code))?;
+    let refused = |(why, code)| (version, why, code);
+    // Who says no name that a password could prove is who the certificate says.
+    let by_certificate = proved.is_some() && (connect.user.is_none() || access.passwords.is_none());
+    let user = match proved.filter(|_| by_certificate) {
+        Some(name) => Some(name),
+        None => login(shared, &access, door, &mut connect, peer).await.map_err(refused)?,
+    };
     let client_id: Arc<str> = match connect.client_id.as_str() {
         "" => State::made_up_id(),
         id => id.into(),
@@ -300,6 +325,7 @@ async fn admit(
     };
     let about = Arc::new(About {
         welcome: door.config.allow_anonymous == Some(true),
+        by_certificate,
         peer,
         transport: door.transport(),
         version,

@@ -112,6 +112,6 @@ impl Broker {
         let (_, tls) = watch::channel(None);
         let door = Arc::new(Door { config, tls, stop: shared.stop.child_token() });
         let (number, deadline) = (shared.fresh(), Instant::now() + shared.limits.connect_deadline);
-        Box::pin(greet::greet(shared, door, Box::new(io), here, number, deadline)).await;
+        Box::pin(greet::greet(shared, door, Box::new(io), (here, None), number, deadline)).await;
     }
 }

@@ -72,7 +72,8 @@ impl State {
     pub(super) fn change_access(&mut self, access: Arc<Access>) {
         for client in self.clients.values() {
             let Presence::Online { about, control, .. } = &client.presence else { continue };
-            if access.revokes(&self.access, client.user.as_deref(), about.welcome) {
+            // (Who is known by a certificate is in no password file.)
+            if !about.by_certificate && access.revokes(&self.access, client.user.as_deref(), about.welcome) {
                 tracing::info!(client = %client.id, user = client.user.as_deref(), "no longer let in: disconnected");
                 // As in `kick`.
                 let _ = control.try_send(Control::Stop(reason::NOT_AUTHORIZED));

@@ -226,6 +226,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
     let message = message::Publish::plain("will", id.to_owned(), 0, true);
     let about = traffic::About {
         welcome: false,
+        by_certificate: false,
         peer: ([127, 0, 0, 1], 4711).into(),
         transport: "tcp",
         version: wire::Version::V5,

@@ -68,6 +68,8 @@ pub struct About {
     pub keep_alive: u16,
     /// Its listener takes clients without a name, whatever users there are.
     pub welcome: bool,
+    /// Its certificate says its name, and no password file.
+    pub by_certificate: bool,
     /// When it was let in.
     pub since: Instant,
     /// What it moved.

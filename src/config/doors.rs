@@ -115,7 +115,7 @@ pub struct ListenerTls {
     /// Private key, PEM.
     #[schemars(example = &"server.key")]
     pub key: PathBuf,
-    /// If set, clients must show a certificate of this CA.
+    /// If set, clients must show a certificate of this CA. The common name of its subject is their user name, for the ACL, unless they prove another one by a password.
     #[serde(default)]
     #[schemars(example = &"ca.crt")]
     pub client_ca: Option<PathBuf>,

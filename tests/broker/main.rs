@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test that fails is a failed test")]
 
 mod both;
+mod certificates;
 mod fuzz;
 mod kept;
 mod killers;

@@ -52,16 +52,18 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
     for (index, listener) in broker.listener.iter().enumerate() {
         let place = |key| sections.listener(index, key);
         let bind = listener.bind;
-        if !bind.ip().is_loopback() && !users && listener.allow_anonymous != Some(true) {
+        // A certificate of one's own CA is a name, too.
+        let named = users || listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if !bind.ip().is_loopback() && !named && listener.allow_anonymous != Some(true) {
             let problem = Problem::new(
                 place("bind"),
                 format!("`{bind}` is open to the network, and there are no users"),
             );
             problems.push(problem.hint(
-                "set `password_file` in [broker], or bind to 127.0.0.1, or write `allow_anonymous = true` here",
+                "set `password_file` in [broker], or `client_ca` in its `tls`, or bind to 127.0.0.1, or write `allow_anonymous = true` here",
             ));
         }
-        if !users && listener.allow_anonymous == Some(false) {
+        if !named && listener.allow_anonymous == Some(false) {
             let problem =
                 Problem::new(place("allow_anonymous"), "nobody can connect here: there are no users");
             findings.warnings.push(problem.hint("set `password_file` in [broker]"));
