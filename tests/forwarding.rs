@@ -264,7 +264,8 @@ fn properties_arrive_and_what_has_qos_0_waits_in_the_log_as_well() {
             && line.contains("ts:")
     };
     assert!(
-        lines[1].starts_with("sites/box/zigbee2mqtt/lamp|1|1|text/plain|c7|1|answers|room:hall "),
+        lines[1].starts_with("sites/box/zigbee2mqtt/lamp|1|1|text/plain|c7|1|answers|epoch:")
+            && lines[1].contains(" room:hall"),
         "{text}"
     );
     assert!(lines[1].ends_with("|on") && lines[2].ends_with("|off"), "{text}");
