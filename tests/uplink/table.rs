@@ -160,7 +160,13 @@ impl Scene {
         };
         until("the witness to see all", || known(&self.arrivals())).await;
         let repeats = judge(&self.arrivals(), all.clone());
-        assert!(self.bench.counters.repeats.load(Relaxed) >= repeats as u64, "repeats are counted");
+        let counted = self.bench.counters.repeats.load(Relaxed);
+        let twice = || {
+            let seen = self.arrivals();
+            let of = |seq: u64| seen.iter().filter(|a| a.seq == seq).map(|a| a.lane).collect::<Vec<_>>();
+            all.clone().map(|seq| (seq, of(seq))).filter(|(_, lanes)| lanes.len() > 1).collect::<Vec<_>>()
+        };
+        assert!(counted >= repeats as u64, "{counted} repeats are counted of {repeats}: {:?}", twice());
         let connects = self.bench.counters.connects.load(Relaxed);
         self.bench.stop().await;
         (all.end - 1, repeats, connects)
