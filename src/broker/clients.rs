@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::keeping::Along;
 use super::message::Publish;
 use super::queue;
-use super::session::{Flight, Session};
+use super::session::Session;
 use super::state::{Attached, Client, Connecting, Control, Detached, Ended, Presence, State, Will};
 use super::stats::{Counters, Refusal};
 use super::trie::Key;
@@ -75,17 +75,8 @@ impl State {
         };
         let kept = client.kept;
         self.clients.insert(key, client);
-        let session = Session {
-            key,
-            client_id: c.client_id.clone(),
-            flight: Flight::new(&rx),
-            queue: rx,
-            walk: None,
-            portion: VecDeque::new(),
-            taken: Default::default(),
-            kept,
-        };
-        self.attach(key, c, Box::new(session), false);
+        let session = Session::empty(key, c.client_id.clone(), rx, kept);
+        self.attach(key, c, session, false);
     }
 
     fn resume(&mut self, key: Key, c: Connecting) {

@@ -16,7 +16,7 @@ use super::journal::{ALIVE, BEFORE};
 use super::limits::filter_cost;
 use super::message::Publish;
 use super::queue::{self, Addressed, Item};
-use super::session::{Flight, Session};
+use super::session::Session;
 use super::shared;
 use super::state::{Client, Options, Presence, State};
 use super::stats::Counters;
@@ -119,17 +119,8 @@ impl State {
         now: &Now,
     ) -> u64 {
         let (tx, rx) = queue::new(&self.limits, &self.queued);
-        let flight = Flight::new(&rx);
-        let mut session = Box::new(Session {
-            key,
-            client_id: row.client_id.clone(),
-            queue: rx,
-            flight,
-            walk: None,
-            portion: Default::default(),
-            taken: parts.taken.into_iter().map(|id| (id, BEFORE)).collect(),
-            kept: true,
-        });
+        let mut session = Session::empty(key, row.client_id.clone(), rx, true);
+        session.taken = parts.taken.into_iter().map(|id| (id, BEFORE)).collect();
         let seq = parts.entries.last().map_or(0, |entry| entry.seq).max(row.sent);
         // More may have been in flight than there are places in the queue.
         let spare = parts.entries.len().saturating_sub(BROKER_QUEUE);
@@ -221,17 +212,7 @@ impl State {
     /// The will of a client that was connected and whose session ended with that: all that is left of it.
     fn restore_will(&mut self, key: Key, row: Row, now: &Now) {
         let (queue, rx) = queue::new(&self.limits, &self.queued);
-        let flight = Flight::new(&rx);
-        let session = Box::new(Session {
-            key,
-            client_id: row.client_id.clone(),
-            queue: rx,
-            flight,
-            walk: None,
-            portion: Default::default(),
-            taken: Default::default(),
-            kept: false,
-        });
+        let session = Session::empty(key, row.client_id.clone(), rx, false);
         let (left, since, ends) = (now.instant, self.fresh(), now.instant.checked_add(WILLS));
         let client = Client {
             id: row.client_id.clone(),

@@ -32,6 +32,16 @@ pub struct Session {
     pub kept: bool,
 }
 
+impl Session {
+    /// A session in which nothing has happened.
+    #[must_use]
+    pub fn empty(key: Key, client_id: Arc<str>, queue: Receiver, kept: bool) -> Box<Self> {
+        let flight = Flight::new(&queue);
+        let (portion, taken) = (VecDeque::new(), HashMap::new());
+        Box::new(Self { key, client_id, queue, flight, walk: None, portion, taken, kept })
+    }
+}
+
 /// The group of a message that the hub has not spoken of yet.
 pub const UNTOLD: u64 = u64::MAX;
 
