@@ -5,8 +5,6 @@
 //! acknowledgements are in it; the handshake and the headers of TCP and IP are not. The readings are those of
 //! meters with ten quantities that wander as such quantities do, each meter read at once, a second apart.
 
-use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -15,6 +13,7 @@ use bench_cloud::{FORMATS, Running, plant, queue, records, until};
 use memory_drain::MemoryDrain;
 use mosquitto::Mosquitto;
 use support::now;
+use support::openssl::certificates;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -83,25 +82,9 @@ async fn counting_proxy(to: u16) -> (u16, Arc<[AtomicU64; 2]>) {
     (port, counts)
 }
 
-/// A CA and a certificate for `localhost`.
-fn certificate(dir: &Path) {
-    std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost\n").expect("a file");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    for step in [
-        format!("req -x509 {key} -days 2 -subj /CN=bench-ca -keyout ca.key -out ca.pem"),
-        format!("req {key} -subj /CN=server -keyout server.key -out server.csr"),
-        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out server.pem"
-            .to_owned(),
-    ] {
-        let made =
-            Command::new("openssl").args(step.split(' ')).current_dir(dir).output().expect("openssl is installed");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
-}
-
 async fn bytes() {
     let dir = tempfile::tempdir().expect("a directory");
-    certificate(dir.path());
+    certificates(dir.path(), "bench-ca", "DNS:localhost");
     let tls = "certfile {dir}/server.pem\nkeyfile {dir}/server.key\n";
     let broker = Mosquitto::start(dir, tls).await;
     let ca = format!("ca_file = \"{}\"\n", broker.file("ca.pem").display());

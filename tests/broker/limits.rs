@@ -209,7 +209,7 @@ async fn subscriptions_are_bounded_by_what_they_take_for_one_and_for_all() {
         // The same again takes nothing; one given back makes room.
         c.send(&subscribe(V::Five, 99, &deep(0), 1)).await;
         c.expect(&[0x90, 4, 0, 99, 0, 1]).await;
-        let filter = text(&deep(0));
+        let filter = text(deep(0));
         c.send(&packet(0xA2, &[&[0, 98, 0], &filter[..]].concat())).await;
         c.expect(&[0xB0, 4, 0, 98, 0, 0]).await;
         c.send(&subscribe(V::Five, 97, &deep(19), 1)).await;
@@ -278,7 +278,7 @@ async fn aliases_and_unreleased_messages_and_wills_are_bounded() {
     c.send(&publish(V::Four, 4, "x", 51, &[], b"")).await;
     assert_eq!(c.next().await, None);
 
-    let will = [text("w"), text(&"x".repeat(20_000))].concat();
+    let will = [text("w"), text("x".repeat(20_000))].concat();
     let mut inside = Vec::new();
     for n in 0..2 {
         let mut c = Raw::open(at, V::Five).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use fieldgate::broker::{Broker, Options};
 use fieldgate::config::model::{self, Listener, Transport};
+pub use support::packets::{packet, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -40,27 +41,6 @@ pub async fn broker_with(options: Options) -> (Broker, SocketAddr) {
     let broker = Broker::start_with(&config, options).await.unwrap();
     let address = broker.addresses()[0].1;
     (broker, address)
-}
-
-/// A packet: first byte and body; the length is put in.
-pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    let mut n = body.len();
-    loop {
-        let low = u8::try_from(n & 0x7F).unwrap();
-        n >>= 7;
-        out.push(if n > 0 { low | 0x80 } else { low });
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(body);
-    out
-}
-
-/// A length-prefixed string.
-pub fn text(s: &str) -> Vec<u8> {
-    [&u16::try_from(s.len()).unwrap().to_be_bytes(), s.as_bytes()].concat()
 }
 
 /// CONNECT without anything special.

@@ -1,34 +1,8 @@
 //! Packets of a client, byte by byte: builders that can also build what no client should send, and a reader of PUBLISH.
 
+pub use support::packets::{packet, text, varint};
+
 use crate::suite::V;
-
-/// A packet: first byte and body; the length is put in.
-pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    out.extend(varint(body.len()));
-    out.extend_from_slice(body);
-    out
-}
-
-/// A variable byte integer in its shortest form.
-pub fn varint(mut n: usize) -> Vec<u8> {
-    let mut out = Vec::new();
-    loop {
-        let low = u8::try_from(n & 0x7F).unwrap_or(0);
-        n >>= 7;
-        out.push(if n > 0 { low | 0x80 } else { low });
-        if n == 0 {
-            return out;
-        }
-    }
-}
-
-/// A length-prefixed string, or bytes that pretend to be one.
-pub fn text(s: impl AsRef<[u8]>) -> Vec<u8> {
-    let s = s.as_ref();
-    let length = u16::try_from(s.len()).unwrap_or(u16::MAX);
-    [&length.to_be_bytes(), s].concat()
-}
 
 /// A property section: nothing at all before MQTT 5.
 pub fn section(v: V, props: &[u8]) -> Vec<u8> {

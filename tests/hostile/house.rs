@@ -1,10 +1,10 @@
 //! A daemon with a door of each kind and devices to poll, and its memory before, during and after.
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use support::openssl::self_signed;
 use support::process::Process;
 use support::{Gate, free_port, temporary, wait_for};
 use tokio::time::Instant;
@@ -33,10 +33,10 @@ impl House {
     /// Started, polling, and warm: one client of each version was served. `broker` are more lines of `[broker]`.
     pub async fn start(broker: &str) -> Self {
         let home = temporary();
-        certificate(home.path());
+        self_signed(home.path());
         let (tls, websocket) = (free_port(), free_port());
         let doors = format!(
-            "[[broker.listener]]\nbind = \"127.0.0.1:{tls}\"\ntls = {{ cert = \"c.pem\", key = \"k.pem\" }}\n\
+            "[[broker.listener]]\nbind = \"127.0.0.1:{tls}\"\ntls = {{ cert = \"server.crt\", key = \"server.key\" }}\n\
              [[broker.listener]]\nbind = \"127.0.0.1:{websocket}\"\ntransport = \"websocket\"\n"
         );
         let gate = Gate::new(env!("CARGO_BIN_EXE_fieldgate"), home.path(), "box", "");
@@ -123,24 +123,4 @@ fn devices() -> String {
         }
     }
     text
-}
-
-fn certificate(dir: &std::path::Path) {
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=localhost", "-keyout", "k.pem", "-out", "c.pem"])
-        .current_dir(dir)
-        .output()
-        .expect("openssl is there");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }

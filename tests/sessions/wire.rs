@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use support::packets::{packet, text};
+
 /// A packet: first byte and body.
 pub type Packet = (u8, Vec<u8>);
 
@@ -23,25 +25,6 @@ pub struct Gone;
 
 fn gone<E>(_: E) -> Gone {
     Gone
-}
-
-fn text(s: &str) -> Vec<u8> {
-    [&u16::try_from(s.len()).expect("short").to_be_bytes(), s.as_bytes()].concat()
-}
-
-fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    let mut n = body.len();
-    loop {
-        let low = u8::try_from(n & 0x7F).expect("seven bits");
-        n >>= 7;
-        out.push(if n > 0 { low | 0x80 } else { low });
-        if n == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(body);
-    out
 }
 
 impl Wire {

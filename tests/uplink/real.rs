@@ -2,7 +2,6 @@
 //! subscriber no one here wrote. And TLS: the right CA, the wrong one, the wrong name, client certificates.
 
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use crate::outside::{Arrival, judge, readings};
 use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::message::Message;
 use fieldgate::uplink::State;
+use support::openssl::certificates;
 
 const V311: &str = "mqtt_version = \"3.1.1\"\n";
 const BATCH: &str = "format = \"json-batch\"\nbatch = { max_readings = 100, max_delay = \"50ms\" }\n";
@@ -207,32 +207,6 @@ async fn websocket_carries_the_same_and_a_wrong_path_is_named() {
     let lost = Bench::start(uplink(&format!("ws://{bridge}/other"), ""), MemoryDrain::new(), quick());
     println!("{}", lost.error_with("WebSocket: the server answered 404").await);
     lost.stop().await;
-}
-
-/// Runs openssl in `dir`.
-fn openssl(dir: &Path, args: &str) {
-    let done = Command::new("openssl")
-        .args(args.split(' '))
-        .current_dir(dir)
-        .output()
-        .expect("openssl is installed");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// A CA called `ca`, a server certificate for `name`, and a client certificate.
-fn certificates(dir: &Path, ca: &str, name: &str) {
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(dir, &format!("req -x509 {key} -days 2 -subj /CN={ca} -keyout ca.key -out ca.pem"));
-    for (who, alt) in [("server", name), ("client", "DNS:client")] {
-        std::fs::write(dir.join("ext"), format!("subjectAltName={alt}\n")).expect("a file");
-        openssl(dir, &format!("req {key} -subj /CN={who} -keyout {who}.key -out {who}.csr"));
-        openssl(
-            dir,
-            &format!(
-                "x509 -req -in {who}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out {who}.pem"
-            ),
-        );
-    }
 }
 
 const TLS: &str = "cafile {dir}/ca.pem\ncertfile {dir}/server.pem\nkeyfile {dir}/server.key\n";

@@ -2,7 +2,6 @@
 //! proxies of two kinds (ours, that refuse on demand, and Debian's), and a named interface.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::fake_broker::{Answer, FakeBroker, Welcome};
 use crate::memory_drain::MemoryDrain;
@@ -11,6 +10,7 @@ use crate::tls_front::{Authority, Terms};
 use crate::uplink_bench::{Bench, quick, until, uplink};
 use fieldgate::config::model::Uplink;
 use fieldgate::uplink::State;
+use support::openssl::openssl;
 
 async fn broker() -> FakeBroker {
     FakeBroker::start(Welcome::default(), |_, _| Answer::Ack).await
@@ -36,11 +36,6 @@ async fn fails(config: Uplink, words: &str) {
 
 fn pem(key: &str, path: &Path) -> String {
     format!("{key} = \"{}\"\n", path.display())
-}
-
-fn openssl(dir: &Path, args: &str) {
-    let done = Command::new("openssl").args(args.split(' ')).current_dir(dir).output().expect("openssl");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 #[tokio::test]

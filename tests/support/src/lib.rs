@@ -10,6 +10,8 @@ pub mod judge;
 pub mod messages;
 pub mod mosquitto;
 pub mod notify;
+pub mod openssl;
+pub mod packets;
 pub mod plant;
 pub mod process;
 pub mod proxy;

@@ -14,6 +14,7 @@ mod encode;
 mod faults;
 mod ledger;
 mod pace;
+mod plug;
 mod pty;
 mod registers;
 mod rtu;

@@ -22,9 +22,9 @@ use tokio_modbus::ExceptionCode;
 use super::faults::{Faults, RtuFault};
 use super::ledger::Fate;
 use super::pace::{Line, later};
-use super::pty::{Closings, Place, Pty};
+use super::plug::Plug;
+use super::pty::{Closings, Pty};
 use super::registers::{Receipt, Registers};
-use super::task::Task;
 use super::wire::{self, Scan};
 use crate::bounds;
 
@@ -68,7 +68,7 @@ pub struct RtuSlave {
     faults: Faults<RtuFault>,
     stats: Arc<Mutex<LineStats>>,
     closings: Closings,
-    plugged: Option<(Task, Place)>,
+    plug: Plug,
 }
 
 impl RtuSlave {
@@ -87,7 +87,7 @@ impl RtuSlave {
             faults: Faults::default(),
             stats: Arc::default(),
             closings: Closings::default(),
-            plugged: None,
+            plug: Plug::default(),
         };
         slave.plug()?;
         Ok(slave)
@@ -96,7 +96,7 @@ impl RtuSlave {
     /// The path to open; `None` while unplugged.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        self.plugged.as_ref().map(|(_, place)| place.path())
+        self.plug.path()
     }
 
     /// The switchboard of its faults.
@@ -127,7 +127,7 @@ impl RtuSlave {
     /// Whether it is plugged in and works.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.plugged.as_ref().is_some_and(|(task, _)| task.is_running())
+        self.plug.is_running()
     }
 
     /// Pulls the plug: the terminal hangs up, the link is gone, an answer on its way is cut.
@@ -135,13 +135,7 @@ impl RtuSlave {
     /// # Errors
     /// What had ended the slave before.
     pub async fn unplug(&mut self) -> io::Result<()> {
-        match self.plugged.take() {
-            Some((task, place)) => {
-                drop(place);
-                task.end().await
-            }
-            None => Ok(()),
-        }
+        self.plug.pull().await
     }
 
     /// Plugs it in again, as a new terminal under the same link. Does nothing while plugged in.
@@ -149,7 +143,7 @@ impl RtuSlave {
     /// # Errors
     /// As [`Self::start`].
     pub fn plug(&mut self) -> io::Result<()> {
-        if self.plugged.is_some() {
+        if self.plug.is_in() {
             return Ok(());
         }
         let (pty, place) = Pty::open(self.options.link.as_deref(), Arc::clone(&self.closings))?;
@@ -167,8 +161,7 @@ impl RtuSlave {
             ended: None,
             debt: Duration::ZERO,
         };
-        self.plugged = Some((Task::spawn(worker.run())?, place));
-        Ok(())
+        self.plug.put_in(worker.run(), place)
     }
 
     /// Ends it.

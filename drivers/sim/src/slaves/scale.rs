@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::ledger::Fate;
 use super::pace::{Line, later};
-use super::pty::{Look, Place, Pty};
-use super::task::Task;
+use super::plug::Plug;
+use super::pty::{Look, Pty};
 use super::telegram::{HEAVIEST, Style, on_the_wire, pieces, telegram};
 use crate::bounds;
 use crate::signals::{Signal, key, mix};
@@ -105,7 +105,7 @@ pub struct ScaleSlave {
     line: Line,
     state: Arc<Mutex<State>>,
     origin: Instant,
-    plugged: Option<(Task, Place)>,
+    plug: Plug,
 }
 
 #[derive(Debug, Default)]
@@ -131,7 +131,8 @@ impl ScaleSlave {
         if options.request.len() > REQUEST {
             return Err(io::Error::other("a request is at most 64 bytes long"));
         }
-        let mut scale = Self { options, line, state: Arc::default(), origin: Instant::now(), plugged: None };
+        let mut scale =
+            Self { options, line, state: Arc::default(), origin: Instant::now(), plug: Plug::default() };
         scale.plug()?;
         Ok(scale)
     }
@@ -139,7 +140,7 @@ impl ScaleSlave {
     /// The path to open; `None` while unplugged.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        self.plugged.as_ref().map(|(_, place)| place.path())
+        self.plug.path()
     }
 
     /// What it said so far.
@@ -156,7 +157,7 @@ impl ScaleSlave {
     /// Whether it is plugged in and works.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.plugged.as_ref().is_some_and(|(task, _)| task.is_running())
+        self.plug.is_running()
     }
 
     /// Pulls the plug: the terminal hangs up and the link is gone.
@@ -164,13 +165,7 @@ impl ScaleSlave {
     /// # Errors
     /// What had ended the scale before.
     pub async fn unplug(&mut self) -> io::Result<()> {
-        match self.plugged.take() {
-            Some((task, place)) => {
-                drop(place);
-                task.end().await
-            }
-            None => Ok(()),
-        }
+        self.plug.pull().await
     }
 
     /// Plugs it in again, as a new terminal under the same link. Does nothing while plugged in.
@@ -178,7 +173,7 @@ impl ScaleSlave {
     /// # Errors
     /// As [`Self::start`].
     pub fn plug(&mut self) -> io::Result<()> {
-        if self.plugged.is_some() {
+        if self.plug.is_in() {
             return Ok(());
         }
         let (pty, place) = Pty::open(self.options.link.as_deref(), Arc::default())?;
@@ -190,8 +185,7 @@ impl ScaleSlave {
             origin: self.origin,
             received: Vec::with_capacity(REQUEST),
         };
-        self.plugged = Some((Task::spawn(worker.run())?, place));
-        Ok(())
+        self.plug.put_in(worker.run(), place)
     }
 
     /// Ends it.
