@@ -124,6 +124,7 @@ pub use backup::{Copied, Copy};
 pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use exchange::{Exchange, Session, Step};
+pub use identity::{seal, unseal};
 pub use inspect::{AtRest, Inspection};
 pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};

@@ -211,19 +211,29 @@ impl Restorable {
     }
 }
 
+fn unreadable(dir: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Unreadable { path: dir.display().to_string(), why: error.to_string() }
+}
+
 impl Store {
+    /// Takes a directory without looking at what is in it: nothing starts in it while the file lives.
+    ///
+    /// # Errors
+    /// A daemon uses it, or it cannot be had.
+    pub fn only_lock(dir: &Path) -> Result<File, StoreError> {
+        identity::lock(dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => StoreError::InUse(dir.display().to_string()),
+            _ => unreadable(dir, &e),
+        })
+    }
+
     /// Takes a directory for a restore, and looks at what is there. It is made if it is not there.
     ///
     /// # Errors
     /// A daemon uses it, or it cannot be had. A database that cannot be read is no error: it is replaced.
     pub fn hold(dir: &Path) -> Result<Held, StoreError> {
-        let path = dir.display().to_string();
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::WouldBlock => StoreError::InUse(path.clone()),
-            _ => StoreError::Unreadable { path: path.clone(), why: e.to_string() },
-        };
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        let lock = identity::lock(dir).map_err(failed)?;
+        std::fs::create_dir_all(dir).map_err(|e| unreadable(dir, &e))?;
+        let lock = Self::only_lock(dir)?;
         let mut held = Held {
             dir: dir.to_owned(),
             _lock: lock,

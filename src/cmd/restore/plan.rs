@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::journal::GUARD;
 use super::{Args, Place, is_same};
 use crate::cmd::backup::container::Contents;
 use crate::cmd::backup::gather::{directory, toml_files};
@@ -12,9 +13,6 @@ use crate::cmd::format::count;
 use crate::config::{self, model};
 use crate::registry::DRIVERS;
 use crate::store::{Ending, Restorable};
-
-/// Said before the files of it are changed; see `switch`.
-pub const GUARD: &str = "conf.d/00-restore-unfinished.toml";
 
 /// One change of the configuration's directory.
 #[derive(Debug)]
