@@ -231,7 +231,7 @@ fn made_at_rest_it_goes_on_without_a_gap_where_nothing_came_since() {
     fs::write(mine.join("fieldgate.toml"), head).expect("written");
     let data = ["restore", text(&file), "--yes", "--data-only", "--config"];
     let data = old.bare(&[&data[..], &[text(&mine.join("fieldgate.toml"))]].concat());
-    assert!(data.code == 0 && data.out.contains("would be sent as mine's"), "{data:?}");
+    assert!(data.code == 0 && data.out.contains("would be sent on mine's topics"), "{data:?}");
     assert_eq!(fs::read_to_string(mine.join("fieldgate.toml")).expect("there"), head);
     assert!(mine.join("data/fieldgate.db").exists() && !mine.join("cloud.password").exists());
     // Again, of the configuration alone: all is there.

@@ -143,6 +143,8 @@ pub struct State {
     pub parked: BTreeMap<String, Account>,
     /// The epochs.
     pub epochs: Epochs,
+    /// What the gateway is called, if somebody said.
+    pub gateway: Option<String>,
     /// The boots by number.
     pub boots: BTreeMap<u32, Boot>,
     /// Number of the present boot.
@@ -199,6 +201,7 @@ impl State {
             accounts: uplinks.iter().map(|u| (u.clone(), Account::new(1))).collect(),
             parked: BTreeMap::new(),
             epochs: Epochs::default(),
+            gateway: None,
             boot: boot.n,
             boots: [(boot.n, boot)].into(),
             handed: BTreeMap::new(),

@@ -174,7 +174,7 @@ impl<'a> Plan<'a> {
         if let Some(here) = here.ok().filter(|id| *id != manifest.gateway) {
             let id = printable(&manifest.gateway);
             self.say(format!(
-                "  the configuration that is here is of {here}: what waits for {id} would be sent as {here}'s"
+                "  the configuration that is here is of {here}: what waits of {id} would be sent on {here}'s topics"
             ));
         }
     }
