@@ -156,7 +156,7 @@ impl Place {
             return Err(running(&now));
         }
         let new = !dir.exists();
-        let held = Store::hold(&dir).map_err(|error| match error {
+        let held = Store::hold(&dir, SystemClock::new(true).boot_id()).map_err(|error| match error {
             StoreError::InUse(_) => running(&dir),
             StoreError::Unreadable { .. } => Exit::Failed(format!("{error}; run it with sudo")),
             other => unavailable(other),

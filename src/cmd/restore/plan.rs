@@ -199,10 +199,8 @@ impl<'a> Plan<'a> {
             } else {
                 "what was taken after the backup cannot be known"
             };
-            self.say(format!(
-                "  {why}: at most {} readings are declared lost (rollback)",
-                n(outlook.skipped)
-            ));
+            let most = if outlook.exact { "" } else { "at most " };
+            self.say(format!("  {why}: {most}{} readings are declared lost (rollback)", n(outlook.skipped)));
         }
         match &place.held.queued {
             Some(queued) => {
