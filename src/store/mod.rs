@@ -126,7 +126,7 @@ pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use exchange::{Exchange, Session, Step};
 pub use identity::{seal, unseal};
-pub use inspect::{AtRest, Inspection};
+pub use inspect::{AtRest, InspectedUplink, Inspection};
 pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use sessions::Sessions;

@@ -16,6 +16,7 @@ use super::commands::Commands;
 use super::drain::{Chunk, Ledger};
 use super::epochs::Epochs;
 use super::holes::Thinned;
+use super::inspect::share;
 use super::last;
 use super::lend::Held;
 use super::loss::{self, Draft, Facts};
@@ -380,11 +381,11 @@ impl State {
             delivered: account.delivered,
             queued: durable + in_ram,
             lost: account.lost + missing,
-            queued_bytes: match self.present.len().saturating_sub(self.thinned.gone) {
-                0 => 0,
-                n => u64::try_from(u128::from(self.figures.used) * u128::from(durable) / u128::from(n))
-                    .unwrap_or(u64::MAX),
-            },
+            queued_bytes: share(
+                self.figures.used,
+                durable,
+                self.present.len().saturating_sub(self.thinned.gone),
+            ),
             oldest: self.oldest_of(uplink, pending.first().map(|r| r.start)),
         };
         debug_assert_eq!(ledger.taken, ledger.delivered + ledger.queued + ledger.lost, "{self:?}");
