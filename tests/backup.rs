@@ -11,6 +11,9 @@ use support::messages::{losses, readings};
 use support::process::{Process, Signal};
 use support::{Gate, Mosquitto, Observer, pause, seconds, temporary, wait_until};
 
+#[path = "backup/killed.rs"]
+mod killed;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
 
 const SIM: &str = "[[bus]]\nname = \"sim\"\ndriver = \"sim\"\n\
@@ -23,9 +26,6 @@ fn uplink(port: u16) -> String {
         "[[uplink]]\nname = \"cloud\"\nurl = \"mqtt://127.0.0.1:{port}\"\npassword_file = \"cloud.password\"\nusername = \"box\"\n"
     )
 }
-
-/// Moments at which a restore is killed.
-const ROUNDS: u32 = 40;
 
 /// A gateway in a directory of its own, with an uplink to this port and a password.
 fn gate(home: &Path, port: u16) -> Gate {
@@ -231,7 +231,7 @@ fn made_at_rest_it_goes_on_without_a_gap_where_nothing_came_since() {
     fs::write(mine.join("fieldgate.toml"), head).expect("written");
     let data = ["restore", text(&file), "--yes", "--data-only", "--config"];
     let data = old.bare(&[&data[..], &[text(&mine.join("fieldgate.toml"))]].concat());
-    assert!(data.code == 0 && data.out.contains("would be sent as mine's"), "{data:?}");
+    assert!(data.code == 0 && data.out.contains("would be sent on mine's topics"), "{data:?}");
     assert_eq!(fs::read_to_string(mine.join("fieldgate.toml")).expect("there"), head);
     assert!(mine.join("data/fieldgate.db").exists() && !mine.join("cloud.password").exists());
     // Again, of the configuration alone: all is there.
@@ -342,137 +342,4 @@ fn killed_while_it_is_made_there_is_the_old_file_or_the_new_one() {
             .count(),
         0
     );
-}
-
-/// `kill -9` while it is restored: what can start is the old or the new, nothing is gone, and the same command again
-/// makes it the new one.
-#[test]
-fn killed_while_it_is_restored_it_is_the_old_or_the_new_and_again_finishes_it() {
-    let home = temporary();
-    let old = gate(&home.path().join("old"), 9);
-    fs::create_dir_all(old.home().join("conf.d")).expect("made");
-    let more = |n: u32| {
-        format!(
-            "[[device]]\nname = \"more{n}\"\nbus = \"sim\"\ninterval = \"1s\"\n[[device.point]]\nname = \"x\"\nsignal = \"counter\"\nperiod = \"1s\"\n"
-        )
-    };
-    for n in 0..5 {
-        fs::write(old.home().join(format!("conf.d/more{n}.toml")), more(n)).expect("written");
-    }
-    let mut daemon = old.run();
-    wait_until("readings in the queue", seconds(30), || old.account("cloud").queued >= 60);
-    let file = home.path().join("box.fgbackup");
-    assert_eq!(old.cli(&["backup", text(&file)]).code, 0);
-    daemon.kill();
-
-    // The box that it is restored on.
-    let model = home.path().join("model");
-    let other = Gate::new(
-        BINARY,
-        &{
-            fs::create_dir_all(&model).expect("made");
-            model.clone()
-        },
-        "other",
-        SIM,
-    );
-    fs::create_dir_all(model.join("conf.d")).expect("made");
-    fs::write(model.join("conf.d/own.toml"), more(9)).expect("written");
-    let mut daemon = other.run();
-    wait_until("readings of its own", seconds(30), || {
-        other.status()["store"]["stored_seq"].as_u64() > Some(10)
-    });
-    daemon.signal(Signal::TERM);
-    assert_eq!(daemon.wait(seconds(25)), 0);
-    let was = files(&model);
-    let wanted: Vec<(PathBuf, Vec<u8>)> = ["fieldgate.toml", "cloud.password"]
-        .into_iter()
-        .map(str::to_owned)
-        .chain((0..5).map(|n| format!("conf.d/more{n}.toml")))
-        .map(|name| (PathBuf::from(&name), fs::read(old.home().join(&name)).expect("there")))
-        .collect();
-
-    let config_of = |files: &[(PathBuf, Vec<u8>)], root: &Path| -> Vec<(PathBuf, Vec<u8>)> {
-        let read = |path: &Path| {
-            let inside = path.strip_prefix(root).expect("inside").to_owned();
-            let loaded =
-                inside.extension().is_some_and(|e| e == "toml") || inside.ends_with("cloud.password");
-            loaded.then_some(inside)
-        };
-        let mut all: Vec<_> = files.iter().filter_map(|(p, b)| Some((read(p)?, b.clone()))).collect();
-        all.sort();
-        all
-    };
-    let mut sorted = wanted.clone();
-    sorted.sort();
-    let (mut random, mut tally) = (fastrand::Rng::new(), [0u32; 3]);
-    for round in 0..ROUNDS {
-        let place = home.path().join(format!("place{round}"));
-        for (path, bytes) in &was {
-            let to = place.join(path.strip_prefix(&model).expect("inside"));
-            fs::create_dir_all(to.parent().expect("a parent")).expect("made");
-            fs::write(to, bytes).expect("written");
-        }
-        let config = place.join("fieldgate.toml");
-        let mut command = std::process::Command::new(BINARY);
-        command.args(["restore", text(&file), "--yes", "--config", text(&config)]);
-        let mut restoring = Process::start(command, &home.path().join("restore.log"));
-        let guard = place.join("conf.d/00-restore-unfinished.toml");
-        if round % 4 == 0 {
-            pause(Duration::from_micros(random.u64(..=u64::from(round) * 1500)));
-        } else {
-            // The moments that matter are few: from when the guard is raised to a little after it is gone.
-            while restoring.is_running() && !guard.exists() {
-                pause(Duration::from_micros(100));
-            }
-            pause(Duration::from_micros(random.u64(..if round % 2 == 0 { 50_000 } else { 3000 })));
-        }
-        restoring.kill();
-
-        let now = files(&place);
-        let there = config_of(&now, &place);
-        let (before, guarded) = (config_of(&was, &model), guard.exists());
-        let state = if guarded {
-            2
-        } else if there == before {
-            0
-        } else {
-            1
-        };
-        tally[state] += 1;
-        assert!(guarded || there == before || there == sorted, "round {round}: a mixture: {there:?}");
-        let check = old.bare(&["check", "--config", text(&config)]);
-        if !guarded {
-            assert_eq!(check.code, 0, "{check:?}");
-        } else {
-            assert!(check.code == 78 && check.err.contains("fieldgate restore"), "{check:?}");
-            let again = old.bare(&["backup", text(&home.path().join("half")), "--config", text(&config)]);
-            assert!(again.code == 1 && again.err.contains("finish it first"), "{again:?}");
-        }
-        let kept = |path: &Path, bytes: &[u8]| now.iter().any(|(_, there)| is_same(path, there, bytes));
-        for (path, bytes) in was.iter().filter(|(path, _)| matters(path)) {
-            assert!(kept(path, bytes), "round {round}: {} is gone", path.display());
-        }
-
-        let again = old.bare(&["restore", text(&file), "--yes", "--config", text(&config)]);
-        assert_eq!(again.code, 0, "round {round}: {again:?}");
-        let after = files(&place);
-        assert_eq!(config_of(&after, &place), sorted, "round {round}");
-        assert!(!after.iter().any(|(path, _)| text(path).contains("/restoring/")), "{after:?}");
-        let shown = old.bare(&["queue", "show", "--json", "--config", text(&config)]);
-        assert!(shown.json()["cloud"]["queued_readings"].as_u64() >= Some(60), "round {round}: {shown:?}");
-        for (path, bytes) in was.iter().filter(|(path, _)| matters(path)) {
-            assert!(
-                after.iter().any(|(_, there)| is_same(path, there, bytes)),
-                "round {round}: {} is gone",
-                path.display()
-            );
-        }
-        fs::remove_dir_all(&place).expect("removed");
-    }
-    println!(
-        "of {ROUNDS} kills: {} left the old, {} the new, {} the guard between them",
-        tally[0], tally[1], tally[2]
-    );
-    assert!(tally[0] > 0 && tally[2] > 0, "they hit what they were meant to hit: {tally:?}");
 }

@@ -78,8 +78,19 @@ fn readings_are_taken_out_with_the_daemon_and_without_and_are_the_same() {
     let nobody = gate.cli(&["queue", "export", "--uplink", "nobody"]);
     assert!(nobody.code == 1 && nobody.err.contains("no uplink `nobody`"), "{nobody:?}");
 
+    let shown =
+        || gate.cli(&["queue", "show", "--json"]).json()["cloud"].as_object().expect("an object").clone();
+    let running = shown();
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait(seconds(25)), 0);
+    let stopped = shown();
+    let keys = |of: &serde_json::Map<String, Json>| of.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&stopped), keys(&running));
+    assert_eq!((&stopped["state"], &stopped["rate"]), (&json!("stopped"), &Json::Null));
+    assert_eq!(stopped["oldest_ts"], running["oldest_ts"], "the first is still the oldest");
+    assert!(stopped["oldest_ts"].is_string() && stopped["queued_bytes"].as_u64() > Some(0), "{stopped:?}");
+    let said = gate.cli(&["queue", "show"]).out;
+    assert!(said.contains("the oldest is from"), "{said}");
     let file = home.path().join("all.csv");
     let path = file.to_str().expect("UTF-8");
     let told = gate.cli(&["queue", "export", "--output", path]);

@@ -7,6 +7,7 @@ use clap::Args as ClapArgs;
 
 use super::exit::Exit;
 use super::files::{self, Who};
+use super::restore::{self, Unfinished};
 use crate::runtime::few_arenas;
 use crate::runtime::service::{self, End};
 use crate::status::journal;
@@ -26,6 +27,11 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<(), Exit> {
     few_arenas();
     journal::start("info");
+    match restore::finish(&args.config) {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!("a restore had been interrupted; it is finished now"),
+        Err(error) => return Err(half_restored(&error, args)),
+    }
     let mut loaded = files::load(&args.config, Who::Daemon).map_err(|report| Exit::from(&report))?;
     for line in loaded.warnings.render(false).lines() {
         tracing::warn!("{line}");
@@ -48,6 +54,19 @@ pub fn run(args: &Args) -> Result<(), Exit> {
         Ok(()) => Ok(()),
         Err(End::Stuck(parts)) => Err(Exit::NotDrained(parts.join(", "))),
         Err(end @ (End::Start(_) | End::Broken(_))) => Err(Exit::Start(Box::new(end))),
+    }
+}
+
+/// The unit runs `restore --finish` as root before each start. What it did not get through keeps the daemon out; it is tried
+/// again, unless that cannot help.
+fn half_restored(error: &Unfinished, args: &Args) -> Exit {
+    let text = format!(
+        "a restore was interrupted, and half of the configuration is from before it: {error}; {}",
+        error.hint(&args.config)
+    );
+    match error {
+        Unfinished::Broken(_) => Exit::Config(text),
+        Unfinished::Busy(_) | Unfinished::Disk(_) => Exit::Start(text.into()),
     }
 }
 

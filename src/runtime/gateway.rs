@@ -103,9 +103,13 @@ impl Gateway {
         let id = loaded.gateway.id.clone();
         let topics = Topics::local(&id);
         let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
-        let (store, recovery) =
-            Store::open_with(&loaded.store, &names, forward::wishes(&loaded.uplinks, &id), clock.clone())
-                .map_err(|e| e.to_string())?;
+        let (store, recovery) = Store::open_with(
+            &loaded.store,
+            (&id, &names),
+            forward::wishes(&loaded.uplinks, &id),
+            clock.clone(),
+        )
+        .map_err(|e| e.to_string())?;
         report(&recovery);
         let never_retain = format!("{}/command/#", topics.root());
         let persistence = loaded.broker.persistence.then(|| Persistence {
@@ -206,7 +210,27 @@ impl Gateway {
             gateway.start_uplink(uplink).await;
         }
         gateway.settled(Vec::new());
+        if let Some(was) = recovery.renamed_from {
+            gateway.tell_new_name(&was);
+        }
         Ok(gateway)
+    }
+
+    /// Whoever reads upstream knows a gateway by its id, so another one is worth a person's attention.
+    fn tell_new_name(&self, was: &str) {
+        let ts = self.clock.wall().to_string();
+        let alarm = serde_json::json!({ "part": "gateway", "state": "renamed", "was": was, "now": self.id, "ts": ts });
+        (self.publish)(vec![Message::new(self.topics.event_alarm(), alarm.to_string(), false)]);
+        for name in self.uplinks.keys() {
+            let queued = self.store.drain(name).map_or(0, |drain| drain.ledger().queued);
+            if queued > 0 {
+                warn!(
+                    UPLINK = name,
+                    "{queued} readings were taken as `{was}`; they go out on topics of `{}`, and say `{was}` where a payload names the gateway",
+                    self.id
+                );
+            }
+        }
     }
 
     /// Local commands, loss records and the control socket.

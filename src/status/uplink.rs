@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use crate::store::{Drain, Ledger};
-use crate::uplink::UplinkCounters;
+use serde_json::Value as Json;
+
+use crate::store::{Drain, InspectedUplink, Ledger};
+use crate::uplink::{State, UplinkCounters};
 
 /// One uplink.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct UplinkStatus {
     /// The connection's state.
     pub state: &'static str,
@@ -105,6 +107,30 @@ impl UplinkStatus {
             rate,
             eta_s: (ledger.queued > 0 && shrinking > 0.0).then_some(eta),
         }
+    }
+
+    /// While no daemon runs: what the data directory knows of it, and the other keys with `null`.
+    #[must_use]
+    pub fn at_rest(found: &InspectedUplink) -> Json {
+        const KNOWN: [&str; 7] =
+            ["state", "taken", "queued_readings", "queued_bytes", "oldest_ts", "delivered", "declared_lost"];
+        let status = Self {
+            state: State::Stopped.word(),
+            taken: found.taken,
+            queued_readings: found.queued,
+            queued_bytes: found.queued_bytes,
+            oldest_ts: found.oldest_ts.clone(),
+            delivered: found.delivered,
+            declared_lost: found.lost,
+            ..Self::default()
+        };
+        let mut json = serde_json::to_value(status).unwrap_or_default();
+        for (key, value) in json.as_object_mut().into_iter().flatten() {
+            if !KNOWN.contains(&key.as_str()) {
+                *value = Json::Null;
+            }
+        }
+        json
     }
 
     /// Whether it does what it should: connected, or not yet tried, or between two windows that it gets into.

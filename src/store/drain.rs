@@ -72,6 +72,12 @@ pub trait Drain: Send + Sync {
     /// The broker keeps no session for us: the next one is a new one. Durable with the next commit. Returns what was open.
     fn end_session(&self) -> Vec<Exchange>;
 
+    /// What the gateway was called when this number was taken; `None`: not known, so what it is called now.
+    fn taken_by(&self, seq: u64) -> Option<String> {
+        let _ = seq;
+        None
+    }
+
     /// The account at this instant.
     fn ledger(&self) -> Ledger;
 }

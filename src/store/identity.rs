@@ -28,6 +28,10 @@ pub struct Mark {
     pub reserved: u64,
     /// The life ended in order with this mark: nothing was given out after it.
     pub clean: bool,
+    /// Every number below `stored` that is not in the database was given out, for a reading that this gateway owed: what is
+    /// missing of them is known exactly. Only a restore can know it.
+    #[serde(default)]
+    pub exact: bool,
     /// The bound for a power cut, as in the database.
     pub bound: u64,
     /// The word of the directory it was written for; 0: unknown.
@@ -259,7 +263,16 @@ mod tests {
     fn a_mark_with_a_changed_byte_is_no_mark() {
         let dir = tempfile::tempdir().expect("a directory");
         let accounts = [("cloud".to_owned(), Account::new(5))].into();
-        let mark = Mark { epoch: [1, 2], stored: 9, reserved: 20, clean: false, bound: 3, home: 7, accounts };
+        let mark = Mark {
+            epoch: [1, 2],
+            stored: 9,
+            reserved: 20,
+            clean: false,
+            exact: false,
+            bound: 3,
+            home: 7,
+            accounts,
+        };
         write_mark(dir.path(), &mark).expect("writes");
         assert_eq!(read_mark(dir.path()), Some(mark));
         let path = dir.path().join("mark");

@@ -20,7 +20,7 @@ use super::recovery::Line;
 use super::state;
 use super::times::Boot;
 use super::trouble::Trouble;
-use crate::message::{Epoch, Id, LossRecord};
+use crate::message::{BootMs, Epoch, Id, LossRecord};
 
 /// What is in the directory.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -50,6 +50,10 @@ pub struct InspectedUplink {
     pub delivered: u64,
     /// Stored and waiting.
     pub queued: u64,
+    /// Their size on disk, about.
+    pub queued_bytes: u64,
+    /// Time of the oldest of them, RFC 3339.
+    pub oldest_ts: Option<String>,
     /// Declared lost.
     pub lost: u64,
     /// It is not in the configuration any more.
@@ -147,26 +151,41 @@ impl AtRest {
     pub fn inspection(&self) -> Result<Inspection, StoreError> {
         let look = || -> Result<Inspection, Trouble> {
             let (log, line) = (&self.log, &self.line);
-            let mut uplinks = BTreeMap::new();
+            let (mut uplinks, usage) = (BTreeMap::new(), log.usage()?);
             let missing = Rows::of(log, [])?.gone(&line.present);
             for name in log.keys("uplink:")? {
                 let Some(account) = log.state::<Account>(&format!("uplink:{name}"))? else { continue };
                 let losses = log.losses(&name, usize::MAX >> 1)?.into_iter().map(|(_, r)| r).collect();
                 let thinned = Rows::of(log, [&account])?;
                 let lost = thinned.holes(&line.present, &account).unwrap_or(0);
-                uplinks.insert(name, InspectedUplink::of(&account, line, lost, losses));
+                let mut uplink = InspectedUplink::of(&account, line, lost, losses);
+                let readings = line.present.len().saturating_sub(missing);
+                uplink.queued_bytes =
+                    share(usage.file.saturating_sub(usage.reusable), uplink.queued, readings);
+                uplink.oldest_ts = self.oldest(&account)?;
+                uplinks.insert(name, uplink);
             }
             Ok(Inspection {
                 epoch: Epoch { start: line.epoch[0], random: line.epoch[1] }.to_string(),
                 next_seq: line.next,
                 readings: line.present.len().saturating_sub(missing),
-                bytes: log.usage()?.file,
+                bytes: usage.file,
                 clean: line.clean,
                 set_aside: identity::all_set_aside(&self.dir),
                 uplinks,
             })
         };
         look().map_err(|trouble| said(&self.path, trouble))
+    }
+
+    /// When the oldest block that this account has open was taken, as the daemon says it.
+    fn oldest(&self, account: &Account) -> Result<Option<String>, Trouble> {
+        let first =
+            self.line.present.iter().find_map(|range| account.open(range).first().map(|open| open.start));
+        let Some(first) = first else { return Ok(None) };
+        let row = self.log.rows(first..u64::MAX, 1)?.pop();
+        let placed = row.and_then(|row| Some(self.boots.get(&row.boot)?.place(BootMs(row.times[0])).0));
+        Ok(placed.map(|ts| ts.to_string()))
     }
 
     /// What is stored and not yet passed by this uplink; `None`: it has no position here.
@@ -204,6 +223,12 @@ impl AtRest {
     }
 }
 
+/// The part of `bytes` that so many of all readings take.
+pub(super) fn share(bytes: u64, part: u64, all: u64) -> u64 {
+    let share = u128::from(bytes) * u128::from(part) / u128::from(all.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
 impl InspectedUplink {
     /// `missing`: how many of its numbers are gone from thinned blocks.
     fn of(account: &Account, line: &Line, missing: u64, losses: Vec<LossRecord>) -> Self {
@@ -212,6 +237,8 @@ impl InspectedUplink {
             taken: account.taken(line.next),
             delivered: account.delivered,
             queued: count(&queued).saturating_sub(missing),
+            queued_bytes: 0,
+            oldest_ts: None,
             lost: account.lost + missing,
             parked: account.parked.is_some(),
             losses,

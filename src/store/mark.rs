@@ -31,6 +31,7 @@ impl Writer {
                 // Twice what two commits a second take at most until the next mark.
                 reserved: state.next + 256 * state.bound + 4096,
                 clean,
+                exact: false,
                 bound: state.bound.next_power_of_two(),
                 home: self.line.home,
                 // As the database holds them: what is declared there has its record.

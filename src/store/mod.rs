@@ -86,6 +86,7 @@ mod log;
 mod loss;
 mod mail;
 mod mark;
+mod names;
 mod placing;
 mod port;
 mod post;
@@ -124,11 +125,13 @@ pub use backup::{Copied, Copy};
 pub use commands::Begun;
 pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use exchange::{Exchange, Session, Step};
-pub use inspect::{AtRest, Inspection};
+pub use identity::{seal, unseal};
+pub use inspect::{AtRest, InspectedUplink, Inspection};
 pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use sessions::Sessions;
 pub use status::StoreStatus;
+pub use trouble::StoreError;
 
 use crate::bounds;
 use crate::clock::Clock;
@@ -136,38 +139,6 @@ use crate::config::model;
 use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossRecord, Reading, Record, WallMs};
 use state::State;
 use writer::{Job, Shared, Writer};
-
-/// Why the store cannot be opened or closed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Another process has the directory.
-    #[error("another fieldgate uses `{0}`; stop it first, or give this one a directory of its own")]
-    InUse(String),
-    /// The database was made by a later version. Nothing was touched.
-    #[error(
-        "`{path}` was made by a later version (schema {schema}); install that version again, or move the directory away"
-    )]
-    Newer {
-        /// The directory.
-        path: String,
-        /// Its schema.
-        schema: i64,
-    },
-    /// The system gives no thread.
-    #[error("the store's thread cannot start: {0}")]
-    Thread(String),
-    /// Not everything could be saved at the end.
-    #[error("the store could not be closed in order: {0}")]
-    Close(String),
-    /// The directory cannot be read (only when inspecting).
-    #[error("`{path}` cannot be read: {why}")]
-    Unreadable {
-        /// The directory.
-        path: String,
-        /// Why.
-        why: String,
-    },
-}
 
 /// What a start found.
 #[derive(Debug, Clone, Default)]
@@ -178,6 +149,8 @@ pub struct Recovery {
     pub set_aside: Vec<String>,
     /// What this start declared lost.
     pub losses: Vec<LossRecord>,
+    /// What the gateway was called until now, if that was something else.
+    pub renamed_from: Option<String>,
 }
 
 /// The handle. Clones are the same store. When the last one is gone without [`Store::close`], it ends as if it
@@ -224,29 +197,29 @@ impl Store {
         uplinks: &[String],
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), StoreError> {
-        Self::open_with(config, uplinks, Wishes::new(), clock)
+        Self::open_with(config, ("", uplinks), Wishes::new(), clock)
     }
 
-    /// As [`Store::open`], where uplinks want messages of other devices, too.
+    /// As [`Store::open`], for the gateway of this id, where uplinks want messages of other devices, too.
     ///
     /// # Errors
     /// The same.
     pub fn open_with(
         config: &model::Store,
-        uplinks: &[String],
+        (gateway, uplinks): (&str, &[String]),
         wishes: Wishes,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), StoreError> {
         // systemd.exec(5): several directories are separated by colons. The first is as good as any.
         let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
         let run = given.split(':').next().filter(|path| path.starts_with('/'));
-        Self::open_beside(config, (uplinks, wishes), clock, run.map(PathBuf::from))
+        Self::open_beside(config, (gateway, uplinks, wishes), clock, run.map(PathBuf::from))
     }
 
     /// As [`Store::open_with`], with a directory in RAM for the head file, or none.
     fn open_beside(
         config: &model::Store,
-        (uplinks, wishes): (&[String], Wishes),
+        (gateway, uplinks, wishes): (&str, &[String], Wishes),
         clock: Arc<dyn Clock>,
         run: Option<PathBuf>,
     ) -> Result<(Self, Recovery), StoreError> {
@@ -255,6 +228,7 @@ impl Store {
         let boot = times::Boot::new(1, clock.boot_id(), clock.both(), Id { epoch, seq: 1 });
         let mut state = State::new(epoch, config.into(), uplinks, boot);
         state.wish(wishes);
+        state.gateway = (!gateway.is_empty()).then(|| gateway.into());
         let shared = Arc::new(Shared::new(config.path.clone(), run, clock, state, bounds::STORE_EVENTS));
         let mut events = shared.events.subscribe();
         // Permits for questions, one place for a wake-up.
@@ -272,6 +246,7 @@ impl Store {
             }
         }
         recovery.set_aside.clone_from(&shared.state().figures.set_aside);
+        recovery.renamed_from = shared.state().epochs.renamed_from();
         loop {
             match events.try_recv() {
                 Ok(record) => recovery.losses.push(record),

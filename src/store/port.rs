@@ -41,6 +41,10 @@ impl Drain for Port {
         self.inner.ask(Job::Read(Some(self.uplink.clone()), range, max, reply), answer).await?
     }
 
+    fn taken_by(&self, seq: u64) -> Option<String> {
+        self.inner.shared.state().epochs.gateway(seq)
+    }
+
     fn delivered(&self, range: Range<u64>) {
         self.inner.shared.state().deliver(&self.uplink, range);
         self.inner.wake();

@@ -150,7 +150,8 @@ pub fn judge(found: &Found<'_>) -> Verdict {
     let lent = same_boot.filter(|_| !bound).map_or(known, |h| h.lent.clamp(known, next));
     let older = if found.damaged { LossReason::Corrupt } else { LossReason::Rollback };
     let epoch = (newest[0] > 0).then_some(newest);
-    let gaps = [(db_next..known, older, true), (known..lent, reason, true), (lent..next, reason, bound)]
+    let exactly = found.mark.is_some_and(|m| m.exact && m.clean && m.epoch == newest && m.stored == known);
+    let gaps = [(db_next..known, older, !exactly), (known..lent, reason, true), (lent..next, reason, bound)]
         .into_iter()
         .filter(|(range, ..)| !range.is_empty())
         .map(|(range, reason, bound)| Gap { range, reason, bound, epoch })
@@ -188,6 +189,7 @@ mod tests {
             stored,
             reserved: stored + 1000,
             clean: false,
+            exact: false,
             bound: 50,
             home: 7,
             accounts: BTreeMap::new(),
@@ -300,6 +302,16 @@ mod tests {
         let expected =
             vec![gap(40..120, LossReason::Rollback, true), gap(120..130, LossReason::UncleanStart, false)];
         assert_eq!(gaps(&v), expected);
+    }
+
+    #[test]
+    fn what_a_restore_knows_to_be_all_that_came_since_is_no_bound() {
+        let exact = Mark { clean: true, exact: true, ..mark(5, 110) };
+        let v = judged(Some(&line(3, 90, false)), None, Some(&exact));
+        assert_eq!((v.next, gaps(&v)), (110, vec![gap(90..110, LossReason::Rollback, false)]));
+        // Somebody lived on from there.
+        let v = judged(Some(&line(3, 90, false)), Some(&head(6, 120, 115, "now")), Some(&exact));
+        assert_eq!(gaps(&v)[0], gap(90..115, LossReason::Rollback, true));
     }
 
     #[test]

@@ -174,7 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn epochs() -> Epochs {
-        let start = |first, n| Start { first, epoch: [n, 7], boot: 1 };
+        let start = |first, n| Start { first, epoch: [n, 7], boot: 1, gateway: None };
         Epochs(vec![start(1, 1), start(50, 2)])
     }
 

@@ -8,8 +8,9 @@
 //! new epoch has a random part of its own; what is queued in the copy goes out as what it is.
 //!
 //! How far the mark reaches:
-//! - Where the directory that is replaced lived on from the very moment of the backup, it knows exactly, and it
-//!   knows better what was delivered: its accounts are taken over.
+//! - Where the directory that is replaced lived on from the very moment of the backup, it knows as much as a start in it
+//!   would: exactly after an end in order, and after a kill, too, by the head of this boot; with a bound after a power cut. It
+//!   knows better what was delivered, and its accounts are taken over.
 //! - Anywhere else it reaches as far as the box can have come since ([`most_since`]).
 //! - If a person says that nothing came after an end in order, it reaches nowhere and nothing is declared.
 //!
@@ -26,12 +27,13 @@ use super::account::Account;
 use super::backup::Copied;
 use super::block;
 use super::epochs::Epochs;
+use super::head::{Head, Homes};
 use super::holes::Rows;
 use super::identity::{self, Mark};
 use super::inspect::said;
 use super::log::{Change, Log};
 use super::ranges::count;
-use super::recovery::Line;
+use super::recovery::{Found, Line, judge};
 use super::trouble::Trouble;
 use super::{Store, StoreError};
 
@@ -62,8 +64,10 @@ pub struct Restorable {
 /// What was made ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// How many numbers will be declared lost at most.
+    /// How many numbers will be declared lost, at most.
     pub skipped: u64,
+    /// It is that many exactly.
+    pub exact: bool,
     /// The directory that is replaced lived on from the backup, and knew how far.
     pub known: bool,
 }
@@ -79,6 +83,7 @@ pub struct Held {
     pub torn: bool,
     was: Option<Was>,
     mark: Option<Mark>,
+    head: Option<Head>,
 }
 
 #[derive(Debug)]
@@ -86,6 +91,26 @@ struct Was {
     line: Line,
     epochs: Epochs,
     accounts: BTreeMap<String, Account>,
+    /// What a start in it would find: one past every number that was given out.
+    next: u64,
+    /// Each number up to there was given out, and for a reading that is still one.
+    exact: bool,
+}
+
+/// How far a mark speaks.
+struct Reach {
+    /// One past the highest number.
+    stored: u64,
+    /// The directory that is replaced lived on from the backup.
+    known: bool,
+    /// Each number since was given out, for a reading.
+    exact: bool,
+}
+
+impl Reach {
+    fn bound(stored: u64) -> Self {
+        Self { stored, known: false, exact: false }
+    }
 }
 
 impl Restorable {
@@ -131,12 +156,14 @@ impl Restorable {
     /// What [`Self::make_ready`] would make of it.
     #[must_use]
     pub fn outlook(&self, held: &Held, ending: Ending) -> Ready {
-        let (stored, known) = self.reach(held, ending);
-        Ready { skipped: stored - self.line.next, known }
+        self.ready(&self.reach(held, ending))
     }
 
-    /// One past the highest number that the mark speaks for, and whether that is known.
-    fn reach(&self, held: &Held, ending: Ending) -> (u64, bool) {
+    fn ready(&self, reach: &Reach) -> Ready {
+        Ready { skipped: reach.stored - self.line.next, exact: reach.exact, known: reach.known }
+    }
+
+    fn reach(&self, held: &Held, ending: Ending) -> Reach {
         let line = &self.line;
         let after = match ending {
             Ending::Final => line.next,
@@ -144,18 +171,18 @@ impl Restorable {
         };
         let same = |home: u64| home != 0 && home == line.home;
         if let Some(was) = held.was.as_ref().filter(|was| same(was.line.home)) {
-            let margin = if was.line.clean { 0 } else { was.line.bound };
-            let mark = held.mark.as_ref().filter(|m| same(m.home)).map_or(0, |m| m.stored);
-            let next = was.line.next.max(mark).saturating_add(margin).max(line.next);
+            let next = was.next.max(line.next);
             // A clone of it has other epochs from its first start on.
-            let lived_on = was.epochs.0.iter().any(|start| start.epoch == line.epoch);
-            return if lived_on { (next, true) } else { (next.max(after), false) };
+            if !was.epochs.0.iter().any(|start| start.epoch == line.epoch) {
+                return Reach::bound(next.max(after));
+            }
+            return Reach { stored: next, known: true, exact: was.exact };
         }
         if let Some(mark) = held.mark.as_ref().filter(|m| same(m.home)) {
             let next = if mark.clean { mark.stored } else { mark.reserved };
-            return (next.max(after), false);
+            return Reach::bound(next.max(after));
         }
-        (after, false)
+        Reach::bound(after)
     }
 
     /// Makes it ready for the directory that is held: its word, and its mark beside it. Only the copy is changed; what
@@ -165,7 +192,8 @@ impl Restorable {
     /// The disk.
     pub fn make_ready(&self, held: &Held, ending: Ending) -> Result<Ready, StoreError> {
         let make = || -> Result<Ready, Trouble> {
-            let (stored, known) = self.reach(held, ending);
+            let reach = self.reach(held, ending);
+            let stored = reach.stored;
             let home = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1);
             let mut line = self.line.clone();
             line.home = home;
@@ -180,14 +208,16 @@ impl Restorable {
             log.commit(&line, &change)?;
             log.close()?;
             let accounts = match &held.was {
-                Some(was) if known => was.accounts.clone(),
+                Some(was) if reach.known => was.accounts.clone(),
                 _ => self.accounts.clone(),
             };
             let plain = |(name, account): (String, Account)| (name, account.without_session());
             let accounts = accounts.into_iter().map(plain).collect();
             // The next start counts on from the newest that is known of this gateway's.
             let was = held.was.iter().map(|w| (w.line.home, w.line.epoch));
-            let earlier = was.chain(held.mark.iter().map(|m| (m.home, m.epoch)));
+            let head = held.head.iter().map(|h| (self.line.home, [h.epoch.start, h.epoch.random]));
+            let head = head.filter(|_| held.was.is_some());
+            let earlier = was.chain(head).chain(held.mark.iter().map(|m| (m.home, m.epoch)));
             let earlier = earlier.filter(|(home, _)| *home != 0 && *home == self.line.home);
             let mark = Mark {
                 epoch: earlier.map(|(_, epoch)| epoch).chain([line.epoch]).max().unwrap_or(line.epoch),
@@ -195,6 +225,7 @@ impl Restorable {
                 reserved: stored,
                 // Nothing was given out above it: what there can be is in it.
                 clean: true,
+                exact: reach.exact,
                 bound: line.bound,
                 home,
                 accounts,
@@ -205,25 +236,37 @@ impl Restorable {
                 File::open(dir.join(file))?.sync_all()?;
             }
             identity::sync_dir(dir)?;
-            Ok(Ready { skipped: stored - self.line.next, known })
+            Ok(self.ready(&reach))
         };
         make().map_err(|trouble| said(&self.path.display().to_string(), trouble))
     }
 }
 
+fn unreadable(dir: &Path, error: &std::io::Error) -> StoreError {
+    StoreError::Unreadable { path: dir.display().to_string(), why: error.to_string() }
+}
+
 impl Store {
-    /// Takes a directory for a restore, and looks at what is there. It is made if it is not there.
+    /// Takes a directory without looking at what is in it: nothing starts in it while the file lives.
+    ///
+    /// # Errors
+    /// A daemon uses it, or it cannot be had.
+    pub fn only_lock(dir: &Path) -> Result<File, StoreError> {
+        identity::lock(dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::WouldBlock => StoreError::InUse(dir.display().to_string()),
+            _ => unreadable(dir, &e),
+        })
+    }
+
+    /// Takes a directory for a restore, and looks at what is there. It is made if it is not there. `boot_id`: the boot we are in.
     ///
     /// # Errors
     /// A daemon uses it, or it cannot be had. A database that cannot be read is no error: it is replaced.
-    pub fn hold(dir: &Path) -> Result<Held, StoreError> {
-        let path = dir.display().to_string();
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::WouldBlock => StoreError::InUse(path.clone()),
-            _ => StoreError::Unreadable { path: path.clone(), why: e.to_string() },
-        };
-        std::fs::create_dir_all(dir).map_err(failed)?;
-        let lock = identity::lock(dir).map_err(failed)?;
+    pub fn hold(dir: &Path, boot_id: &str) -> Result<Held, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|e| unreadable(dir, &e))?;
+        let lock = Self::only_lock(dir)?;
+        // One in RAM is gone with the service that had it.
+        let head = Homes::new(dir, &lock, None).read().map_err(|e| unreadable(dir, &e))?;
         let mut held = Held {
             dir: dir.to_owned(),
             _lock: lock,
@@ -231,6 +274,7 @@ impl Store {
             torn: false,
             was: None,
             mark: identity::read_mark(dir),
+            head,
         };
         let database = identity::database(dir);
         if !database.is_file() {
@@ -242,9 +286,19 @@ impl Store {
             let epochs = log.state("epochs")?.unwrap_or_default();
             let accounts = accounts(&log)?;
             let queued = queued(&log, &line, &accounts)?;
+            let thinned = Rows::of(&log, [])?.gone(&line.present);
             // The database alone is all of it then.
             log.close()?;
-            Ok((Was { line, epochs, accounts }, queued))
+            let found = judge(&Found {
+                line: Some(&line),
+                damaged: false,
+                head: held.head.as_ref(),
+                mark: held.mark.as_ref().filter(|mark| mark.home == line.home),
+                settled: accounts.values().filter_map(|a| a.settled.end()).max().unwrap_or(0),
+                boot_id,
+            });
+            let exact = thinned == 0 && !found.gaps.iter().any(|gap| gap.bound);
+            Ok((Was { line, epochs, accounts, next: found.next, exact }, queued))
         };
         match look() {
             Ok((was, queued)) => (held.was, held.queued) = (Some(was), Some(queued)),

@@ -409,10 +409,9 @@ impl Disk {
         state.epochs = self.epochs.clone();
         let newest = self.verdict.gaps.iter().find_map(|g| g.epoch);
         if let (true, Some(epoch)) = (state.epochs.0.is_empty(), newest) {
-            state.epochs.0.push(Start { first: 1, epoch, boot: 0 });
+            state.epochs.0.push(Start { first: 1, epoch, boot: 0, gateway: None });
         }
-        let epoch = [state.epoch.start, state.epoch.random];
-        state.epochs.begin(Start { first: next, epoch, boot: state.boot }, needed);
+        state.begin_epoch(next, needed);
         let used: Vec<u32> = state.epochs.0.iter().map(|s| s.boot).chain([state.boot]).collect();
         state.boots.retain(|n, _| used.contains(n));
 

@@ -16,6 +16,7 @@ use super::commands::Commands;
 use super::drain::{Chunk, Ledger};
 use super::epochs::Epochs;
 use super::holes::Thinned;
+use super::inspect::share;
 use super::last;
 use super::lend::Held;
 use super::loss::{self, Draft, Facts};
@@ -143,6 +144,8 @@ pub struct State {
     pub parked: BTreeMap<String, Account>,
     /// The epochs.
     pub epochs: Epochs,
+    /// What the gateway is called, if somebody said.
+    pub gateway: Option<String>,
     /// The boots by number.
     pub boots: BTreeMap<u32, Boot>,
     /// Number of the present boot.
@@ -199,6 +202,7 @@ impl State {
             accounts: uplinks.iter().map(|u| (u.clone(), Account::new(1))).collect(),
             parked: BTreeMap::new(),
             epochs: Epochs::default(),
+            gateway: None,
             boot: boot.n,
             boots: [(boot.n, boot)].into(),
             handed: BTreeMap::new(),
@@ -377,11 +381,11 @@ impl State {
             delivered: account.delivered,
             queued: durable + in_ram,
             lost: account.lost + missing,
-            queued_bytes: match self.present.len().saturating_sub(self.thinned.gone) {
-                0 => 0,
-                n => u64::try_from(u128::from(self.figures.used) * u128::from(durable) / u128::from(n))
-                    .unwrap_or(u64::MAX),
-            },
+            queued_bytes: share(
+                self.figures.used,
+                durable,
+                self.present.len().saturating_sub(self.thinned.gone),
+            ),
             oldest: self.oldest_of(uplink, pending.first().map(|r| r.start)),
         };
         debug_assert_eq!(ledger.taken, ledger.delivered + ledger.queued + ledger.lost, "{self:?}");

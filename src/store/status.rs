@@ -50,6 +50,8 @@ pub struct StoreStatus {
     pub head_failures: u64,
     /// Damaged databases in the directory.
     pub set_aside: Vec<String>,
+    /// What else than now the gateway was called when readings of the log were taken.
+    pub earlier_ids: Vec<String>,
 }
 
 impl StoreStatus {
@@ -85,6 +87,7 @@ impl StoreStatus {
             bytes_per_day: a_day(figures.bytes_written, figures.since.elapsed()),
             head_failures: figures.head_failures,
             set_aside: figures.set_aside.clone(),
+            earlier_ids: state.epochs.earlier_names(&state.present),
         }
     }
 }

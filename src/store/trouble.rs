@@ -4,6 +4,38 @@ use rusqlite::ErrorCode;
 
 use super::schema::SCHEMA;
 
+/// Why the store cannot be opened or closed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process has the directory.
+    #[error("another fieldgate uses `{0}`; stop it first, or give this one a directory of its own")]
+    InUse(String),
+    /// The database was made by a later version. Nothing was touched.
+    #[error(
+        "`{path}` was made by a later version (schema {schema}); install that version again, or move the directory away"
+    )]
+    Newer {
+        /// The directory.
+        path: String,
+        /// Its schema.
+        schema: i64,
+    },
+    /// The system gives no thread.
+    #[error("the store's thread cannot start: {0}")]
+    Thread(String),
+    /// Not everything could be saved at the end.
+    #[error("the store could not be closed in order: {0}")]
+    Close(String),
+    /// The directory cannot be read (only when inspecting).
+    #[error("`{path}` cannot be read: {why}")]
+    Unreadable {
+        /// The directory.
+        path: String,
+        /// Why.
+        why: String,
+    },
+}
+
 /// Why the database could not do it, sorted by what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {

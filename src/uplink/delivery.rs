@@ -9,6 +9,7 @@ mod aside;
 mod closing;
 mod exactly;
 mod forwarding;
+mod naming;
 mod refusal;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,7 +33,7 @@ use super::suspicion::{Step, Suspicion};
 use super::timing::Timing;
 use crate::clock::Clock;
 use crate::config::model::Order;
-use crate::message::{CorrectionRecord, LossReason, LossRecord, Message};
+use crate::message::{CorrectionRecord, Epoch, LossReason, LossRecord, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::store::{Chunk, Drain, Exchange};
@@ -74,6 +75,8 @@ pub struct Delivery {
     unsettled: Vec<Range<u64>>,
     /// Since when readings wait for the clock.
     clock_wait_since: Option<Instant>,
+    /// The epoch of which the format knows who took it.
+    named: Option<Epoch>,
     plan: Plan,
 }
 
@@ -137,6 +140,7 @@ impl Delivery {
             reading_bytes: 1,
             unsettled,
             clock_wait_since,
+            named: None,
             plan,
         }
     }
@@ -332,7 +336,7 @@ impl Delivery {
             let records = self.plan.lanes.take(lane, cut, now, finish);
             let records = self.cut_around(lane, records);
             let (first, last) = (records.first()?.id.seq, records.last()?.id.seq);
-            let encoded = self.format.encode(lane, &records);
+            let encoded = self.encode(lane, &records);
             self.reading_bytes = encoded.payload.len().div_ceil(records.len());
             let message = Outgoing {
                 cargo: Cargo::Readings(first..last.saturating_add(1)),

@@ -34,7 +34,7 @@ pub fn gather(main: &Path, secrets: bool) -> Result<Gathered, Exit> {
     let guard = dir.join(GUARD);
     if guard.symlink_metadata().is_ok() {
         return Err(Exit::Failed(format!(
-            "a restore was interrupted here ({}): finish it first, with the file that was being restored",
+            "a restore was interrupted here ({}): finish it first (`sudo fieldgate restore --finish`)",
             guard.display()
         )));
     }

@@ -5,13 +5,14 @@ use std::io::Write;
 use std::path::Path;
 
 use clap::Args as ClapArgs;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::Common;
 use crate::cmd::client;
 use crate::cmd::exit::Exit;
 use crate::cmd::format::{bytes, count};
 use crate::runtime::control::Request;
+use crate::status::snapshot::UplinkStatus;
 use crate::store::Store;
 
 #[derive(Debug, ClapArgs)]
@@ -64,14 +65,6 @@ pub(super) fn accounts(store: &Path) -> Result<Json, Exit> {
 /// The accounts of a data directory that no daemon uses now.
 fn at_rest(store: &Path) -> Result<Json, Exit> {
     let found = Store::inspect(store).map_err(|e| Exit::Failed(e.to_string()))?;
-    let rows = found.uplinks.into_iter().map(|(name, uplink)| {
-        let row = json!({
-            "taken": uplink.taken,
-            "delivered": uplink.delivered,
-            "queued_readings": uplink.queued,
-            "declared_lost": uplink.lost,
-        });
-        (name, row)
-    });
+    let rows = found.uplinks.into_iter().map(|(name, uplink)| (name, UplinkStatus::at_rest(&uplink)));
     Ok(Json::Object(rows.collect()))
 }

@@ -2,9 +2,10 @@
 //!
 //! Promises: all of the file is read, its checksums and the database's pages and blocks looked through, before anything
 //! that is in use is touched. Nothing is deleted: what was there gets a name that says when. A kill at any moment leaves
-//! the old or the new, or, between the first file and the last, a configuration that no daemon starts with and that
-//! says what to do; the same command again finishes it.
+//! the old or the new, or, between the first file and the last, a journal by which the next start, or the next restore,
+//! finishes it ([`finish`]).
 
+mod journal;
 mod owner;
 mod plan;
 mod stage;
@@ -24,7 +25,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config;
 use crate::registry::DRIVERS;
 use crate::store::{Ending, Held, Restorable, Store, StoreError};
-pub use plan::GUARD;
+pub use journal::{GUARD, Unfinished, finish};
 use plan::Plan;
 use stage::Staged;
 
@@ -36,8 +37,8 @@ use stage::Staged;
 #[derive(Debug, ClapArgs)]
 pub struct Args {
     /// The file that `fieldgate backup` wrote.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "finish")]
+    file: Option<PathBuf>,
     /// The configuration file to restore; the others go beside it.
     #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
     config: PathBuf,
@@ -50,6 +51,9 @@ pub struct Args {
     /// The old box was stopped before the backup was made and took nothing since: then nothing is declared lost.
     #[arg(long, conflicts_with = "config_only")]
     nothing_since: bool,
+    /// Finish a restore that was interrupted, if there is one. The service does so before each start.
+    #[arg(long, conflicts_with_all = ["file", "config_only", "data_only", "nothing_since"])]
+    finish: bool,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -61,13 +65,23 @@ pub struct Args {
 /// 1: the file is damaged, there is no room, or nobody said yes; 64: nobody is there to be asked; 69: a daemon runs on the
 /// data directory, or it cannot be had.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    let Some(file) = &args.file else { return finish_only(args, out) };
     if !args.yes && !std::io::stdin().is_terminal() {
         return Err(Exit::Usage("restoring asks first, and nobody is there to answer; add --yes".into()));
     }
-    let shown = args.file.display();
-    let file = File::open(&args.file).map_err(|e| Exit::Failed(format!("{shown}: {e}")))?;
+    let shown = file.display();
+    let opened = File::open(file).map_err(|e| Exit::Failed(format!("{shown}: {e}")))?;
+    match finish(&args.config) {
+        Ok(false) => {}
+        Ok(true) => writeln!(out, "an earlier restore had been interrupted; it was finished first")?,
+        // This one takes its place.
+        Err(Unfinished::Broken(why)) => {
+            writeln!(out, "an earlier restore was interrupted and cannot be finished: {why}")?
+        }
+        Err(error) => return Err(unfinished(&error, &args.config)),
+    }
     let mut place: Option<Result<Place, Exit>> = None;
-    let read = container::read(BufReader::with_capacity(1 << 18, file), |manifest, files| {
+    let read = container::read(BufReader::with_capacity(1 << 18, opened), |manifest, files| {
         if args.config_only {
             return Ok(None);
         }
@@ -91,7 +105,28 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
         }
         (place, _) => place,
     };
-    restore(args, &contents, place, out)
+    restore(args, file, &contents, place, out)
+}
+
+/// Without a file: what was begun.
+fn finish_only(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+    match finish(&args.config) {
+        Ok(true) => done(args, true, out),
+        // Before each start of the service this is what is usual, and not worth a line.
+        Ok(false) if std::io::stdout().is_terminal() => Ok(writeln!(out, "no restore was interrupted here")?),
+        Ok(false) => Ok(()),
+        Err(error) => Err(unfinished(&error, &args.config)),
+    }
+}
+
+fn unfinished(error: &Unfinished, main: &Path) -> Exit {
+    let hint = match error {
+        Unfinished::Disk(_) if rustix::process::geteuid().is_root() => {
+            "it stays as it is until that is mended".to_owned()
+        }
+        error => error.hint(main),
+    };
+    Exit::Failed(format!("a restore was interrupted and cannot be finished: {error}; {hint}"))
 }
 
 /// The data directory, taken, with room for the database in it.
@@ -121,7 +156,7 @@ impl Place {
             return Err(running(&now));
         }
         let new = !dir.exists();
-        let held = Store::hold(&dir).map_err(|error| match error {
+        let held = Store::hold(&dir, SystemClock::new(true).boot_id()).map_err(|error| match error {
             StoreError::InUse(_) => running(&dir),
             StoreError::Unreadable { .. } => Exit::Failed(format!("{error}; run it with sudo")),
             other => unavailable(other),
@@ -138,7 +173,13 @@ fn running(dir: &Path) -> Exit {
     Exit::Start(format!("a daemon runs on {}; {hint}", dir.display()).into())
 }
 
-fn restore(args: &Args, contents: &Contents, place: Option<Place>, out: &mut dyn Write) -> Result<(), Exit> {
+fn restore(
+    args: &Args,
+    file: &Path,
+    contents: &Contents,
+    place: Option<Place>,
+    out: &mut dyn Write,
+) -> Result<(), Exit> {
     let manifest = &contents.manifest;
     let now = SystemClock::new(true).wall().0;
     let examined = match &place {
@@ -147,7 +188,7 @@ fn restore(args: &Args, contents: &Contents, place: Option<Place>, out: &mut dyn
                 StoreError::Newer { .. } => "it was made by a later version; install that first".to_owned(),
                 other => other.to_string(),
             };
-            Exit::Failed(format!("the queue in {}: {why}; nothing was changed", args.file.display()))
+            Exit::Failed(format!("the queue in {}: {why}; nothing was changed", file.display()))
         })?),
         None => None,
     };
@@ -182,7 +223,7 @@ fn restore(args: &Args, contents: &Contents, place: Option<Place>, out: &mut dyn
         examined.make_ready(&place.held, ending).map_err(unavailable)?;
         owner::of_the_queue(place.staged.path(), place.held.dir())?;
     }
-    let data = place.as_ref().map(|place| switch::Data { held: &place.held, staged: place.staged.path() });
+    let data = place.as_ref().map(|place| switch::Data { held: &place.held, staged: &place.staged });
     switch::switch(&plan.config, data, &args.config, &stamp)?;
     done(args, place.is_some(), out)
 }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::journal::GUARD;
 use super::{Args, Place, is_same};
 use crate::cmd::backup::container::Contents;
 use crate::cmd::backup::gather::{directory, toml_files};
@@ -12,9 +13,6 @@ use crate::cmd::format::count;
 use crate::config::{self, model};
 use crate::registry::DRIVERS;
 use crate::store::{Ending, Restorable};
-
-/// Said before the files of it are changed; see `switch`.
-pub const GUARD: &str = "conf.d/00-restore-unfinished.toml";
 
 /// One change of the configuration's directory.
 #[derive(Debug)]
@@ -176,7 +174,7 @@ impl<'a> Plan<'a> {
         if let Some(here) = here.ok().filter(|id| *id != manifest.gateway) {
             let id = printable(&manifest.gateway);
             self.say(format!(
-                "  the configuration that is here is of {here}: what waits for {id} would be sent as {here}'s"
+                "  the configuration that is here is of {here}: what waits of {id} would be sent on {here}'s topics"
             ));
         }
     }
@@ -201,10 +199,8 @@ impl<'a> Plan<'a> {
             } else {
                 "what was taken after the backup cannot be known"
             };
-            self.say(format!(
-                "  {why}: at most {} readings are declared lost (rollback)",
-                n(outlook.skipped)
-            ));
+            let most = if outlook.exact { "" } else { "at most " };
+            self.say(format!("  {why}: {most}{} readings are declared lost (rollback)", n(outlook.skipped)));
         }
         match &place.held.queued {
             Some(queued) => {

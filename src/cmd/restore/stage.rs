@@ -1,6 +1,7 @@
 //! Where the database lies until it is verified: a directory inside the data directory, on the same disk, so that it only
 //! has to be renamed. And where that is, by the configuration in the backup.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -18,9 +19,10 @@ use crate::store::READY;
 /// Its name. A restore that was killed leaves it; the next one begins it anew.
 const NAME: &str = "restoring";
 
-/// The directory. It goes when this does.
+/// The directory. It goes when this does, unless it is kept.
 pub struct Staged {
     path: PathBuf,
+    kept: Cell<bool>,
 }
 
 impl Staged {
@@ -35,12 +37,17 @@ impl Staged {
         }
         fs::create_dir(&path).map_err(failed)?;
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(failed)?;
-        Ok(Self { path })
+        Ok(Self { path, kept: Cell::new(false) })
     }
 
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// From now on somebody else needs what is in it, and removes it.
+    pub fn keep(&self) {
+        self.kept.set(true);
     }
 
     /// The database, to be written.
@@ -52,7 +59,9 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        if !self.kept.get() {
+            let _ = fs::remove_dir_all(&self.path);
+        }
     }
 }
 

@@ -1,36 +1,35 @@
 //! The change from the old to the new: renames, in an order in which no half of it is taken for a whole.
 //!
 //! 1. All new files are written beside their places and synced.
-//! 2. If more than one thing changes in the configuration, a file is put into `conf.d` that no daemon starts with
-//!    ([`GUARD`]): half of one register map and half of another would be worse than none.
+//! 2. If the configuration changes, and more than one thing does, everything that has to be renamed is written down
+//!    ([`Journal`]), in a place in which it keeps every daemon from starting with half of it.
 //! 3. The configuration's files, the main one last; then the data: the head aside, the mark, the database. Until the database has
 //!    its name the directory is the old one (see `Held::files`), and from then on the new one.
-//! 4. The guard goes.
+//! 4. The journal goes.
 //!
-//! Each step is one rename, which a file system does as a whole. What was there keeps a second name first.
+//! Each step is one rename, which a file system does as a whole. What was there keeps a second name first. If it is cut off, whoever
+//! starts next finishes it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::journal::{self, GUARD, Journal, Step};
 use super::owner;
-use super::plan::{Change, GUARD};
+use super::plan::Change;
+use super::stage::Staged;
 use crate::cmd::backup::gather::directory;
 use crate::cmd::backup::manifest::Member;
 use crate::cmd::exit::Exit;
 use crate::store::{Held, READY};
-
-/// What the guard says; the daemon shows the line.
-const SAYS: &str = "# Half of this configuration is from before a restore, and half from the backup.\n\
-    restore_unfinished = \"run `fieldgate restore` again with the same file\"\n";
 
 /// The queue that is put in.
 pub struct Data<'a> {
     /// Its directory.
     pub held: &'a Held,
     /// Where the new files are.
-    pub staged: &'a Path,
+    pub staged: &'a Staged,
 }
 
 /// A time for names: `20261128T063000Z`, with a number where something of that name is there already.
@@ -66,44 +65,68 @@ fn with(path: &Path, ending: &str) -> PathBuf {
 }
 
 fn said(path: &Path) -> impl Fn(io::Error) -> Exit + '_ {
-    move |e| Exit::Failed(format!("{}: {e}; the same command again finishes the restore", path.display()))
+    move |e| Exit::Failed(format!("{}: {e}; nothing was changed", path.display()))
 }
 
 /// Does it.
 ///
 /// # Errors
-/// Those of the file system. Then, too, nothing is lost, and doing it again finishes it.
+/// Those of the file system. Then, too, nothing is lost: nothing was changed, or the next start finishes it.
 pub fn switch(config: &[Change<'_>], data: Option<Data<'_>>, main: &Path, stamp: &str) -> Result<(), Exit> {
+    let main = std::path::absolute(main).map_err(said(main))?;
     for change in config {
         if let Change::Put(path, member, bytes) = change {
-            put_beside(path, member, bytes, directory(main))?;
+            let path = std::path::absolute(path).map_err(said(path))?;
+            put_beside(&path, member, bytes, directory(&main))?;
         }
     }
-    let guard = directory(main).join(GUARD);
-    let several = config.len() + usize::from(data.is_some()) > 1 && !config.is_empty();
-    if several {
-        raise(&guard)?;
-    }
+    let journal = written_down(config, data.as_ref(), stamp).map_err(said(&main))?;
+    // A queue alone needs none: until its last rename the directory is the old one. One rename is no half of anything.
+    let several = journal.steps.len() > 1 && !config.is_empty();
+    let guard = directory(&main).join(GUARD);
+    let failed = |error: journal::Unfinished| {
+        let hint = if several { error.hint(&main) } else { "the same command again finishes it".to_owned() };
+        Exit::Failed(format!("{error}; the restore is not finished: {hint}"))
+    };
+    let _at_work = if several {
+        let held = journal.write(&main).map_err(said(&guard))?;
+        if let Some(data) = &data {
+            data.staged.keep();
+        }
+        Some(held)
+    } else {
+        None
+    };
+    journal.follow(&main, &mut || Ok(())).map_err(failed)
+}
+
+/// What has to be renamed.
+fn written_down(config: &[Change<'_>], data: Option<&Data<'_>>, stamp: &str) -> io::Result<Journal> {
+    let step = |new: Option<&Path>, path: &Path| -> io::Result<Step> {
+        let path = std::path::absolute(path)?;
+        let keep = path.symlink_metadata().is_ok().then(|| with(&path, &format!("{BEFORE}{stamp}")));
+        Ok(Step { new: new.map(std::path::absolute).transpose()?, path, keep })
+    };
+    let mut steps = Vec::new();
     for change in config {
-        match change {
-            Change::Put(path, ..) => replace(&with(path, NEW), path, stamp)?,
-            Change::Aside(path) => aside(path, stamp)?,
-        }
+        steps.push(match change {
+            Change::Put(path, ..) => step(Some(&with(path, NEW)), path)?,
+            Change::Aside(path) => step(None, path)?,
+        });
     }
+    let (mut dir, mut staged) = (None, None);
     if let Some(data) = data {
         for path in data.held.files() {
-            aside(&path, stamp)?;
+            steps.push(step(None, &path)?);
         }
         for name in READY {
-            replace(&data.staged.join(name), &data.held.dir().join(name), stamp)?;
+            steps.push(step(Some(&data.staged.path().join(name)), &data.held.dir().join(name))?);
         }
+        journal::sync(data.staged.path())?;
+        dir = Some(std::path::absolute(data.held.dir())?);
+        staged = Some(std::path::absolute(data.staged.path())?);
     }
-    // One that an earlier restore left goes, too: this one got through.
-    if guard.symlink_metadata().is_ok() {
-        fs::remove_file(&guard).map_err(said(&guard))?;
-        sync(&guard)?;
-    }
-    Ok(())
+    Ok(Journal { steps, data: dir, staged })
 }
 
 /// Writes the new file beside its place, whole and synced.
@@ -119,37 +142,12 @@ fn put_beside(path: &Path, member: &Member, bytes: &[u8], dir: &Path) -> Result<
     let mut file = open().map_err(said(&new))?;
     file.write_all(bytes).map_err(said(&new))?;
     owner::of_a_file(&new, member, dir)?;
-    file.sync_all().map_err(said(&new))
-}
-
-fn raise(guard: &Path) -> Result<(), Exit> {
-    let parent = directory(guard);
-    fs::create_dir_all(parent).map_err(said(parent))?;
-    let mut file = File::create(guard).map_err(said(guard))?;
-    file.write_all(SAYS.as_bytes()).map_err(said(guard))?;
-    file.sync_all().map_err(said(guard))?;
-    sync(guard)
-}
-
-/// `new` gets the name of `path`. What has it now keeps another one; where a file cannot have two names (FAT), there is a
-/// moment in which the name is nobody's.
-fn replace(new: &Path, path: &Path, stamp: &str) -> Result<(), Exit> {
-    if path.symlink_metadata().is_ok()
-        && fs::hard_link(path, with(path, &format!("{BEFORE}{stamp}"))).is_err()
-    {
-        aside(path, stamp)?;
+    file.sync_all().map_err(said(&new))?;
+    // Its name, and those of directories that were made for it.
+    for made in new.ancestors().take_while(|at| at.starts_with(dir) && *at != dir) {
+        journal::sync(made).map_err(said(made))?;
     }
-    fs::rename(new, path).map_err(said(path))?;
-    sync(path)
-}
-
-fn aside(path: &Path, stamp: &str) -> Result<(), Exit> {
-    fs::rename(path, with(path, &format!("{BEFORE}{stamp}"))).map_err(said(path))?;
-    sync(path)
-}
-
-fn sync(path: &Path) -> Result<(), Exit> {
-    File::open(directory(path)).and_then(|dir| dir.sync_all()).map_err(said(path))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -164,17 +162,5 @@ mod tests {
         assert_eq!(now(), "20261122T143000Z");
         fs::write(dir.path().join("fieldgate.toml.before-restore-20261122T143000Z"), "").expect("written");
         assert_eq!(now(), "20261122T143000Z-2");
-    }
-
-    #[test]
-    fn no_daemon_starts_with_the_guard_and_it_says_what_to_do() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let main = dir.path().join("fieldgate.toml");
-        fs::write(&main, "").expect("written");
-        let load = || crate::config::load(&main, crate::registry::DRIVERS);
-        assert!(load().is_ok());
-        raise(&dir.path().join(GUARD)).expect("raised");
-        let report = load().expect_err("refused").render(false);
-        assert!(report.contains("run `fieldgate restore` again"), "{report}");
     }
 }

@@ -41,8 +41,8 @@ fn restore(copy: &Path, dir: &Path, ending: Ending, only_mark: bool) -> Ready {
     std::fs::copy(copy.join("fieldgate.db"), work.join("fieldgate.db")).expect("copies");
     let examined = Restorable::examine(&work).expect("whole");
     assert_eq!(examined.damaged, 0);
-    let held = Store::hold(dir).expect("free");
-    assert!(matches!(Store::hold(dir), Err(StoreError::InUse(_))), "nothing starts in it meanwhile");
+    let held = Store::hold(dir, "a").expect("free");
+    assert!(matches!(Store::hold(dir, "a"), Err(StoreError::InUse(_))), "nothing starts in it meanwhile");
     let outlook = examined.outlook(&held, ending);
     let ready = examined.make_ready(&held, ending).expect("ready");
     assert_eq!(ready, outlook);
@@ -166,9 +166,10 @@ async fn a_second_copy_takes_the_file_from_the_first_and_a_close_from_both() {
 /// Where the directory lived on from the backup it knows what was taken, and what was delivered, since.
 #[tokio::test]
 async fn restored_on_its_own_box_what_came_since_is_declared_exactly_and_what_arrived_stays_so() {
-    for clean in [true, false] {
+    for end in ["in order", "a kill", "a power cut"] {
         let dir = tempfile::tempdir().expect("a directory");
-        let (store, _) = open(dir.path(), "a");
+        let boot = if end == "a power cut" { "before" } else { "a" };
+        let (store, _) = open(dir.path(), boot);
         store.take(readings(0..100));
         let copy = store.copy().await.expect("begins");
         let old = store.epoch();
@@ -181,17 +182,19 @@ async fn restored_on_its_own_box_what_came_since_is_declared_exactly_and_what_ar
         store.flush().await.expect("the disk is there");
         drop(drain);
         let bound = store.status().power_cut_bound;
-        if clean {
+        // On their way to the disk.
+        store.take(readings(130..137));
+        if end == "in order" {
             store.close().await.expect("closes")
         } else {
             store.crash()
         }
 
         let ready = restore(copied.path(), dir.path(), Ending::Open(86_400_000), false);
-        let margin = if clean { 0 } else { bound };
-        assert_eq!((ready.known, of.next_seq), (true, 101));
-        assert!(ready.skipped >= 30 && ready.skipped <= 30 + margin.max(256) * 2, "{ready:?}");
-        assert!(!clean || ready.skipped == 30, "{ready:?}");
+        let exact = end != "a power cut";
+        assert_eq!((ready.known, ready.exact, of.next_seq), (true, exact, 101), "{end}");
+        assert!(ready.skipped >= 37 && ready.skipped <= 37 + bound.max(256) * 2, "{end}: {ready:?}");
+        assert!(!exact || ready.skipped == 37, "{end}: {ready:?}");
         let (store, recovery) = open(dir.path(), "a");
         let drain = store.drain("cloud").expect("configured");
         assert_eq!(drain.pending(), [41..101], "what arrived is not sent again");
@@ -199,6 +202,7 @@ async fn restored_on_its_own_box_what_came_since_is_declared_exactly_and_what_ar
         assert!(
             recovery.losses.iter().all(|l| l.reason == LossReason::Rollback && l.epoch == old.to_string())
         );
+        assert!(recovery.losses.iter().all(|l| l.bound != exact), "{end}: {recovery:?}");
         let seqs: Vec<[u64; 2]> = recovery.losses.iter().map(|l| l.seq).collect();
         assert_eq!(seqs, [[111, 100 + ready.skipped]]);
         assert_eq!(store.take(readings(0..1)).first.seq, 101 + ready.skipped);
@@ -229,7 +233,7 @@ async fn a_box_that_took_nothing_since_goes_on_without_a_gap() {
     drop(rest);
     let elsewhere = tempfile::tempdir().expect("a directory");
     let ready = restore(copied.path(), elsewhere.path(), Ending::Final, false);
-    assert_eq!(ready, Ready { skipped: 0, known: false });
+    assert_eq!(ready, Ready { skipped: 0, exact: false, known: false });
     let (store, recovery) = open(elsewhere.path(), "b");
     assert!(recovery.losses.is_empty() && recovery.set_aside.is_empty(), "{recovery:?}");
     assert_eq!(store.take(readings(0..1)).first.seq, 51);

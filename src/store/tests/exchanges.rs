@@ -240,7 +240,7 @@ async fn a_database_that_was_rolled_back_or_restored_has_no_session() {
     for ending in [Ending::Final, Ending::Open(1000)] {
         let [copy, other] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
         std::fs::write(copy.path().join("fieldgate.db"), &backup).expect("writes");
-        let held = Store::hold(other.path()).expect("free");
+        let held = Store::hold(other.path(), "a").expect("free");
         let examined = Restorable::examine(copy.path()).expect("whole");
         examined.make_ready(&held, ending).expect("ready");
         for name in READY {

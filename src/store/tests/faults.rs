@@ -62,7 +62,7 @@ async fn with_the_head_in_ram_a_kill_is_declared_exactly_and_nobody_else_believe
     let lazy = model::Store { commit_interval: Span::s(600), ..config(dir.path()) };
     let beside = |boot: &str, run: Option<&Path>| {
         let (clock, run) = (TestClock::new(boot), run.map(Path::to_owned));
-        Store::open_beside(&lazy, (&uplinks(&["cloud"]), Wishes::new()), clock, run).expect("opens")
+        Store::open_beside(&lazy, ("", &uplinks(&["cloud"]), Wishes::new()), clock, run).expect("opens")
     };
     let (store, _) = beside("a", Some(run.path()));
     store.take(readings(0..50));

@@ -38,7 +38,7 @@ fn open_two(config: &model::Store, boot: &str) -> (Store, Recovery) {
 /// As [`opened`], where `cloud` forwards.
 pub fn opened_with(config: &model::Store, uplinks: &[String], clock: Arc<TestClock>) -> (Store, Recovery) {
     for _ in 0..1000 {
-        match Store::open_with(config, uplinks, wishes(), clock.clone()) {
+        match Store::open_with(config, ("", uplinks), wishes(), clock.clone()) {
             Err(StoreError::InUse(_)) => std::thread::sleep(Duration::from_millis(10)),
             opened => return opened.expect("opens"),
         }

@@ -10,6 +10,7 @@ mod forwarding;
 mod history;
 mod kill;
 mod limits;
+mod names;
 mod outage;
 pub mod power;
 mod random;

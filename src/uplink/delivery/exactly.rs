@@ -61,7 +61,7 @@ impl Delivery {
         if !numbers.eq(exchange.range.clone()) || records.iter().any(|r| r.id.epoch != epoch) {
             return None;
         }
-        let encoded = self.format.encode(lane, &records);
+        let encoded = self.encode(lane, &records);
         Some(Outgoing {
             cargo: Cargo::Readings(exchange.range.clone()),
             class,

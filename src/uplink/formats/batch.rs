@@ -9,6 +9,7 @@ use crate::uplink::lanes::{Cut, Lane};
 
 pub(super) struct Batch {
     pub topics: Topics,
+    /// Who took what goes out.
     pub gateway: String,
     pub zstd: bool,
     pub cut: Cut,
@@ -21,6 +22,10 @@ const LEVEL: i32 = 6;
 impl Format for Batch {
     fn cut(&self) -> Cut {
         self.cut
+    }
+
+    fn taken_by(&mut self, gateway: &str) {
+        gateway.clone_into(&mut self.gateway);
     }
 
     fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {

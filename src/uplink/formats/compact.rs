@@ -9,6 +9,7 @@ use crate::uplink::lanes::{Cut, Lane};
 
 pub(super) struct Compact {
     pub topics: Topics,
+    /// Who took what goes out.
     pub gateway: String,
     pub cut: Cut,
 }
@@ -16,6 +17,10 @@ pub(super) struct Compact {
 impl Format for Compact {
     fn cut(&self) -> Cut {
         self.cut
+    }
+
+    fn taken_by(&mut self, gateway: &str) {
+        gateway.clone_into(&mut self.gateway);
     }
 
     fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded {

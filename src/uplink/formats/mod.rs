@@ -43,6 +43,11 @@ pub trait Format: Send + Sync {
     /// epoch, and their numbers count up by one.
     fn encode(&mut self, lane: Lane, records: &[Record]) -> Encoded;
 
+    /// What comes next was taken when the gateway was called so; for formats that name it beside the topic.
+    fn taken_by(&mut self, gateway: &str) {
+        let _ = gateway;
+    }
+
     /// Whether readings may go out now.
     fn open(&self) -> bool {
         true
