@@ -13,6 +13,7 @@ mod limits;
 mod outage;
 pub mod power;
 mod random;
+mod scattered;
 mod thin;
 mod thin_book;
 mod thin_random;
