@@ -236,6 +236,9 @@ pub const STORE_THIN: usize = 32_768;
 /// Loss records waiting for one uplink. Full: a new one is merged into the last of the same reason.
 pub const STORE_LOSSES: usize = 256;
 
+/// Stretches of numbers in one loss record of what an uplink gave up: some 4 KiB in the database. Full: another record.
+pub const STORE_LOSS_SPANS: usize = 256;
+
 /// Point names in one loss record. 4096 × 30 B = 120 KiB. More: `points` is null.
 pub const STORE_LOSS_POINTS: usize = 4096;
 

@@ -231,6 +231,10 @@ pub struct LossRecord {
     pub to: Option<String>,
     /// `device/point` of what was lost; `null` where it cannot be known.
     pub points: Option<Vec<String>>,
+    /// Which numbers of `seq`, as the first and the last of each stretch; empty: all, or of what was thinned nobody knows.
+    /// For the store: who gets the record knows what has arrived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub numbers: Vec<[u64; 2]>,
     /// When the loss was declared, RFC 3339.
     pub ts: String,
 }

@@ -196,7 +196,10 @@ fn properties_arrive_and_what_has_qos_0_waits_in_the_log_as_well() {
     let home = temporary();
     let cloud = Mosquitto::start(home.path());
     let link = Proxy::start(cloud.port());
-    let gate = Gate::new(BINARY, home.path(), "box", &config(link.port()));
+    // The last of the forwards of `cloud`: into the tree that the gateway itself has there.
+    let astray = "[[uplink.forward]]\nfilter = \"box/#\"\nto = \"gw/{topic}\"\n[[uplink]]\nname = \"other\"";
+    let routes = config(link.port()).replace("[[uplink]]\nname = \"other\"", astray);
+    let gate = Gate::new(BINARY, home.path(), "box", &routes);
     let _daemon = gate.run();
     let format = "%t|%r|%q|%C|%D|%F|%R|%P|%p";
     let mut sub = Command::new("mosquitto_sub")
@@ -272,6 +275,9 @@ fn properties_arrive_and_what_has_qos_0_waits_in_the_log_as_well() {
     assert!(lines.iter().all(|line| identity(line)), "{text}");
     wait_until("the counters", seconds(10), || gate.status()["uplink"]["cloud"]["forwarded"] == 3);
     assert_eq!(gate.status()["broker"]["forward_taken"], 3);
+    assert!(site(&["-q", "1", "-t", "box/data/meter/v", "-m", "forged"]), "acknowledged, so counted");
+    wait_until("the stray one", seconds(10), || gate.status()["uplink"]["cloud"]["forward_dropped"] == 1);
+    assert_eq!(gate.status()["uplink"]["other"]["forward_dropped"], 0);
 }
 
 #[test]

@@ -143,7 +143,7 @@ pub fn batch(gateway: &str, historical: bool, records: &[Record]) -> Option<Vec<
 /// A loss record, keys in the contract's order.
 #[must_use]
 pub fn loss(record: &LossRecord) -> Vec<u8> {
-    json(record)
+    json(&LossRecord { numbers: Vec::new(), ..record.clone() })
 }
 
 /// A correction of times.
@@ -367,6 +367,7 @@ mod tests {
             from: Some("2026-11-22T14:30:00.123Z".into()),
             to: None,
             points: None,
+            numbers: vec![[81300, 81900], [81902, 81951]],
             ts: "2026-11-22T15:00:00.000Z".into(),
         };
         assert_eq!(

@@ -16,6 +16,7 @@ use crate::message::{CommandRequest, Message};
 use crate::pipeline::topics::Topics;
 use crate::status::snapshot::UplinkSource;
 use crate::store::Drain;
+use crate::uplink::forward::Forwards;
 use crate::uplink::{self, Deps, UplinkCounters};
 
 /// A running uplink.
@@ -77,7 +78,8 @@ impl RunningUplink {
             stop: stop.clone(),
         };
         let task = tokio::spawn(uplink::run(config.clone(), deps));
-        let source = UplinkSource { name: config.name.clone(), counters, drain };
+        let forwards = Arc::new(Forwards::new(&config, gateway));
+        let source = UplinkSource { name: config.name.clone(), counters, forwards, drain };
         Self { config, source, stop, task, mirror: mirror_task, down: down_task }
     }
 

@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bounds;
@@ -14,6 +15,7 @@ use crate::broker::{Broker, Receipt, Tapped};
 use crate::clock::Clock;
 use crate::config::model::Uplink;
 use crate::message::Forwarded;
+use crate::status::snapshot::{Sources, UplinkSource};
 use crate::store::{Store, Wants, Wishes};
 use crate::uplink::forward::{Forwards, own_tree};
 
@@ -39,11 +41,20 @@ pub fn tap(broker: &Broker, uplinks: &[Uplink], gateway: &str) {
     broker.tap(filters, own_tree(gateway));
 }
 
+/// Counts what a route would have brought to a place in the cloud where nothing may go.
+fn count_misplaced<'m>(uplinks: &[UplinkSource], messages: impl Iterator<Item = &'m Forwarded> + Clone) {
+    for uplink in uplinks.iter().filter(|uplink| !uplink.forwards.is_empty()) {
+        let misplaced = messages.clone().filter(|message| uplink.forwards.misplaces(message)).count();
+        uplink.counters.forward_dropped.fetch_add(misplaced as u64, Relaxed);
+    }
+}
+
 /// Runs until the broker has stopped, or it is told to end and everything handed over is stored.
 pub async fn run(
     mut tapped: mpsc::Receiver<Tapped>,
     broker: Broker,
     store: Store,
+    uplinks: watch::Receiver<Sources>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) {
@@ -65,10 +76,11 @@ pub async fn run(
             n = tapped.recv_many(&mut batch, bounds::FORWARD_QUEUE), if open => {
                 open = n > 0;
                 let (at, wishes) = (clock.boot(), store.wishes());
-                let parts = batch.drain(..).map(|tapped: Tapped| tapped.into_parts(at));
+                let parts: Vec<_> = batch.drain(..).map(|tapped: Tapped| tapped.into_parts(at)).collect();
+                count_misplaced(&uplinks.borrow().uplinks, parts.iter().map(|(message, _)| message));
                 // What an uplink brought itself, or a circle, is nobody's.
                 let wanted = |(message, _): &(Forwarded, Receipt)| wishes.values().any(|wants| wants(message));
-                let (wanted, others): (Vec<_>, Vec<_>) = parts.partition(wanted);
+                let (wanted, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(wanted);
                 if !others.is_empty() {
                     broker.stored(others.into_iter().map(|(_, receipt)| receipt).collect()).await;
                 }

@@ -164,7 +164,8 @@ impl Gateway {
         let stop_forwarder = CancellationToken::new();
         let forwarder = broker.keeper().map(|tapped| {
             let stop = stop_forwarder.clone();
-            tokio::spawn(forward::run(tapped, broker.clone(), store.clone(), clock.clone(), stop))
+            let uplinks = sources_rx.clone();
+            tokio::spawn(forward::run(tapped, broker.clone(), store.clone(), uplinks, clock.clone(), stop))
         });
         let mut gateway = Self {
             forwarder,

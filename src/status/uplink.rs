@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::store::{Drain, InspectedUplink, Ledger};
+use crate::uplink::forward::Forwards;
 use crate::uplink::{State, UplinkCounters};
 
 /// One uplink.
@@ -49,6 +50,9 @@ pub struct UplinkStatus {
     pub forwarded: u64,
     /// Messages of other devices that were too old by their publisher's word when their turn came; they are declared lost.
     pub forward_expired: u64,
+    /// Messages of other devices whose place in the cloud would have been in a tree that is spoken for (the gateway's own,
+    /// Sparkplug's), or is no topic: they are not forwarded.
+    pub forward_dropped: u64,
     /// Messages of the cloud that routes brought to the local broker.
     pub brought: u64,
     /// Those that were dropped, because it did not keep up or they were too large.
@@ -69,6 +73,8 @@ pub struct UplinkSource {
     pub name: String,
     /// Its connection's counters.
     pub counters: Arc<UplinkCounters>,
+    /// What it makes of the messages of other devices.
+    pub forwards: Arc<Forwards>,
     /// Its position in the log.
     pub drain: Arc<dyn Drain>,
 }
@@ -99,6 +105,7 @@ impl UplinkStatus {
             next_window: next_window.map(|at| at.to_string()),
             forwarded: uplink.counters.forwarded.load(Relaxed),
             forward_expired: uplink.counters.forward_expired.load(Relaxed),
+            forward_dropped: uplink.counters.forward_dropped.load(Relaxed),
             brought: uplink.counters.routed.load(Relaxed),
             brought_dropped: uplink.counters.routed_dropped.load(Relaxed)
                 + uplink.counters.strangers.load(Relaxed)
@@ -174,6 +181,7 @@ mod tests {
             next_window: None,
             forwarded: 0,
             forward_expired: 0,
+            forward_dropped: 0,
             brought: 0,
             brought_dropped: 0,
             windows_missed,

@@ -13,6 +13,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::exchange::Session;
+use super::loss;
 use super::ranges::{RangeSet, count};
 use super::release::Released;
 use crate::bounds;
@@ -191,7 +192,9 @@ impl Account {
             LossReason::Thinned => &mut self.untold_thinned,
             _ => &mut self.untold,
         };
-        untold.remove(record.seq[0]..record.seq[1].saturating_add(1));
+        for range in loss::numbers(record) {
+            untold.remove(range);
+        }
     }
 
     /// What was declared, not acknowledged, and is not in these records: whole ranges, and ranges of which a part was
@@ -200,7 +203,7 @@ impl Account {
     pub fn unrecorded(&self, records: &[(u64, LossRecord)]) -> [Vec<Range<u64>>; 2] {
         let recorded = |thinned: bool| {
             let of_kind = records.iter().filter(move |(_, r)| (r.reason == LossReason::Thinned) == thinned);
-            of_kind.map(|(_, r)| r.seq[0]..r.seq[1].saturating_add(1)).collect()
+            of_kind.flat_map(|(_, r)| loss::numbers(r)).collect()
         };
         [self.untold.minus(&recorded(false)), self.untold_thinned.minus(&recorded(true))]
     }
@@ -369,12 +372,39 @@ mod tests {
             from: None,
             to: None,
             points: None,
+            numbers: Vec::new(),
             ts: String::new(),
         };
         assert_eq!(account.unrecorded(&[(1, record.clone())]), [vec![], vec![]]);
         drop(account.lose(6..8));
         account.heard(&LossRecord { seq: [1, 9], ..record });
         assert_eq!(promised(&account), ["[6..8]", "[]"], "that is another reason's");
+    }
+
+    #[test]
+    fn of_a_scattered_record_only_its_own_numbers_are_heard() {
+        let mut account = Account::new(1);
+        drop(account.lose(1..7));
+        let record = |numbers: &[[u64; 2]]| LossRecord {
+            uplink: "u".into(),
+            reason: LossReason::Rejected,
+            epoch: String::new(),
+            seq: [1, 6],
+            count: 3,
+            bound: false,
+            from: None,
+            to: None,
+            points: None,
+            numbers: numbers.to_vec(),
+            ts: String::new(),
+        };
+        let [odd, even] = [record(&[[1, 1], [3, 3], [5, 5]]), record(&[[2, 2], [4, 4], [6, 6]])];
+        assert_eq!(account.unrecorded(&[(1, odd.clone()), (2, even.clone())]), [vec![], vec![]]);
+        assert_eq!(account.unrecorded(&[(1, odd.clone())])[0], [2..3, 4..5, 6..7], "the other one is gone");
+        account.heard(&odd);
+        assert_eq!(account.unrecorded(&[])[0], [2..3, 4..5, 6..7]);
+        account.heard(&even);
+        assert!(account.untold.is_empty());
     }
 
     #[test]

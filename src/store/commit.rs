@@ -25,8 +25,8 @@ use crate::message::{BootMs, Entry, Id, LossRecord, PointKey};
 
 /// Before a commit, so that nothing is written into the void, and after it.
 const GONE: &str = "the database file was removed or replaced while it was open";
-/// Drafts that are completed in one commit. More are in the next.
-const DRAFTS: usize = 256;
+/// Places of the log that are read in one commit to name what was given up. What is more is declared without names.
+const LOOK_UPS: usize = 2 * bounds::STORE_LOSS_SPANS;
 /// Commits whose duration is remembered.
 const DURATIONS: usize = 256;
 
@@ -63,22 +63,33 @@ impl Writer {
 
     /// Fills in what is known of readings that were rejected and are still stored.
     fn look_up(&mut self) -> Result<(), Trouble> {
-        let open: Vec<(usize, Range<u64>)> = {
-            let state = self.shared.state();
-            let open = state.drafts.iter().enumerate().filter(|(_, d)| d.look_up);
-            open.map(|(n, d)| (n, d.range.clone())).take(DRAFTS).collect()
-        };
-        // Only this thread takes drafts out, and others only add at the end or extend one: the positions
-        // hold. Of a draft that grew meanwhile nothing is told but its numbers.
-        for (n, range) in open {
-            let facts = self.facts(range.clone())?;
-            let mut state = self.shared.state();
-            if let Some(draft) = state.drafts.get_mut(n) {
-                draft.facts = if draft.range == range { facts } else { Facts::default() };
-                draft.look_up = false;
+        let mut places = 0;
+        loop {
+            // Only this thread takes drafts out, and others only add at the end or extend one that is not looked up yet:
+            // the positions hold.
+            let next = {
+                let mut state = self.shared.state();
+                let next = state.drafts.iter_mut().enumerate().find(|(_, draft)| draft.look_up);
+                let next = next.filter(|(_, draft)| places + draft.numbers().len() <= LOOK_UPS);
+                next.map(|(n, draft)| {
+                    draft.look_up = false;
+                    (n, draft.numbers())
+                })
+            };
+            let Some((n, ranges)) = next else { return Ok(()) };
+            places += ranges.len();
+            let mut facts: Option<Facts> = None;
+            for range in ranges {
+                let part = self.facts(range)?;
+                match &mut facts {
+                    Some(facts) => facts.join(part),
+                    None => facts = Some(part),
+                }
+            }
+            if let Some(draft) = self.shared.state().drafts.get_mut(n) {
+                draft.facts = facts.unwrap_or_default();
             }
         }
-        Ok(())
     }
 
     fn facts(&mut self, range: Range<u64>) -> Result<Facts, Trouble> {

@@ -35,8 +35,9 @@ pub trait Drain: Send + Sync {
     /// a crash before that repeats them under the same identity.
     fn delivered(&self, range: Range<u64>);
 
-    /// These numbers will never be accepted upstream: declared lost, with the reason.
-    fn reject(&self, range: Range<u64>, reason: LossReason);
+    /// These numbers (ascending) will never be accepted upstream: declared lost, with the reason. They are one record as far
+    /// as everything between them is settled.
+    fn reject(&self, ranges: &[Range<u64>], reason: LossReason);
 
     /// Loss records of this uplink that were not delivered yet, oldest first, at most `max`,
     /// each with its handle for [`Drain::loss_delivered`].

@@ -323,11 +323,12 @@ impl State {
             bound: false,
             epoch: shape.epoch,
             range,
+            numbers: RangeSet::default(),
             count: lost,
             facts,
             look_up: false,
         };
-        loss::push(&mut self.drafts, draft);
+        loss::push(&mut self.drafts, draft, |_| false);
     }
 
     /// Counts again what the accounts have not settled of thinned blocks. Without blocks for all that are settled in

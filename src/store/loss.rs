@@ -1,8 +1,13 @@
 //! Loss records while they are made: exact, and merged so that they do not flood. Pure.
+//!
+//! What an uplink gives up lies scattered: of a topic that is refused it is one number here and one there, with what was
+//! delivered in between. It is one record as far as nothing in between is owed any more: so all of its numbers that
+//! have not arrived when it is heard are lost, by this record or by another one.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use super::ranges::RangeSet;
 use crate::bounds;
 use crate::message::{Epoch, LossReason, LossRecord, WallMs};
 
@@ -17,14 +22,34 @@ pub struct Draft {
     pub bound: bool,
     /// Epoch of the numbers.
     pub epoch: Epoch,
-    /// Which numbers, without holes; of what was thinned, those among which they are.
+    /// Which numbers; of what was thinned, those among which they are.
     pub range: Range<u64>,
+    /// Where there are holes in it: the numbers themselves. Empty: it has none.
+    pub numbers: RangeSet,
     /// How many of them. None: it only joins what lies before and behind it.
     pub count: u64,
     /// What is known of the readings behind them.
     pub facts: Facts,
     /// The readings are still stored: the writer looks them up before it writes this down.
     pub look_up: bool,
+}
+
+impl Draft {
+    /// The numbers, as ranges.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<Range<u64>> {
+        if self.numbers.is_empty() { vec![self.range.clone()] } else { self.numbers.iter().collect() }
+    }
+
+    /// Adds what lies behind it.
+    fn extend(&mut self, other: Self) {
+        if self.range.end < other.range.start || !other.numbers.is_empty() || !self.numbers.is_empty() {
+            self.numbers = self.numbers().into_iter().chain(other.numbers()).collect();
+        }
+        self.range.end = other.range.end;
+        self.count += other.count;
+        self.facts.join(other.facts);
+    }
 }
 
 /// What is known of lost readings.
@@ -47,7 +72,8 @@ impl Facts {
         Self { points: Some(points), times }
     }
 
-    fn join(&mut self, other: Self) {
+    /// Adds what is known of others.
+    pub fn join(&mut self, other: Self) {
         self.points = match (self.points.take(), other.points) {
             (Some(mut a), Some(b)) => {
                 a.extend(b);
@@ -62,18 +88,22 @@ impl Facts {
     }
 }
 
-/// Adds a draft, to the last one of its kind if it goes on where that ended.
-pub fn push(drafts: &mut Vec<Draft>, draft: Draft) {
+/// Adds a draft, to the last one of its kind if it goes on where that ended, or if an uplink gave up both and what lies in
+/// between is `settled`.
+pub fn push(drafts: &mut Vec<Draft>, draft: Draft, settled: impl FnOnce(Range<u64>) -> bool) {
+    let goes_on = |d: &Draft| {
+        let (end, start) = (d.range.end, draft.range.start);
+        let room = d.numbers.spans() < bounds::STORE_LOSS_SPANS;
+        end == start || (end < start && d.look_up && room && settled(end..start))
+    };
     let before = drafts.iter_mut().rev().find(|d| d.uplink == draft.uplink);
     match before {
         Some(d)
-            if d.range.end == draft.range.start
-                && (d.reason, d.bound, d.epoch, d.look_up)
-                    == (draft.reason, draft.bound, draft.epoch, draft.look_up) =>
+            if (d.reason, d.bound, d.epoch, d.look_up)
+                == (draft.reason, draft.bound, draft.epoch, draft.look_up)
+                && goes_on(d) =>
         {
-            d.range.end = draft.range.end;
-            d.count += draft.count;
-            d.facts.join(draft.facts);
+            d.extend(draft);
         }
         _ => drafts.push(draft),
     }
@@ -93,8 +123,19 @@ pub fn record(draft: Draft, now: WallMs) -> LossRecord {
         from: draft.facts.times.map(|t| t.0.to_string()),
         to: draft.facts.times.map(|t| t.1.to_string()),
         points: points.map(|p| p.into_iter().collect()),
+        numbers: draft.numbers.iter().map(|range| [range.start, range.end - 1]).collect(),
         ts: now.to_string(),
     }
+}
+
+/// The numbers of a record, as ranges; of what was thinned, those among which they are.
+#[must_use]
+pub fn numbers(record: &LossRecord) -> Vec<Range<u64>> {
+    let range = |[first, last]: [u64; 2]| first..last.saturating_add(1);
+    if record.numbers.is_empty() {
+        return vec![range(record.seq)];
+    }
+    record.numbers.iter().copied().map(range).collect()
 }
 
 /// Adds `new` to `old` if it goes on where `old` ends. `crowded`: there are too many records, so that
@@ -102,8 +143,16 @@ pub fn record(draft: Draft, now: WallMs) -> LossRecord {
 pub fn merge(old: &mut LossRecord, new: &LossRecord, crowded: bool) -> bool {
     let kind = old.uplink == new.uplink && old.reason == new.reason && old.bound == new.bound;
     let goes_on = old.epoch == new.epoch && old.seq[1].checked_add(1) == Some(new.seq[0]);
-    if !kind || !(goes_on || crowded) {
+    let scattered = !old.numbers.is_empty() || !new.numbers.is_empty();
+    let room = !scattered || old.numbers.len() + new.numbers.len() < bounds::STORE_LOSS_SPANS;
+    if !kind || !((goes_on && room) || crowded) {
         return false;
+    }
+    if scattered && goes_on && room {
+        let both: RangeSet = [&*old, new].into_iter().flat_map(numbers).collect();
+        old.numbers = both.iter().map(|range| [range.start, range.end - 1]).collect();
+    } else {
+        old.numbers.clear();
     }
     old.seq = [old.seq[0].min(new.seq[0]), old.seq[1].max(new.seq[1])];
     old.count += new.count;
@@ -134,6 +183,7 @@ mod tests {
             facts: Facts::of([(point.to_owned(), WallMs(range.start.cast_signed()))]),
             count: range.end - range.start,
             range,
+            numbers: RangeSet::default(),
             look_up: false,
         }
     }
@@ -141,10 +191,10 @@ mod tests {
     #[test]
     fn consecutive_drops_are_one_record() {
         let mut drafts = Vec::new();
-        push(&mut drafts, draft(1..5, LossReason::QueueFull, "a/b"));
-        push(&mut drafts, draft(5..9, LossReason::QueueFull, "a/c"));
-        push(&mut drafts, draft(9..10, LossReason::Expired, "a/c"));
-        push(&mut drafts, draft(12..13, LossReason::Expired, "a/c"));
+        push(&mut drafts, draft(1..5, LossReason::QueueFull, "a/b"), |_| false);
+        push(&mut drafts, draft(5..9, LossReason::QueueFull, "a/c"), |_| false);
+        push(&mut drafts, draft(9..10, LossReason::Expired, "a/c"), |_| false);
+        push(&mut drafts, draft(12..13, LossReason::Expired, "a/c"), |_| false);
         assert_eq!(drafts.len(), 3);
         let record = record(drafts.remove(0), WallMs(0));
         assert_eq!((record.seq, record.count), ([1, 8], 8));
@@ -157,14 +207,63 @@ mod tests {
         let thinned = |range: Range<u64>, count| Draft { count, ..draft(range, LossReason::Thinned, "a/b") };
         let mut drafts = Vec::new();
         for (range, count) in [(10..20, 9), (20..25, 0), (25..90, 60)] {
-            push(&mut drafts, thinned(range, count));
+            push(&mut drafts, thinned(range, count), |_| false);
         }
-        push(&mut drafts, thinned(100..120, 19));
+        push(&mut drafts, thinned(100..120, 19), |_| false);
         let records: Vec<_> = drafts.into_iter().map(|d| record(d, WallMs(0))).collect();
         assert_eq!(
             records.iter().map(|r| (r.seq, r.count)).collect::<Vec<_>>(),
             [([10, 89], 69), ([100, 119], 19)]
         );
+    }
+
+    #[test]
+    fn what_an_uplink_gave_up_is_one_record_as_far_as_all_in_between_is_settled() {
+        let given_up = |n: u64| Draft { look_up: true, ..draft(n..n + 1, LossReason::Rejected, "a/b") };
+        let mut drafts = Vec::new();
+        push(&mut drafts, given_up(1), |_| true);
+        for (n, settled) in [(2, true), (5, true), (9, false), (10, true)] {
+            push(&mut drafts, given_up(n), |gap| {
+                assert_eq!(gap.end, n, "it is asked of what lies in between");
+                settled
+            });
+        }
+        push(&mut drafts, given_up(7), |_| true);
+        push(&mut drafts, draft(20..21, LossReason::Rejected, "a/b"), |_| true);
+        let records: Vec<_> = drafts.into_iter().map(|d| record(d, WallMs(0))).collect();
+        assert_eq!(
+            records.iter().map(|r| (r.seq, r.count, numbers(r))).collect::<Vec<_>>(),
+            [
+                ([1, 5], 3, vec![1..3, 5..6]),
+                ([9, 10], 2, one(9..11)),
+                ([7, 7], 1, one(7..8)),
+                ([20, 20], 1, one(20..21))
+            ]
+        );
+        let mut drafts = Vec::new();
+        (0..600).for_each(|n| push(&mut drafts, given_up(2 * n), |_| true));
+        let counts: Vec<u64> = drafts.iter().map(|d| d.count).collect();
+        assert_eq!(counts, [256, 256, 88], "a record has an end");
+    }
+
+    fn one(range: Range<u64>) -> Vec<Range<u64>> {
+        vec![range]
+    }
+
+    #[test]
+    fn scattered_records_that_touch_are_merged_with_their_numbers() {
+        let of = |numbers: &[[u64; 2]]| LossRecord {
+            seq: [numbers[0][0], numbers[numbers.len() - 1][1]],
+            count: numbers.iter().map(|[a, b]| b - a + 1).sum(),
+            numbers: if numbers.len() > 1 { numbers.to_vec() } else { vec![] },
+            ..record(draft(1..2, LossReason::Rejected, "a/b"), WallMs(0))
+        };
+        let mut old = of(&[[1, 2], [5, 5]]);
+        assert!(!merge(&mut old, &of(&[[7, 8]]), false));
+        assert!(merge(&mut old, &of(&[[6, 8]]), false) && merge(&mut old, &of(&[[9, 9], [20, 20]]), false));
+        assert_eq!((old.seq, old.count, old.numbers.clone()), ([1, 20], 8, vec![[1, 2], [5, 9], [20, 20]]));
+        assert!(merge(&mut old, &of(&[[30, 30]]), true));
+        assert_eq!((old.seq, old.count, numbers(&old)), ([1, 30], 9, one(1..31)), "in a crowd all of it");
     }
 
     #[test]

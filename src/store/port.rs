@@ -50,12 +50,14 @@ impl Drain for Port {
         self.inner.wake();
     }
 
-    fn reject(&self, range: Range<u64>, reason: LossReason) {
+    fn reject(&self, ranges: &[Range<u64>], reason: LossReason) {
         {
             let mut state = self.inner.shared.state();
-            // What is only lent is refused again by the next connection: a declaration must not be ahead of the log.
-            let range = range.start..range.end.min(state.stored);
-            state.settle(&self.uplink, range, Some(reason));
+            for range in ranges {
+                // What is only lent is refused again by the next connection: a declaration must not be ahead of the log.
+                let range = range.start..range.end.min(state.stored);
+                state.settle(&self.uplink, range, Some(reason));
+            }
         }
         self.inner.wake();
     }

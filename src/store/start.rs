@@ -16,9 +16,9 @@ use super::identity::{self, DATABASE, Mark};
 use super::last::{self, Latest};
 use super::lend::Held;
 use super::log::Log;
-use super::loss::Facts;
+use super::loss::{self, Facts};
 use super::placing::{Look, numbers_of};
-use super::ranges::RangeSet;
+use super::ranges::{RangeSet, count};
 use super::recovery::{Found, Line, Verdict, belongs, judge};
 use super::state::State;
 use super::times::Boot;
@@ -464,14 +464,14 @@ impl Disk {
             let records = self.log.losses(name, usize::MAX >> 1).unwrap_or_default();
             let whole = records.iter().filter(|(_, r)| {
                 r.reason != LossReason::Thinned
-                    && r.count == r.seq[1].saturating_sub(r.seq[0]) + 1
+                    && r.count == count(&loss::numbers(r))
                     && r.seq[1] < state.next
             });
             let whole: Vec<_> = whole.map(|(_, r)| r.clone()).collect();
             for record in whole {
                 // On a disk that mixes pages of two commits the account may be older than the record.
                 if let Some(account) = state.accounts.get_mut(name) {
-                    drop(account.lose(record.seq[0]..record.seq[1].saturating_add(1)));
+                    loss::numbers(&record).into_iter().for_each(|range| drop(account.lose(range)));
                 }
             }
             for gap in &self.verdict.gaps {

@@ -311,9 +311,12 @@ impl State {
             let facts = facts(&part);
             for (range, epoch) in self.epochs.split(part) {
                 let facts = facts.clone();
-                let (uplink, count) = (uplink.to_owned(), range.end - range.start);
-                let draft = Draft { uplink, reason, bound, epoch, range, count, facts, look_up };
-                loss::push(&mut self.drafts, draft);
+                let (name, count) = (uplink.to_owned(), range.end - range.start);
+                let numbers = RangeSet::default();
+                let draft =
+                    Draft { uplink: name, reason, bound, epoch, range, numbers, count, facts, look_up };
+                let settled = |gap| self.accounts.get(uplink).is_some_and(|a| a.open(gap).is_empty());
+                loss::push(&mut self.drafts, draft, settled);
             }
             self.dirty_since.get_or_insert_with(Tick::now);
         }
@@ -324,15 +327,15 @@ impl State {
         let Some(account) = self.accounts.get(uplink) else { return };
         for (parts, thinned) in account.unrecorded(records).into_iter().zip([false, true]) {
             let same = |d: &&Draft| d.uplink == uplink && (d.reason == LossReason::Thinned) == thinned;
-            let waiting: RangeSet = self.drafts.iter().filter(same).map(|d| d.range.clone()).collect();
+            let waiting: RangeSet = self.drafts.iter().filter(same).flat_map(Draft::numbers).collect();
             // How many were missing among what was delivered nobody knows any more: at most all.
             let (reason, bound) = if thinned { (LossReason::Thinned, true) } else { (reason, false) };
             for part in parts.into_iter().flat_map(|part| waiting.missing(part)) {
                 for (range, epoch) in self.epochs.split(part) {
                     let (uplink, count) = (uplink.to_owned(), range.end - range.start);
-                    let (facts, look_up) = (Facts::default(), false);
-                    let draft = Draft { uplink, reason, bound, epoch, range, count, facts, look_up };
-                    loss::push(&mut self.drafts, draft);
+                    let (numbers, facts, look_up) = (RangeSet::default(), Facts::default(), false);
+                    let draft = Draft { uplink, reason, bound, epoch, range, numbers, count, facts, look_up };
+                    loss::push(&mut self.drafts, draft, |_| false);
                 }
                 self.dirty_since.get_or_insert_with(Tick::now);
             }

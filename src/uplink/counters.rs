@@ -64,6 +64,8 @@ pub struct UplinkCounters {
     pub forwarded: AtomicU64,
     /// Messages of other devices that were too old by their publisher's word when their turn came.
     pub forward_expired: AtomicU64,
+    /// Messages of other devices that a route takes to a place that is spoken for, or that MQTT does not allow: they stayed here.
+    pub forward_dropped: AtomicU64,
     /// Readings that were sent again after a connection ended before their acknowledgement.
     pub repeats: AtomicU64,
     /// With QoS 2: readings for which exactly once cannot be promised, because the disk was out of order, or because the

@@ -395,9 +395,8 @@ impl Delivery {
 
     /// The connection is gone with these messages in flight.
     pub fn ended(&mut self, unsettled: Vec<Outgoing>) {
-        for ranges in self.aside.ended(self.taken_of) {
-            self.give_up(&ranges);
-        }
+        let lost = self.aside.ended(self.taken_of);
+        self.give_up(lost);
         let mut events: Vec<(Arc<str>, Bytes)> = Vec::new();
         for message in unsettled {
             match message.cargo {

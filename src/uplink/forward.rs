@@ -69,21 +69,35 @@ impl Forwards {
     /// Whether a message goes up this uplink.
     #[must_use]
     pub fn takes(&self, message: &Forwarded) -> bool {
-        message.origin.as_deref() != Some(self.uplink.as_str())
-            && self.target(&message.topic).is_some()
-            && !message.was_here(&self.gateway)
+        self.target(&message.topic).is_some() && !self.is_a_circle(message)
+    }
+
+    /// Whether a route takes this message, but to a place that is spoken for, or that MQTT does not allow: it stays here.
+    #[must_use]
+    pub fn misplaces(&self, message: &Forwarded) -> bool {
+        self.place(&message.topic).is_some_and(|to| !self.is_free(&to)) && !self.is_a_circle(message)
     }
 
     /// Where a message on this local topic goes. `None`: nowhere.
     #[must_use]
     pub fn target(&self, from: &str) -> Option<String> {
+        self.place(from).filter(|to| self.is_free(to))
+    }
+
+    fn is_a_circle(&self, message: &Forwarded) -> bool {
+        message.origin.as_deref() == Some(self.uplink.as_str()) || message.was_here(&self.gateway)
+    }
+
+    /// What the routes make of this local topic.
+    fn place(&self, from: &str) -> Option<String> {
         let route = self.routes.iter().find(|route| topic::matches(&route.filter, from))?;
-        if is_within(from, &self.from_not) || from.starts_with('$') {
-            return None;
-        }
-        let to = route.to.replace("{topic}", from);
-        let good = topic::is_name(&to, LEVELS) && !to.starts_with('$');
-        (good && !self.to_not.iter().any(|root| is_within(&to, root))).then_some(to)
+        let ours = is_within(from, &self.from_not) || from.starts_with('$');
+        (!ours).then(|| route.to.replace("{topic}", from))
+    }
+
+    fn is_free(&self, to: &str) -> bool {
+        let good = topic::is_name(to, LEVELS) && !to.starts_with('$');
+        good && !self.to_not.iter().any(|root| is_within(to, root))
     }
 
     /// The gateway's id, for the mark of what it forwards.
@@ -164,6 +178,11 @@ mod tests {
         );
         assert_eq!(node.target("spBv1.0/plants/DDATA/plant-7/meter"), None);
         assert_eq!(node.target("lamps/1").as_deref(), Some("lamps/1"));
+        for (topic, stays) in
+            [("spBv1.0/plants/DDATA/plant-7/meter", true), ("lamps/1", false), ("gw/plant-7/data/d/p", false)]
+        {
+            assert_eq!(node.misplaces(&message(topic)), stays, "{topic}");
+        }
     }
 
     #[test]
@@ -177,5 +196,11 @@ mod tests {
             Forwarded { props: Some(Box::new(Props { user, ..Props::default() })), ..message("lamps/1") }
         };
         assert!(!forwards.takes(&via("plant-7")) && forwards.takes(&via("plant-8")));
+        let rooted =
+            self::forwards("topic_root = \"lamps\"\n[[forward]]\nfilter = \"#\"\nto = \"{topic}\"\n");
+        assert!(rooted.misplaces(&message("lamps/1")) && rooted.misplaces(&via("plant-8")));
+        for circle in [from("cloud"), via("plant-7")] {
+            assert!(!rooted.misplaces(&circle) && !rooted.takes(&circle), "a circle is nobody's fault");
+        }
     }
 }

@@ -356,7 +356,7 @@ impl<'a> Session<'a> {
         if self.farewell {
             return Ok(());
         }
-        self.delivery.declare(now);
+        self.delivery.declare(self.terms.window.is_some(), now);
         let finish = self.stopping.is_some();
         let room = self.terms.bucket.encoded();
         while self.out.len() + self.staged < room && self.has_place(now) {

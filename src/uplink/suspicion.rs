@@ -18,7 +18,11 @@
 //! 5. What is closed at so many times is given up. The next message of its topic is a suspect from the first; after as many
 //!    messages in a row the topic counts as forbidden, and what lies aside for it is given up with each try.
 
+#[cfg(test)]
+mod links;
 mod suspect;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -206,13 +206,15 @@ impl Drain for MemoryDrain {
         }
     }
 
-    fn reject(&self, range: Range<u64>, reason: LossReason) {
+    fn reject(&self, ranges: &[Range<u64>], reason: LossReason) {
+        assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?} are not ascending");
         let mut inner = self.lock();
+        let numbers = || ranges.iter().cloned().flatten();
         match reason {
-            LossReason::Expired => inner.expired.extend(range.clone()),
+            LossReason::Expired => inner.expired.extend(numbers()),
             other => assert_eq!(other, LossReason::Rejected),
         }
-        inner.rejected.extend(range);
+        inner.rejected.extend(numbers());
     }
 
     async fn losses(&self, max: usize) -> Result<Vec<(u64, LossRecord)>, DrainError> {

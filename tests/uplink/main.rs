@@ -13,6 +13,7 @@ mod metered;
 mod noise;
 mod poison;
 mod real;
+mod refused;
 mod routes;
 mod sides;
 mod sparkplug;

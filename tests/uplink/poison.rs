@@ -219,13 +219,11 @@ async fn a_topic_that_is_refused_holds_up_no_other_and_its_readings_are_sent_onc
     for more in ["", STRICT] {
         let drain = MemoryDrain::new();
         drain.commit(1..301);
-        // The tries of the first ones take longer than the whole test would if others waited for them.
-        let timing = fieldgate::uplink::Timing { retry: Duration::from_secs(2), ..quick() };
+        // Who waited for the tries of the first ones would wait for longer than `until` does.
+        let timing = fieldgate::uplink::Timing { retry: Duration::from_secs(600), ..quick() };
         let bench = Bench::start(uplink(&broker.url(), more), drain, timing);
         let others = |n: &u64| *n % 3 != 1;
-        let start = tokio::time::Instant::now();
         until("all others", || (1..301).filter(others).all(|n| bench.drain.delivered().contains(&n))).await;
-        assert!(start.elapsed() < Duration::from_millis(1900), "{more}: {:?}", start.elapsed());
         assert_eq!(bench.drain.rejected(), Vec::<u64>::new(), "the first of them is still tried");
         bench.stop().await;
     }

@@ -113,6 +113,7 @@ fn loss(n: u64) -> LossRecord {
         from: None,
         to: None,
         points: None,
+        numbers: Vec::new(),
         ts: "2026-11-22T15:00:00.000Z".into(),
     }
 }

@@ -88,7 +88,7 @@ async fn a_rejected_reading_is_declared_with_its_name_and_time() {
     store.take(readings(0..10));
     store.flush().await.expect("flushes");
     let drain = store.drain("cloud").expect("configured");
-    drain.reject(3..5, LossReason::Rejected);
+    drain.reject(&[3..5], LossReason::Rejected);
     assert_eq!(drain.pending(), [1..3, 5..11]);
     store.flush().await.expect("flushes");
     let found = drain.losses(10).await.expect("reads");

@@ -80,7 +80,7 @@ async fn while_the_disk_is_out_of_order_live_readings_arrive_and_the_ledger_is_e
     drain.delivered(11..25);
     assert_eq!(figures(balanced(&*drain)), [30, 19, 11, 0]);
     // What is refused there is asked for again later: nothing is declared ahead of the log.
-    drain.reject(25..27, LossReason::Rejected);
+    drain.reject(&[25..27], LossReason::Rejected);
     assert_eq!(figures(balanced(&*drain)), [30, 19, 11, 0]);
     assert_eq!(store.status().stored_seq, 10);
 

@@ -110,10 +110,12 @@ async fn run(steps: Vec<Step>) {
             }
             Step::Reject(at) => {
                 if let Some(range) = pending.get(usize::from(at) % pending.len().max(1)) {
-                    drain.reject(range.start..range.start + 1, LossReason::Rejected);
+                    let numbers: Vec<u64> = range.clone().step_by(3).take(5).collect();
+                    let ranges: Vec<_> = numbers.iter().map(|n| *n..*n + 1).collect();
+                    drain.reject(&ranges, LossReason::Rejected);
                     store.flush().await.expect("flushes");
                     model.durable.extend(model.given.keys().filter(|n| !model.lost.contains(n)));
-                    assert!(model.lost.insert(range.start));
+                    assert!(numbers.iter().all(|n| model.lost.insert(*n)));
                 }
             }
             Step::Read(max) => {

@@ -112,7 +112,7 @@ impl Life {
                 let Some(range) = pending.get(usize::from(at) % pending.len().max(1)) else { return store };
                 let chunk = drain.read(range.clone(), 1).await.expect("reads");
                 if let Some(record) = chunk.records.first() {
-                    drain.reject(record.id.seq..record.id.seq + 1, LossReason::Rejected);
+                    drain.reject(&[record.id.seq..record.id.seq + 1], LossReason::Rejected);
                 }
             }
             Step::Told(n) => {

@@ -18,10 +18,13 @@ use crate::uplink::lanes::Lane;
 const TOPICS: usize = 1024;
 /// What lies aside: 8192 × 24 B. Full: what comes is tried in full.
 const MOST: usize = 8192;
-/// So much of one topic is declared at once, before its time.
-const ENOUGH: usize = 1000;
-/// How long what is given up is gathered.
-const GATHER: Duration = Duration::from_secs(5);
+/// So much is declared at once, before its time: what lies here are holes in what is delivered, and the log remembers no more stretches
+/// than [`STORE_ISLANDS`](crate::bounds::STORE_ISLANDS) of that; the rest it sends once more.
+const ENOUGH: usize = crate::bounds::STORE_ISLANDS / 2;
+/// How long what is given up is gathered, so that it is one record and not many.
+pub(super) const GATHER: Duration = Duration::from_secs(60);
+/// The same where a connection waits for it to end.
+pub(super) const HURRY: Duration = Duration::from_secs(5);
 /// How long a topic is barred before one message is tried in full.
 const BARRED: Duration = Duration::from_secs(600);
 
@@ -103,12 +106,22 @@ impl Aside {
         (!topic.ranges.is_empty()).then_some((topic.lane, topic.ranges))
     }
 
-    /// What is to be declared lost now, a topic at a time; `taken`: what the broker has taken of each lane.
-    pub(super) fn due(&mut self, taken: [u64; 2], now: Instant) -> Option<Vec<Range<u64>>> {
-        let is_due = |t: &Topic| now >= t.since + GATHER || t.ranges.len() >= ENOUGH;
-        let topic = self.topics.values_mut().find(|t| t.is_proved(taken) && is_due(t))?;
-        self.count -= topic.ranges.len();
-        Some(std::mem::take(&mut topic.ranges))
+    /// What is to be declared lost now, of all topics; `taken`: what the broker has taken of each lane; `gather`: how long
+    /// the first of it may lie here.
+    pub(super) fn due(&mut self, taken: [u64; 2], gather: Duration, now: Instant) -> Option<Vec<Range<u64>>> {
+        let proved = || self.topics.values().filter(|t| t.is_proved(taken));
+        let since = proved().map(|t| t.since).min()?;
+        if now < since + gather && proved().map(|t| t.ranges.len()).sum::<usize>() < ENOUGH {
+            return None;
+        }
+        Some(self.proved(taken))
+    }
+
+    fn proved(&mut self, taken: [u64; 2]) -> Vec<Range<u64>> {
+        let proved = self.topics.values_mut().filter(|t| t.is_proved(taken));
+        let ranges: Vec<_> = proved.flat_map(|t| std::mem::take(&mut t.ranges)).collect();
+        self.count -= ranges.len();
+        ranges
     }
 
     /// When something may be due.
@@ -118,13 +131,10 @@ impl Aside {
     }
 
     /// The connection is gone, and a new one brings again what lay here. Returns what is to be declared lost instead.
-    pub(super) fn ended(&mut self, taken: [u64; 2]) -> Vec<Vec<Range<u64>>> {
-        let mut lost = Vec::new();
+    pub(super) fn ended(&mut self, taken: [u64; 2]) -> Vec<Range<u64>> {
+        let lost = self.proved(taken);
         for topic in self.topics.values_mut() {
-            let ranges = std::mem::take(&mut topic.ranges);
-            if topic.is_proved_for(&ranges, taken) {
-                lost.push(ranges);
-            }
+            topic.ranges.clear();
             topic.trial = None;
         }
         self.topics.retain(|_, topic| topic.barred.is_some());
@@ -135,12 +145,8 @@ impl Aside {
 
 impl Topic {
     /// Whether the broker took something else after it refused these.
-    fn is_proved_for(&self, ranges: &[Range<u64>], taken: [u64; 2]) -> bool {
-        self.barred.is_some() && !ranges.is_empty() && taken[self.lane as usize] > self.taken
-    }
-
     fn is_proved(&self, taken: [u64; 2]) -> bool {
-        self.is_proved_for(&self.ranges, taken)
+        self.barred.is_some() && !self.ranges.is_empty() && taken[self.lane as usize] > self.taken
     }
 }
 
@@ -157,13 +163,13 @@ mod tests {
         assert_eq!(refuse(&mut aside, 1, 0), Verdict::Try);
         assert_eq!(refuse(&mut aside, 5, 0), Verdict::Aside);
         assert_eq!(refuse(&mut aside, 1, 9), Verdict::Try, "the first goes through all its tries");
-        assert_eq!(aside.due([20, 0], now + GATHER), None, "it may be accepted yet");
+        assert_eq!(aside.due([20, 0], GATHER, now + GATHER), None, "it may be accepted yet");
         aside.given_up(&name, 1, now);
         assert_eq!(refuse(&mut aside, 9, 9), Verdict::Aside);
-        assert_eq!(aside.due([9, 7], now + GATHER), None, "nothing else of the lane passes");
-        assert_eq!(aside.due([10, 0], now + GATHER / 2), None, "it is gathered");
-        assert_eq!(aside.due([10, 0], now + GATHER), Some(vec![5..6, 9..10]));
-        assert_eq!(aside.due([10, 0], now + GATHER), None);
+        assert_eq!(aside.due([9, 7], GATHER, now + GATHER), None, "nothing else of the lane passes");
+        assert_eq!(aside.due([10, 0], GATHER, now + GATHER / 2), None, "it is gathered");
+        assert_eq!(aside.due([10, 0], GATHER, now + GATHER), Some(vec![5..6, 9..10]));
+        assert_eq!(aside.due([10, 0], GATHER, now + GATHER), None);
         assert_eq!(refuse(&mut aside, 13, 10), Verdict::Aside);
         assert_eq!(aside.taken(&name), Some((Lane::Live, std::iter::once(13..14).collect())));
         assert_eq!(refuse(&mut aside, 17, 10), Verdict::Try, "nothing is remembered against it");
@@ -179,7 +185,7 @@ mod tests {
         refuse(&mut aside, 2, now);
         assert!(aside.ended([9, 3]).is_empty(), "what is not proved comes again");
         refuse(&mut aside, 2, now);
-        assert_eq!(aside.ended([0, 4]).concat(), std::iter::once(2..3).collect::<Vec<_>>());
+        assert_eq!(aside.ended([0, 4]), std::iter::once(2..3).collect::<Vec<_>>());
         assert_eq!(refuse(&mut aside, 3, now + BARRED), Verdict::Try);
         assert_eq!(refuse(&mut aside, 4, now + BARRED), Verdict::Aside);
     }

@@ -27,7 +27,7 @@ impl Delivery {
         self.closed_at = Some(format!(
             "the broker closes the connection at this message (topic `{topic}`, {bytes} bytes): it is larger than its limit, or the topic is not allowed; {end}"
         ));
-        self.give_up(&finding.lost);
+        self.give_up(finding.lost);
     }
 
     /// What is known of why the last connection was closed, in words; once.

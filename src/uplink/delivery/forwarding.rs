@@ -17,7 +17,7 @@ impl Delivery {
         let left = message.expiry.map(|expiry| i64::from(expiry) - age_s);
         if left.is_some_and(|left| left <= 0) {
             self.counters.forward_expired.fetch_add(1, Relaxed);
-            self.drain.reject(range, LossReason::Expired);
+            self.drain.reject(&[range], LossReason::Expired);
             return None;
         }
         // The log gives what the routes take; between two configurations it may be another one's.

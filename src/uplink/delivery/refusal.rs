@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use super::aside::Verdict;
+use super::aside::{GATHER, HURRY, Verdict};
 use super::{Cargo, Class, Delivery, Instant, Lane, LossReason, LossRecord, Outgoing, Relaxed, lane_index};
 
 /// How often a message was refused while others were taken.
@@ -96,20 +96,24 @@ impl Delivery {
         self.aside.refused(&message.topic, range, (lane, taken), now) == Verdict::Aside
     }
 
-    /// Declares lost what was gathered of topics that are refused.
-    pub fn declare(&mut self, now: Instant) {
-        while let Some(ranges) = self.aside.due(self.taken_of, now) {
-            self.give_up(&ranges);
+    /// Declares lost what was gathered of topics that are refused; `hurry`: the connection ends when all is settled.
+    pub fn declare(&mut self, hurry: bool, now: Instant) {
+        let gather = if hurry { HURRY } else { GATHER };
+        if let Some(ranges) = self.aside.due(self.taken_of, gather, now) {
+            self.give_up(ranges);
             self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
         }
     }
 
     /// These will not arrive.
-    pub(super) fn give_up(&mut self, ranges: &[Range<u64>]) {
-        for range in ranges {
-            self.counters.rejected.fetch_add(range.end - range.start, Relaxed);
-            self.drain.reject(range.clone(), LossReason::Rejected);
+    pub(super) fn give_up(&mut self, mut ranges: Vec<Range<u64>>) {
+        if ranges.is_empty() {
+            return;
         }
+        ranges.sort_by_key(|range| range.start);
+        let count: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+        self.counters.rejected.fetch_add(count, Relaxed);
+        self.drain.reject(&ranges, LossReason::Rejected);
     }
 
     fn split(&mut self, message: &Outgoing, max_readings: usize) {
@@ -139,7 +143,7 @@ impl Delivery {
         if strikes.count >= self.timing.tries {
             self.strikes.remove(&range.start);
             self.aside.given_up(&message.topic, range.start, now);
-            self.give_up(std::slice::from_ref(range));
+            self.give_up(vec![range.clone()]);
             self.plan.losses_at = self.plan.losses_at.min(now + self.timing.log_retry);
             return;
         }

@@ -115,7 +115,12 @@ pub fn judge(readings: &[Reading], losses: &[Loss], strict: bool) -> Verdict {
 fn numbering(verdict: &mut Verdict, epochs: &[&str], heard: BTreeSet<(&str, u64)>, losses: &[Loss]) {
     let (mut holes, mut false_ones) = (Vec::new(), Vec::new());
     let mut known: BTreeSet<u64> = heard.iter().map(|(_, seq)| *seq).collect();
-    for loss in losses.iter().filter(|loss| loss.count > 0) {
+    false_ones.extend(scattered(&heard, losses));
+    for loss in losses.iter().filter(|loss| loss.is_scattered()) {
+        verdict.declared += loss.count;
+        known.extend(loss.seq.0..=loss.seq.1);
+    }
+    for loss in losses.iter().filter(|loss| loss.count > 0 && !loss.is_scattered()) {
         let (epoch, (from, to)) = (loss.epoch.as_str(), loss.seq);
         let size = to.saturating_sub(from) + 1;
         if !loss.bound && size != loss.count {
@@ -150,6 +155,21 @@ fn numbering(verdict: &mut Verdict, epochs: &[&str], heard: BTreeSet<(&str, u64)
     tell(&mut verdict.faults, "declarations of loss that are not true", &false_ones);
 }
 
+/// What is not true of scattered losses: that of their numbers so many have not arrived and are in no other record.
+fn scattered(heard: &BTreeSet<(&str, u64)>, losses: &[Loss]) -> Option<String> {
+    let (apart, whole): (Vec<&Loss>, Vec<&Loss>) = losses.iter().partition(|loss| loss.is_scattered());
+    let elsewhere = |place: &(&str, u64)| {
+        whole.iter().any(|loss| loss.epoch == place.0 && (loss.seq.0..=loss.seq.1).contains(&place.1))
+    };
+    let places =
+        apart.iter().flat_map(|loss| (loss.seq.0..=loss.seq.1).map(|seq| (loss.epoch.as_str(), seq)));
+    let lost: BTreeSet<(&str, u64)> = places.filter(|p| !heard.contains(p) && !elsewhere(p)).collect();
+    let counted: u64 = apart.iter().map(|loss| loss.count).sum();
+    let found = lost.len() as u64;
+    (found != counted)
+        .then(|| format!("scattered losses count {counted}, and {found} numbers are missing there"))
+}
+
 /// Whether two readings with the same triple have the same content. The lane may differ.
 fn same(a: &Reading, b: &Reading) -> bool {
     (&a.name, a.ts_ms, &a.value, &a.quality, &a.reason) == (&b.name, b.ts_ms, &b.value, &b.quality, &b.reason)
@@ -180,7 +200,11 @@ pub fn contradictions(readings: &[Reading], others: &[Reading]) -> Vec<String> {
 pub fn unaccounted(heard: &[Reading], losses: &[Loss], local: &[Reading]) -> Vec<String> {
     let arrived: BTreeSet<(&str, u64)> = heard.iter().map(|r| (r.epoch.as_str(), r.seq)).collect();
     let declared = |r: &Reading| {
-        losses.iter().any(|loss| loss.epoch == r.epoch && (loss.seq.0..=loss.seq.1).contains(&r.seq))
+        losses.iter().any(|loss| {
+            let named = || loss.points.as_ref().is_none_or(|points| points.contains(&r.name));
+            let there = loss.epoch == r.epoch && (loss.seq.0..=loss.seq.1).contains(&r.seq);
+            there && (!loss.is_scattered() || named())
+        })
     };
     let missing = local.iter().filter(|r| !arrived.contains(&(r.epoch.as_str(), r.seq)) && !declared(r));
     missing.map(|r| format!("{r:?}")).collect()

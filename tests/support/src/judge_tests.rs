@@ -26,6 +26,7 @@ fn loss(from: u64, to: u64) -> Loss {
         seq: (from, to),
         count: to + 1 - from,
         bound: false,
+        points: None,
     }
 }
 
@@ -70,6 +71,32 @@ fn a_hole_a_false_declaration_disorder_and_a_different_repeat_are_found() {
     assert_eq!(faults(&[reading(2), neighbour.clone()], &[], false), [""; 0]);
     assert!(faults(&[reading(2), neighbour], &[], true)[0].contains("out of order"));
     assert!(faults(&[Reading { lane: Lane::History, ..reading(1) }], &[], true)[0].contains("strict"));
+}
+
+#[test]
+fn scattered_losses_are_held_against_what_is_missing_among_their_numbers() {
+    let of = |from, to, count| Loss { reason: "rejected".into(), count, ..loss(from, to) };
+    let row = [1, 3, 5, 8].map(reading);
+    assert_eq!(faults(&row, &[of(2, 6, 3), loss(7, 7)], false), [""; 0]);
+    assert_eq!(faults(&row, &[of(2, 6, 2), of(4, 7, 2)], false), [""; 0], "two of them, one among the other");
+    assert_eq!(
+        faults(&row, &[of(2, 6, 2), of(4, 4, 1), of(7, 7, 1)], false),
+        [""; 0],
+        "one is in another record"
+    );
+    for wrong in [vec![of(2, 7, 3)], vec![of(2, 7, 5)], vec![of(2, 6, 3), of(4, 7, 2)]] {
+        assert!(faults(&row, &wrong, false)[0].contains("not true"), "{wrong:?}");
+    }
+    assert!(faults(&row, &[of(2, 6, 3)], false)[0].contains("hole"));
+    let named =
+        |points: &[&str]| Loss { points: Some(points.iter().map(|p| (*p).into()).collect()), ..of(1, 3, 1) };
+    let local = [1, 2, 3].map(reading);
+    assert_eq!(unaccounted(&[reading(1), reading(3)], &[named(&["m/v"])], &local), [""; 0]);
+    assert_eq!(
+        unaccounted(&[reading(1), reading(3)], &[named(&["m/w"])], &local).len(),
+        1,
+        "of another point"
+    );
 }
 
 #[test]

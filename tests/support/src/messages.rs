@@ -98,6 +98,18 @@ pub struct Loss {
     pub count: u64,
     /// Whether `count` is a bound.
     pub bound: bool,
+    /// `device/point` of what is lost, if that is known.
+    pub points: Option<Vec<String>>,
+}
+
+impl Loss {
+    /// Whether it is of fewer numbers than lie between its first and its last: the others have arrived, or are in another
+    /// record.
+    #[must_use]
+    pub fn is_scattered(&self) -> bool {
+        let width = self.seq.1.saturating_sub(self.seq.0) + 1;
+        self.reason == "rejected" && !self.bound && self.count < width
+    }
 }
 
 /// All readings under `root` (`gw/box`), in the order of arrival; and what could not be understood.
@@ -262,6 +274,7 @@ fn loss(payload: &[u8]) -> Result<Loss, String> {
         seq: (end(0)?, end(1)?),
         count: number(&json, "count")?,
         bound: json["bound"].as_bool().unwrap_or(false),
+        points: serde_json::from_value(json["points"].clone()).map_err(|e| format!("`points`: {e}"))?,
     })
 }
 

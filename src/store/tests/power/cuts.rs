@@ -152,7 +152,7 @@ impl Lives {
             }
             23 => {
                 if let Some(range) = self.random.choice(&pending) {
-                    drain.reject(range.start..range.start + 1, LossReason::Rejected);
+                    drain.reject(&[range.start..range.start + 1], LossReason::Rejected);
                 }
             }
             24..26 => {

@@ -62,7 +62,7 @@ async fn live(scene: &Scene) -> (Store, u64) {
         scene.track().said(UPLINKS[0]).acked.insert(first.seq..first.seq + 30);
         drain.delivered(first.seq..first.seq + 30);
         match round {
-            1 => drain.reject(first.seq + 35..first.seq + 36, LossReason::Rejected),
+            1 => drain.reject(&[first.seq + 35..first.seq + 36], LossReason::Rejected),
             3 => store.mark().await,
             _ => {}
         }
