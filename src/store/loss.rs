@@ -35,6 +35,19 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// All numbers of a range, for this uplink and of this epoch; why, and whether that is a bound.
+    #[must_use]
+    pub fn of(
+        (uplink, epoch): (&str, Epoch),
+        range: Range<u64>,
+        (reason, bound): (LossReason, bool),
+        facts: Facts,
+        look_up: bool,
+    ) -> Self {
+        let (uplink, count, numbers) = (uplink.to_owned(), range.end - range.start, RangeSet::default());
+        Self { uplink, reason, bound, epoch, range, numbers, count, facts, look_up }
+    }
+
     /// The numbers, as ranges.
     #[must_use]
     pub fn numbers(&self) -> Vec<Range<u64>> {
