@@ -35,6 +35,19 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// All numbers of a range, for this uplink and of this epoch; why, and whether that is a bound.
+    #[must_use]
+    pub fn of(
+        (uplink, epoch): (&str, Epoch),
+        range: Range<u64>,
+        (reason, bound): (LossReason, bool),
+        facts: Facts,
+        look_up: bool,
+    ) -> Self {
+        let (uplink, count, numbers) = (uplink.to_owned(), range.end - range.start, RangeSet::default());
+        Self { uplink, reason, bound, epoch, range, numbers, count, facts, look_up }
+    }
+
     /// The numbers, as ranges.
     #[must_use]
     pub fn numbers(&self) -> Vec<Range<u64>> {
@@ -94,7 +107,8 @@ pub fn push(drafts: &mut Vec<Draft>, draft: Draft, settled: impl FnOnce(Range<u6
     let goes_on = |d: &Draft| {
         let (end, start) = (d.range.end, draft.range.start);
         let room = d.numbers.spans() < bounds::STORE_LOSS_SPANS;
-        end == start || (end < start && d.look_up && room && settled(end..start))
+        let apart = end < start && d.look_up && d.reason == LossReason::Rejected;
+        end == start || (apart && room && settled(end..start))
     };
     let before = drafts.iter_mut().rev().find(|d| d.uplink == draft.uplink);
     match before {
@@ -230,6 +244,9 @@ mod tests {
         }
         push(&mut drafts, given_up(7), |_| true);
         push(&mut drafts, draft(20..21, LossReason::Rejected, "a/b"), |_| true);
+        for n in [30, 32] {
+            push(&mut drafts, Draft { reason: LossReason::Purged, ..given_up(n) }, |_| true);
+        }
         let records: Vec<_> = drafts.into_iter().map(|d| record(d, WallMs(0))).collect();
         assert_eq!(
             records.iter().map(|r| (r.seq, r.count, numbers(r))).collect::<Vec<_>>(),
@@ -237,7 +254,9 @@ mod tests {
                 ([1, 5], 3, vec![1..3, 5..6]),
                 ([9, 10], 2, one(9..11)),
                 ([7, 7], 1, one(7..8)),
-                ([20, 20], 1, one(20..21))
+                ([20, 20], 1, one(20..21)),
+                ([30, 30], 1, one(30..31)),
+                ([32, 32], 1, one(32..33))
             ]
         );
         let mut drafts = Vec::new();

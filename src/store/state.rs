@@ -310,11 +310,7 @@ impl State {
         for part in account.lose(range) {
             let facts = facts(&part);
             for (range, epoch) in self.epochs.split(part) {
-                let facts = facts.clone();
-                let (name, count) = (uplink.to_owned(), range.end - range.start);
-                let numbers = RangeSet::default();
-                let draft =
-                    Draft { uplink: name, reason, bound, epoch, range, numbers, count, facts, look_up };
+                let draft = Draft::of((uplink, epoch), range, (reason, bound), facts.clone(), look_up);
                 let settled = |gap| self.accounts.get(uplink).is_some_and(|a| a.open(gap).is_empty());
                 loss::push(&mut self.drafts, draft, settled);
             }
@@ -332,9 +328,7 @@ impl State {
             let (reason, bound) = if thinned { (LossReason::Thinned, true) } else { (reason, false) };
             for part in parts.into_iter().flat_map(|part| waiting.missing(part)) {
                 for (range, epoch) in self.epochs.split(part) {
-                    let (uplink, count) = (uplink.to_owned(), range.end - range.start);
-                    let (numbers, facts, look_up) = (RangeSet::default(), Facts::default(), false);
-                    let draft = Draft { uplink, reason, bound, epoch, range, numbers, count, facts, look_up };
+                    let draft = Draft::of((uplink, epoch), range, (reason, bound), Facts::default(), false);
                     loss::push(&mut self.drafts, draft, |_| false);
                 }
                 self.dirty_since.get_or_insert_with(Tick::now);

@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use driver_api::{Quality, Reason, Value};
 
+use super::super::loss;
+use super::super::ranges::count;
 use super::*;
 use crate::message::{Epoch, LossReason};
 use crate::store::Taken;
@@ -155,16 +157,18 @@ impl Book {
         let numbers = |r: &LossRecord| r.seq[0]..r.seq[1] + 1;
         let mut records: Vec<LossRecord> = broker.told.values().cloned().collect();
         for old in &broker.maybe_told {
-            let again =
-                |r: &LossRecord| r.reason == old.reason && r.seq[0] <= old.seq[1] && old.seq[0] <= r.seq[1];
+            let meets =
+                |a: &Range<u64>| loss::numbers(old).iter().any(|b| a.start < b.end && b.start < a.end);
+            let again = |r: &LossRecord| r.reason == old.reason && loss::numbers(r).iter().any(meets);
             if !records.iter().any(again) {
                 records.push(old.clone());
             }
         }
         let mut lost = BTreeSet::new();
         for record in records.iter().filter(|r| r.reason != LossReason::Thinned) {
-            assert_eq!(record.count, record.seq[1] - record.seq[0] + 1, "{record:?}");
-            for n in numbers(record) {
+            assert_eq!(record.count, count(&loss::numbers(record)), "{record:?}");
+            assert!(record.numbers.is_empty() || record.reason == LossReason::Rejected, "{record:?}");
+            for n in loss::numbers(record).into_iter().flatten() {
                 assert!(lost.insert(n), "{uplink}: {n} is declared twice: {record:?}");
                 assert!(!broker.arrived.contains(&n), "{uplink}: {n} arrived and is lost: {record:?}");
             }
