@@ -26,6 +26,10 @@ const LARGE_WILL: usize = 4096;
 
 impl State {
     pub(super) fn connect(&mut self, c: Box<Connecting>) {
+        if Self::is_too_late(&c) {
+            // Without an answer it is told to come again.
+            return;
+        }
         if c.will.as_ref().is_some_and(|will| !self.has_room_for(will)) {
             self.counters.refuse(Refusal::Limit);
             // Without an answer the client is told that there is no place.
@@ -62,6 +66,7 @@ impl State {
         let client = Client {
             id: c.client_id.clone(),
             user: None,
+            access: None,
             queue: tx,
             presence: Presence::Local,
             filters: Default::default(),
@@ -100,11 +105,16 @@ impl State {
     fn attach(&mut self, key: Key, c: Connecting, mut session: Box<Session>, present: bool) {
         let (kept, no_more) = (session.kept, session.kept && !self.keeps(c.expiry));
         let Some(client) = self.clients.get_mut(&key) else { return };
-        client.user = c.user;
+        let access = c.about.door.access.borrow().clone();
+        let was = (client.access.replace(access), std::mem::replace(&mut client.user, c.user));
         client.will = c.will.map(|will| Will { message: Publish { from: key, ..will.message }, ..will });
         client.expiry = c.expiry;
         client.presence =
             Presence::Online { conn: c.conn, about: c.about, control: c.control, waiting: VecDeque::new() };
+        if present {
+            self.judge_again(key, &mut session, was);
+        }
+        let Some(client) = self.clients.get_mut(&key) else { return };
         if no_more {
             // From now on it ends with its connection.
             (session.kept, client.kept) = (false, false);

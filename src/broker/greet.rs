@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Access;
-use super::acl::Access as Right;
 use super::connection::Connection;
 use super::doorman::Gate;
 use super::intake::{Intake, Partials, SMALL};
@@ -39,7 +38,6 @@ pub(super) struct Shared {
     pub limits: Limits,
     pub counters: Arc<Counters>,
     pub events: mpsc::Sender<Event>,
-    pub access: watch::Receiver<Arc<Access>>,
     /// What of all that is published is kept.
     pub tap: Arc<Tap>,
     /// Where it is noted what outlives the process, if anything does.
@@ -275,7 +273,7 @@ type Refused = (Version, Refusal, u8);
 
 async fn admit(
     shared: &Arc<Shared>,
-    door: &Door,
+    door: &Arc<Door>,
     mut connect: Connect,
     (number, (peer, proved)): (u64, (SocketAddr, Option<Arc<str>>)),
 ) -> Result<Admitted, Refused> {
@@ -292,7 +290,7 @@ async fn admit(
     if connect.client_id.is_empty() && needs_id {
         return no(Refusal::Protocol, reason::CLIENT_ID_INVALID);
     }
-    let access = shared.access.borrow().clone();
+    let access = door.access.borrow().clone();
     let refused = |(why, code)| (version, why, code);
     // Who says no name that a password could prove is who the certificate says.
     let by_certificate = proved.is_some() && (connect.user.is_none() || access.passwords.is_none());
@@ -315,7 +313,7 @@ async fn admit(
             if !topic::is_name(&w.topic, shared.limits.levels) {
                 return no(Refusal::Protocol, reason::TOPIC_INVALID);
             }
-            if !may_write(&access, user.as_deref(), &client_id, &w.topic) {
+            if !access.may_write(user.as_deref(), &client_id, &w.topic) {
                 return no(Refusal::Access, reason::NOT_AUTHORIZED);
             }
             let mut message = Publish::plain(w.topic, w.payload, w.qos, w.retain);
@@ -324,10 +322,9 @@ async fn admit(
         }
     };
     let about = Arc::new(About {
-        welcome: door.config.allow_anonymous == Some(true),
+        door: Arc::clone(door),
         by_certificate,
         peer,
-        transport: door.transport(),
         version,
         keep_alive: connect.keep_alive,
         since: Instant::now(),
@@ -339,6 +336,7 @@ async fn admit(
     let connecting = Connecting {
         client_id,
         user: user.clone(),
+        access,
         clean: connect.clean,
         expiry: connect.session_expiry,
         will,
@@ -380,12 +378,6 @@ async fn login(
         }
         Err(_) => Err(busy),
     }
-}
-
-/// Whether a client may publish there. `$SYS` is the broker's own.
-pub(super) fn may_write(access: &Access, user: Option<&str>, client_id: &str, topic: &str) -> bool {
-    !(topic == "$SYS" || topic.starts_with("$SYS/"))
-        && access.acl.as_ref().is_none_or(|acl| acl.allows(user, client_id, topic, Right::Write))
 }
 
 /// The CONNACK that lets a client in.

@@ -7,7 +7,6 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Duration, Instant};
 
 use super::connection::{Connection, End};
-use super::greet::may_write;
 use super::message::Publish;
 use super::outbound::Owed;
 use super::session::UNTOLD;
@@ -172,7 +171,7 @@ impl Connection {
             let what = "more QoS 2 messages that wait for their PUBREL than we keep";
             return Err(Fault { reason: reason::QUOTA_EXCEEDED, what }.into());
         }
-        let access = self.shared.access.borrow().clone();
+        let access = self.about.door.access.borrow().clone();
         if let Some(code) = if !topic::is_name(&topic, self.shared.limits.levels) {
             if self.version != Version::V5 {
                 // There is no word for it, and an acknowledgement would be a lie: nobody will get this message.
@@ -181,7 +180,7 @@ impl Connection {
                 );
             }
             Some(reason::TOPIC_INVALID)
-        } else if !may_write(&access, self.user.as_deref(), &self.session.client_id, &topic) {
+        } else if !access.may_write(self.user.as_deref(), &self.session.client_id, &topic) {
             Some(reason::NOT_AUTHORIZED)
         } else {
             None
@@ -304,16 +303,11 @@ impl Connection {
         } else if !filter.is_some_and(|f| topic::is_filter(f, levels)) {
             (Refusal::Limit, reason::FILTER_INVALID)
         } else {
-            let access = self.shared.access.borrow();
-            let user = self.user.as_deref();
-            match &access.acl {
-                Some(acl)
-                    if !acl.may_subscribe(user, &self.session.client_id, filter.unwrap_or_default()) =>
-                {
-                    (Refusal::Access, reason::NOT_AUTHORIZED)
-                }
-                _ => return Ok(wish),
+            let (access, user) = (self.about.door.access.borrow(), self.user.as_deref());
+            if access.may_subscribe(user, &self.session.client_id, filter.unwrap_or_default()) {
+                return Ok(wish);
             }
+            (Refusal::Access, reason::NOT_AUTHORIZED)
         };
         self.shared.counters.refuse(why);
         Err(code)

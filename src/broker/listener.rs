@@ -12,16 +12,19 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::access::Access;
 use super::greet::{self, Shared};
 use super::state::Event;
 use super::stats::Counters;
 use super::{BrokerError, tls};
 use crate::config::model::{Listener, Transport};
 
-/// A listener as configured, and what may change while it is open.
+/// A listener as configured ([`Listener::bare`]), and what may change while it is open.
 #[derive(Debug)]
 pub(super) struct Door {
     pub config: Listener,
+    /// Who may come in, and what they may do: renewed at reload.
+    pub access: watch::Receiver<Arc<Access>>,
     /// Renewed at reload: certificates change more often than addresses.
     pub tls: watch::Receiver<Option<Arc<ServerConfig>>>,
     /// Closes the door and ends its connections.
@@ -46,6 +49,7 @@ pub(super) struct Open {
     pub door: Arc<Door>,
     pub address: SocketAddr,
     renew: watch::Sender<Option<Arc<ServerConfig>>>,
+    access: watch::Sender<Arc<Access>>,
     /// Of its certificate files.
     stamp: Vec<u8>,
     task: Option<JoinHandle<()>>,
@@ -63,30 +67,33 @@ pub(super) struct Bound {
     socket: TcpListener,
     address: SocketAddr,
     acceptor: Option<Arc<ServerConfig>>,
+    access: Arc<Access>,
 }
 
 /// Binds one listener.
 pub(super) async fn bind(
     config: &Listener,
     acceptor: Option<Arc<ServerConfig>>,
+    access: Arc<Access>,
 ) -> Result<Bound, BrokerError> {
     let failed = |source| BrokerError::Bind { address: config.bind, source };
     let socket = TcpListener::bind(config.bind).await.map_err(failed)?;
     let address = socket.local_addr().map_err(failed)?;
-    Ok(Bound { config: config.clone(), socket, address, acceptor })
+    Ok(Bound { config: config.bare(), socket, address, acceptor, access })
 }
 
 impl Bound {
     /// Starts accepting.
     pub fn open(self, shared: &Arc<Shared>, tasks: &TaskTracker) -> Open {
-        let Self { config, socket, address, acceptor } = self;
+        let Self { config, socket, address, acceptor, access } = self;
         let (renew, tls) = watch::channel(acceptor);
-        let door = Arc::new(Door { config, tls, stop: shared.stop.child_token() });
+        let (access, rights) = watch::channel(access);
+        let door = Arc::new(Door { config, access: rights, tls, stop: shared.stop.child_token() });
         let transport = door.config.transport;
         tracing::info!(%address, ?transport, tls = door.config.tls.is_some(), "broker listens");
         let task = tasks.spawn(accept(socket, door.clone(), shared.clone(), tasks.clone()));
         let stamp = tls::stamp(door.config.tls.as_ref());
-        Open { door, address, renew, stamp, task: Some(task) }
+        Open { door, address, renew, access, stamp, task: Some(task) }
     }
 }
 
@@ -102,6 +109,17 @@ impl Open {
         std::mem::replace(&mut self.stamp, stamp) != self.stamp
     }
 
+    /// From now on these users and rights. What it was before, if it is another now.
+    pub fn change(&self, access: &Arc<Access>) -> Option<Arc<Access>> {
+        let mut was = None;
+        self.access.send_if_modified(|now| {
+            // (The same in content stays the same for those who compare pointers.)
+            was = (**now != **access).then(|| std::mem::replace(now, Arc::clone(access)));
+            was.is_some()
+        });
+        was
+    }
+
     /// Closes the door; returns when its port is free again.
     pub async fn close(mut self) {
         self.door.stop.cancel();
@@ -113,8 +131,9 @@ impl Open {
 
 /// Which listeners are others than before, in words.
 pub(super) fn changes(before: &[Listener], config: &crate::config::model::Broker) -> Vec<String> {
-    let gone = before.iter().filter(|old| !config.listener.contains(old)).map(|old| (old.bind, "closed"));
-    let new = config.listener.iter().filter(|new| !before.contains(new)).map(|new| (new.bind, "opened"));
+    let wanted: Vec<_> = config.listener.iter().map(Listener::bare).collect();
+    let gone = before.iter().filter(|old| !wanted.contains(old)).map(|old| (old.bind, "closed"));
+    let new = wanted.iter().filter(|new| !before.contains(new)).map(|new| (new.bind, "opened"));
     gone.chain(new).map(|(bind, what)| format!("listener {bind} {what}")).collect()
 }
 

@@ -108,9 +108,17 @@ impl Broker {
     pub async fn serve(&self, io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) {
         let shared = self.inner.shared.clone();
         let here = ([127, 0, 0, 1], 0).into();
-        let config = Listener { bind: here, transport: Transport::Tcp, tls: None, allow_anonymous: None };
+        let config = Listener {
+            bind: here,
+            transport: Transport::Tcp,
+            tls: None,
+            allow_anonymous: None,
+            password_file: None,
+            acl_file: None,
+        };
         let (_, tls) = watch::channel(None);
-        let door = Arc::new(Door { config, tls, stop: shared.stop.child_token() });
+        let access = self.inner.access.subscribe();
+        let door = Arc::new(Door { config, access, tls, stop: shared.stop.child_token() });
         let (number, deadline) = (shared.fresh(), Instant::now() + shared.limits.connect_deadline);
         Box::pin(greet::greet(shared, door, Box::new(io), (here, None), number, deadline)).await;
     }

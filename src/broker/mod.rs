@@ -20,7 +20,8 @@
 //! # The parts, pure ones first
 //! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `lines`, `wire`, `session` decide; `hub` owns all state in one
 //! task (`keeping` and `restoring` are its part in what outlives the process); `listener`, `greet`, `connection`, `inbound`, `outbound`
-//! move bytes; `journal` writes; `local` and `tap` are for this process.
+//! move bytes; `journal` writes; `local` and `tap` are for this process;
+//! `reload` takes over another configuration.
 
 mod access;
 pub mod acl;
@@ -47,6 +48,7 @@ mod outbound;
 mod outlet;
 pub mod passwords;
 mod queue;
+mod reload;
 mod restoring;
 mod retained;
 mod roster;
@@ -79,7 +81,7 @@ use crate::bounds;
 use crate::config::model::{self, Transport};
 use crate::message::{Message, Props, VIA};
 use crate::topic;
-use access::Access;
+use access::{Access, All};
 use doorman::Gate;
 use greet::Shared;
 use hub::{Hub, Inputs};
@@ -139,6 +141,7 @@ struct Inner {
     shared: Arc<Shared>,
     local: mpsc::Sender<Event>,
     local_queued: Arc<AtomicUsize>,
+    /// As `[broker]` says, for listeners that do not say otherwise.
     access: watch::Sender<Arc<Access>>,
     /// Held over awaits: one reload at a time.
     doors: Mutex<Vec<listener::Open>>,
@@ -184,20 +187,21 @@ impl Broker {
     /// # Errors
     /// The first thing that does not work, with its cure; then nothing was started.
     pub async fn start_with(config: &model::Broker, options: Options) -> Result<Self, BrokerError> {
-        let access = Arc::new(Access::load(config)?);
+        let access = All::load(config)?;
         let mut bound = Vec::new();
-        for listener in &config.listener {
-            bound.push(listener::bind(listener, listener::acceptor(listener)?).await?);
+        for (listener, access) in config.listener.iter().zip(&access.listeners) {
+            let acceptor = listener::acceptor(listener)?;
+            bound.push(listener::bind(listener, acceptor, Arc::clone(access)).await?);
         }
         let Options { never_retain, limits, engine, sys, persistence } = options;
         let counters = Arc::new(Counters::default());
         let (events, clients) = mpsc::channel(bounds::BROKER_EVENTS);
         let (local, local_rx) = mpsc::channel(bounds::BROKER_LOCAL_BATCHES);
-        let (access_tx, access_rx) = watch::channel(access.clone());
         let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
         let local_queued = Arc::new(AtomicUsize::new(0));
         let tap = Arc::new(Tap::new(counters.clone()));
-        let mut state = State::new(limits.clone(), counters.clone(), access, tap.clone(), never_retain);
+        let mut state =
+            State::new(limits.clone(), counters.clone(), access.each(), tap.clone(), never_retain);
         let held = state.queued.clone();
         let journal = match persistence {
             Some(persistence) => Some(state.keep(persistence).await),
@@ -223,7 +227,6 @@ impl Broker {
             limits,
             counters,
             events,
-            access: access_rx,
             tap,
             journal,
             kib: Arc::new(Semaphore::new(bounds::BROKER_EVENT_KIB)),
@@ -240,7 +243,7 @@ impl Broker {
             shared,
             local,
             local_queued,
-            access: access_tx,
+            access: watch::channel(access.common).0,
             doors,
             addresses,
             tasks,
@@ -363,72 +366,6 @@ impl Broker {
     #[must_use]
     pub fn stats(&self) -> BrokerStats {
         self.inner.shared.counters.snapshot()
-    }
-
-    /// Reads the files again and opens and closes listeners. What did not change keeps its connections;
-    /// certificates are read again for new connections. Users and rights count from the next packet, and who would not be
-    /// let in any more is disconnected. Returns what changed, in words.
-    ///
-    /// # Errors
-    /// As [`Broker::start_with`]; then nothing has changed, unless a port had to be closed to be opened
-    /// in another way.
-    pub async fn reconfigure(&self, config: &model::Broker) -> Result<Vec<String>, BrokerError> {
-        let inner = &*self.inner;
-        let access = Arc::new(Access::load(config)?);
-        let mut changes = access.changes(&inner.access.borrow());
-        let mut acceptors = Vec::new();
-        for listener in &config.listener {
-            acceptors.push(listener::acceptor(listener)?);
-        }
-        let mut doors = inner.doors.lock().await;
-        let doors_before: Vec<_> = doors.iter().map(|open| open.door.config.clone()).collect();
-        let (mut kept, mut gone): (Vec<_>, Vec<_>) =
-            doors.drain(..).partition(|open| config.listener.contains(&open.door.config));
-        let mut bound = Vec::new();
-        let mut failed = None;
-        for (listener, acceptor) in config.listener.iter().zip(acceptors) {
-            if let Some(open) = kept.iter_mut().find(|open| open.door.config == *listener) {
-                if open.renew(acceptor) {
-                    changes.push(format!("certificate of listener {} changed", listener.bind));
-                }
-                continue;
-            }
-            // The same port in another way: the old door must close first.
-            while let Some(at) = gone.iter().position(|o| o.address == listener.bind) {
-                gone.swap_remove(at).close().await;
-            }
-            match listener::bind(listener, acceptor).await {
-                Ok(new) => bound.push(new),
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
-        }
-        if let Some(error) = failed {
-            kept.extend(gone);
-            *doors = kept;
-            inner.addresses.send_replace(places(&doors));
-            return Err(error);
-        }
-        changes.extend(listener::changes(&doors_before, config));
-        for open in gone {
-            open.close().await;
-        }
-        kept.extend(bound.into_iter().map(|b| b.open(&inner.shared, &inner.tasks)));
-        *doors = kept;
-        inner.addresses.send_replace(places(&doors));
-        inner.access.send_replace(access.clone());
-        let limits = Limits::of(config);
-        inner.shared.gate.with(|doorman| doorman.change(limits.rules()));
-        inner.shared.publish_rate.store(limits.publish_rate, Relaxed);
-        inner.sys_every.send_if_modified(|every| {
-            let changed = *every != config.sys_interval.0;
-            *every = config.sys_interval.0;
-            changed
-        });
-        inner.local.send(Event::Access(access)).await.map_err(|_| BrokerError::Stopped)?;
-        Ok(changes)
     }
 
     /// From now on [`Persistence::within`] is this.

@@ -187,6 +187,7 @@ impl State {
         let client = Client {
             id: row.client_id.clone(),
             user: row.user,
+            access: None,
             queue: tx,
             presence: Presence::Away { session, left, since, ends, will_at },
             filters,
@@ -217,6 +218,7 @@ impl State {
         let client = Client {
             id: row.client_id.clone(),
             user: row.user,
+            access: None,
             queue,
             presence: Presence::Away { session, left, since, ends, will_at: None },
             filters: Default::default(),

@@ -1,12 +1,10 @@
 //! Who is there: a row for every session, and the way to end one.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::access::Access;
 use super::state::{Client, Control, Presence, State};
 use super::wire::{Version, reason};
 
@@ -68,20 +66,6 @@ impl State {
         rows
     }
 
-    /// Other users and rights from now on. Who would not be let in any more has to go, as with mosquitto.
-    pub(super) fn change_access(&mut self, access: Arc<Access>) {
-        for client in self.clients.values() {
-            let Presence::Online { about, control, .. } = &client.presence else { continue };
-            // (Who is known by a certificate is in no password file.)
-            if !about.by_certificate && access.revokes(&self.access, client.user.as_deref(), about.welcome) {
-                tracing::info!(client = %client.id, user = client.user.as_deref(), "no longer let in: disconnected");
-                // As in `kick`.
-                let _ = control.try_send(Control::Stop(reason::NOT_AUTHORIZED));
-            }
-        }
-        self.access = access;
-    }
-
     /// Ends the connection of a client, or forgets its session if it is away.
     pub(super) fn kick(&mut self, client_id: &str) -> Kicked {
         let Some(&key) = self.ids.get(client_id) else { return Kicked::Unknown };
@@ -116,7 +100,7 @@ fn row(client: &Client, now: Instant) -> ClientRow {
         user: client.user.as_deref().map(str::to_owned),
         state,
         address: about.map(|about| about.peer.to_string()),
-        transport: about.map(|about| about.transport),
+        transport: about.map(|about| about.door.transport()),
         protocol: about.map(|about| match about.version {
             Version::V3 => "3.1",
             Version::V4 => "3.1.1",

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
-use super::acl::Access as Right;
 use super::limits::{OVERLAP, filter_cost};
 use super::message::Publish;
 use super::queue::{self, Addressed, Item, Walk};
@@ -138,13 +137,6 @@ impl State {
         }
     }
 
-    fn may_read(&self, client: &Client, topic: &str) -> bool {
-        match (&self.access.acl, &client.presence) {
-            (None, _) | (_, Presence::Local) => true,
-            (Some(acl), _) => acl.allows(client.user.as_deref(), &client.id, topic, Right::Read),
-        }
-    }
-
     pub(super) fn subscribe(&mut self, s: Subscribing) {
         let mut codes = Vec::with_capacity(s.wishes.len());
         let (mut walks, mut changed) = (Vec::new(), Vec::new());
@@ -273,6 +265,7 @@ impl State {
         let mut client = Client {
             id: name.into(),
             user: None,
+            access: None,
             queue: tx,
             presence: Presence::Local,
             filters: Default::default(),

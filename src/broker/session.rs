@@ -161,6 +161,24 @@ impl Flight {
         self.sent.iter().find(|s| s.id == id).map(|s| &s.message)
     }
 
+    /// Some of what was sent is not to be sent again, and nobody knows whether the client has it. Of a QoS 2 message its PUBREL is left:
+    /// a client that has it keeps its packet id until then. The places of what is over.
+    pub fn withdraw(&mut self, which: impl Fn(&Addressed) -> bool) -> Vec<u64> {
+        let mut over = Vec::new();
+        self.sent.retain_mut(|sent| match sent.message.take_if(|message| which(message)) {
+            Some(message) if message.qos == 1 => {
+                over.push(sent.seq);
+                false
+            }
+            Some(_) => {
+                sent.charge = None;
+                true
+            }
+            None => true,
+        });
+        over
+    }
+
     /// The message with this id was not sent after all.
     pub fn forget(&mut self, id: u16) {
         self.over(|s| s.id == id);
@@ -214,6 +232,21 @@ mod tests {
         assert_eq!((flight.len(), flight.pubrec(1, 0).0), (0, Some(0x92)));
         flight.send(message(2));
         assert_eq!((flight.pubrec(2, 0x87).0, flight.len()), (None, 0));
+    }
+
+    #[test]
+    fn of_what_is_withdrawn_only_the_release_of_qos_2_is_left() {
+        let mut flight = Flight::default();
+        assert_eq!([1, 2, 1, 2].map(|qos| flight.send(message(qos))), [1, 2, 3, 4].map(Some));
+        flight.pubrec(4, 0);
+        assert_eq!(flight.withdraw(|_| false).len(), 0);
+        assert_eq!(flight.withdraw(|m| m.qos > 0), [0, 0]);
+        assert_eq!(
+            flight.resend().map(|s| (s.id, s.message.is_none())).collect::<Vec<_>>(),
+            [(2, true), (4, true)]
+        );
+        flight.pubcomp(2);
+        assert_eq!(flight.len(), 1);
     }
 
     #[test]

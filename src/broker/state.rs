@@ -58,8 +58,8 @@ pub enum Event {
     Roster(oneshot::Sender<Vec<ClientRow>>),
     /// A client that shall go.
     Kick(String, oneshot::Sender<Kicked>),
-    /// New password and ACL files.
-    Access(Arc<Access>),
+    /// Listeners have other users and rights; these are those of any.
+    Access(Vec<Arc<Access>>),
     /// The journal has nothing of what there is.
     NoteAll,
 }
@@ -74,6 +74,8 @@ pub struct Connecting {
     pub client_id: Arc<str>,
     /// Proven.
     pub user: Option<Arc<str>>,
+    /// By which users and rights it was let in.
+    pub access: Arc<Access>,
     /// Begin anew.
     pub clean: bool,
     /// Seconds the session outlives the connection; `u32::MAX`: for ever.
@@ -221,6 +223,8 @@ pub struct Options {
 pub(super) struct Client {
     pub id: Arc<str>,
     pub user: Option<Arc<str>>,
+    /// What it may do, or might where it was last; `None`: nobody knows, for there was a restart or a change since then.
+    pub access: Option<Arc<Access>>,
     pub queue: queue::Sender,
     pub presence: Presence,
     /// Its subscriptions.
@@ -260,7 +264,8 @@ pub(super) enum Presence {
 pub(super) struct State {
     pub limits: Limits,
     pub counters: Arc<Counters>,
-    pub access: Arc<Access>,
+    /// What clients may do at any listener.
+    pub access: Vec<Arc<Access>>,
     pub tap: Arc<Tap>,
     /// Filters, each with what its topics begin with.
     pub never_retain: Vec<(usize, String)>,
@@ -295,7 +300,7 @@ impl State {
     pub fn new(
         limits: Limits,
         counters: Arc<Counters>,
-        access: Arc<Access>,
+        access: Vec<Arc<Access>>,
         tap: Arc<Tap>,
         never_retain: Vec<String>,
     ) -> Self {
@@ -394,7 +399,7 @@ impl State {
             Event::Kick(client_id, reply) => {
                 let _ = reply.send(self.kick(&client_id));
             }
-            Event::Access(access) => self.change_access(access),
+            Event::Access(all) => self.change_access(all),
             Event::NoteAll => self.note_all(),
         }
     }

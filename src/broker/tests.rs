@@ -13,6 +13,8 @@ fn config() -> model::Broker {
         transport: Transport::Tcp,
         tls: None,
         allow_anonymous: None,
+        password_file: None,
+        acl_file: None,
     };
     model::Broker { listener: vec![any], ..model::Broker::default() }
 }
@@ -214,6 +216,13 @@ async fn a_taken_port_is_named_with_the_cure_and_mistakes_in_files_with_their_li
     assert!(Broker::start(&config, &[]).await.unwrap_err().to_string().contains("none"));
 }
 
+/// A door that is open to all.
+fn door() -> Arc<listener::Door> {
+    let ((_, tls), (_, access)) = (watch::channel(None), watch::channel(Arc::default()));
+    let stop = CancellationToken::new();
+    Arc::new(listener::Door { config: config().listener.remove(0), access, tls, stop })
+}
+
 /// What a connection's task would be: hears the hub, holds a session.
 struct Fake {
     control: mpsc::Receiver<state::Control>,
@@ -225,10 +234,9 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
     let (reply, attached) = oneshot::channel();
     let message = message::Publish::plain("will", id.to_owned(), 0, true);
     let about = traffic::About {
-        welcome: false,
+        door: door(),
         by_certificate: false,
         peer: ([127, 0, 0, 1], 4711).into(),
-        transport: "tcp",
         version: wire::Version::V5,
         keep_alive: 0,
         since: tokio::time::Instant::now(),
@@ -236,6 +244,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
         costly_us: Default::default(),
     };
     state.apply(Event::Connect(Box::new(state::Connecting {
+        access: Arc::default(),
         about: Arc::new(about),
         client_id: id.into(),
         user: None,
@@ -251,7 +260,7 @@ fn fake(state: &mut State, id: &str, conn: u64, will: bool) -> Fake {
 
 fn state(limits: Limits) -> State {
     let tap = Arc::new(super::tap::Tap::new(Arc::default()));
-    State::new(limits, Arc::default(), Arc::default(), tap, Vec::new())
+    State::new(limits, Arc::default(), vec![Arc::default()], tap, Vec::new())
 }
 
 #[test]
@@ -338,10 +347,7 @@ async fn a_silent_connection_is_a_small_task() {
     let here: SocketAddr = ([127, 0, 0, 1], 0).into();
     let listener = tokio::net::TcpListener::bind(here).await.unwrap();
     let tcp = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (_, tls) = watch::channel(None);
-    let stop = CancellationToken::new();
-    let door = Arc::new(listener::Door { config: config().listener.remove(0), tls, stop });
-    let serving = greet::serve(broker.inner.shared.clone(), door, tcp, here, 1);
+    let serving = greet::serve(broker.inner.shared.clone(), door(), tcp, here, 1);
     let size = size_of_val(&serving);
     println!("{size} bytes");
     assert!(size < 2048, "{size} bytes");

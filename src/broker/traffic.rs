@@ -1,10 +1,12 @@
 //! What a connection moves, counted for it and for the broker as a whole: for the table of clients and for `$SYS`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::time::Instant;
 
+use super::listener::Door;
 use super::wire::Version;
 
 /// Counts since the beginning, of one connection or of all. A packet is an MQTT packet of any kind.
@@ -57,17 +59,15 @@ impl Traffic {
 
 /// A connection as its CONNECT made it.
 #[derive(Debug)]
-pub struct About {
+pub(super) struct About {
     /// Where it comes from.
     pub peer: SocketAddr,
-    /// `tcp`, `tls`, `websocket` or `websocket, tls`.
-    pub transport: &'static str,
+    /// The listener it came in by.
+    pub door: Arc<Door>,
     /// Protocol.
     pub version: Version,
     /// Seconds; 0: none.
     pub keep_alive: u16,
-    /// Its listener takes clients without a name, whatever users there are.
-    pub welcome: bool,
     /// Its certificate says its name, and no password file.
     pub by_certificate: bool,
     /// When it was let in.
@@ -77,4 +77,12 @@ pub struct About {
     /// What its last message took of the hub's time, in µs, if that was much for no use ([`super::limits::OVERLAP`]). The connection
     /// takes it away.
     pub costly_us: AtomicU64,
+}
+
+impl About {
+    /// Whether its listener takes clients without a name, whatever users there are.
+    #[must_use]
+    pub fn welcome(&self) -> bool {
+        self.door.config.allow_anonymous == Some(true)
+    }
 }

@@ -50,10 +50,10 @@ pub fn load(main: &Path, who: Who) -> Result<Loaded, Report> {
 /// Looks into every file that the configuration of this report names, and adds what is wrong.
 pub fn look(report: &mut Report, who: Who) {
     let named = report.named.clone();
-    if let Some(file) = &named.passwords {
+    for file in once(&named.passwords) {
         lines(report, file, who, true, |text| Passwords::parse(text).map(drop));
     }
-    if let Some(file) = &named.acl {
+    for file in once(&named.acls) {
         lines(report, file, who, false, |text| Acl::parse(text).map(drop));
     }
     for identity in &named.identities {
@@ -68,6 +68,14 @@ pub fn look(report: &mut Report, who: Who) {
         }
     }
     report.tidy();
+}
+
+/// Each file once, however many listeners name it.
+fn once(files: &[File]) -> impl Iterator<Item = &File> {
+    (0..)
+        .zip(files)
+        .filter(|(n, file)| files[..*n].iter().all(|other| other.path != file.path))
+        .map(|(_, file)| file)
 }
 
 fn lines(
@@ -246,6 +254,8 @@ mod tests {
             (identity(2090), identity(2090), identity(2001));
         put("acl", "user anna\ntopic dney secret/#\ntopic read a/#/b\n");
         put("passwd", "# users\nanna:my-secret\nbert:$my$secret\n");
+        put("plant.acl", "topic raed a\n");
+        put("plant.passwd", "otto:plain\n");
         put("ok.crt", &fresh);
         put("ok.key", &its_key);
         put("other.key", &other_key);
@@ -258,6 +268,8 @@ mod tests {
             "[broker]\nacl_file = 'acl'\npassword_file = 'passwd'\nsys_intervall = '1s'\n\
              [[broker.listener]]\nbind = '127.0.0.1:0'\ntls = { cert = 'ok.crt', key = 'other.key', client_ca = 'none.pem' }\n\
              [[broker.listener]]\nbind = '127.0.0.1:0'\ntls = { cert = 'ok.crt', key = 'ok.key' }\n\
+             password_file = 'plant.passwd'\nacl_file = 'plant.acl'\n\
+             [[broker.listener]]\nbind = '127.0.0.1:0'\nacl_file = 'plant.acl'\n\
              [[uplink]]\nname = 'u'\nurl = 'mqtts://h'\nusername = 'u'\npassword_file = 'cloud.password'\n\
              cert_file = 'old.crt'\nkey_file = 'old.key'\nca_file = 'ok.key'\n",
         );
@@ -281,19 +293,21 @@ mod tests {
                 "f.toml:4:1: unknown key `sys_intervall`",
                 "f.toml:7:32: `key`: `other.key` cannot be used: the key does not belong to the certificate",
                 "f.toml:7:57: `client_ca`: `none.pem` cannot be used: it holds no certificate",
-                "f.toml:18:11: `ca_file`: `ok.key` cannot be used: it holds no certificate",
+                "f.toml:23:11: `ca_file`: `ok.key` cannot be used: it holds no certificate",
                 "passwd:2:6: the password is not hashed",
                 "passwd:3:6: the password is not hashed",
+                "plant.passwd:1:6: the password is not hashed",
                 "acl:2:7: `dney` is no kind of access",
                 "acl:3:12: `a/#/b` is not a topic filter",
+                "plant.acl:1:7: `raed` is no kind of access",
             ]
         );
         let warned = told(&report.warnings);
         assert_eq!(warned.len(), 2, "{warned:#?}");
-        assert_eq!(warned[0], "f.toml:15:17: `password_file`: the first line of `cloud.password` is empty");
+        assert_eq!(warned[0], "f.toml:20:17: `password_file`: the first line of `cloud.password` is empty");
         assert!(
             warned[1]
-                .starts_with("f.toml:16:13: `cert_file`: a certificate of `old.crt` expired on 2001-12-31"),
+                .starts_with("f.toml:21:13: `cert_file`: a certificate of `old.crt` expired on 2001-12-31"),
             "{warned:#?}"
         );
         let shown = report.render(false);

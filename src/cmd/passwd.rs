@@ -21,7 +21,7 @@ use crate::registry::DRIVERS;
 #[derive(Debug, clap::Args)]
 #[command(allow_missing_positional = true)]
 pub struct Args {
-    /// The password file [default: `password_file` of the configuration].
+    /// The password file [default: `password_file` of the configuration, if it names only one].
     file: Option<PathBuf>,
     /// The user's name.
     user: String,
@@ -99,12 +99,23 @@ fn unfit(user: &str) -> Option<&'static str> {
 /// The password file that a configuration names, mistaken or not: the file may be what is missing.
 fn configured(main: &Path) -> Result<PathBuf, Exit> {
     let report = config::load(main, DRIVERS).map_or_else(|report| report, |loaded| loaded.warnings);
-    report.named.passwords.map(|file| file.path).ok_or_else(|| {
-        Exit::Failed(format!(
-            "{} names no password file; add `password_file` to [broker], or use `fieldgate passwd FILE USER`",
-            main.display()
-        ))
-    })
+    let mut paths: Vec<PathBuf> = report.named.passwords.into_iter().map(|file| file.path).collect();
+    paths.sort();
+    paths.dedup();
+    let shown = main.display();
+    match paths.len() {
+        0 => Err(Exit::Failed(format!(
+            "{shown} names no password file; add `password_file` to [broker], or use `fieldgate passwd FILE USER`"
+        ))),
+        1 => Ok(paths.swap_remove(0)),
+        _ => {
+            let all: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+            let all = all.join(", ");
+            Err(Exit::Failed(format!(
+                "{shown} names several password files ({all}); say which: `fieldgate passwd FILE USER`"
+            )))
+        }
+    }
 }
 
 /// Whether a line of the file is of this user.
@@ -261,6 +272,22 @@ mod tests {
             assert!(unfit(name).is_some(), "{name:?}");
         }
         assert_eq!(unfit("Jürgen Müller"), None);
+    }
+
+    #[test]
+    fn the_file_is_the_one_that_the_configuration_names_and_of_several_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("f.toml");
+        let of = |text: &str| {
+            fs::write(&main, text).unwrap();
+            configured(&main).map_err(|why| why.to_string())
+        };
+        assert!(of("").unwrap_err().contains("names no password file"));
+        let two = "[[broker.listener]]\nbind = '127.0.0.1:1'\npassword_file = 'a'\n\
+                   [[broker.listener]]\nbind = '127.0.0.1:2'\npassword_file = 'a'\n";
+        assert_eq!(of(two), Ok(dir.path().join("a")));
+        let why = of(&format!("[broker]\npassword_file = 'b'\n{two}")).unwrap_err();
+        assert!(why.contains("several password files") && why.contains("/a, "), "{why}");
     }
 
     #[test]

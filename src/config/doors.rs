@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Broker {
-    /// Users and password hashes, in the format of `mosquitto_passwd` (`$7$` lines).
+    /// Users and password hashes, in the format of `mosquitto_passwd` (`$7$` lines). A listener may have its own.
     #[schemars(example = &"passwd")]
     pub password_file: Option<PathBuf>,
-    /// Who may read and write what, in mosquitto's ACL file format.
+    /// Who may read and write what, in mosquitto's ACL file format. A listener may have its own.
     #[schemars(example = &"acl")]
     pub acl_file: Option<PathBuf>,
     /// Which engine routes messages: `rumqttd`, and the native one if it fails; or `native` from the start. Read at the start.
@@ -48,6 +48,8 @@ impl Default for Broker {
             transport,
             tls: None,
             allow_anonymous: None,
+            password_file: None,
+            acl_file: None,
         };
         Self {
             password_file: None,
@@ -92,6 +94,22 @@ pub struct Listener {
     /// Clients without a name are welcome. Default: only on loopback, and only without a password file.
     #[serde(default)]
     pub allow_anonymous: Option<bool>,
+    /// Users who may come in here, in the place of those of [broker].
+    #[serde(default)]
+    #[schemars(example = &"plant.passwd")]
+    pub password_file: Option<PathBuf>,
+    /// What clients who came in here may read and write, in the place of what [broker] says.
+    #[serde(default)]
+    #[schemars(example = &"plant.acl")]
+    pub acl_file: Option<PathBuf>,
+}
+
+impl Listener {
+    /// The door itself, whoever may come in by it: it stays open when only that changes.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self { password_file: None, acl_file: None, ..self.clone() }
+    }
 }
 
 /// How MQTT travels.

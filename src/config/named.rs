@@ -34,10 +34,10 @@ pub struct Identity {
 /// All of them.
 #[derive(Debug, Clone, Default)]
 pub struct Named {
-    /// The users of the local broker.
-    pub passwords: Option<File>,
-    /// Their rights.
-    pub acl: Option<File>,
+    /// The users of the local broker: those of `[broker]`, if it names any, and then those of its listeners.
+    pub passwords: Vec<File>,
+    /// Their rights, likewise.
+    pub acls: Vec<File>,
     /// Certificates of listeners and uplinks.
     pub identities: Vec<Identity>,
     /// Files with a password on their first line.
@@ -51,11 +51,16 @@ impl Named {
             Some(File { key, path: path.clone()?, place: last_place(&all.broker, key) })
         };
         let mut named = Self {
-            passwords: of_broker("password_file", &broker.password_file),
-            acl: of_broker("acl_file", &broker.acl_file),
+            passwords: of_broker("password_file", &broker.password_file).into_iter().collect(),
+            acls: of_broker("acl_file", &broker.acl_file).into_iter().collect(),
             ..Self::default()
         };
         for (index, listener) in broker.listener.iter().enumerate() {
+            let own = |key, path: &Option<PathBuf>| {
+                Some(File { key, path: path.clone()?, place: sections.listener(index, key) })
+            };
+            named.passwords.extend(own("password_file", &listener.password_file));
+            named.acls.extend(own("acl_file", &listener.acl_file));
             let Some(tls) = &listener.tls else { continue };
             let file = |key: &'static str, path: &PathBuf| File {
                 key,

@@ -139,6 +139,7 @@ fn put<T>(into: &mut T, value: T, is_there: bool) {
 }
 
 fn make_listener_whole(base: &Path, listener: &mut Listener) {
+    make_whole(base, [&mut listener.password_file, &mut listener.acl_file]);
     if let Some(tls) = &mut listener.tls {
         join(base, &mut tls.cert);
         join(base, &mut tls.key);

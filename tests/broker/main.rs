@@ -14,5 +14,6 @@ mod roster;
 mod session;
 mod tap;
 mod transport;
+mod users;
 mod v5;
 mod wills;

@@ -27,7 +27,14 @@ pub const BOTH: [V; 2] = [V::Four, V::Five];
 
 /// A listener on any free port of loopback.
 pub fn listener(transport: Transport) -> Listener {
-    Listener { bind: "127.0.0.1:0".parse().unwrap(), transport, tls: None, allow_anonymous: None }
+    Listener {
+        bind: "127.0.0.1:0".parse().unwrap(),
+        transport,
+        tls: None,
+        allow_anonymous: None,
+        password_file: None,
+        acl_file: None,
+    }
 }
 
 /// A broker with one TCP listener.

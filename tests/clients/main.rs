@@ -36,6 +36,8 @@ impl House {
             transport,
             tls: None,
             allow_anonymous: None,
+            password_file: None,
+            acl_file: None,
         };
         let listener = vec![door(Transport::Tcp), door(Transport::Websocket)];
         let config = model::Broker { listener, ..model::Broker::default() };

@@ -70,6 +70,8 @@ async fn ours(dir: &Path, engine: fn() -> EngineChoice) -> ([Broker; 2], Places)
         transport,
         tls: None,
         allow_anonymous: None,
+        password_file: None,
+        acl_file: None,
     };
     let start = |listener, guarded: bool| async move {
         let file = |name: &str| guarded.then(|| dir.join(name));

@@ -105,6 +105,8 @@ impl Cloud {
             transport: Transport::Tcp,
             tls: None,
             allow_anonymous: Some(true),
+            password_file: None,
+            acl_file: None,
         };
         let config = model::Broker { listener: vec![listener], ..model::Broker::default() };
         let broker = Broker::start(&config, &[]).await.map_err(|e| format!("the demo's cloud: {e}"))?;

@@ -1,8 +1,9 @@
 //! Rules of `[broker]`: no door open to everyone by accident, no door twice.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use driver_api::{ByteSize, Problem, Span};
+use driver_api::{ByteSize, Place, Problem, Span};
 
 use super::{Everything, Findings, Sections, last_place, must_exist};
 
@@ -17,13 +18,20 @@ const FASTEST_SYS: Span = Span::s(1);
 pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings: &mut Findings) {
     let broker = &sections.broker;
     let problems = &mut findings.problems;
-    for (key, path, hint) in [
-        ("password_file", &broker.password_file, "make it with `fieldgate passwd FILE USER`"),
-        ("acl_file", &broker.acl_file, "a relative path starts from the directory of this file"),
-    ] {
-        if let Some(path) = path {
-            must_exist(path, key, last_place(&all.broker, key), hint, problems);
-        }
+    let mut files =
+        |password_file: &Option<PathBuf>, acl_file: &Option<PathBuf>, at: &dyn Fn(&str) -> Place| {
+            for (key, path, hint) in [
+                ("password_file", password_file, "make it with `fieldgate passwd FILE USER`"),
+                ("acl_file", acl_file, "a relative path starts from the directory of this file"),
+            ] {
+                if let Some(path) = path {
+                    must_exist(path, key, at(key), hint, problems);
+                }
+            }
+        };
+    files(&broker.password_file, &broker.acl_file, &|key| last_place(&all.broker, key));
+    for (index, listener) in broker.listener.iter().enumerate() {
+        files(&listener.password_file, &listener.acl_file, &|key| sections.listener(index, key));
     }
     if !broker.sys_interval.0.is_zero() && broker.sys_interval < FASTEST_SYS {
         let message = format!("`sys_interval` of {} is too short", broker.sys_interval);
@@ -48,10 +56,10 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
             Problem::new(at("max_packet_size"), format!("`max_packet_size` of {packet} is out of range"));
         problems.push(problem.hint(format!("it goes from {} to {}", PACKET.0, PACKET.1)));
     }
-    let users = broker.password_file.is_some();
     for (index, listener) in broker.listener.iter().enumerate() {
         let place = |key| sections.listener(index, key);
         let bind = listener.bind;
+        let users = listener.password_file.is_some() || broker.password_file.is_some();
         // A certificate of one's own CA is a name, too.
         let named = users || listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if !bind.ip().is_loopback() && !named && listener.allow_anonymous != Some(true) {
@@ -60,13 +68,13 @@ pub(super) fn check(sections: &Sections<'_, '_>, all: &Everything<'_>, findings:
                 format!("`{bind}` is open to the network, and there are no users"),
             );
             problems.push(problem.hint(
-                "set `password_file` in [broker], or `client_ca` in its `tls`, or bind to 127.0.0.1, or write `allow_anonymous = true` here",
+                "set `password_file` here or in [broker], or `client_ca` in its `tls`, or bind to 127.0.0.1, or write `allow_anonymous = true` here",
             ));
         }
         if !named && listener.allow_anonymous == Some(false) {
             let problem =
                 Problem::new(place("allow_anonymous"), "nobody can connect here: there are no users");
-            findings.warnings.push(problem.hint("set `password_file` in [broker]"));
+            findings.warnings.push(problem.hint("set `password_file` here or in [broker]"));
         }
         if let Some(earlier) = broker.listener[..index].iter().find(|other| collide(other.bind, bind)) {
             let mut problem = Problem::new(place("bind"), format!("`{bind}` is taken by another listener"));

@@ -137,6 +137,23 @@ fn every_rule_has_its_place_and_its_hint() {
         ("[broker]\npassword_file = 'none'\n".into(), "f.toml:2:17: `password_file`: there is no file"),
         ("[broker]\nacl_file = '/'\n".into(), "f.toml:2:12: `acl_file`: `/` is a directory"),
         (
+            "[[broker.listener]]\nbind = '127.0.0.1:1'\npassword_file = 'none'\n".into(),
+            "f.toml:3:17: `password_file`: there is no file",
+        ),
+        (
+            "[[broker.listener]]\nbind = '127.0.0.1:1'\nacl_files = 'acl'\n".into(),
+            "f.toml:3:1: unknown key `acl_files` | did you mean `acl_file`?",
+        ),
+        (
+            "[[broker.listener]]\nbind = '127.0.0.1:1'\npasswd = 'users'\n".into(),
+            "f.toml:3:1: unknown key `passwd` | a secret does not stand here",
+        ),
+        // Rights are no users.
+        (
+            "[[broker.listener]]\nbind = '0.0.0.0:1'\nacl_file = '/dev/null'\n".into(),
+            "f.toml:2:8: `0.0.0.0:1` is open to the network, and there are no users | set `password_file` here or in",
+        ),
+        (
             "[[broker.listener]]\nbind = '127.0.0.1:1'\ntls = { cert = 'c', key = '/dev/null' }\n".into(),
             "f.toml:3:16: `cert`: there is no file",
         ),
