@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::keeping::Along;
@@ -19,6 +20,7 @@ use super::state::{Attached, Client, Connecting, Control, Detached, Ended, Prese
 use super::stats::{Counters, Refusal};
 use super::trie::Key;
 use super::wire::reason;
+use crate::bounds;
 
 const FOR_EVER: u32 = u32::MAX;
 /// Bytes of a will that is counted.
@@ -128,11 +130,18 @@ impl State {
         Counters::set(&self.counters.sessions_away, self.away.len());
         if let Err(Attached { session, .. }) = c.reply.send(Attached { session, present }) {
             // It went away while it waited, before any CONNACK: as if it had not been.
-            self.detach(Detached { conn: c.conn, session, end: Ended::Goodbye, expiry: None });
+            let (_, unheard) = mpsc::channel(bounds::BROKER_CONTROL);
+            self.detach(Detached { conn: c.conn, session, end: Ended::Goodbye, expiry: None, unheard });
         }
     }
 
-    pub(super) fn detach(&mut self, d: Detached) {
+    pub(super) fn detach(&mut self, mut d: Detached) {
+        while let Ok(said) = d.unheard.try_recv() {
+            if let Control::Routed { id, qos: 2, after, .. } = said {
+                // Its answer was on the way: said again it is a repeat.
+                d.session.taken.entry(id).and_modify(|group| *group = after);
+            }
+        }
         let key = d.session.key;
         let Some(waiting) = self.offline(key, d.conn) else { return };
         let Some(client) = self.clients.get_mut(&key) else { return };
@@ -221,6 +230,7 @@ impl State {
             self.note_end(key, client.kept);
         }
         self.filter_bytes -= client.filter_bytes;
+        self.handed.retain(|(of, _), _| *of != key);
         if let Presence::Away { since, ends, will_at, .. } = client.presence {
             self.away.remove(&since);
             for at in [ends, will_at].into_iter().flatten() {

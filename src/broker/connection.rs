@@ -20,7 +20,7 @@ use super::outbound::{Disk, Owed, answer, moved};
 use super::outlet::{Held, Outlet};
 use super::queue::Walk;
 use super::retained::Portion;
-use super::session::Session;
+use super::session::{BEGUN, Session};
 use super::state::{AckTo, Control, Detached, Ended, Event};
 use super::stats::{Counters, Refusal};
 use super::tokens::{Bucket, Rate};
@@ -59,6 +59,9 @@ impl From<Fault> for End {
 /// The hub's answer to a message: its QoS, whether anybody wanted it, and the group of the journal it is told after.
 type Answer = (u8, bool, u64);
 
+/// A message that waits for room in the log, who waits for an answer, and whether it was routed before.
+pub(super) type Stalled = (Publish, Option<AckTo>, bool);
+
 /// A connection with its session.
 pub(super) struct Connection {
     pub shared: Arc<Shared>,
@@ -78,7 +81,7 @@ pub(super) struct Connection {
     /// QoS 2 ids of messages that are to be stored and are not yet.
     pub unstored: HashSet<u16>,
     /// A message that waits for room in the log: nothing more is read meanwhile.
-    pub stalled: Option<(Publish, Option<AckTo>)>,
+    pub stalled: Option<Stalled>,
     /// QoS 1 and 2 messages that came over this connection and are not finished (QoS, id), for our Receive Maximum: it
     /// begins anew with each connection (§4.9).
     pub open: HashSet<(u8, u16)>,
@@ -181,18 +184,24 @@ impl Connection {
                 Err(_) => self.session.walk = Some(walk),
             }
         }
-        for id in self.unstored.drain() {
-            // The client was not told that we have it, and it may yet be lost: said again it is no repeat.
-            self.session.taken.remove(&id);
+        // What waited for room went nowhere: said again it is no repeat.
+        let stalled = self.stalled.take().filter(|(_, _, begun)| !begun);
+        if let Some(ack) = stalled.and_then(|(_, ack, _)| ack) {
+            self.unstored.remove(&ack.id);
+            self.session.taken.remove(&ack.id);
         }
-        let Self { session, shared, mut out, version, number, new_expiry, .. } = *self;
+        for id in self.unstored.drain() {
+            // The client was not told that we have it: said again it may have to go into the log, and nowhere else.
+            self.session.taken.insert(id, BEGUN);
+        }
+        let Self { session, shared, mut out, version, number, new_expiry, control, .. } = *self;
         let how = match end {
             End::Goodbye { will: false } => Ended::Goodbye,
             // A listener that is closed alone leaves a broker that publishes wills.
             End::Stop(reason::SHUTTING_DOWN) if shared.stop.is_cancelled() => Ended::Stopped,
             _ => Ended::Lost,
         };
-        let detached = Detached { conn: number, session, end: how, expiry: new_expiry };
+        let detached = Detached { conn: number, session, end: how, expiry: new_expiry, unheard: control };
         let _ = Box::pin(shared.events.send(Event::Detach(Box::new(detached)))).await;
         match end {
             End::Lost | End::Goodbye { .. } => {}
@@ -267,10 +276,10 @@ impl Connection {
                 },
                 () = rested(&mut self.pause), if self.pause.is_some() => self.pause = None,
                 room = room(&self.shared, &self.stalled), if self.stalled.is_some() => {
-                    let Some(((message, ack), room)) = self.stalled.take().zip(room) else {
+                    let Some((stalled, room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
                     };
-                    let passed = match self.forward(message, ack, room) {
+                    let passed = match self.forward(stalled, room) {
                         Ok(None) => Ok(()),
                         Ok(Some(due)) => self.pass(due).await,
                         Err(end) => Err(end),
@@ -368,7 +377,7 @@ impl Connection {
     }
 
     /// What the hub says.
-    fn told(&mut self, control: Control) -> Option<End> {
+    pub fn told(&mut self, control: Control) -> Option<End> {
         match control {
             Control::Stop(reason) => return Some(End::Stop(reason)),
             Control::Routed { id, qos, matched, after } => {
@@ -414,9 +423,9 @@ async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
     }
 }
 
-async fn room(shared: &Shared, stalled: &Option<(Publish, Option<AckTo>)>) -> Option<OwnedSemaphorePermit> {
+async fn room(shared: &Shared, stalled: &Option<Stalled>) -> Option<OwnedSemaphorePermit> {
     match stalled {
-        Some((message, _)) => Box::pin(shared.tap.room(message)).await,
+        Some((message, ..)) => Box::pin(shared.tap.room(message)).await,
         None => std::future::pending().await,
     }
 }

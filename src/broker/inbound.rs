@@ -6,12 +6,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Duration, Instant};
 
-use super::connection::{Connection, End};
+use super::connection::{Connection, End, Stalled};
+use super::handing::Forward;
 use super::message::Publish;
 use super::outbound::Owed;
-use super::session::UNTOLD;
+use super::session::{BEGUN, UNTOLD};
 use super::shared;
-use super::state::{AckTo, Event, Subscribing};
+use super::state::{Control, Event, Subscribing};
 use super::stats::Refusal;
 use super::traffic::Way;
 use super::wire::encode::{self, Reply};
@@ -151,7 +152,9 @@ impl Connection {
         let topic = self.topic_of(&p)?;
         self.both(|t| t.publish(Way::In, p.payload.len()));
         self.pace();
+        let begun = p.qos == 2 && self.session.taken.get(&p.id) == Some(&BEGUN);
         if p.qos == 2
+            && !begun
             && let Some(group) = self.session.taken.get(&p.id).copied()
         {
             // A repeat of what we have. Its PUBREC comes with the hub's answer, or was lost.
@@ -167,7 +170,7 @@ impl Connection {
             let what = "more unfinished messages than our Receive Maximum";
             return Err(Fault { reason: reason::RECEIVE_MAXIMUM, what }.into());
         }
-        if p.qos == 2 && self.session.taken.len() >= self.shared.limits.unreleased {
+        if p.qos == 2 && !begun && self.session.taken.len() >= self.shared.limits.unreleased {
             let what = "more QoS 2 messages that wait for their PUBREL than we keep";
             return Err(Fault { reason: reason::QUOTA_EXCEEDED, what }.into());
         }
@@ -213,13 +216,19 @@ impl Connection {
                 self.unstored.insert(id);
             }
             match self.shared.tap.try_room(&message) {
-                Some(room) => return self.forward(message, ack, room),
+                Some(room) => return self.forward((message, ack, begun), room),
                 None if qos == 0 => self.shared.tap.skip(),
                 None => {
-                    self.stalled = Some((message, ack));
+                    self.stalled = Some((message, ack, begun));
                     return Ok(None);
                 }
             }
+        }
+        if begun {
+            // Nobody wants it in the log any more, so it is where it has to be.
+            self.owed += 1;
+            let after = self.fence();
+            return self.told(Control::Routed { id, qos, matched: true, after }).map_or(Ok(None), Err);
         }
         self.offer(Event::Publish(message, ack, None), size, ack.is_some())
     }
@@ -227,12 +236,12 @@ impl Connection {
     /// A message goes on that is to be stored, too; now there is room for it.
     pub(super) fn forward(
         &mut self,
-        message: Publish,
-        ack: Option<AckTo>,
+        (message, ack, begun): Stalled,
         room: OwnedSemaphorePermit,
     ) -> Result<Option<Box<Due>>, End> {
         // Its bytes are counted by the tap.
-        self.offer(Event::Forward(Box::new((message, ack, room))), 0, ack.is_some())
+        let forward = Forward { message, ack, begun, room };
+        self.offer(Event::Forward(Box::new(forward)), 0, ack.is_some())
     }
 
     /// The topic of a PUBLISH, its alias resolved and remembered.

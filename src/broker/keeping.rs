@@ -15,9 +15,11 @@ use super::journal::{ALIVE, Journal, Persistence, What};
 use super::message::Publish;
 use super::queue::{Addressed, Item, Walk};
 use super::retained::Portion;
+use super::session::BEGUN;
 use super::state::{AckTo, By, Client, Event, Options, Presence, State};
 use super::stats::Counters;
 use super::trie::Key;
+use crate::message::Standing;
 
 /// What a will that is published takes along.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ impl State {
             self.keeping = keeping;
             return 0;
         }
-        let taken = by.ack.filter(|ack| by.taken && self.is_kept(ack.key));
+        let id = by.ack.zip(by.id).filter(|(ack, _)| self.is_kept(ack.key));
         // Who is sent it with QoS 2 is sent it when it is kept.
         let urgent = by.ack.is_some() || keeping.iter().any(|(_, a)| a.qos == 2);
         let number = self.number;
@@ -83,8 +85,8 @@ impl State {
             for (key, addressed) in &keeping {
                 pending.put(*key, addressed.seq, What::Message(addressed.clone(), number));
             }
-            if let Some(ack) = taken {
-                pending.taken(ack.key, ack.id, true);
+            if let Some((ack, standing)) = id {
+                pending.id(ack.key, ack.id, standing);
             }
             match along {
                 Some(Along::End(key)) => pending.drop_session(key),
@@ -115,7 +117,7 @@ impl State {
     /// A packet id of a client is taken; the group that says so, or 0.
     pub(super) fn note_taken(&self, ack: AckTo) -> u64 {
         let Some(journal) = self.journal_of(ack.key) else { return 0 };
-        journal.note(true, |pending| pending.taken(ack.key, ack.id, true)).0
+        journal.note(true, |pending| pending.id(ack.key, ack.id, Standing::Taken)).0
     }
 
     /// What is at this place of a session is over.
@@ -311,7 +313,10 @@ impl State {
                     Item::Message(_) | Item::Retained(_) => {}
                 }
             }
-            session.taken.keys().for_each(|id| pending.taken(key, *id, true));
+            for (id, group) in &session.taken {
+                let begun = *group == BEGUN;
+                pending.id(key, *id, if begun { Standing::Begun } else { Standing::Taken });
+            }
         });
         for item in waiting {
             let _always = client.queue.restore(item);

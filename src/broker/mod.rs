@@ -34,6 +34,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzz;
 mod greet;
+mod handing;
 mod hub;
 mod inbound;
 mod intake;
@@ -99,7 +100,7 @@ pub use local::Subscription;
 pub use passwords::hash_password;
 pub use roster::{ClientRow, Kicked};
 pub use stats::{BrokerStats, Refusal};
-pub use tap::{Receipt, Tapped};
+pub use tap::{Receipt, Tapped, Taps};
 
 /// Which engine routes.
 #[derive(Debug, Default)]
@@ -128,6 +129,8 @@ pub struct Options {
     pub sys: bool,
     /// Where sessions and retained messages outlive the process; `None`: nowhere.
     pub persistence: Option<Persistence>,
+    /// What is tapped from the first message on; see [`Broker::tap`].
+    pub tap: Taps,
 }
 
 /// A running broker. Clones are handles to the same one.
@@ -160,10 +163,10 @@ impl Broker {
     /// # Errors
     /// As [`Broker::start_with`].
     pub async fn start(config: &model::Broker, never_retain: &[&str]) -> Result<Self, BrokerError> {
-        Self::start_kept(config, never_retain, None).await
+        Self::start_kept(config, never_retain, None, Taps::default()).await
     }
 
-    /// As [`Broker::start`], with a place where sessions and retained messages outlive the process. A place that is out of
+    /// As [`Broker::start`], with a place where sessions and retained messages outlive the process, and with taps. A place that is out of
     /// order is no error: the broker lives in memory, and says so.
     ///
     /// # Errors
@@ -172,6 +175,7 @@ impl Broker {
         config: &model::Broker,
         never_retain: &[&str],
         persistence: Option<Persistence>,
+        tap: Taps,
     ) -> Result<Self, BrokerError> {
         let never_retain = never_retain.iter().map(|f| (*f).to_owned()).collect();
         let engine = match config.engine {
@@ -179,7 +183,7 @@ impl Broker {
             model::Engine::Native => EngineChoice::Native,
         };
         let limits = Limits::of(config);
-        Self::start_with(config, Options { never_retain, limits, engine, sys: true, persistence }).await
+        Self::start_with(config, Options { never_retain, limits, engine, sys: true, persistence, tap }).await
     }
 
     /// Reads the files, binds every listener, and only then starts to accept.
@@ -193,13 +197,14 @@ impl Broker {
             let acceptor = listener::acceptor(listener)?;
             bound.push(listener::bind(listener, acceptor, Arc::clone(access)).await?);
         }
-        let Options { never_retain, limits, engine, sys, persistence } = options;
+        let Options { never_retain, limits, engine, sys, persistence, tap: taps } = options;
         let counters = Arc::new(Counters::default());
         let (events, clients) = mpsc::channel(bounds::BROKER_EVENTS);
         let (local, local_rx) = mpsc::channel(bounds::BROKER_LOCAL_BATCHES);
         let (stop, hub_stop) = (CancellationToken::new(), CancellationToken::new());
         let local_queued = Arc::new(AtomicUsize::new(0));
         let tap = Arc::new(Tap::new(counters.clone()));
+        tap.want(taps);
         let mut state =
             State::new(limits.clone(), counters.clone(), access.each(), tap.clone(), never_retain);
         let held = state.queued.clone();
@@ -306,10 +311,10 @@ impl Broker {
         }))
     }
 
-    /// From now on everything that is published on topics of these filters, but for those at or below `except`, is handed to
+    /// From now on everything that is published on these topics is handed to
     /// the keeper, and what has QoS 1 or 2 is acknowledged when it gave the receipt back. See [`tap`].
-    pub fn tap(&self, filters: Vec<String>, except: String) {
-        self.inner.shared.tap.want(filters, except);
+    pub fn tap(&self, taps: Taps) {
+        self.inner.shared.tap.want(taps);
     }
 
     /// The keeper's end of the tap: there is one.

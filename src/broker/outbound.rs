@@ -19,6 +19,7 @@ use super::stats::Counters;
 use super::traffic::Way;
 use super::wire::encode::{self, Delivery, Reply};
 use super::wire::reason;
+use crate::message::Standing;
 
 /// An answer that waits for the disk.
 #[derive(Debug)]
@@ -79,6 +80,11 @@ impl Connection {
         }
     }
 
+    /// The group that has all that was noted until now.
+    pub(super) fn fence(&self) -> u64 {
+        self.disk.as_ref().map_or(0, |disk| disk.journal.fence())
+    }
+
     /// Whether what was noted in this group is durable, or nobody can wait for that.
     fn passed(&self, group: u64) -> bool {
         match &self.disk {
@@ -124,7 +130,7 @@ impl Connection {
     pub(super) fn freed(&mut self, id: u16, known: bool, code: u8) {
         let group = match &self.disk {
             Some(disk) if self.session.kept && known => {
-                disk.journal.note(true, |pending| pending.taken(self.session.key, id, false)).0
+                disk.journal.note(true, |pending| pending.id(self.session.key, id, Standing::Free)).0
             }
             Some(disk) if self.session.kept => disk.journal.fence(),
             _ => 0,

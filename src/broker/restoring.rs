@@ -16,7 +16,7 @@ use super::journal::{ALIVE, BEFORE};
 use super::limits::filter_cost;
 use super::message::Publish;
 use super::queue::{self, Addressed, Item};
-use super::session::Session;
+use super::session::{BEGUN, Session};
 use super::shared;
 use super::state::{Client, Options, Presence, State};
 use super::stats::Counters;
@@ -34,7 +34,8 @@ const WILLS: Duration = Duration::from_secs(2);
 struct Parts {
     filters: Vec<(Arc<str>, Options)>,
     entries: Vec<KeptEntry>,
-    taken: Vec<u16>,
+    /// Each with what stands for it in a session.
+    taken: Vec<(u16, u64)>,
 }
 
 impl State {
@@ -72,8 +73,10 @@ impl State {
         for entry in kept.entries {
             parts.entry(entry.session).or_default().entries.push(entry);
         }
-        for (key, id) in kept.taken {
-            parts.entry(key).or_default().taken.push(id);
+        for (ids, stands) in [(kept.taken, BEFORE), (kept.begun, BEGUN)] {
+            for (key, id) in ids {
+                parts.entry(key).or_default().taken.push((id, stands));
+            }
         }
         let mark = kept.mark.as_deref().and_then(codec::to_mark);
         let mut rows: Vec<(Key, u64, Row)> = Vec::new();
@@ -120,7 +123,7 @@ impl State {
     ) -> u64 {
         let (tx, rx) = queue::new(&self.limits, &self.queued);
         let mut session = Session::empty(key, row.client_id.clone(), rx, true);
-        session.taken = parts.taken.into_iter().map(|id| (id, BEFORE)).collect();
+        session.taken = parts.taken.into_iter().collect();
         let seq = parts.entries.last().map_or(0, |entry| entry.seq).max(row.sent);
         // More may have been in flight than there are places in the queue.
         let spare = parts.entries.len().saturating_sub(BROKER_QUEUE);

@@ -26,7 +26,7 @@ pub struct Session {
     /// What is at hand of it.
     pub portion: VecDeque<Addressed>,
     /// Packet ids of QoS 2 messages taken from the client, until its PUBREL; each with the group of the journal that has the
-    /// message (0: none, [`UNTOLD`]: the hub has not said).
+    /// message (0: none, [`UNTOLD`]: the hub has not said, [`BEGUN`]: see there).
     pub taken: HashMap<u16, u64>,
     /// It outlives the process: what happens to it is noted in the journal.
     pub kept: bool,
@@ -44,6 +44,9 @@ impl Session {
 
 /// The group of a message that the hub has not spoken of yet.
 pub const UNTOLD: u64 = u64::MAX;
+
+/// In the place of the group: the message was routed, and its publisher has no answer, for the log did not have it by then.
+pub const BEGUN: u64 = u64::MAX - 1;
 
 /// Messages sent to a client and not yet acknowledged, in the order they were sent.
 #[derive(Debug, Default)]

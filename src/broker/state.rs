@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
+use super::handing::{Forward, Handed};
 use super::journal::Journal;
 use super::keeping::Along;
 use super::limits::Limits;
@@ -24,7 +25,7 @@ use super::tap::{Receipt, Tap};
 use super::traffic::About;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
-use crate::message::Message;
+use crate::message::{Message, Standing};
 use crate::topic;
 
 /// What the hub is told, in the order in which it must happen.
@@ -38,8 +39,8 @@ pub enum Event {
     Panicked(u64),
     /// A message of a client; the permit is its share of the bytes on their way. The same below.
     Publish(Publish, Option<AckTo>, Permit),
-    /// A message of a client that is kept, too; the permit is its share of the room for such.
-    Forward(Box<(Publish, Option<AckTo>, OwnedSemaphorePermit)>),
+    /// A message of a client that is kept, too.
+    Forward(Box<Forward>),
     /// Such messages are stored.
     Stored(Vec<Receipt>),
     /// Messages of this process.
@@ -112,6 +113,8 @@ pub struct Detached {
     pub end: Ended,
     /// New session expiry, from DISCONNECT.
     pub expiry: Option<u32>,
+    /// What it was told and did not hear any more.
+    pub unheard: mpsc::Receiver<Control>,
 }
 
 /// How a connection ended, as far as it concerns the client's will.
@@ -199,8 +202,8 @@ pub enum Control {
 pub struct By {
     /// Somebody waits for an answer.
     pub ack: Option<AckTo>,
-    /// Its packet id is taken with it.
-    pub taken: bool,
+    /// As what its packet id is kept with it, if it is.
+    pub id: Option<Standing>,
     /// If it is retained, it is to be kept.
     pub retain: bool,
 }
@@ -288,6 +291,8 @@ pub(super) struct State {
     pub keeping: Vec<(Key, Addressed)>,
     /// What a will that is being routed takes along into its group of the journal.
     pub along: Option<Along>,
+    /// QoS 2 messages on their way into the log.
+    pub handed: Handed,
     /// So many messages more are measured, for one matched many filters of the same clients.
     pub costly: u16,
     /// Counts messages; retained ones remember theirs.
@@ -326,6 +331,7 @@ impl State {
             matches: Vec::new(),
             keeping: Vec::new(),
             along: None,
+            handed: Handed::new(),
             costly: 0,
             number: 0,
             next: 1,
@@ -352,28 +358,15 @@ impl State {
             Event::Panicked(conn) => self.panicked(conn),
             Event::Publish(message, ack, permit) => {
                 let qos = message.qos;
-                let by = By { ack, taken: qos == 2, retain: true };
+                let by = By { ack, id: (qos == 2).then_some(Standing::Taken), retain: true };
                 let (matched, after) = self.route(&Arc::new(message), by);
                 drop(permit);
                 if let Some(ack) = ack {
                     self.tell(ack, Control::Routed { id: ack.id, qos, matched, after });
                 }
             }
-            Event::Forward(forward) => {
-                let (message, ack, room) = *forward;
-                let message = Arc::new(message);
-                // That the packet id is taken is noted when the log has the message: if it is lost on its way there, the
-                // client must be able to send it again.
-                let (_, after) = self.route(&message, By { ack, taken: false, retain: true });
-                let ack = ack.map(|ack| (ack, message.qos, after));
-                self.tap.hand_over(message, ack, room);
-            }
-            Event::Stored(receipts) => {
-                for (ack, qos, after) in receipts.into_iter().filter_map(|receipt| receipt.ack) {
-                    let after = if qos == 2 { after.max(self.note_taken(ack)) } else { after };
-                    self.tell(ack, Control::Routed { id: ack.id, qos, matched: true, after });
-                }
-            }
+            Event::Forward(forward) => self.forward(*forward),
+            Event::Stored(receipts) => self.stored(receipts),
             Event::Burst(messages) => {
                 for message in messages {
                     // What an uplink brought is others'. What the gateway says itself it will say again.

@@ -23,17 +23,18 @@ use crate::topic;
 const ALL_KIB: u32 = bounds::FORWARD_KIB as u32;
 
 /// Which topics are asked for.
-#[derive(Debug, Default)]
-struct Wanted {
-    filters: Vec<String>,
-    /// Below this topic nothing.
-    except: String,
+#[derive(Debug, Clone, Default)]
+pub struct Taps {
+    /// Those of these filters.
+    pub filters: Vec<String>,
+    /// But nothing at or below this topic.
+    pub except: String,
 }
 
 /// The tap, shared by all connections and the hub.
 #[derive(Debug)]
 pub(super) struct Tap {
-    wanted: watch::Sender<Arc<Wanted>>,
+    wanted: watch::Sender<Arc<Taps>>,
     room: Arc<Semaphore>,
     to: mpsc::Sender<Tapped>,
     from: Mutex<Option<mpsc::Receiver<Tapped>>>,
@@ -85,9 +86,9 @@ impl Tap {
         Self { wanted, room, to, from: Mutex::new(Some(from)), counters }
     }
 
-    /// From now on what these filters take, but nothing at or below `except`.
-    pub fn want(&self, filters: Vec<String>, except: String) {
-        self.wanted.send_replace(Arc::new(Wanted { filters, except }));
+    /// From now on these.
+    pub fn want(&self, taps: Taps) {
+        self.wanted.send_replace(Arc::new(taps));
     }
 
     /// The keeper's end, once.

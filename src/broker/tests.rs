@@ -293,6 +293,7 @@ fn of_too_many_sessions_away_the_oldest_is_forgotten() {
             session,
             end: state::Ended::Goodbye,
             expiry: None,
+            unheard: c.control,
         })));
     }
     assert_eq!(state.counters.snapshot().sessions_away, 2);

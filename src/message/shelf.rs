@@ -19,6 +19,17 @@ pub enum ShelfError {
     Disk(String),
 }
 
+/// How a packet id of a session stands, by which its client publishes with QoS 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// It is free.
+    Free,
+    /// Its message is here for whom it is for; that it is in the log is not known.
+    Begun,
+    /// Its message is where it has to be.
+    Taken,
+}
+
 /// One change. Numbers of sessions and bodies are given out once and for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change<'a> {
@@ -45,8 +56,8 @@ pub enum Change<'a> {
     Released(u64, u64),
     /// An entry goes.
     Remove(u64, u64),
-    /// A packet id of a session is taken, or free again.
-    Taken(u64, u16, bool),
+    /// A packet id of a session stands so now.
+    Id(u64, u16, Standing),
     /// A retained message by its topic; `None`: it goes.
     Retained(&'a str, Option<&'a [u8]>),
     /// A note about the whole; the last one counts.
@@ -81,6 +92,8 @@ pub struct Kept {
     pub entries: Vec<KeptEntry>,
     /// Taken packet ids: whose, which.
     pub taken: Vec<(u64, u16)>,
+    /// Those that are [`Standing::Begun`].
+    pub begun: Vec<(u64, u16)>,
     /// Retained messages: topic and bytes.
     pub retained: Vec<(String, Vec<u8>)>,
     /// The last note.

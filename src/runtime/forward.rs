@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::bounds;
-use crate::broker::{Broker, Receipt, Tapped};
+use crate::broker::{Broker, Receipt, Tapped, Taps};
 use crate::clock::Clock;
 use crate::config::model::Uplink;
 use crate::message::Forwarded;
@@ -31,14 +31,15 @@ pub fn wishes(uplinks: &[Uplink], gateway: &str) -> Wishes {
     uplinks.iter().filter_map(wants).collect()
 }
 
-/// Tells the local broker which topics are asked for.
-pub fn tap(broker: &Broker, uplinks: &[Uplink], gateway: &str) {
+/// Which topics of the local broker are asked for.
+#[must_use]
+pub fn taps(uplinks: &[Uplink], gateway: &str) -> Taps {
     let all = uplinks.iter().map(|uplink| Forwards::new(uplink, gateway));
     let mut filters: Vec<String> =
         all.flat_map(|f| f.filters().map(str::to_owned).collect::<Vec<_>>()).collect();
     filters.sort();
     filters.dedup();
-    broker.tap(filters, own_tree(gateway));
+    Taps { filters, except: own_tree(gateway) }
 }
 
 /// Counts what a route would have brought to a place in the cloud where nothing may go.

@@ -117,7 +117,9 @@ impl Gateway {
             clock: clock.clone(),
             within: loaded.store.commit_interval.0,
         });
-        let broker = match Broker::start_kept(&loaded.broker, &[&never_retain], persistence).await {
+        // Before a door is open: what comes through it first is asked for like all that follows.
+        let taps = forward::taps(&loaded.uplinks, &id);
+        let broker = match Broker::start_kept(&loaded.broker, &[&never_retain], persistence, taps).await {
             Ok(broker) => broker,
             Err(error) => {
                 // What the start found is on disk; a hanging disk must not hide the reason.
@@ -125,8 +127,6 @@ impl Gateway {
                 return Err(error.to_string());
             }
         };
-        // Before anybody had the time to say something.
-        forward::tap(&broker, &loaded.uplinks, &id);
         let publish: Publish = {
             let broker = broker.clone();
             Arc::new(move |messages| {

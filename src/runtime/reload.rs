@@ -76,7 +76,7 @@ impl Gateway {
             }
         }
         self.store.wish(forward::wishes(&loaded.uplinks, &self.id));
-        forward::tap(&self.broker, &loaded.uplinks, &self.id);
+        self.broker.tap(forward::taps(&loaded.uplinks, &self.id));
         self.store.reconfigure(&loaded.store, &names);
         self.commit_interval = loaded.store.commit_interval.0;
         self.broker.keep_within(self.commit_interval);

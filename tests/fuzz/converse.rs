@@ -107,7 +107,7 @@ async fn talk(input: &[u8]) {
         limits,
         never_retain: vec!["c/#".to_owned()],
         sys: false,
-        persistence: None,
+        ..Options::default()
     };
     let broker = Broker::start_with(&config, options).await.expect("no files, no ports");
     let mut witness = broker.subscribe("witness", &["#"]).await;

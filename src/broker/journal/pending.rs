@@ -12,6 +12,7 @@ use crate::broker::message::Publish;
 use crate::broker::queue::{Addressed, Walk};
 use crate::broker::state::Options;
 use crate::broker::trie::Key;
+use crate::message::Standing;
 
 /// What waits for a session.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ pub struct Part {
     /// Its entries that changed.
     pub entries: BTreeMap<u64, Entry>,
     /// Its packet ids that changed.
-    pub taken: HashMap<u16, bool>,
+    pub ids: HashMap<u16, Standing>,
 }
 
 /// All of it.
@@ -85,7 +86,7 @@ impl Part {
             && self.row.is_none()
             && self.filters.is_empty()
             && self.entries.is_empty()
-            && self.taken.is_empty()
+            && self.ids.is_empty()
     }
 }
 
@@ -107,7 +108,7 @@ impl Pending {
     pub fn grows(&self) -> bool {
         let puts = |part: &Part| {
             part.filters.values().any(Option::is_some)
-                || part.taken.values().any(|taken| *taken)
+                || part.ids.values().any(|standing| *standing != Standing::Free)
                 || part.entries.values().any(|entry| matches!(entry, Entry::Put { .. }))
         };
         self.parts.values().any(puts) || self.retained.values().any(Option::is_some)
@@ -190,9 +191,9 @@ impl Pending {
         self.set(key, seq, Entry::Remove);
     }
 
-    /// A packet id is taken, or free again.
-    pub fn taken(&mut self, key: Key, id: u16, taken: bool) {
-        self.parts.entry(key).or_default().taken.insert(id, taken);
+    /// A packet id stands so now.
+    pub fn id(&mut self, key: Key, id: u16, standing: Standing) {
+        self.parts.entry(key).or_default().ids.insert(id, standing);
     }
 
     /// A topic has this retained message now, or none.
@@ -241,8 +242,8 @@ impl Pending {
                     }
                 }
             }
-            for (id, taken) in part.taken {
-                self.taken(key, id, taken);
+            for (id, standing) in part.ids {
+                self.id(key, id, standing);
             }
         }
         for (topic, message) in newer.retained {
@@ -278,13 +279,13 @@ mod tests {
     fn a_group_that_failed_may_have_taken_place() {
         let mut failed = Pending::default();
         failed.put(1, 5, message(2));
-        failed.taken(2, 9, true);
+        failed.id(2, 9, Standing::Taken);
         let mut newer = Pending::default();
         newer.remove(1, 5);
-        newer.taken(2, 9, false);
+        newer.id(2, 9, Standing::Free);
         failed.absorb(newer);
         assert!(matches!(failed.parts[&1].entries[&5], Entry::Remove), "so it is taken away for certain");
-        assert!(!failed.parts[&2].taken[&9]);
+        assert_eq!(failed.parts[&2].ids[&9], Standing::Free);
     }
 
     /// What a group does to a shelf, in small: entries by session and place, each whether it is released.

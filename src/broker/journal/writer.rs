@@ -167,8 +167,8 @@ fn write_part(
         let data = options.as_ref().map(codec::options);
         shelf.put(Change::Filter(key, filter, data.as_deref()))?;
     }
-    for (id, taken) in &part.taken {
-        shelf.put(Change::Taken(key, *id, *taken))?;
+    for (id, standing) in &part.ids {
+        shelf.put(Change::Id(key, *id, *standing))?;
     }
     for (seq, entry) in &part.entries {
         let (session, seq) = (key, *seq);

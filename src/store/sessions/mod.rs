@@ -26,13 +26,17 @@ use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params
 use super::identity;
 use super::room::free_disk;
 use super::trouble::Trouble;
-use crate::message::{Change, Kept, KeptEntry, Shelf, ShelfError};
+use crate::message::{Change, Kept, KeptEntry, Shelf, ShelfError, Standing};
 
 /// The file's name.
 pub const FILE: &str = "broker.db";
 
 /// Version of the schema.
 const SCHEMA: i64 = 1;
+/// Packet ids whose message is here and perhaps not in the log. A file of before there were such has it made when it is opened; what
+/// does not know of them may open one that has it.
+const BEGUN: &str =
+    "CREATE TABLE IF NOT EXISTS begun(session INTEGER, id INTEGER, PRIMARY KEY(session,id)) WITHOUT ROWID;";
 /// "FGBR": tells it from the log and from somebody else's.
 const APPLICATION: i64 = 0x4647_4252;
 /// Bytes of a page: small, for most commits touch a few rows (see `store::log`).
@@ -90,6 +94,7 @@ impl Sessions {
         if ours != APPLICATION {
             return Err(ShelfError::Damaged(format!("{FILE} is not a fieldgate database")));
         }
+        conn.execute_batch(BEGUN).map_err(failed)?;
         // What a kill left in the WAL may be in the page cache only.
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed)?;
         let word = conn.query_row("SELECT word FROM life", [], |r| r.get::<_, i64>(0)).map_err(failed)?;
@@ -150,10 +155,9 @@ impl Sessions {
             )?;
             let rows = find.query_map([signed(session)], |r| Ok((unsigned(r.get(0)?), r.get(1)?)))?;
             bodies = rows.collect::<rusqlite::Result<_>>()?;
-            for table in
-                ["session WHERE id", "filter WHERE session", "entry WHERE session", "taken WHERE session"]
-            {
-                run(conn, &format!("DELETE FROM {table}=?1"), [signed(session)])?;
+            run(conn, "DELETE FROM session WHERE id=?1", [signed(session)])?;
+            for table in ["filter", "entry", "taken", "begun"] {
+                run(conn, &format!("DELETE FROM {table} WHERE session=?1"), [signed(session)])?;
             }
             Ok(())
         })?;
@@ -277,12 +281,15 @@ impl Shelf for Sessions {
                 body.map_or(Ok(()), |body| self.unname(body, 1))
             }
             Change::Remove(session, seq) => self.remove(session, seq),
-            Change::Taken(session, id, taken) => self.run(|conn| {
-                let sql = match taken {
-                    true => "INSERT OR IGNORE INTO taken(session,id) VALUES(?1,?2)",
-                    false => "DELETE FROM taken WHERE session=?1 AND id=?2",
-                };
-                run(conn, sql, params![signed(session), id])
+            Change::Id(session, id, standing) => self.run(|conn| {
+                for (table, is) in [("taken", Standing::Taken), ("begun", Standing::Begun)] {
+                    let sql = match standing == is {
+                        true => format!("INSERT OR IGNORE INTO {table}(session,id) VALUES(?1,?2)"),
+                        false => format!("DELETE FROM {table} WHERE session=?1 AND id=?2"),
+                    };
+                    run(conn, &sql, params![signed(session), id])?;
+                }
+                Ok(())
             }),
             Change::Retained(topic, Some(data)) => self.run(|conn| {
                 let sql = "INSERT OR REPLACE INTO retained(topic,data) VALUES(?1,?2)";
@@ -356,6 +363,7 @@ fn create(conn: &Connection) -> Result<(), Trouble> {
          CREATE TABLE entry(session INTEGER, seq INTEGER, body INTEGER NOT NULL, released INTEGER NOT NULL,
                             data BLOB NOT NULL, PRIMARY KEY(session,seq)) WITHOUT ROWID;
          CREATE TABLE taken(session INTEGER, id INTEGER, PRIMARY KEY(session,id)) WITHOUT ROWID;
+         {BEGUN}
          CREATE TABLE retained(topic TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
          CREATE TABLE mark(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
          CREATE TABLE life(word INTEGER NOT NULL);
@@ -416,6 +424,10 @@ fn read(conn: &Connection) -> rusqlite::Result<Kept> {
     })?;
     each(conn, "SELECT session,id FROM taken", |row| {
         kept.taken.push((unsigned(row.get(0)?), row.get(1)?));
+        Ok(())
+    })?;
+    each(conn, "SELECT session,id FROM begun", |row| {
+        kept.begun.push((unsigned(row.get(0)?), row.get(1)?));
         Ok(())
     })?;
     each(conn, "SELECT topic,data FROM retained", |row| {

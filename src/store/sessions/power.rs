@@ -25,7 +25,7 @@ struct Book {
     filters: BTreeMap<(u64, String), Vec<u8>>,
     entries: BTreeMap<(u64, u64), (u64, bool, Vec<u8>)>,
     bodies: BTreeMap<u64, Vec<u8>>,
-    taken: BTreeSet<(u64, u16)>,
+    ids: BTreeMap<(u64, u16), Standing>,
     retained: BTreeMap<String, Vec<u8>>,
     mark: Option<Vec<u8>>,
 }
@@ -38,7 +38,9 @@ impl Book {
             filters: kept.filters.into_iter().map(|(s, f, data)| ((s, f), data)).collect(),
             entries: kept.entries.into_iter().map(entry).collect(),
             bodies: kept.bodies.into_iter().collect(),
-            taken: kept.taken.into_iter().collect(),
+            ids: (kept.taken.into_iter().map(|of| (of, Standing::Taken)))
+                .chain(kept.begun.into_iter().map(|of| (of, Standing::Begun)))
+                .collect(),
             retained: kept.retained.into_iter().collect(),
             mark: kept.mark,
         }
@@ -51,7 +53,7 @@ impl Book {
                 self.sessions.remove(&s);
                 self.filters.retain(|(of, _), _| *of != s);
                 self.entries.retain(|(of, _), _| *of != s);
-                self.taken.retain(|(of, _)| *of != s);
+                self.ids.retain(|(of, _), _| *of != s);
             }
             Owned::Filter(s, filter, Some(data)) => drop(self.filters.insert((s, filter), data)),
             Owned::Filter(s, filter, None) => drop(self.filters.remove(&(s, filter))),
@@ -63,8 +65,8 @@ impl Book {
                 (e.0, e.1) = (0, true);
             })),
             Owned::Remove(s, seq) => drop(self.entries.remove(&(s, seq))),
-            Owned::Taken(s, id, true) => drop(self.taken.insert((s, id))),
-            Owned::Taken(s, id, false) => drop(self.taken.remove(&(s, id))),
+            Owned::Id(s, id, Standing::Free) => drop(self.ids.remove(&(s, id))),
+            Owned::Id(s, id, standing) => drop(self.ids.insert((s, id), standing)),
             Owned::Retained(topic, Some(data)) => drop(self.retained.insert(topic, data)),
             Owned::Retained(topic, None) => drop(self.retained.remove(&topic)),
             Owned::Mark(data) => self.mark = Some(data),
@@ -83,7 +85,7 @@ enum Owned {
     Message(u64, u64, u64, Vec<u8>),
     Released(u64, u64),
     Remove(u64, u64),
-    Taken(u64, u16, bool),
+    Id(u64, u16, Standing),
     Retained(String, Option<Vec<u8>>),
     Mark(Vec<u8>),
 }
@@ -101,7 +103,7 @@ impl Owned {
             }
             Self::Released(s, seq) => shelf.put(Change::Released(*s, *seq)),
             Self::Remove(s, seq) => shelf.put(Change::Remove(*s, *seq)),
-            Self::Taken(s, id, taken) => shelf.put(Change::Taken(*s, *id, *taken)),
+            Self::Id(s, id, standing) => shelf.put(Change::Id(*s, *id, *standing)),
             Self::Retained(topic, data) => shelf.put(Change::Retained(topic, data.as_deref())),
             Self::Mark(data) => shelf.put(Change::Mark(data)),
         }
@@ -134,7 +136,10 @@ impl Clients {
                 }
                 (3 | 4, Some((session, seq))) => Owned::Remove(session, seq),
                 (5, Some((session, seq))) => Owned::Released(session, seq),
-                (6 | 7, _) => Owned::Taken(session, random.u16(1..30), random.bool()),
+                (6 | 7, _) => {
+                    let standing = [Standing::Free, Standing::Begun, Standing::Taken][random.usize(..3)];
+                    Owned::Id(session, random.u16(1..30), standing)
+                }
                 (8, _) => {
                     let data = random.u8(..4) > 0;
                     let data = data.then(|| bytes(random, 3000));

@@ -22,13 +22,16 @@ fn entry<'a>(session: u64, seq: u64, body: u64) -> Change<'a> {
     Change::Entry { session, seq, body, data: b"how" }
 }
 
-const SOME: [Change<'static>; 8] = [
+const SOME: [Change<'static>; 11] = [
     Change::Session(7, b"who"),
     Change::Filter(7, "a/+", Some(b"options")),
     Change::Body(3, b"what"),
     Change::Entry { session: 7, seq: 1, body: 3, data: b"how" },
     Change::Entry { session: 7, seq: 2, body: 0, data: b"walk" },
-    Change::Taken(7, 65_535, true),
+    Change::Id(7, 65_535, Standing::Begun),
+    Change::Id(7, 65_535, Standing::Taken),
+    Change::Id(7, 8, Standing::Taken),
+    Change::Id(7, 8, Standing::Begun),
     Change::Retained("温度/1", Some(b"21")),
     Change::Mark(b"now"),
 ];
@@ -48,7 +51,8 @@ fn what_was_committed_is_there_again_and_what_was_not_is_not() {
     assert_eq!(kept.filters, [(7, "a/+".to_owned(), b"options".to_vec())]);
     assert_eq!(kept.bodies, [(3, b"what".to_vec())].into());
     assert_eq!(kept.entries.iter().map(|e| (e.seq, e.body)).collect::<Vec<_>>(), [(1, 3), (2, 0)]);
-    assert_eq!((kept.taken, kept.mark), (vec![(7, 65_535)], Some(b"now".to_vec())));
+    assert_eq!((kept.taken, kept.begun), (vec![(7, 65_535)], vec![(7, 8)]));
+    assert_eq!(kept.mark, Some(b"now".to_vec()));
     assert_eq!(kept.retained, [("温度/1".to_owned(), b"21".to_vec())]);
     write(&mut second, &[Change::Drop(7), Change::Retained("温度/1", None)]);
     drop(second);
