@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::keeping::Along;
 use super::message::Publish;
 use super::queue;
-use super::session::Session;
-use super::state::{Attached, Client, Connecting, Control, Detached, Ended, Presence, State, Will};
+use super::session::{BEGUN, Session};
+use super::state::{AckTo, Attached, Client, Connecting, Control, Detached, Ended, Presence, State, Will};
 use super::stats::{Counters, Refusal};
 use super::trie::Key;
 use super::wire::reason;
@@ -137,9 +137,11 @@ impl State {
 
     pub(super) fn detach(&mut self, mut d: Detached) {
         while let Ok(said) = d.unheard.try_recv() {
-            if let Control::Routed { id, qos: 2, after, .. } = said {
-                // Its answer was on the way: said again it is a repeat.
-                d.session.taken.entry(id).and_modify(|group| *group = after);
+            let Control::Routed { id, qos: 2, after, .. } = said else { continue };
+            // Its answer was on the way: said again it is a repeat.
+            if let Some(group) = d.session.taken.get_mut(&id) {
+                let ack = AckTo { key: d.session.key, conn: d.conn, id };
+                *group = if *group == BEGUN { self.note_taken(ack).max(after) } else { after };
             }
         }
         let key = d.session.key;

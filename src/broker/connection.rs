@@ -27,6 +27,7 @@ use super::tokens::{Bucket, Rate};
 use super::traffic::{About, Traffic, Way};
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
+use crate::message::Standing;
 
 /// Unsent bytes above which nothing more is read: the answers would not fit.
 const OUT_READ: usize = 256 * 1024;
@@ -380,7 +381,11 @@ impl Connection {
     pub fn told(&mut self, control: Control) -> Option<End> {
         match control {
             Control::Stop(reason) => return Some(End::Stop(reason)),
-            Control::Routed { id, qos, matched, after } => {
+            Control::Routed { id, qos, matched, mut after } => {
+                if qos == 2 && self.unstored.contains(&id) {
+                    // The log has it, too: from now on it is a repeat that is where it has to be.
+                    after = after.max(self.noted(id, Standing::Taken));
+                }
                 let waits = self.answers.iter_mut().find(|(at, answer)| *at == id && answer.is_none());
                 waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, matched, after)));
                 if qos == 2 {

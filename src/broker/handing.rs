@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::message::Publish;
+use super::session::BEGUN;
 use super::state::{AckTo, By, Control, Presence, State};
 use super::tap::Receipt;
 use super::trie::Key;
@@ -37,10 +38,15 @@ pub type Handed = HashMap<(Key, u16), Handing>;
 /// How one of them stands.
 #[derive(Debug, Clone, Copy)]
 pub enum Handing {
-    /// It is on its way, and this is who waits for the answer.
-    Waiting(AckTo),
-    /// The log has it, and this group of the journal says so; nobody was there for the answer.
-    Stored(u64),
+    /// It is on its way.
+    Waiting {
+        /// By whom it was handed over: a packet id is soon another message's.
+        by: AckTo,
+        /// Who waits for the answer.
+        whom: AckTo,
+    },
+    /// The log has it; another connection than those that said so far has the session.
+    Stored,
 }
 
 impl State {
@@ -51,14 +57,13 @@ impl State {
         let twice = ack.filter(|_| qos == 2);
         if begun && let Some(ack) = twice {
             match self.handed.get_mut(&(ack.key, ack.id)) {
-                Some(Handing::Waiting(whom)) => {
+                Some(Handing::Waiting { whom, .. }) => {
                     *whom = ack;
                     return;
                 }
-                Some(Handing::Stored(after)) => {
-                    let after = *after;
+                Some(Handing::Stored) => {
                     self.handed.remove(&(ack.key, ack.id));
-                    return self.tell(ack, Control::Routed { id: ack.id, qos, matched: true, after });
+                    return self.tell(ack, Control::Routed { id: ack.id, qos, matched: true, after: 0 });
                 }
                 None => {}
             }
@@ -72,26 +77,43 @@ impl State {
             }
         };
         if let Some(ack) = twice {
-            self.handed.insert((ack.key, ack.id), Handing::Waiting(ack));
+            self.handed.insert((ack.key, ack.id), Handing::Waiting { by: ack, whom: ack });
         }
         self.tap.hand_over(message, ack.map(|ack| (ack, qos, after)), room);
     }
 
-    /// The log has these.
+    /// The log has these. Whoever has the session notes it, for only there it is known whether the packet id is still that message's.
     pub(super) fn stored(&mut self, receipts: Vec<Receipt>) {
-        for (mut ack, qos, mut after) in receipts.into_iter().filter_map(|receipt| receipt.ack) {
-            if qos == 2 {
-                if let Some(Handing::Waiting(whom)) = self.handed.remove(&(ack.key, ack.id)) {
-                    ack = whom;
-                }
-                after = after.max(self.note_taken(ack));
-                let client = self.clients.get(&ack.key).map(|client| &client.presence);
-                let there = matches!(client, Some(Presence::Online { conn, .. }) if *conn == ack.conn);
-                if !there && client.is_some() {
-                    self.handed.insert((ack.key, ack.id), Handing::Stored(after));
-                }
+        for (ack, qos, after) in receipts.into_iter().filter_map(|receipt| receipt.ack) {
+            let routed = Control::Routed { id: ack.id, qos, matched: true, after };
+            if qos < 2 {
+                self.tell(ack, routed);
+                continue;
             }
-            self.tell(ack, Control::Routed { id: ack.id, qos, matched: true, after });
+            let whom = match self.handed.get(&(ack.key, ack.id)) {
+                Some(Handing::Waiting { by, whom }) if *by == ack => *whom,
+                _ => continue,
+            };
+            self.handed.remove(&(ack.key, ack.id));
+            match self.clients.get(&ack.key).map(|client| &client.presence) {
+                Some(Presence::Online { conn, .. }) if *conn == whom.conn => self.tell(whom, routed),
+                Some(Presence::Online { .. }) => {
+                    self.handed.insert((ack.key, ack.id), Handing::Stored);
+                }
+                Some(Presence::Away { session, .. }) if session.taken.get(&ack.id) == Some(&BEGUN) => {
+                    self.stored_for_nobody(whom);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn stored_for_nobody(&mut self, ack: AckTo) {
+        let group = self.note_taken(ack);
+        if let Some(client) = self.clients.get_mut(&ack.key)
+            && let Presence::Away { session, .. } = &mut client.presence
+        {
+            session.taken.insert(ack.id, group);
         }
     }
 }

@@ -17,6 +17,7 @@ use super::stats::Refusal;
 use super::traffic::Way;
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Packet, PublishPacket, Version, Wish, reason};
+use crate::message::Standing;
 use crate::topic;
 
 /// Packets up to this size are bounded by the number of events; larger ones by their KiB.
@@ -292,9 +293,14 @@ impl Connection {
             0 => {}
             1 => self.reply(Reply::Ack, p.id, code),
             _ => {
+                let known = self.session.taken.remove(&p.id).is_some();
                 if code == reason::SUCCESS {
                     self.session.taken.insert(p.id, 0);
                     self.open.insert((2, p.id));
+                } else if known {
+                    // It was begun when it was not refused yet. From now on its id is that of another message.
+                    let group = self.noted(p.id, Standing::Free);
+                    return self.owe(group, Owed::Reply(Reply::Rec, p.id, code));
                 }
                 self.reply(Reply::Rec, p.id, code);
             }

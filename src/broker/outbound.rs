@@ -129,13 +129,20 @@ impl Connection {
     /// for another message, which must not be taken for a repeat.
     pub(super) fn freed(&mut self, id: u16, known: bool, code: u8) {
         let group = match &self.disk {
-            Some(disk) if self.session.kept && known => {
-                disk.journal.note(true, |pending| pending.id(self.session.key, id, Standing::Free)).0
-            }
-            Some(disk) if self.session.kept => disk.journal.fence(),
-            _ => 0,
+            Some(disk) if self.session.kept && !known => disk.journal.fence(),
+            _ => self.noted(id, Standing::Free),
         };
         self.owe(group, Owed::Reply(Reply::Comp, id, code));
+    }
+
+    /// Notes how a packet id of the client stands; the group.
+    pub(super) fn noted(&self, id: u16, standing: Standing) -> u64 {
+        match &self.disk {
+            Some(disk) if self.session.kept => {
+                disk.journal.note(true, |pending| pending.id(self.session.key, id, standing)).0
+            }
+            _ => 0,
+        }
     }
 
     /// Says this when its group is durable: now, if it is.

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fieldgate::broker::{Broker, Options, Persistence, hash_password};
+use fieldgate::broker::{Broker, Options, Persistence, Taps, hash_password};
 use fieldgate::config::model::{self, Listener, Transport};
-use fieldgate::message::Message;
+use fieldgate::message::{BootMs, Message};
 use fieldgate::store::Sessions;
 
 use crate::kept::Boot;
@@ -295,4 +295,35 @@ async fn a_reload_reads_the_files_of_each_door_and_sends_away_whom_they_do_not_l
     let mut nameless = Raw::open(common, V::Five).await;
     nameless.send(&connect(V::Five, "n", true)).await;
     nameless.expect(&[0x20, 3, 0, 0x87, 0]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_refused_when_it_is_said_again_leaves_its_packet_id_to_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = house(dir.path());
+    config.listener.truncate(1);
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut keeper = broker.keeper().unwrap();
+    broker.tap(Taps { filters: vec!["z/#".to_owned()], except: String::new() });
+    let mut all = broker.subscribe("test", &["z/#"]).await;
+    let mut p = enter(at, V::Five, "p", "anna", false).await;
+    p.send(&publish(V::Five, 4, "z/a", 1, &[], b"1")).await;
+    let first = keeper.recv().await.unwrap();
+    drop(p);
+    until("away", || broker.stats().sessions_away == 1).await;
+    write(dir.path(), "acl", "user anna\ntopic read #\n");
+    broker.reconfigure(&config).await.unwrap();
+    let mut p = enter(at, V::Five, "p", "anna", true).await;
+    p.send(&publish(V::Five, 8 | 4, "z/a", 1, &[], b"1")).await;
+    p.expect(&[0x50, 3, 0, 1, 0x87]).await;
+    write(dir.path(), "acl", "user anna\ntopic readwrite #\n");
+    broker.reconfigure(&config).await.unwrap();
+    p.send(&publish(V::Five, 4, "z/a", 1, &[], b"2")).await;
+    let second = keeper.recv().await.unwrap();
+    for payload in [b"1", b"2"] {
+        assert_eq!(&*all.recv().await.unwrap().payload, payload);
+    }
+    broker.stored([first, second].map(|tapped| tapped.into_parts(BootMs(1)).1).into()).await;
+    p.expect(&[0x50, 2, 0, 1]).await;
 }
