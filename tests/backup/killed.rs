@@ -211,3 +211,24 @@ fn killed_while_it_is_restored_the_next_start_or_the_next_restore_makes_it_whole
         "they hit what they were meant to hit: {tally:?}"
     );
 }
+
+/// Where nobody can know what is left to do, a person has to: the daemon stays out of it and says how.
+#[test]
+fn a_restore_that_cannot_be_finished_keeps_the_daemon_out_and_says_what_to_do() {
+    let home = temporary();
+    let gate = gate(&home.path().join("box"), 9);
+    let guard = gate.home().join("conf.d/00-restore-unfinished.toml");
+    fs::create_dir_all(gate.home().join("conf.d")).expect("made");
+    // As an earlier version left it.
+    fs::write(&guard, "restore_unfinished = \"run `fieldgate restore` again\"\n").expect("written");
+    let refused = gate.cli(&["run"]);
+    assert!(refused.code == 78 && refused.err.contains("again with the same file"), "{refused:?}");
+    let refused = gate.cli(&["restore", "--finish"]);
+    assert!(refused.code == 1 && refused.err.contains("again with the same file"), "{refused:?}");
+    assert!(guard.exists() && !gate.home().join("store").exists(), "nothing was begun");
+    fs::remove_file(&guard).expect("removed");
+    let nothing = gate.cli(&["restore", "--finish"]);
+    assert!(nothing.code == 0 && nothing.out.is_empty(), "{nothing:?}");
+    let neither = gate.cli(&["restore"]);
+    assert_eq!(neither.code, 64, "a file or --finish: {neither:?}");
+}
