@@ -18,6 +18,11 @@ pub trait Clock: Send + Sync + std::fmt::Debug {
     fn wall(&self) -> WallMs;
     /// Whether wall time can be believed: disciplined by NTP, PTP or GPS, or kept by a battery.
     fn synced(&self) -> bool;
+    /// Whether somebody outside this box vouches for it. What only a battery or the configuration vouches for may be years off,
+    /// and nobody would know.
+    fn witnessed(&self) -> bool {
+        self.synced()
+    }
     /// Tells one boot from another (`/proc/sys/kernel/random/boot_id`).
     fn boot_id(&self) -> &str;
 
@@ -130,9 +135,13 @@ impl Clock for SystemClock {
     /// The kernel's own word, systemd-timesyncd's mark, or a battery-kept clock that held the time when this process
     /// began.
     fn synced(&self) -> bool {
+        let plausible = self.wall() >= OLDEST_PLAUSIBLE;
+        plausible && (self.trusted || self.kept || self.witnessed())
+    }
+
+    fn witnessed(&self) -> bool {
         let wall = self.wall();
-        wall >= OLDEST_PLAUSIBLE
-            && (self.trusted || kernel_says_synced() || self.kept || timesyncd_says_synced(wall))
+        wall >= OLDEST_PLAUSIBLE && (kernel_says_synced() || timesyncd_says_synced(wall))
     }
 
     fn boot_id(&self) -> &str {

@@ -107,6 +107,14 @@ impl Epochs {
     pub fn next_boot(&self, seq: u64, boot: u32) -> Option<u64> {
         self.0.iter().find(|s| s.first > seq && s.boot != boot).map(|s| s.first)
     }
+
+    /// First number and boot of each epoch after `seq` that began in another boot than the one before it.
+    #[must_use]
+    pub fn changes_of_boot(&self, seq: u64) -> Vec<(u64, u32)> {
+        let pairs = self.0.iter().zip(self.0.iter().skip(1));
+        let changes = pairs.filter(|(before, s)| s.first > seq && before.boot != s.boot);
+        changes.map(|(_, s)| (s.first, s.boot)).collect()
+    }
 }
 
 #[cfg(test)]

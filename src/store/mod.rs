@@ -64,6 +64,7 @@
 //! uplink holds, `history` what a person asks for.
 
 mod account;
+mod ageing;
 mod backup;
 mod ballast;
 mod block;

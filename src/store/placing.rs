@@ -27,6 +27,7 @@ use crate::message::{BootMs, CorrectionRecord, Id, WallMs};
 pub struct Look {
     both: (BootMs, WallMs),
     synced: bool,
+    witnessed: bool,
 }
 
 impl Look {
@@ -34,7 +35,8 @@ impl Look {
     #[must_use]
     pub fn at(clock: &dyn Clock) -> Self {
         let synced = clock.synced();
-        Self { both: clock.both(), synced }
+        let witnessed = synced && clock.witnessed();
+        Self { both: clock.both(), synced, witnessed }
     }
 }
 
@@ -54,8 +56,12 @@ impl State {
     pub fn observe(&mut self, look: Look) -> Option<Change> {
         let next = Id { epoch: self.epoch, seq: self.next };
         let boot = self.boots.get_mut(&self.boot)?;
-        let change = boot.observe(look.both, look.synced, next)?;
-        self.dirty_since.get_or_insert_with(Tick::now);
+        let change = boot.observe(look.both, look.synced, next);
+        if change.is_some() || (look.witnessed && !boot.witnessed) {
+            self.dirty_since.get_or_insert_with(Tick::now);
+        }
+        boot.witnessed |= look.witnessed;
+        let change = change?;
         if change == Change::First {
             self.shown.extend(shown(boot, next.seq, look.both.1));
             boot.shown.clear();

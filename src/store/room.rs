@@ -112,22 +112,6 @@ impl Writer {
         row.range().end > state.forget_below && quota::is_history(age, limits)
     }
 
-    fn too_old(&self, row: &Row, limits: &Limits) -> Result<bool, Trouble> {
-        let now = self.shared.clock.boot();
-        let (mut age, next_boot) = {
-            let state = self.shared.state();
-            let age = state.age(row.boot, BootMs(row.times[1]), now);
-            (age, state.epochs.next_boot(row.first, row.boot))
-        };
-        if let (None, Some(next), Some(log)) = (age, next_boot, &self.log)
-            && let Some(later) = log.rows(next..u64::MAX, 1)?.first()
-        {
-            // From a boot whose clock was never set: it is older than what came after it.
-            age = self.shared.state().age(later.boot, BootMs(later.times[1]), now);
-        }
-        Ok(quota::expired(age, limits))
-    }
-
     /// Drops a whole block; each uplink that had not settled all of it is told exactly what it misses.
     fn drop_block(&mut self, row: &Row, reason: LossReason) -> Result<(), Trouble> {
         let block = self.block_at(row.first)?;

@@ -53,6 +53,9 @@ pub struct Boot {
     pub shown: Vec<Shown>,
     /// Believed anchors, ascending by `from`. Empty: the clock was never set in this boot.
     pub anchors: Vec<Anchor>,
+    /// Somebody outside of the box vouched for the clock, once at least.
+    #[serde(default)]
+    pub witnessed: bool,
 }
 
 /// What a look at the clocks changed.
@@ -77,7 +80,8 @@ impl Boot {
     #[must_use]
     pub fn new(n: u32, id: &str, (boot, wall): (BootMs, WallMs), next: Id) -> Self {
         let guess = offset(boot, wall);
-        let mut new = Self { n, id: id.to_owned(), guess, shown: Vec::new(), anchors: Vec::new() };
+        let (shown, anchors) = Default::default();
+        let mut new = Self { n, id: id.to_owned(), guess, shown, anchors, witnessed: false };
         new.begin(next);
         new
     }

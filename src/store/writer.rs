@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::account::Account;
+use super::ageing::Leap;
 use super::ballast::Ballast;
 use super::drain::{Chunk, DrainError};
 use super::head::{Head, HeadFile, Homes};
@@ -184,6 +185,7 @@ pub struct Writer {
     pub(super) sweep: bool,
     /// When history is looked through next for what has become too old.
     pub(super) sweep_due: BootMs,
+    pub(super) leap: Option<Leap>,
     pub(super) thinner: Thinner,
     pub(super) damaged: bool,
     /// The commit at hand leaves the readings where they are.
@@ -246,6 +248,7 @@ impl Writer {
             cache: super::reader::Cache::default(),
             sweep: false,
             sweep_due: BootMs::default(),
+            leap: None,
             thinner: Thinner::default(),
             damaged: false,
             sparing: false,

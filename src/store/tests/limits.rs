@@ -102,6 +102,55 @@ async fn what_is_too_old_goes_by_the_clock_that_is_believed() {
     store.close().await.expect("closes");
 }
 
+/// What a start in a new boot drops of the ten readings of boot `a`, and then what another start drops: each a boot, how far
+/// its clock is ahead, whether somebody vouches for it, and for how long it has been up.
+async fn dropped_by(boots: &[(&str, i64, bool, u64)]) -> Vec<u64> {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = model::Store { max_age: Span::s(3600), ..config(dir.path()) };
+    let names = uplinks(&["cloud"]);
+    let (store, _) = opened(&config, &names, TestClock::new("a"));
+    store.take(readings(1000..1010));
+    store.close().await.expect("closes");
+    let mut lost = Vec::new();
+    for (id, ahead, witnessed, up) in boots {
+        let clock = TestClock::new(id);
+        clock.offset.fetch_add(*ahead, Ordering::SeqCst);
+        clock.witnessed.store(*witnessed, Ordering::SeqCst);
+        clock.boot.store(*up, Ordering::SeqCst);
+        let (store, _) = opened(&config, &names, clock);
+        let drain = store.drain("cloud").expect("configured");
+        // One reading is no history: it is there to be expired, too, when its time has come.
+        store.take(readings(*up..up + 1));
+        store.flush().await.expect("flushes");
+        store.flush().await.expect("flushes");
+        lost.push(balanced(&*drain).lost);
+        drop(drain);
+        store.close().await.expect("closes");
+    }
+    lost
+}
+
+#[tokio::test]
+async fn no_backlog_is_over_age_by_a_leap_of_a_clock_that_nobody_vouches_for() {
+    const YEARS: i64 = 3 * 31_536_000_000;
+    const HOUR: u64 = 3_600_000;
+    assert_eq!(dropped_by(&[("b", YEARS, true, 1000)]).await, [10], "a time server says so");
+    assert_eq!(dropped_by(&[("b", YEARS, false, 1000)]).await, [0], "the box alone says so");
+    // Once more the same clock, which has not leapt since; and then somebody vouches for it, and it was right.
+    let still =
+        [("b", YEARS, false, 1000), ("c", YEARS + 60_000, false, 1000), ("c", YEARS + 60_000, true, 2000)];
+    assert_eq!(dropped_by(&still).await, [0, 0, 10]);
+    // It was wrong: nothing was lost by it.
+    assert_eq!(dropped_by(&[("b", YEARS, false, 1000), ("c", 60_000, true, 1000)]).await, [0, 0]);
+    // Whatever the clock says, that long ago it was.
+    assert_eq!(dropped_by(&[("b", YEARS, false, HOUR + 60_000)]).await, [10]);
+    // A night without sun is no leap, and many of them make an age.
+    let nights =
+        [("b", 1_800_000, false, 1000), ("c", 2 * 1_800_000, false, 1000), ("d", 3 * 1_800_000, false, 1000)];
+    assert_eq!(dropped_by(&nights).await[..2], [0, 0]);
+    assert_eq!(dropped_by(&nights).await[2], 10);
+}
+
 #[tokio::test]
 async fn without_an_uplink_the_log_is_history_and_drops_silently() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -45,6 +45,7 @@ pub struct TestClock {
     pub boot: AtomicU64,
     pub offset: AtomicI64,
     pub synced: AtomicBool,
+    pub witnessed: AtomicBool,
     pub id: String,
 }
 
@@ -54,6 +55,7 @@ impl TestClock {
             boot: AtomicU64::new(1000),
             offset: AtomicI64::new(NOW),
             synced: AtomicBool::new(true),
+            witnessed: AtomicBool::new(true),
             id: id.to_owned(),
         })
     }
@@ -68,6 +70,9 @@ impl Clock for TestClock {
     }
     fn synced(&self) -> bool {
         self.synced.load(Ordering::SeqCst)
+    }
+    fn witnessed(&self) -> bool {
+        self.witnessed.load(Ordering::SeqCst)
     }
     fn boot_id(&self) -> &str {
         &self.id
