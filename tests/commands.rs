@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value as Json, json};
 use support::messages::readings;
 use support::plant::{Line, config, plant};
-use support::process::Signal;
+use support::process::{Process, Signal};
 use support::{
     Gate, Mosquitto, NotifySocket, Plant, Proxy, now, pause, repository, seconds, temporary, wait_until,
 };
@@ -83,6 +83,34 @@ fn a_taken_port_or_a_store_in_use_is_69_and_names_it() {
     assert!(second.output().contains("store"), "{}", second.output());
     // And the first did not even notice.
     assert_eq!(gate.cli(&["status"]).code, 0, "{:?}", gate.cli(&["status"]));
+}
+
+#[test]
+fn a_daemon_without_a_data_directory_says_how_it_is_all_the_same() {
+    let home = temporary();
+    let run = home.path().join("run");
+    fs::create_dir(&run).expect("creates");
+    let gate = Gate::new(BINARY, home.path(), "box", SIM);
+    fs::write(home.path().join("store"), "no directory").expect("writes");
+    let mut command = gate.command();
+    command.env("RUNTIME_DIRECTORY", &run);
+    let _daemon = Process::start(command, &home.path().join("daemon.log"));
+    let ask = |json: bool| {
+        let mut status = Command::new(BINARY);
+        status.args(["status", "--config"]).arg(gate.config()).args(json.then_some("--json"));
+        status.env("RUNTIME_DIRECTORY", &run).output().expect("the binary can be started")
+    };
+    let snapshot = || serde_json::from_slice::<Json>(&ask(true).stdout).unwrap_or_default();
+    wait_until("it answers", seconds(10), || snapshot()["store"]["state"] == "fault");
+    wait_until("it polls", seconds(10), || snapshot()["device"]["tank"]["last_ok"].is_string());
+    let told = ask(false);
+    assert_eq!(told.status.code(), Some(1), "degraded, not down");
+    assert!(String::from_utf8_lossy(&told.stdout).contains("fault"));
+    // Nobody else's daemon is taken for it.
+    let other = Gate::new(BINARY, &home.path().join("run"), "other", SIM);
+    let mut status = Command::new(BINARY);
+    status.args(["status", "--config"]).arg(other.config()).env("RUNTIME_DIRECTORY", &run);
+    assert_eq!(status.output().expect("starts").status.code(), Some(2));
 }
 
 #[test]

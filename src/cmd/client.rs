@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 use tokio::time::Instant;
 
 use super::exit::Exit;
-use crate::runtime::control::{Request, socket_path};
+use crate::runtime::control::{Request, second_path, socket_path};
+use crate::store::run_directory;
 
 /// Longest wait for an answer of a daemon that gives signs of life: a read of a slow device behind a busy bus.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,7 +37,7 @@ pub fn is_running(store: &Path) -> Result<bool, Exit> {
 #[must_use]
 pub fn is_alive(store: &Path) -> bool {
     let ask = || {
-        let mut stream = UnixStream::connect(socket_path(store))?;
+        let mut stream = reach(store)?;
         stream.set_read_timeout(Some(SIGN))?;
         stream.set_write_timeout(Some(SIGN))?;
         // Any answer will do: that it knows no such request is one, and so is a closed connection.
@@ -139,9 +140,20 @@ fn failed(error: &io::Error) -> Exit {
     }
 }
 
+/// The installed service's directory in RAM (`RuntimeDirectory=` of the unit).
+const RUN: &str = "/run/fieldgate";
+
+/// A connection to the daemon of this data directory, by whichever of its sockets there is.
+fn reach(store: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(socket_path(store)).or_else(|error| {
+        let run = run_directory().unwrap_or_else(|| PathBuf::from(RUN));
+        UnixStream::connect(second_path(&run, store)).map_err(|_| error)
+    })
+}
+
 fn connect(store: &Path) -> Result<Option<UnixStream>, Exit> {
     let path = socket_path(store);
-    match UnixStream::connect(&path) {
+    match reach(store) {
         Ok(stream) => Ok(Some(stream)),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
         Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(Exit::Failed(format!(

@@ -38,11 +38,15 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
         }
         Err(Exit::Down(format!("down: {why}")))
     };
-    if let Some(why) = client::no_directory(&store) {
-        return down(why, out);
-    }
-    if client::is_running(&store)? && !client::is_alive(&store) {
-        return down(client::HANGS.to_owned(), out);
+    match client::is_running(&store) {
+        Ok(true) if !client::is_alive(&store) => return down(client::HANGS.to_owned(), out),
+        Ok(true) => {}
+        other => {
+            if let Some(why) = client::no_directory(&store) {
+                return down(why, out);
+            }
+            other?;
+        }
     }
     if args.clients {
         return clients::show(&store, args.json, out);

@@ -99,6 +99,13 @@ pub fn socket_path(store: &Path) -> PathBuf {
     store.join("control.sock")
 }
 
+/// Its second place, in the service's directory in RAM: a data directory that cannot be used has none, and that is when
+/// somebody wants to know how the box is. The name tells one data directory from another.
+#[must_use]
+pub fn second_path(run: &Path, store: &Path) -> PathBuf {
+    run.join(format!("control-{:08x}.sock", crc32fast::hash(store.as_os_str().as_encoded_bytes())))
+}
+
 /// What the socket gives access to.
 #[derive(Clone)]
 pub struct Access {
@@ -227,7 +234,7 @@ pub async fn serve_always(path: &Path, access: Access, stop: CancellationToken) 
         }
         if !said {
             tracing::error!(
-                "control socket {}: {error}; `fieldgate status` will not work, trying again",
+                "control socket {}: {error}; trying again, until then `fieldgate status` needs the one in /run",
                 path.display()
             );
             said = true;

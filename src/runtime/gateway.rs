@@ -37,7 +37,7 @@ use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::poll::commander::{Commander, Memory, Targets};
 use crate::status::snapshot::{Rates, Snapshot, Sources};
-use crate::store::{Begun, Recovery, Sessions, Store};
+use crate::store::{Begun, Recovery, Sessions, Store, run_directory};
 
 /// A running gateway.
 pub struct Gateway {
@@ -203,7 +203,9 @@ impl Gateway {
         };
         let configured: HashSet<PointKey> = loaded.buses.iter().flat_map(field::keys).collect();
         gateway.republish_last_values(&configured);
-        gateway.start_helpers(control, sources_rx, targets_rx, lines_rx).await;
+        let second = run_directory().map(|run| control::second_path(&run, &loaded.store.path));
+        let sockets = [Some(control), second].into_iter().flatten().collect();
+        gateway.start_helpers(sockets, sources_rx, targets_rx, lines_rx).await;
         for bus in loaded.buses {
             gateway.start_bus(bus);
         }
@@ -237,7 +239,7 @@ impl Gateway {
     /// Local commands, loss records and the control socket.
     async fn start_helpers(
         &mut self,
-        control: std::path::PathBuf,
+        control: Vec<std::path::PathBuf>,
         sources: watch::Receiver<Sources>,
         targets: watch::Receiver<Arc<Targets>>,
         lines: watch::Receiver<Arc<BusLines>>,
@@ -316,9 +318,10 @@ impl Gateway {
             clock: self.clock.clone(),
         };
         let stop = self.stop_helpers.clone();
-        self.helpers.push(tokio::spawn(async move {
-            control::serve_always(&control, access, stop).await;
-        }));
+        for path in control {
+            let (access, stop) = (access.clone(), stop.clone());
+            self.helpers.push(tokio::spawn(async move { control::serve_always(&path, access, stop).await }));
+        }
     }
 
     /// After a restart the last values of the points that are still configured are there at once, marked as

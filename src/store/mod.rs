@@ -187,6 +187,14 @@ impl Taken {
     }
 }
 
+/// The service's own directory in RAM, if the service manager gave one.
+#[must_use]
+pub fn run_directory() -> Option<PathBuf> {
+    // systemd.exec(5): several directories are separated by colons. The first is as good as any.
+    let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
+    given.split(':').next().filter(|path| path.starts_with('/')).map(PathBuf::from)
+}
+
 impl Store {
     /// Opens the log in `config.path`, for these uplinks. Blocks for the time of a few reads and one commit.
     ///
@@ -211,10 +219,7 @@ impl Store {
         wishes: Wishes,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Recovery), StoreError> {
-        // systemd.exec(5): several directories are separated by colons. The first is as good as any.
-        let given = std::env::var("RUNTIME_DIRECTORY").unwrap_or_default();
-        let run = given.split(':').next().filter(|path| path.starts_with('/'));
-        Self::open_beside(config, (gateway, uplinks, wishes), clock, run.map(PathBuf::from))
+        Self::open_beside(config, (gateway, uplinks, wishes), clock, run_directory())
     }
 
     /// As [`Store::open_with`], with a directory in RAM for the head file, or none.
