@@ -30,7 +30,8 @@ pub(super) struct Args {
     /// Only this device or point, or this topic of another device; may be given several times.
     #[arg(long = "point", value_name = "DEVICE[/POINT]")]
     points: Vec<String>,
-    /// Only readings from then on: a time ("2026-11-28T06:00:00Z") or how long ago ("6h").
+    /// Only readings from then on: a time ("2026-11-28T06:00:00Z"), a day ("2026-11-28", from its beginning in UTC) or how long
+    /// ago ("6h").
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only readings before then.
@@ -89,8 +90,14 @@ fn moment(text: &str, now: WallMs) -> Result<i64, Exit> {
     if let Ok(ago) = text.parse::<Span>() {
         return Ok(now.0.saturating_sub(i64::try_from(ago.0.as_millis()).unwrap_or(i64::MAX)));
     }
-    text.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond).map_err(|_| {
-        Exit::Usage(format!("`{text}` is no time; write `2026-11-28T06:00:00Z`, or `6h` for six hours ago"))
+    // A date alone: what has a time as well needs its zone said.
+    let day = || text.get(..10).filter(|day| *day == text)?.parse::<jiff::civil::Date>().ok();
+    let midnight = || Some(day()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp());
+    let at = text.parse::<jiff::Timestamp>().ok().or_else(midnight);
+    at.map(jiff::Timestamp::as_millisecond).ok_or_else(|| {
+        Exit::Usage(format!(
+            "`{text}` is no time; write `2026-11-28T06:00:00Z`, `2026-11-28`, or `6h` for six hours ago"
+        ))
     })
 }
 
@@ -229,6 +236,9 @@ mod tests {
         let now = WallMs(1_795_357_800_000);
         assert_eq!(moment("6h", now).expect("a span"), now.0 - 6 * 3_600_000);
         assert_eq!(moment("2026-11-22T14:30:00Z", now).expect("a time"), 1_795_357_800_000);
+        assert_eq!(moment("2026-11-22", now).expect("a day"), 1_795_357_800_000 - 52_200_000);
+        // What has a time but no zone would be guessed.
+        assert!(moment("2026-11-22T14:30:00", now).is_err());
         assert!(matches!(moment("yesterday", now), Err(Exit::Usage(why)) if why.contains("6h")));
     }
 
