@@ -368,7 +368,7 @@ impl Store {
         self.inner.shared.state().known = Some(Arc::new(known.clone()));
     }
 
-    /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.
+    /// What is known of a command by its key (its id and point, put together by whoever asks): `None` never seen, `Some(None)` begun, `Some(Some(json))` done.
     #[must_use]
     pub fn command_seen(&self, id: &str) -> Option<Option<String>> {
         self.inner.shared.state().commands.seen(id)
