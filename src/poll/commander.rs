@@ -26,6 +26,7 @@ use super::recalled::{self, Recalled};
 use crate::bounds;
 use crate::clock::Clock;
 use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
+use crate::pipeline::payload::command_id;
 use crate::pipeline::rule::Rule;
 
 /// Every point that exists, by device and point name.
@@ -192,9 +193,7 @@ impl Commander {
         let payload: Payload = match serde_json::from_slice(&request.payload) {
             Ok(payload) => payload,
             Err(error) => {
-                let id = serde_json::from_slice::<serde_json::Value>(&request.payload)
-                    .ok()
-                    .and_then(|v| v.get("id").and_then(|id| id.as_str()).map(str::to_owned));
+                let id = command_id(&request.payload);
                 let why = format!(
                     "not a command ({error}); it looks like {{\"id\":\"c-17\",\"value\":21.5,\"ttl\":\"30s\"}}"
                 );

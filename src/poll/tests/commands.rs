@@ -71,11 +71,14 @@ impl Post {
         self.send_to("device0/p0", payload, false).await;
     }
     async fn send_to(&mut self, path: &str, payload: serde_json::Value, retained: bool) {
+        self.send_text(path, payload.to_string(), retained).await;
+    }
+    async fn send_text(&mut self, path: &str, payload: String, retained: bool) {
         let (device, point) = path.split_once('/').expect("device/point");
         let request = CommandRequest {
             device: device.into(),
             point: point.into(),
-            payload: payload.to_string().into_bytes().into(),
+            payload: payload.into_bytes().into(),
             retained,
             origin: Origin::Local,
             received: Instant::now(),
@@ -233,4 +236,15 @@ async fn an_id_that_an_earlier_version_kept_without_its_point_is_not_carried_out
     post.send(json!({"id": "b", "value": 21})).await;
     assert!(post.result().await.error.is_some_and(|e| e.contains("what came of it is not known")));
     assert!(post.bench.line.lock().expect("test").held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_is_none_is_refused_with_the_id_beside_it() {
+    let mut post = post();
+    for payload in [r#"{"id":"x","value":1e400}"#, r#"{"value":-1e400,"id":"x"}"#] {
+        post.send_text("device0/p0", payload.to_owned(), false).await;
+        let refused = post.result().await;
+        assert_eq!((refused.state, refused.id.as_deref()), (State::Refused, Some("x")), "{payload}");
+        assert!(refused.error.is_some_and(|e| e.contains("out of range")), "{payload}");
+    }
 }
