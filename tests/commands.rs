@@ -228,6 +228,19 @@ fn a_reload_adds_and_removes_and_leaves_what_did_not_change_alone() {
     // What other commands see of the running daemon does not hang on the broken file.
     assert_eq!(gate.cli(&["status"]).code, 0);
 
+    // Nor does it with a file that leads nowhere, in whose place one may have stood.
+    gate.configure(&base);
+    let drop_in = home.path().join("conf.d/60.toml");
+    fs::create_dir_all(drop_in.parent().expect("a directory")).expect("made");
+    std::os::unix::fs::symlink("gone.toml", &drop_in).expect("linked");
+    daemon.signal(Signal::HUP);
+    wait_until("the link to be told", seconds(10), || {
+        daemon.output().contains("the link to `gone.toml` leads nowhere")
+    });
+    assert_eq!(gate.cli(&["check"]).code, 78);
+    assert_eq!(gate.status()["gateway"]["config_hash"], hash);
+    fs::remove_file(&drop_in).expect("removed");
+
     // A device more, on a bus more.
     gate.configure(&format!("{base}{SIM}"));
     daemon.signal(Signal::HUP);
