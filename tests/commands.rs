@@ -241,6 +241,13 @@ fn a_reload_adds_and_removes_and_leaves_what_did_not_change_alone() {
     assert_eq!(gate.status()["gateway"]["config_hash"], hash);
     fs::remove_file(&drop_in).expect("removed");
 
+    // What only a restart takes over is named.
+    gate.configure(&base.replacen("[broker]\n", "[broker]\nengine = \"native\"\n", 1));
+    daemon.signal(Signal::HUP);
+    wait_until("the key to be told", seconds(10), || {
+        daemon.output().contains("only a restart takes over broker.engine")
+    });
+
     // A device more, on a bus more.
     gate.configure(&format!("{base}{SIM}"));
     daemon.signal(Signal::HUP);
