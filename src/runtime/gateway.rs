@@ -222,7 +222,7 @@ impl Gateway {
 
     /// Whoever reads upstream knows a gateway by its id, so another one is worth a person's attention.
     fn tell_new_name(&self, was: &str) {
-        let ts = self.clock.wall().to_string();
+        let ts = self.store.wall_of(self.clock.boot()).to_string();
         let alarm = serde_json::json!({ "part": "gateway", "state": "renamed", "was": was, "now": self.id, "ts": ts });
         (self.publish)(vec![Message::new(self.topics.event_alarm(), alarm.to_string(), false)]);
         for name in self.uplinks.keys() {
