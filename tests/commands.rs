@@ -424,3 +424,26 @@ fn the_demo_ends_with_a_ledger_that_balances() {
     assert!(!said.contains('\u{1b}'), "plain means plain");
     assert_eq!(fs::read_dir(home.path()).expect("it is there").count(), 0, "it leaves nothing behind");
 }
+
+#[test]
+fn what_cannot_be_shown_is_said_and_a_reader_that_has_gone_is_no_fault() {
+    let home = temporary();
+    let gate = Gate::new(BINARY, home.path(), "box", SIM);
+    let down = gate.cli(&["status", "--clients", "--json"]);
+    assert_eq!((down.code, &down.json()["gateway"]["state"]), (2, &json!("down")), "{down:?}");
+    let _daemon = gate.run();
+    wait_until("a reading", seconds(10), || gate.cli(&["watch", "--once", "tank"]).code == 0);
+    for (args, code, words) in [
+        (&["watch", "--once", "tnak"][..], 1, "no readings of `tnak`; there are readings of tank"),
+        (&["watch", "--json", "tank/levle"], 1, "no readings of `tank/levle`"),
+        (&["read", "tank", "--count", "0"], 64, "`--raw`"),
+    ] {
+        let said = gate.cli(args);
+        assert_eq!(said.code, code, "{args:?}: {said:?}");
+        assert!(said.err.contains(words), "{args:?}: {said:?}");
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let run = Command::new(BINARY).arg("schema").stdout(writer).output().expect("the binary can be started");
+    assert_eq!((run.status.code(), &run.stderr[..]), (Some(141), &b""[..]));
+}

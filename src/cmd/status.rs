@@ -41,7 +41,10 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     if let Some(why) = client::no_directory(&store) {
         return down(why, out);
     }
-    if client::is_running(&store)? && !client::is_alive(&store) {
+    if !client::is_running(&store)? {
+        return down(format!("no daemon on {}", store.display()), out);
+    }
+    if !client::is_alive(&store) {
         return down(client::HANGS.to_owned(), out);
     }
     if args.clients {
