@@ -242,12 +242,12 @@ pub const STORE_LOSS_SPANS: usize = 256;
 /// Point names in one loss record. 4096 × 30 B = 120 KiB. More: `points` is null.
 pub const STORE_LOSS_POINTS: usize = 4096;
 
-/// Ids of commands that are answered and not executed again. 1024 × 1 KiB = 1 MiB at worst.
+/// Commands that were executed, by point and id: answered and not executed again. 1024 × (1 KiB + 1 KiB) = 2 MiB at worst.
 /// Full: the oldest is forgotten.
 pub const STORE_COMMANDS: usize = 1024;
 
-/// Bytes kept of a command's id (a longer one is refused) and of its result (a longer one is cut to
-/// nothing: the id is still known).
+/// Bytes kept of a command's key (point and id; two names of 128 bytes and an id of 128 are less) and of its result (a
+/// longer one is cut to nothing: the id is still known).
 pub const STORE_COMMAND_TEXT: usize = 1024;
 
 /// Uplinks that left the configuration and may come back to their position. Full: the one gone longest

@@ -254,6 +254,29 @@ fn made_at_rest_it_goes_on_without_a_gap_where_nothing_came_since() {
 }
 
 #[test]
+fn of_a_configuration_with_a_mistake_it_says_so_and_by_whom_the_gateway_is_called() {
+    let home = temporary();
+    let gate = gate(&home.path().join("old"), 9);
+    let mut daemon = gate.run();
+    wait_until("readings in the queue", seconds(30), || gate.account("cloud").queued > 0);
+    let broken = fs::read_to_string(gate.config()).expect("there").replacen("id = \"box\"", "id = 5", 1);
+    fs::write(gate.config(), broken).expect("written");
+    let file = home.path().join("box.fgbackup");
+    let made = || gate.cli(&["backup", text(&file), "--force"]);
+    let running = made();
+    assert!(running.code == 0 && running.out.contains(" of box, "), "{running:?}");
+    assert!(running.err.contains("has a mistake and cannot start as it is"), "{running:?}");
+    assert!(running.err.contains("`box`, as the daemon that runs is called"), "{running:?}");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let stopped = made();
+    assert!(stopped.code == 0 && stopped.err.contains("`box`, as the queue says"), "{stopped:?}");
+    fs::remove_file(gate.home().join("store/fieldgate.db")).expect("removed");
+    let alone = gate.cli(&["backup", text(&file), "--force", "--config-only"]);
+    assert!(alone.code == 0 && alone.err.contains("which is the host's name"), "{alone:?}");
+}
+
+#[test]
 fn without_secrets_it_says_what_is_missing_and_damage_changes_nothing() {
     let home = temporary();
     let old = gate(&home.path().join("old"), 9);

@@ -245,3 +245,22 @@ fn what_went_out_before_the_clock_was_set_is_corrected_whatever_happens_in_betwe
     wait_until("the corrections", seconds(30), || is_corrected(&scene.cloud));
     assert!(!scene.judge(daemon, &local).is_empty());
 }
+
+#[test]
+fn a_wall_clock_that_fell_back_over_a_restart_moves_no_time_of_the_status() {
+    let scene = scene("0s");
+    scene.wall.set();
+    let mut daemon = scene.wall.spawn(&scene.gate);
+    wait_until("readings to go out", seconds(20), || heard(&scene.cloud).len() > 50);
+    let times = || {
+        let status = scene.gate.status();
+        let time = |of: &str| status.pointer(of).and_then(|ts| ts.as_str()).map(str::to_owned);
+        time("/device/plc-1/last_ok").zip(time("/uplink/cloud/since"))
+    };
+    let before = wait_for("times in the status", seconds(20), times);
+    daemon.kill();
+    scene.wall.say(&format!("{WRONG_DAYS}d"));
+    let _daemon = scene.wall.spawn(&scene.gate);
+    let after = wait_for("times in the status", seconds(20), times);
+    assert!(after.0 > before.0 && after.1 > before.1, "{before:?}, then {after:?}");
+}

@@ -101,6 +101,13 @@ fn a_command_is_accepted_written_read_back_and_done_once() {
         all.iter().filter(|r| r["state"] == "verified").count() == 2
     });
     assert_eq!(bench.writes(), [215], "a repeated id is not executed again");
+    let answer = bench.results(&bench.local, "boiler/setpoint", "c-1").pop().expect("it was there");
+    assert!(answer["error"].as_str().is_some_and(|e| e.contains("another value (21.5)")), "{answer}");
+    // At another point it is another command.
+    bench.command("boiler/mode", &json!({ "id": "c-1", "value": 4, "ttl": "30s" }));
+    let other = bench.last(&bench.local, "boiler/mode", "c-1");
+    assert_eq!((&other["state"], &other["value"]), (&json!("verified"), &json!(4)), "{other}");
+    assert_eq!(bench.plant.writes("plc", 1, 1010), [4]);
 
     // Results are never retained, nor are commands.
     let kept = support::mosquitto::subscribe(
@@ -126,6 +133,10 @@ fn a_repeated_id_is_remembered_over_a_kill() {
             > 1
     });
     assert_eq!(bench.plant.writes("plc", 1, 1010), [3]);
+    // It is of that point also after the kill.
+    bench.command("boiler/setpoint", &json!({ "id": "once", "value": 30.0, "ttl": "60s" }));
+    assert_eq!(bench.last(&bench.local, "boiler/setpoint", "once")["value"], json!(30.0));
+    assert_eq!(bench.writes(), [300]);
 }
 
 #[test]

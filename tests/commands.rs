@@ -256,6 +256,26 @@ fn a_reload_adds_and_removes_and_leaves_what_did_not_change_alone() {
     // What other commands see of the running daemon does not hang on the broken file.
     assert_eq!(gate.cli(&["status"]).code, 0);
 
+    // Nor does it with a file that leads nowhere, in whose place one may have stood.
+    gate.configure(&base);
+    let drop_in = home.path().join("conf.d/60.toml");
+    fs::create_dir_all(drop_in.parent().expect("a directory")).expect("made");
+    std::os::unix::fs::symlink("gone.toml", &drop_in).expect("linked");
+    daemon.signal(Signal::HUP);
+    wait_until("the link to be told", seconds(10), || {
+        daemon.output().contains("the link to `gone.toml` leads nowhere")
+    });
+    assert_eq!(gate.cli(&["check"]).code, 78);
+    assert_eq!(gate.status()["gateway"]["config_hash"], hash);
+    fs::remove_file(&drop_in).expect("removed");
+
+    // What only a restart takes over is named.
+    gate.configure(&base.replacen("[broker]\n", "[broker]\nengine = \"native\"\n", 1));
+    daemon.signal(Signal::HUP);
+    wait_until("the key to be told", seconds(10), || {
+        daemon.output().contains("only a restart takes over broker.engine")
+    });
+
     // A device more, on a bus more.
     gate.configure(&format!("{base}{SIM}"));
     daemon.signal(Signal::HUP);
@@ -431,4 +451,27 @@ fn the_demo_ends_with_a_ledger_that_balances() {
     }
     assert!(!said.contains('\u{1b}'), "plain means plain");
     assert_eq!(fs::read_dir(home.path()).expect("it is there").count(), 0, "it leaves nothing behind");
+}
+
+#[test]
+fn what_cannot_be_shown_is_said_and_a_reader_that_has_gone_is_no_fault() {
+    let home = temporary();
+    let gate = Gate::new(BINARY, home.path(), "box", SIM);
+    let down = gate.cli(&["status", "--clients", "--json"]);
+    assert_eq!((down.code, &down.json()["gateway"]["state"]), (2, &json!("down")), "{down:?}");
+    let _daemon = gate.run();
+    wait_until("a reading", seconds(10), || gate.cli(&["watch", "--once", "tank"]).code == 0);
+    for (args, code, words) in [
+        (&["watch", "--once", "tnak"][..], 1, "no readings of `tnak`; there are readings of tank"),
+        (&["watch", "--json", "tank/levle"], 1, "no readings of `tank/levle`"),
+        (&["read", "tank", "--count", "0"], 64, "`--raw`"),
+    ] {
+        let said = gate.cli(args);
+        assert_eq!(said.code, code, "{args:?}: {said:?}");
+        assert!(said.err.contains(words), "{args:?}: {said:?}");
+    }
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let run = Command::new(BINARY).arg("schema").stdout(writer).output().expect("the binary can be started");
+    assert_eq!((run.status.code(), &run.stderr[..]), (Some(141), &b""[..]));
 }

@@ -68,6 +68,9 @@ pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), Exit> {
     if args.raw || args.unit.is_some() || args.register.is_some() {
         return super::raw::run(args, out);
     }
+    if args.count.is_some() {
+        return Err(Exit::Usage("`--count` is how many registers are shown: it needs `--raw`".into()));
+    }
     let (device, point) = match args.what.split_once('/') {
         Some((device, point)) => (device, Some(point.to_owned())),
         None => (args.what.as_str(), None),

@@ -24,6 +24,9 @@ pub enum Exit {
     /// has `RestartPreventExitStatus=78`: trying again would not help.
     #[error("{0}")]
     Config(String),
+    /// Whoever read the output has gone (`| head -1`): nothing is said, and 141 as of a tool that SIGPIPE ended.
+    #[error("nobody reads the output")]
+    Unread,
 }
 
 impl Exit {
@@ -37,12 +40,16 @@ impl Exit {
             Self::Start(_) => 69,
             Self::NotDrained(_) => 75,
             Self::Config(_) => 78,
+            Self::Unread => 141,
         }
     }
 
     /// The last lines on the screen: the whole chain, outermost first.
     #[must_use]
     pub fn report(&self) -> String {
+        if matches!(self, Self::Unread) {
+            return String::new();
+        }
         let mut text = format!("error: {self}\n");
         let mut cause = std::error::Error::source(self);
         while let Some(error) = cause {
@@ -62,6 +69,9 @@ impl From<&Exit> for ExitCode {
 /// Writing to the terminal or pipe failed.
 impl From<std::io::Error> for Exit {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::Unread;
+        }
         Self::Failed(format!("cannot write the output: {error}"))
     }
 }
@@ -88,5 +98,7 @@ mod tests {
         assert_eq!(all.map(|e| e.code()), [1, 69, 75]);
         assert_eq!(Exit::Usage(String::new()).code(), 64);
         assert_eq!(Exit::Config(String::new()).code(), 78);
+        let unread = Exit::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        assert_eq!((unread.code(), unread.report()), (141, String::new()));
     }
 }

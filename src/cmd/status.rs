@@ -39,13 +39,14 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
         Err(Exit::Down(format!("down: {why}")))
     };
     match client::is_running(&store) {
-        Ok(true) if !client::is_alive(&store) => return down(client::HANGS.to_owned(), out),
-        Ok(true) => {}
+        Ok(true) if client::is_alive(&store) => {}
+        Ok(true) => return down(client::HANGS.to_owned(), out),
         other => {
             if let Some(why) = client::no_directory(&store) {
                 return down(why, out);
             }
             other?;
+            return down(format!("no daemon on {}", store.display()), out);
         }
     }
     if args.clients {

@@ -38,7 +38,7 @@ pub struct Args {
 /// Draws until interrupted.
 ///
 /// # Errors
-/// No daemon runs, or it went away.
+/// No daemon runs, or it went away; what is shown once has no reading.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let store = super::store_path(&args.config)?;
     if let Some(bus) = &args.wire {
@@ -55,8 +55,8 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
         let rows: Vec<&Json> =
             values.as_array().into_iter().flatten().filter(|row| wanted(row, args)).collect();
         if args.json {
-            writeln!(out, "{:#}", Json::Array(rows.into_iter().cloned().collect()))?;
-            return Ok(());
+            writeln!(out, "{:#}", Json::Array(rows.iter().copied().cloned().collect()))?;
+            return found(&rows, &values, args);
         }
         if live {
             write!(out, "{}", picture(&table(&rows), terminal()))?;
@@ -64,9 +64,19 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
             std::thread::sleep(args.every.0.max(Duration::from_millis(100)));
         } else {
             out.write_all(table(&rows).as_bytes())?;
-            return Ok(());
+            return found(&rows, &values, args);
         }
     }
+}
+
+/// A name of which there is nothing is a mistake, most often in the name.
+fn found(rows: &[&Json], values: &Json, args: &Args) -> Result<(), Exit> {
+    let Some(only) = args.only.as_deref().filter(|_| rows.is_empty()) else { return Ok(()) };
+    let mut devices: Vec<&str> =
+        values.as_array().into_iter().flatten().filter_map(|row| row["device"].as_str()).collect();
+    devices.dedup();
+    let there = if devices.is_empty() { "nothing yet".to_owned() } else { devices.join(", ") };
+    Err(Exit::Failed(format!("no readings of `{only}`; there are readings of {there}")))
 }
 
 fn wanted(row: &Json, args: &Args) -> bool {

@@ -67,6 +67,33 @@ impl Default for Broker {
     }
 }
 
+impl Broker {
+    /// Which keys that are read at the start only are others in `new`. A new key has to be put on one side or the other here.
+    #[must_use]
+    pub fn for_the_next_start(&self, new: &Self) -> Vec<&'static str> {
+        let Self {
+            engine,
+            persistence,
+            max_packet_size,
+            // Taken over by a reload.
+            password_file: _,
+            acl_file: _,
+            sys_interval: _,
+            max_connections: _,
+            max_connections_per_address: _,
+            max_connect_rate: _,
+            max_publish_rate: _,
+            listener: _,
+        } = self;
+        let keys = [
+            ("engine", *engine != new.engine),
+            ("persistence", *persistence != new.persistence),
+            ("max_packet_size", *max_packet_size != new.max_packet_size),
+        ];
+        keys.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+}
+
 /// A routing engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -137,4 +164,31 @@ pub struct ListenerTls {
     #[serde(default)]
     #[schemars(example = &"ca.crt")]
     pub client_ca: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_at_the_start_is_what_the_manual_says() {
+        let other = Broker {
+            engine: Engine::Native,
+            persistence: false,
+            max_packet_size: ByteSize::mib(2),
+            max_connections: 7,
+            ..Broker::default()
+        };
+        let mut waiting = Broker::default().for_the_next_start(&other);
+        waiting.sort_unstable();
+        let schema = schemars::schema_for!(Broker).to_value();
+        let keys = schema["properties"].as_object().expect("keys");
+        let said =
+            |text: &serde_json::Value| text.as_str().is_some_and(|t| t.ends_with("Read at the start."));
+        let mut manual: Vec<&str> =
+            keys.iter().filter(|(_, key)| said(&key["description"])).map(|(name, _)| name.as_str()).collect();
+        manual.sort_unstable();
+        assert_eq!(waiting, manual);
+        assert!(other.for_the_next_start(&other).is_empty());
+    }
 }

@@ -51,12 +51,16 @@ impl Sources {
         let mut sources = Self::default();
         let _ = sources.add(main.to_owned(), problems);
         let directory = parent(main).join("conf.d");
-        let mut drop_ins: Vec<PathBuf> = match fs::read_dir(&directory) {
-            Ok(entries) => entries.filter_map(|e| e.ok().map(|e| e.path())).filter(|p| is_toml(p)).collect(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        let listed = fs::read_dir(&directory)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>());
+        let mut drop_ins = match listed {
+            Ok(paths) => paths.into_iter().filter(|path| is_toml(path)).collect(),
+            Err(_) if is_nowhere(&directory) => Vec::new(),
             Err(e) => {
                 let place = Place { source: 0, range: 0..0 };
-                problems.push(Problem::new(place, format!("cannot list `{}`: {e}", directory.display())));
+                let (what, hint) = absent(&directory, &e);
+                let what = format!("`{}`: {what}", directory.display());
+                problems.push(Problem::new(place, what).hint(hint));
                 Vec::new()
             }
         };
@@ -68,9 +72,30 @@ impl Sources {
             drop_ins.truncate(MAX_DROP_INS);
         }
         for path in drop_ins {
-            let _ = sources.add(path, problems);
+            let _ = sources.add_drop_in(path, problems);
         }
         sources
+    }
+
+    /// A file of `conf.d`. What has the name of one and is none is a mistake: whoever put it there meant a file, and a reload
+    /// would take away what stood in it.
+    fn add_drop_in(&mut self, path: PathBuf, problems: &mut Vec<Problem>) -> Option<SourceId> {
+        let (what, hint) = match fs::metadata(&path) {
+            // A link to /dev/null switches a file off, as with systemd.
+            Ok(is)
+                if is.is_file() || fs::canonicalize(&path).is_ok_and(|to| to == Path::new("/dev/null")) =>
+            {
+                return self.add(path, problems);
+            }
+            Ok(is) if is.is_dir() => {
+                ("this is a directory".to_owned(), "give it a name without `.toml`, or remove it")
+            }
+            Ok(_) => ("this is no regular file".to_owned(), "remove it, or put a file in its place"),
+            Err(e) => absent(&path, &e),
+        };
+        let id = self.add_text(path, String::new(), problems)?;
+        problems.push(Problem::new(Place { source: id, range: 0..0 }, what).hint(hint));
+        Some(id)
     }
 
     /// Reads one more file and notes its syntax mistakes. `None` if there are too many files to name.
@@ -165,9 +190,25 @@ fn parent(path: &Path) -> &Path {
     }
 }
 
+/// Whether there is nothing of this name, not even a link.
+fn is_nowhere(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Why something that has a name cannot be read, and what to do.
+fn absent(path: &Path, error: &std::io::Error) -> (String, &'static str) {
+    match fs::read_link(path) {
+        Ok(to) => {
+            (format!("the link to `{}` leads nowhere: {error}", to.display()), "mend the link, or remove it")
+        }
+        Err(_) => (format!("cannot read it: {error}"), "let fieldgate read it, or remove it"),
+    }
+}
+
+/// Whether it has the name of a drop-in, whatever it is.
 fn is_toml(path: &Path) -> bool {
     let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
-    !hidden && path.extension().is_some_and(|e| e == "toml") && path.is_file()
+    !hidden && path.extension().is_some_and(|e| e == "toml")
 }
 
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -152,14 +152,20 @@ pub fn correction(record: &CorrectionRecord) -> Vec<u8> {
     json(record)
 }
 
-/// The answer to a command that is not even tried: `{"id":…,"state":"refused","error":…,"ts":…}`.
-/// `id` is the command's own if its payload has one, else `null`.
+/// The id in a command's payload, whatever else stands there: a number that is none of ours (`1e400`) is passed over.
 #[must_use]
-pub fn refused(command: &[u8], error: &str, ts: WallMs) -> Vec<u8> {
+pub fn command_id(command: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Asked {
         id: Option<String>,
     }
+    serde_json::from_slice::<Asked>(command).ok()?.id
+}
+
+/// The answer to a command that is not even tried: `{"id":…,"state":"refused","error":…,"ts":…}`.
+/// `id` is the command's own if its payload has one, else `null`.
+#[must_use]
+pub fn refused(command: &[u8], error: &str, ts: WallMs) -> Vec<u8> {
     #[derive(Serialize)]
     struct Refused<'a> {
         id: Option<String>,
@@ -167,7 +173,7 @@ pub fn refused(command: &[u8], error: &str, ts: WallMs) -> Vec<u8> {
         error: &'a str,
         ts: Shown<WallMs>,
     }
-    let id = serde_json::from_slice::<Asked>(command).ok().and_then(|asked| asked.id);
+    let id = command_id(command);
     json(&Refused { id, state: "refused", error, ts: Shown(ts) })
 }
 
@@ -411,6 +417,9 @@ mod tests {
             let text = text(bytes);
             let number = text.split("\"value\":").nth(1).and_then(|t| t.split(',').next()).expect("a value");
             prop_assert_eq!(number.parse::<f64>().expect("a number").to_bits(), x.to_bits());
+            // And as whoever reads JSON with what we read it with finds it.
+            let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            prop_assert_eq!(read["value"].as_f64().expect("a number").to_bits(), x.to_bits());
         }
     }
 }

@@ -114,6 +114,10 @@ impl Rule {
             (Value::Text(before), Value::Text(after)) if self.kind.starts_with("time") => {
                 seconds_between(before, after).is_some_and(|s| TICKED_ON_S.contains(&s))
             }
+            // The blanks behind a text are not there when it is read.
+            (Value::Text(before), Value::Text(after)) if self.kind.starts_with("string") => {
+                as_read(before) == as_read(after)
+            }
             _ => same(written, read),
         }
     }
@@ -154,6 +158,10 @@ fn whole(base: &str, raw: f64, exact: bool, asked: &serde_json::Value) -> Result
         #[expect(clippy::cast_possible_truncation, reason = "saturating is right: the range check follows")]
         _ => raw.round() as i128,
     };
+    // JSON gives what is longer than its integers as the float nearest to it: at the least i64 that may be any number around.
+    if exact && asked.is_f64() && number == i64::MIN.into() {
+        return Err(format!("{asked} is not exact, and does not fit {base} for certain"));
+    }
     if number < low || number > high {
         return Err(format!("{asked} does not fit {base}: the raw value would be {number}"));
     }
@@ -175,6 +183,11 @@ fn tidy(x: f64) -> f64 {
     }
     let rounded: f64 = format!("{x:.12e}").parse().unwrap_or(x);
     if rounded == x || ((rounded - x) / x).abs() < 4.0 * f64::EPSILON { rounded } else { x }
+}
+
+/// What is left of a text when registers that hold it are read: see [`driver_api::decode::decode`].
+fn as_read(text: &str) -> &str {
+    text.split('\0').next().unwrap_or_default().trim_end()
 }
 
 fn same(written: &Value, read: &Value) -> bool {
@@ -231,6 +244,25 @@ mod tests {
         assert!(limited.to_raw(&json!(31)).is_err_and(|e| e.contains("outside 5 to 30")));
         assert_eq!(rule("u64").to_raw(&json!(u64::MAX)), Ok(Value::UInt(u64::MAX)));
         assert_eq!(rule("bool").to_raw(&json!(1)), Ok(Value::Bool(true)));
+        let asked = |text: &str| rule("i64").to_raw(&serde_json::from_str(text).expect("JSON"));
+        assert_eq!(asked("-9223372036854775808"), Ok(Value::Int(i64::MIN)));
+        for far in ["-9223372036854775809", "9223372036854775808", "-1e19", "1e19"] {
+            assert!(asked(far).is_err_and(|e| e.contains("not fit i64")), "{far}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_read_back_without_the_blanks_behind_it() {
+        let text = |text: &str| Value::Text(text.into());
+        let reads = |wrote: &str, read: &str| rule("string:4").confirms(&text(wrote), &text(read));
+        assert!(reads("ab ", "ab") && reads("ab \0", "ab") && reads("", "") && reads("  ", ""));
+        assert!(!reads("ab ", "a") && !reads(" ab", "ab") && !reads("ab", "abc"));
+    }
+
+    #[test]
+    fn a_float_is_taken_to_its_last_bit() {
+        let asked: serde_json::Value = serde_json::from_str("1e-60").expect("JSON");
+        assert_eq!(rule("f64").to_raw(&asked), Ok(Value::Float(1e-60)));
     }
 
     fn switch(kind: &str) -> Rule {
@@ -284,6 +316,21 @@ mod tests {
             let shown = rule.scaled(Value::Int(raw));
             let asked = json!(shown.as_f64());
             prop_assert_eq!(rule.to_raw(&asked), Ok(Value::Int(raw)));
+        }
+
+        #[test]
+        fn every_float_of_a_command_is_written_as_it_is(bits in any::<u64>()) {
+            let x = f64::from_bits(bits);
+            prop_assume!(x.is_finite());
+            let command = format!("{{\"id\":\"a\",\"value\":{x:e}}}");
+            let command: serde_json::Value = serde_json::from_str(&command).expect("JSON");
+            let Ok(Value::Float(raw)) = rule("f64").to_raw(&command["value"]) else {
+                return Err(TestCaseError::fail(command.to_string()));
+            };
+            prop_assert_eq!(raw.to_bits(), x.to_bits());
+            // And so it stands in the answer.
+            let shown = serde_json::Number::from_f64(raw).expect("finite").to_string();
+            prop_assert_eq!(shown.parse::<f64>().expect("a number").to_bits(), x.to_bits());
         }
 
         #[test]

@@ -5,7 +5,7 @@
 //!   `verified` (read back and equal), `written` (sent, could not be read back: with why, unless the point
 //!   is one that can only be written), `failed`, `expired`;
 //!   or at once `refused`, with why.
-//! - A repeated id is answered with what came of it, and not carried out again.
+//! - A repeated id of a point is answered with what came of it, and not carried out again.
 //! - After its `ttl` (from arrival) or `expires` (wall time) a command is never carried out.
 //! - A command that comes retained is refused: nobody knows how old it is.
 
@@ -22,9 +22,11 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::ask::{Ask, BusHandle, Exchange, Failed, Pending};
+use super::recalled::{self, Recalled};
 use crate::bounds;
 use crate::clock::Clock;
 use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
+use crate::pipeline::payload::command_id;
 use crate::pipeline::rule::Rule;
 
 /// Every point that exists, by device and point name.
@@ -41,16 +43,16 @@ pub struct Target {
     pub rule: Rule,
 }
 
-/// What outlives a restart: ids and what came of them. Bounded by whoever keeps them.
+/// What outlives a restart: commands by their keys (see `recalled.rs`), and what came of them. Bounded by whoever keeps them.
 #[async_trait]
 pub trait Memory: Send + Sync {
     /// `None`: never seen. `Some(None)`: begun, and nobody knows what came of it. `Some(Some(json))`:
-    /// the last result.
-    fn recall(&self, id: &str) -> Option<Option<String>>;
+    /// what was kept last.
+    fn recall(&self, key: &str) -> Option<Option<String>>;
     /// Notes, durably, that a command is about to be carried out. `false` if it was before.
-    async fn begin(&self, id: &str) -> bool;
+    async fn begin(&self, key: &str) -> bool;
     /// Keeps the result of a command that was begun.
-    fn keep(&self, id: &str, result: &str);
+    fn keep(&self, key: &str, result: &str);
 }
 
 /// How long a command without `ttl` and `expires` may wait.
@@ -182,6 +184,7 @@ impl Commander {
             state,
             value,
             error,
+            asked: None,
         };
         let from = match &request.origin {
             Origin::Local => "local",
@@ -190,9 +193,7 @@ impl Commander {
         let payload: Payload = match serde_json::from_slice(&request.payload) {
             Ok(payload) => payload,
             Err(error) => {
-                let id = serde_json::from_slice::<serde_json::Value>(&request.payload)
-                    .ok()
-                    .and_then(|v| v.get("id").and_then(|id| id.as_str()).map(str::to_owned));
+                let id = command_id(&request.payload);
                 let why = format!(
                     "not a command ({error}); it looks like {{\"id\":\"c-17\",\"value\":21.5,\"ttl\":\"30s\"}}"
                 );
@@ -208,8 +209,18 @@ impl Commander {
         if payload.id.is_empty() || payload.id.len() > LONGEST_ID {
             return refuse(self, format!("an id has 1 to {LONGEST_ID} bytes"));
         }
-        if let Some(known) = self.memory.recall(&payload.id) {
-            self.answer_again(device, point, payload.id, known);
+        let targets = self.targets.borrow().clone();
+        let Some(target) = targets.get(&(device.clone(), point.clone())) else {
+            let known = targets.keys().any(|(d, _)| d == device);
+            let what = if known {
+                format!("`{device}` has no point `{point}`")
+            } else {
+                format!("no device `{device}`")
+            };
+            return refuse(self, what);
+        };
+        if let Some(known) = recalled::recall(&*self.memory, device, point, &payload.id) {
+            self.answer_again(device, point, &payload, known);
             return None;
         }
         if request.retained {
@@ -228,16 +239,6 @@ impl Commander {
         if !free {
             return refuse(self, "busy: too many commands are waiting".into());
         }
-        let targets = self.targets.borrow().clone();
-        let Some(target) = targets.get(&(device.clone(), point.clone())) else {
-            let known = targets.keys().any(|(d, _)| d == device);
-            let what = if known {
-                format!("`{device}` has no point `{point}`")
-            } else {
-                format!("no device `{device}`")
-            };
-            return refuse(self, what);
-        };
         let raw = match target.rule.to_raw(&payload.value) {
             Ok(raw) => raw,
             Err(why) => return refuse(self, why),
@@ -246,17 +247,18 @@ impl Commander {
         if !target.bus.has_room() {
             return refuse(self, "busy: the bus has too much to do, or is being reloaded".into());
         }
-        if !self.memory.begin(&payload.id).await {
-            let known = self.memory.recall(&payload.id).flatten();
-            self.answer_again(device, point, payload.id, known);
+        if !self.memory.begin(&recalled::key(device, point, &payload.id)).await {
+            let known = recalled::recall(&*self.memory, device, point, &payload.id).unwrap_or_default();
+            self.answer_again(device, point, &payload, known);
             return None;
         }
         let ask = Ask::Write { point: target.point, value: raw.clone(), not_after };
         let pending = match target.bus.begin(ask) {
             Ok(pending) => pending,
             Err(failed) => {
+                let asked = Some(payload.value.clone());
                 let result = judge(target, &raw, payload.value, Err(failed));
-                self.answer(verdict(Some(payload.id), result.0, result.1, result.2));
+                self.answer(Verdict { asked, ..verdict(Some(payload.id), result.0, result.1, result.2) });
                 return None;
             }
         };
@@ -296,24 +298,19 @@ impl Commander {
     }
 
     /// A repeated id is answered with what is known of it.
-    fn answer_again(&mut self, device: &str, point: &str, id: String, known: Option<String>) {
-        let json = known.unwrap_or_else(|| {
-            let error = "it was begun before; what came of it is not known".to_owned();
-            let ts = self.clock.wall().to_string();
-            let outcome =
-                Outcome { id: Some(id), state: State::Accepted, value: None, error: Some(error), ts };
-            serde_json::to_string(&outcome).unwrap_or_default()
-        });
+    fn answer_again(&mut self, device: &str, point: &str, payload: &Payload, known: Recalled) {
+        let outcome = known.told(payload.id.clone(), &payload.value, self.clock.wall().to_string());
+        let json = serde_json::to_string(&outcome).unwrap_or_default();
         (self.publish)(vec![self.message(device, point, json)]);
     }
 
     fn answer(&mut self, verdict: Verdict) {
-        let Verdict { device, point, id, state, value, error } = verdict;
+        let Verdict { device, point, id, state, value, error, asked } = verdict;
         let ts: WallMs = self.clock.wall();
         let outcome = Outcome { id: id.clone(), state, value, error, ts: ts.to_string() };
         let json = serde_json::to_string(&outcome).unwrap_or_default();
         if let (Some(id), true) = (id, state.is_final()) {
-            self.memory.keep(&id, &json);
+            self.memory.keep(&recalled::key(&device, &point, &id), &recalled::kept(outcome, asked));
         }
         (self.publish)(vec![self.message(&device, &point, json)]);
     }
@@ -331,13 +328,16 @@ struct Verdict {
     state: State,
     value: Option<serde_json::Value>,
     error: Option<String>,
+    /// What was asked, of a command that was begun.
+    asked: Option<serde_json::Value>,
 }
 
 /// Waits for the bus and judges what was read back.
 async fn carry_out(run: Running) -> Verdict {
     let result = run.pending.wait().await;
+    let asked = Some(run.asked.clone());
     let (state, value, error) = judge(&run.target, &run.raw, run.asked, result);
-    Verdict { device: run.device, point: run.point, id: Some(run.id), state, value, error }
+    Verdict { device: run.device, point: run.point, id: Some(run.id), state, value, error, asked }
 }
 
 /// What a write came to: its state, what the point holds now (or what was asked), and what went wrong.

@@ -15,6 +15,7 @@ pub mod commander;
 pub mod health;
 pub mod lateness;
 pub mod phase;
+mod recalled;
 pub mod schedule;
 pub mod share;
 pub mod stats;

@@ -1,6 +1,6 @@
 //! What a bus counts of itself. Written by its task alone, read by status.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use driver_api::{FrameError, Learned, ReadError};
@@ -56,8 +56,8 @@ pub struct DeviceStats {
     pub name: String,
     /// 0 not yet asked, 1 online, 2 suspect, 3 offline.
     state: AtomicU8,
-    /// Wall time of the last good answer, ms since 1970; 0 for never.
-    pub last_ok: AtomicI64,
+    /// Boot time of the last good answer, ms; 0 for never. The store knows where that is on the wall.
+    pub last_ok: AtomicU64,
     /// Failed exchanges.
     pub failures: AtomicU64,
     /// How long it usually takes to begin an answer; 0 while that is not known.
@@ -77,7 +77,7 @@ impl DeviceStats {
         Self {
             name,
             state: AtomicU8::new(0),
-            last_ok: AtomicI64::new(0),
+            last_ok: AtomicU64::new(0),
             failures: AtomicU64::new(0),
             turnaround_us: AtomicU64::new(0),
             split_blocks: AtomicU64::new(0),

@@ -1,4 +1,4 @@
-//! The bus task and the commander over a scripted bus, under paused time.
+//! The bus task over a scripted bus, under paused time; `commands.rs` has the commander.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,18 +9,17 @@ use async_trait::async_trait;
 use driver_api::{
     Block, Bus, DeviceInfo, FrameError, Plan, PointInfo, Quality, ReadError, Reason, Sample, Value,
 };
-use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::commander::{Commander, Memory, Outcome, State, Target, Targets};
 use super::{Ask, BusHandle, BusTask, stats::BusStats};
-use crate::clock::{Clock, SystemClock};
-use crate::message::{CommandRequest, Message, Origin, PointKey, Reading};
+use crate::clock::SystemClock;
+use crate::message::{PointKey, Reading};
 use crate::pipeline::report::Reporter;
 use crate::pipeline::rule::Rule;
 
+mod commands;
 mod flaky;
 mod riders;
 
@@ -328,171 +327,4 @@ async fn stopping_ends_the_task_and_closes_its_output() {
     bench.stop.cancel();
     timeout(Duration::from_secs(1), &mut bench.task).await.expect("ends").expect("no panic");
     while bench.readings.recv().await.is_some() {}
-}
-
-#[derive(Default)]
-struct Remembered(Mutex<HashMap<String, Option<String>>>);
-
-#[async_trait]
-impl Memory for Remembered {
-    fn recall(&self, id: &str) -> Option<Option<String>> {
-        self.0.lock().expect("test").get(id).cloned()
-    }
-    async fn begin(&self, id: &str) -> bool {
-        self.0.lock().expect("test").insert(id.to_owned(), None).is_none()
-    }
-    fn keep(&self, id: &str, result: &str) {
-        self.0.lock().expect("test").insert(id.to_owned(), Some(result.to_owned()));
-    }
-}
-
-/// A commander over a bench; sends payloads and waits for states.
-struct Post {
-    bench: Bench,
-    commands: mpsc::Sender<CommandRequest>,
-    results: mpsc::Receiver<Message>,
-    clock: SystemClock,
-}
-
-fn post() -> Post {
-    let bench = bench(1);
-    let targets: Targets = bench
-        .rules
-        .iter()
-        .enumerate()
-        .map(|(point, rule)| {
-            let name = (rule.key.device.clone(), rule.key.point.clone());
-            (name, Target { bus: bench.handle.clone(), point, rule: rule.clone() })
-        })
-        .collect();
-    let (_, targets) = watch::channel(Arc::new(targets));
-    let (outbox, results) = mpsc::channel(64);
-    let publish = Arc::new(move |messages: Vec<Message>| {
-        messages.into_iter().for_each(|m| outbox.try_send(m).expect("room"));
-    });
-    let clock = Arc::new(SystemClock::new(true));
-    let commander = Commander::new("gw", targets, Arc::new(Remembered::default()), clock, publish);
-    let (commands, inbox) = mpsc::channel(16);
-    tokio::spawn(commander.run(inbox));
-    Post { bench, commands, results, clock: SystemClock::new(true) }
-}
-
-impl Post {
-    async fn send(&mut self, payload: serde_json::Value) {
-        self.send_to("device0", payload, false).await;
-    }
-    async fn send_to(&mut self, device: &str, payload: serde_json::Value, retained: bool) {
-        let request = CommandRequest {
-            device: device.into(),
-            point: "p0".into(),
-            payload: payload.to_string().into_bytes().into(),
-            retained,
-            origin: Origin::Local,
-            received: Instant::now(),
-        };
-        self.commands.send(request).await.expect("commander runs");
-    }
-    async fn result(&mut self) -> Outcome {
-        loop {
-            tokio::select! {
-                Some(message) = self.results.recv() => {
-                    assert!(message.topic.starts_with("gw/gw/result/") && !message.retain);
-                    return serde_json::from_slice(&message.payload).expect("JSON");
-                }
-                // Someone has to take the readings, or the bus waits.
-                Some(_) = self.bench.readings.recv() => {}
-            }
-        }
-    }
-    async fn states(&mut self, payload: serde_json::Value) -> (State, Option<String>) {
-        self.send(payload).await;
-        let first = self.result().await;
-        if first.state == State::Accepted {
-            let last = self.result().await;
-            return (last.state, last.error);
-        }
-        (first.state, first.error)
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_command_is_written_and_read_back() {
-    let mut post = post();
-    post.send(json!({"id": "a", "value": 21})).await;
-    assert_eq!(post.result().await.state, State::Accepted);
-    let done = post.result().await;
-    assert_eq!((done.state, done.value, done.id.as_deref()), (State::Verified, Some(json!(21)), Some("a")));
-    assert_eq!(post.bench.line.lock().expect("test").held[&0], Value::Int(21));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_reads_back_differently_has_failed() {
-    let mut post = post();
-    post.bench.line.lock().expect("test").stuck_value = true;
-    let (state, error) = post.states(json!({"id": "a", "value": 21})).await;
-    assert_eq!(state, State::Failed);
-    assert!(error.is_some_and(|e| e.contains("read back 7")));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_repeated_id_is_answered_and_not_carried_out_again() {
-    let mut post = post();
-    assert_eq!(post.states(json!({"id": "a", "value": 21})).await.0, State::Verified);
-    post.bench.line.lock().expect("test").held.insert(0, Value::Int(5));
-    post.send(json!({"id": "a", "value": 21})).await;
-    let again = post.result().await;
-    assert_eq!((again.state, again.value), (State::Verified, Some(json!(21))));
-    assert_eq!(post.bench.line.lock().expect("test").held[&0], Value::Int(5));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_came_too_late_is_never_carried_out() {
-    let mut post = post();
-    let past = crate::message::WallMs(post.clock.wall().0 - 1000).to_string();
-    for payload in
-        [json!({"id": "a", "value": 1, "ttl": "0s"}), json!({"id": "b", "value": 1, "expires": past})]
-    {
-        assert_eq!(post.states(payload).await.0, State::Expired);
-    }
-    assert!(post.bench.line.lock().expect("test").held.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_ttl_counts_from_the_arrival_however_long_the_command_then_waited() {
-    let mut post = post();
-    let request = CommandRequest {
-        device: "device0".into(),
-        point: "p0".into(),
-        payload: json!({"id": "a", "value": 1, "ttl": "5s"}).to_string().into_bytes().into(),
-        retained: false,
-        origin: Origin::Local,
-        received: Instant::now(),
-    };
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    post.commands.send(request).await.expect("commander runs");
-    assert_eq!(post.result().await.state, State::Expired);
-    assert!(post.bench.line.lock().expect("test").held.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_refusal_says_why() {
-    let mut post = post();
-    for (payload, why) in [
-        (json!({"id": "a", "value": 31}), "outside"),
-        (json!({"id": "b", "value": "warm"}), "number"),
-        (json!({"id": "c", "value": 1.5}), "whole"),
-        (json!({"value": 1}), "missing field `id`"),
-        (json!({"id": "", "value": 1}), "1 to 128"),
-        (json!({"id": "d", "value": 1, "expires": "tomorrow"}), "RFC 3339"),
-        (json!("on"), "not a command"),
-    ] {
-        let (state, error) = post.states(payload.clone()).await;
-        assert_eq!(state, State::Refused, "{payload}");
-        assert!(error.as_deref().is_some_and(|e| e.contains(why)), "{payload}: {error:?}");
-    }
-    post.send_to("device9", json!({"id": "e", "value": 1}), false).await;
-    assert!(post.result().await.error.is_some_and(|e| e.contains("no device `device9`")));
-    post.send_to("device0", json!({"id": "f", "value": 1}), true).await;
-    assert!(post.result().await.error.is_some_and(|e| e.contains("retained")));
-    assert!(post.bench.line.lock().expect("test").held.is_empty());
 }

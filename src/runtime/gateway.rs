@@ -29,7 +29,7 @@ use super::watchdog::Progress;
 use crate::bounds;
 use crate::broker::{Broker, Persistence};
 use crate::clock::{Clock, SystemClock};
-use crate::config::model::{ClockTrust, Transport};
+use crate::config::model::{self, ClockTrust, Transport};
 use crate::config::{CompiledBus, Loaded};
 use crate::counters::FlowStats;
 use crate::message::{CommandRequest, Message, Origin, PointKey, Publish, Reading};
@@ -72,6 +72,8 @@ pub struct Gateway {
     pub(super) clock_trust: ClockTrust,
     /// How long the store may wait by configuration.
     pub(super) commit_interval: Duration,
+    /// `[broker]` as it was at the start: some of its keys are read then only.
+    pub(super) broker_at_start: model::Broker,
 }
 
 /// Losses of one uplink and reason are logged at most so often; the loss records themselves are all published.
@@ -173,6 +175,7 @@ impl Gateway {
             progress: Progress::default(),
             clock_trust: loaded.gateway.clock,
             commit_interval: loaded.store.commit_interval.0,
+            broker_at_start: loaded.broker.clone(),
             control: control.display().to_string(),
             data: loaded.store.path.clone(),
             flow: Some(tokio::spawn(flow.run(input))),
@@ -221,7 +224,7 @@ impl Gateway {
 
     /// Whoever reads upstream knows a gateway by its id, so another one is worth a person's attention.
     fn tell_new_name(&self, was: &str) {
-        let ts = self.clock.wall().to_string();
+        let ts = self.store.wall_of(self.clock.boot()).to_string();
         let alarm = serde_json::json!({ "part": "gateway", "state": "renamed", "was": was, "now": self.id, "ts": ts });
         (self.publish)(vec![Message::new(self.topics.event_alarm(), alarm.to_string(), false)]);
         for name in self.uplinks.keys() {

@@ -79,7 +79,7 @@ pub async fn observe(
                 let alarm = json!({
                     "part": topics.within(topic).unwrap_or(topic),
                     "state": class, "was": was_class,
-                    "ts": sources.borrow().clock.wall().to_string(),
+                    "ts": sources.borrow().now().to_string(),
                 });
                 messages.push(Message::new(topics.event_alarm(), alarm.to_string(), false));
             }

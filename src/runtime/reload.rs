@@ -14,6 +14,9 @@ use super::gateway::Gateway;
 use crate::config::{CompiledBus, Loaded};
 use crate::message::{Message, PointKey};
 
+/// What is said of a key that is read at the start only.
+pub(super) const WAITING: &str = "only a restart takes over";
+
 impl Gateway {
     /// Takes over another configuration. What did not change keeps running, connections included.
     /// Returns what changed, in words.
@@ -31,6 +34,8 @@ impl Gateway {
             return Err("store.path changed: restart fieldgate".to_owned());
         }
         let mut changes = self.broker.reconfigure(&loaded.broker).await.map_err(|e| e.to_string())?;
+        let waiting = self.broker_at_start.for_the_next_start(&loaded.broker);
+        changes.extend(waiting.iter().map(|key| format!("{WAITING} broker.{key}")));
         let names: Vec<String> = loaded.uplinks.iter().map(|u| u.name.clone()).collect();
         let deadline = Instant::now() + GRACE;
 

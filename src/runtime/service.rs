@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::gateway::Gateway;
 use super::memory;
+use super::reload::WAITING;
 use crate::config::Loaded;
 use crate::status::notify;
 
@@ -104,7 +105,16 @@ async fn reload(
     let summary = summary(&loaded);
     match gateway.reload(loaded).await {
         Ok(changes) if changes.is_empty() => info!("reloaded: nothing changed"),
-        Ok(changes) => info!("reloaded: {}", changes.join(", ")),
+        Ok(changes) => {
+            let (waiting, taken): (Vec<_>, Vec<_>) =
+                changes.into_iter().partition(|c| c.starts_with(WAITING));
+            if taken.is_empty() {
+                info!("reloaded");
+            } else {
+                info!("reloaded: {}", taken.join(", "));
+            }
+            waiting.iter().for_each(|key| warn!("{key}; until then it is as it was"));
+        }
         Err(why) => {
             error!("reload refused, everything runs on as before: {why}");
             return format!("reload refused: {why}");

@@ -119,6 +119,22 @@ async fn a_reload_refuses_another_clock() {
 }
 
 #[tokio::test]
+async fn a_reload_says_which_keys_wait_for_a_restart() {
+    let dir = tempfile::tempdir().expect("directory");
+    let plan = Plan::in_dir(dir.path());
+    let mut gateway = plan.start().await;
+    let mut other = plan.loaded();
+    other.broker.engine = config::model::Engine::Native;
+    other.broker.max_packet_size = driver_api::ByteSize::mib(2);
+    let waiting =
+        ["only a restart takes over broker.engine", "only a restart takes over broker.max_packet_size"];
+    assert_eq!(gateway.reload(other).await, Ok(waiting.map(str::to_owned).to_vec()));
+    // As it was again: nothing waits.
+    assert_eq!(gateway.reload(plan.loaded()).await, Ok(Vec::new()));
+    gateway.stop().await.expect("it ends in order");
+}
+
+#[tokio::test]
 async fn a_dead_bus_is_down_and_starts_again_only_as_it_was() {
     let dir = tempfile::tempdir().expect("directory");
     let plan = Plan::in_dir(dir.path());

@@ -270,6 +270,12 @@ impl Rates {
 }
 
 impl Sources {
+    /// What it is now, by what readings are placed by.
+    #[must_use]
+    pub fn now(&self) -> WallMs {
+        self.store.wall_of(self.clock.boot())
+    }
+
     /// Takes a snapshot.
     pub fn snapshot(&self, rates: &mut Rates) -> Snapshot {
         let ledgers: Vec<_> = self.uplinks.iter().map(|u| (u, u.drain.ledger())).collect();
@@ -290,12 +296,20 @@ impl Sources {
                 .iter()
                 .map(|(bus, _)| (bus.name.clone(), bus_status(bus, self.clock.boot(), rates)))
                 .collect(),
-            device: self.buses.iter().flat_map(|(bus, _)| devices(bus)).collect(),
+            device: self.buses.iter().flat_map(|(bus, _)| devices(bus, &self.store)).collect(),
             uplink: ledgers
                 .iter()
                 .map(|(uplink, ledger)| {
                     let of = |what: &str| rates.of(&format!("{what} {}", uplink.name));
-                    (uplink.name.clone(), UplinkStatus::of(uplink, ledger, of("delivered"), of("taken")))
+                    (
+                        uplink.name.clone(),
+                        UplinkStatus::of(
+                            uplink,
+                            ledger,
+                            |at| self.store.wall_of(at),
+                            (of("delivered"), of("taken")),
+                        ),
+                    )
                 })
                 .collect(),
             store: self.store.status(),
@@ -402,13 +416,13 @@ fn share_status(share: &ShareStats) -> Option<ShareStatus> {
     })
 }
 
-fn devices(bus: &BusStats) -> impl Iterator<Item = (String, DeviceStatus)> {
+fn devices(bus: &BusStats, store: &Store) -> impl Iterator<Item = (String, DeviceStatus)> {
     bus.devices.iter().map(|device| {
         let last_ok = device.last_ok.load(Relaxed);
         let status = DeviceStatus {
             bus: bus.name.clone(),
             state: device.state(),
-            last_ok: (last_ok > 0).then(|| WallMs(last_ok).to_string()),
+            last_ok: (last_ok > 0).then(|| store.wall_of(BootMs(last_ok)).to_string()),
             failures: device.failures.load(Relaxed),
             turnaround_ms: Some(device.turnaround_us.load(Relaxed)).filter(|us| *us > 0).map(ms),
             split_blocks: device.split_blocks.load(Relaxed),

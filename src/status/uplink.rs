@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use serde_json::Value as Json;
 
+use crate::message::{BootMs, WallMs};
 use crate::store::{Drain, InspectedUplink, Ledger};
 use crate::uplink::forward::Forwards;
 use crate::uplink::{State, UplinkCounters};
@@ -81,7 +82,12 @@ pub struct UplinkSource {
 
 impl UplinkStatus {
     /// Of this uplink, whose readings are delivered and taken at these rates per second.
-    pub(super) fn of(uplink: &UplinkSource, ledger: &Ledger, rate: f64, taken: f64) -> Self {
+    pub(super) fn of(
+        uplink: &UplinkSource,
+        ledger: &Ledger,
+        wall_of: impl Fn(BootMs) -> WallMs,
+        (rate, taken): (f64, f64),
+    ) -> Self {
         let shrinking = rate - taken;
         #[expect(clippy::cast_precision_loss, reason = "an estimate for people")]
         let eta = (ledger.queued as f64 / shrinking.max(0.001)).round();
@@ -89,7 +95,7 @@ impl UplinkStatus {
         let next_window = uplink.counters.next_window();
         Self {
             state: state.word(),
-            since: (since.0 > 0).then(|| since.to_string()),
+            since: (since.0 > 0).then(|| wall_of(since).to_string()),
             last_error: uplink.counters.last_error().map(|(_, words)| words).unwrap_or_default(),
             waits: uplink.counters.clock_wait_s().map(clock_wait).unwrap_or_default(),
             taken: ledger.taken,

@@ -1,4 +1,4 @@
-//! Ids of recent commands, so that a repeated one is answered and not executed again, even after a
+//! Ids of recent commands (keys of whoever asks: an id and its point), so that a repeated one is answered and not executed again, even after a
 //! restart. Pure; the writer makes it durable.
 //!
 //! An id is made durable *before* its command is executed. After a crash in between, the repeated

@@ -12,6 +12,7 @@ use super::account::Account;
 use super::backup::Copied;
 use super::block;
 use super::drain::Chunk;
+use super::epochs::Epochs;
 use super::holes::Rows;
 use super::identity;
 use super::log::Log;
@@ -142,6 +143,13 @@ impl AtRest {
     /// It was not begun, or cannot be read.
     pub fn piece(&self, at: u64) -> Result<Vec<u8>, StoreError> {
         self.log.copy.piece(&self.token, at).map_err(|why| said(&self.path, Trouble::Disk(why)))
+    }
+
+    /// What the gateway was called when the newest numbers were taken, if that is written down.
+    #[must_use]
+    pub fn gateway(&self) -> Option<String> {
+        let epochs: Epochs = self.log.state("epochs").ok()??;
+        epochs.gateway(u64::MAX)
     }
 
     /// All accounts.

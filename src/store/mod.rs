@@ -373,7 +373,15 @@ impl Store {
         self.inner.shared.state().known = Some(Arc::new(known.clone()));
     }
 
-    /// What is known of a command's id: `None` never seen, `Some(None)` begun, `Some(Some(json))` done.
+    /// Where a moment of this boot is on the wall, by what readings of it are placed by: a clock that is wrong now, after it
+    /// was right before, does not count.
+    #[must_use]
+    pub fn wall_of(&self, at: BootMs) -> WallMs {
+        let state = self.inner.shared.state();
+        state.place(state.boot, at).map_or_else(|| self.inner.shared.clock.wall_of(at), |(ts, _)| ts)
+    }
+
+    /// What is known of a command by its key (its id and point, put together by whoever asks): `None` never seen, `Some(None)` begun, `Some(Some(json))` done.
     #[must_use]
     pub fn command_seen(&self, id: &str) -> Option<Option<String>> {
         self.inner.shared.state().commands.seen(id)

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use crate::message::WallMs;
+use crate::message::{BootMs, WallMs};
 
 /// Where an uplink stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl State {
 #[derive(Debug, Default)]
 pub struct UplinkCounters {
     state: AtomicU8,
-    since: AtomicI64,
+    since: AtomicU64,
     /// Successful logins.
     pub connects: AtomicU64,
     /// Messages that were acknowledged, of every kind.
@@ -105,10 +105,10 @@ pub struct UplinkCounters {
 }
 
 impl UplinkCounters {
-    /// Where the uplink stands, and since when.
+    /// Where the uplink stands, and since when (0: the start).
     #[must_use]
-    pub fn state(&self) -> (State, WallMs) {
-        (State::from_code(self.state.load(Relaxed)), WallMs(self.since.load(Relaxed)))
+    pub fn state(&self) -> (State, BootMs) {
+        (State::from_code(self.state.load(Relaxed)), BootMs(self.since.load(Relaxed)))
     }
 
     /// The last failure in words, and when it was. Stays after a recovery.
@@ -144,7 +144,7 @@ impl UplinkCounters {
         self.next_window.store(at.0, Relaxed);
     }
 
-    pub(super) fn set_state(&self, state: State, now: WallMs) {
+    pub(super) fn set_state(&self, state: State, now: BootMs) {
         if self.state.swap(state as u8, Relaxed) != state as u8 {
             self.since.store(now.0, Relaxed);
         }
@@ -186,8 +186,8 @@ mod tests {
             (State::Stopped, 50, 50),
             (State::Sleeping, 60, 60),
         ] {
-            counters.set_state(state, WallMs(now));
-            assert_eq!(counters.state(), (state, WallMs(since)));
+            counters.set_state(state, BootMs(now));
+            assert_eq!(counters.state(), (state, BootMs(since)));
         }
         counters.set_error(WallMs(5), "refused".into());
         assert_eq!(counters.last_error(), Some((WallMs(5), "refused".into())));

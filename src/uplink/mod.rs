@@ -158,7 +158,7 @@ pub async fn run_with(config: Uplink, deps: Deps, timing: Timing) {
     };
     let uplink = Loop { config: &config, gateway: &gateway, context: &context, counters: &counters };
     uplink.run(&mut delivery, Some(mirror)).await;
-    counters.set_state(State::Stopped, context.clock.wall());
+    counters.set_state(State::Stopped, context.clock.boot());
 }
 
 /// Most servers that send us on in one round: two that point at each other must not keep us busy.
@@ -431,7 +431,7 @@ impl Loop<'_> {
     }
 
     fn state(&self, state: State) {
-        self.counters.set_state(state, self.context.clock.wall());
+        self.counters.set_state(state, self.context.clock.boot());
     }
 
     /// Tells a fault: always to status, to the log only when it is another one than before.

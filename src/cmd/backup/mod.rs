@@ -159,7 +159,7 @@ impl Drop for Half {
 
 /// Writes all of it to `to`.
 fn written<W: Write>(args: &Args, gathered: Gathered, to: W) -> Result<(Manifest, W), Exit> {
-    let (id, named) = gateway(&args.config);
+    let (id, named) = gateway(&args.config, &mut std::io::stderr().lock());
     let now = SystemClock::new(true).wall();
     let made = jiff::Timestamp::from_millisecond(now.0).map(|t| t.to_string()).unwrap_or_default();
     let main = std::path::absolute(&args.config).unwrap_or(args.config.clone());
@@ -241,10 +241,23 @@ fn limits(config: &Path, store: &Path) -> Limits {
     Limits { store: store.to_owned(), min_free: loaded.min_free.0 }
 }
 
-/// Id of the gateway, and whether it stands in the configuration.
-fn gateway(config: &Path) -> (String, bool) {
-    let id = config::load(config, DRIVERS).map(|loaded| loaded.gateway.id);
-    let id = id.unwrap_or_else(|_| model::Gateway::default().id);
+/// Id of the gateway, and whether it stands in the configuration. Of one with mistakes that is said to `aside`.
+fn gateway(config: &Path, aside: &mut dyn Write) -> (String, bool) {
+    let id = match config::load(config, DRIVERS) {
+        Ok(loaded) => loaded.gateway.id,
+        Err(report) => {
+            let (id, whose) = called(config);
+            let count = report.problems.len();
+            let mistakes = if count == 1 { "a mistake".to_owned() } else { format!("{count} mistakes") };
+            // Where nobody reads this, the backup is made all the same.
+            let _ = writeln!(
+                aside,
+                "warning: the configuration has {mistakes} and cannot start as it is (`fieldgate check` names them); \
+                 it is saved so, as of the gateway `{id}`, {whose}"
+            );
+            id
+        }
+    };
     let texts = gather::toml_files(&gather::directory(config).join("conf.d")).unwrap_or_default();
     let named = std::iter::once(config.to_owned()).chain(texts).any(|path| {
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -252,6 +265,22 @@ fn gateway(config: &Path) -> (String, bool) {
         table.get("gateway").and_then(|g| g.get("id")).is_some()
     });
     (id, named)
+}
+
+/// What the gateway is called where its configuration has mistakes, and who says so.
+fn called(config: &Path) -> (String, &'static str) {
+    let store = store_path(config).ok();
+    let running = || {
+        client::ask(store.as_ref()?, &Request::Status {}).ok()??["gateway"]["id"].as_str().map(str::to_owned)
+    };
+    let stored = || Store::at_rest(store.as_ref()?).ok()?.gateway();
+    if let Some(id) = running() {
+        (id, "as the daemon that runs is called")
+    } else if let Some(id) = stored() {
+        (id, "as the queue says")
+    } else {
+        (model::Gateway::default().id, "which is the host's name: nothing says what it is called")
+    }
 }
 
 struct Writing<'a> {

@@ -5,7 +5,9 @@ mod shipped;
 mod uplinks;
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use driver_api::{ByteSize, Span};
@@ -63,6 +65,50 @@ fn an_empty_file_is_a_gateway_with_the_documented_defaults() {
     assert_eq!(loaded.store, Store::default());
     assert!(loaded.buses.is_empty() && loaded.uplinks.is_empty() && loaded.warnings.warnings.is_empty());
     assert_eq!(loaded.hash.len(), 16);
+}
+
+#[test]
+fn what_has_the_name_of_a_drop_in_and_is_none_is_a_mistake() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (main, drop_ins) = (dir.path().join("f.toml"), dir.path().join("conf.d"));
+    fs::write(&main, "").expect("written");
+    fs::create_dir_all(drop_ins.join("40.toml")).expect("directory");
+    symlink("gone/50.toml", drop_ins.join("50.toml")).expect("linked");
+    symlink("60.toml", drop_ins.join("60.toml")).expect("linked");
+    // Whoever opens it waits for a writer, for ever.
+    let fifo = Command::new("mkfifo").arg(drop_ins.join("70.toml")).status().expect("mkfifo");
+    assert!(fifo.success());
+    // These are meant so.
+    symlink("/dev/null", drop_ins.join("80.toml")).expect("linked");
+    symlink("gone", drop_ins.join(".#90.toml")).expect("linked");
+    fs::write(dir.path().join("real"), "[gateway]\nid = 'linked'\n").expect("written");
+    symlink("../real", drop_ins.join("90.toml")).expect("linked");
+    let report = load_with(&main, DRIVERS, &[]).expect_err("four mistakes");
+    let found = told(&report, &report.problems);
+    assert_eq!(found.len(), 4, "{found:#?}");
+    for (found, expected) in found.iter().zip([
+        "40.toml:1:1: this is a directory | give it",
+        "50.toml:1:1: the link to `gone/50.toml` leads nowhere: No such file",
+        "60.toml:1:1: the link to `60.toml` leads nowhere: Too many levels",
+        "70.toml:1:1: this is no regular file | remove it",
+    ]) {
+        assert!(found.starts_with(expected), "{found}");
+        assert!(!found.ends_with("| -"), "a hint: {found}");
+    }
+    for bad in ["50.toml", "60.toml", "70.toml"] {
+        fs::remove_file(drop_ins.join(bad)).expect("removed");
+    }
+    fs::remove_dir(drop_ins.join("40.toml")).expect("removed");
+    assert_eq!(load_with(&main, DRIVERS, &[]).expect("good").gateway.id, "linked");
+    // The directory itself.
+    fs::remove_dir_all(&drop_ins).expect("removed");
+    assert!(load_with(&main, DRIVERS, &[]).is_ok(), "none is none");
+    symlink("gone", &drop_ins).expect("linked");
+    let report = load_with(&main, DRIVERS, &[]).expect_err("a mistake");
+    let found = told(&report, &report.problems);
+    assert!(
+        found[0].contains("conf.d`: the link to `gone` leads nowhere") && found[0].ends_with("or remove it")
+    );
 }
 
 #[test]

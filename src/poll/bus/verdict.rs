@@ -25,7 +25,7 @@ impl BusTask {
         let Some(stats) = self.stats.devices.get(device) else { return Vec::new() };
         match outcome {
             Outcome::Answered => {
-                stats.last_ok.store(self.clock.wall().0, Relaxed);
+                stats.last_ok.store(self.clock.boot().0.max(1), Relaxed);
                 self.budget.wipe_tab(device);
                 if let Some(unit) = self.units.get(device).copied().flatten() {
                     self.guests.seen(unit);

@@ -109,6 +109,18 @@ async fn what_was_not_handed_out_before_the_clock_was_set_has_its_true_time() {
 }
 
 #[tokio::test]
+async fn a_moment_is_where_its_readings_are_though_the_clock_fell_back_and_the_daemon_was_killed() {
+    let machine = Machine::boot("a", 0);
+    machine.set(40_000, NOW, true).await;
+    machine.set(50_000, 0, false).await;
+    assert_eq!(machine.clock.wall(), WallMs(50_000), "in 1970");
+    let machine = machine.kill();
+    machine.take(51_000..51_001).await;
+    assert_eq!(machine.told().await, row(1..2, 51_000, NOW, Quality::Good));
+    assert_eq!(machine.store.wall_of(BootMs(51_000)), WallMs(51_000 + NOW));
+}
+
+#[tokio::test]
 async fn what_was_handed_out_stays_as_it_was_and_is_corrected_until_that_is_acknowledged() {
     let machine = Machine::boot("a", 0);
     machine.take(5000..5010).await;
