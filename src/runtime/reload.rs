@@ -75,9 +75,8 @@ impl Gateway {
                 changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
             }
         }
-        self.store.wish(forward::wishes(&loaded.uplinks, &self.id));
         self.broker.tap(forward::taps(&loaded.uplinks, &self.id));
-        self.store.reconfigure(&loaded.store, &names);
+        self.store.reconfigure(&loaded.store, &names, forward::wishes(&loaded.uplinks, &self.id));
         self.commit_interval = loaded.store.commit_interval.0;
         self.broker.keep_within(self.commit_interval);
         for config in loaded.uplinks {

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use serde_json::Value as Json;
 
+use crate::forward::Forwards;
 use crate::store::{Drain, InspectedUplink, Ledger};
-use crate::uplink::forward::Forwards;
 use crate::uplink::{State, UplinkCounters};
 
 /// One uplink.

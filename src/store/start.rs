@@ -433,6 +433,7 @@ impl Disk {
         }
         self.declare(state, &uplinks);
         self.count_missing(state);
+        state.wish(state.post.wishes.clone());
         state.dirty_since.get_or_insert_with(super::state::Tick::now);
     }
 

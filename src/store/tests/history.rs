@@ -181,7 +181,7 @@ async fn a_new_uplink_begins_with_what_another_is_still_owed() {
     let (store, _) = opened(&config, &uplinks(&["cloud"]), TestClock::new("a"));
     take(&store, 1..=10).await;
     store.drain("cloud").expect("configured").delivered(1..8);
-    store.reconfigure(&config, &uplinks(&["cloud", "late"]));
+    store.reconfigure(&config, &uplinks(&["cloud", "late"]), store.wishes());
     let late = store.drain("late").expect("configured");
     assert_eq!(seqs(&read_all(&*late, 10).await), [8, 9, 10], "not the history");
     store.close().await.expect("closes");
