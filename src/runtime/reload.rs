@@ -12,7 +12,8 @@ use super::field::RunningBus;
 use super::forward;
 use super::gateway::Gateway;
 use crate::config::{CompiledBus, Loaded};
-use crate::message::{Message, PointKey};
+use crate::message::{Message, PointKey, WallMs};
+use crate::store::PARKED_MS;
 
 impl Gateway {
     /// Takes over another configuration. What did not change keeps running, connections included.
@@ -70,8 +71,17 @@ impl Gateway {
         for name in gone {
             if let Some(uplink) = self.uplinks.remove(&name) {
                 uplink.stop();
+                let drain = uplink.source.drain.clone();
                 uplink.ended(deadline).await;
                 let stays = names.contains(&name);
+                let waiting = drain.ledger().queued;
+                if !stays && waiting > 0 {
+                    let until = WallMs(self.clock.wall().0.saturating_add(PARKED_MS));
+                    tracing::warn!(
+                        UPLINK = name,
+                        "{waiting} readings wait for it; its position is kept until {until}, and of them what other uplinks or `history` keep: if it is configured again until then these go out, and what is gone is declared lost"
+                    );
+                }
                 changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
             }
         }

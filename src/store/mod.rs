@@ -54,7 +54,7 @@
 //! A new uplink begins with what another is still owed; where there was none, with the oldest reading of the last
 //! stretch without holes. One that leaves the
 //! configuration holds no blocks any more; its position is kept for 30 days, and if it comes back what it
-//! missed is declared (`purged`).
+//! missed is declared (`purged`). Until then what is gone counts as lost in its account.
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
@@ -131,6 +131,7 @@ pub use identity::{seal, unseal};
 pub use inspect::{AtRest, InspectedUplink, Inspection};
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use sessions::Sessions;
+pub use start::PARKED_MS;
 pub use status::StoreStatus;
 pub use trouble::StoreError;
 pub use wishes::Wishes;
