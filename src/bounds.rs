@@ -192,6 +192,13 @@ pub const STORE_EVENTS: usize = 64;
 /// Two lanes and a window make a few. Full: the smallest is forgotten and sent once more.
 pub const STORE_ISLANDS: usize = 256;
 
+/// Stretches of messages that an uplink does not want any more and that lie between what it was not sent yet. 2048 × 2 × 16 B = 64 KiB.
+/// Full: further ones are declared when the queue has drained to there.
+pub const STORE_GIVEN_UP: usize = 2048;
+
+/// Changes of an uplink's forwards that are remembered while what was stored under them waits. 16 of a few routes each, 1 KiB.
+pub const STORE_WISHES: usize = 16;
+
 /// Stretches of numbers that are not one uplink's affair (messages that it does not forward) among what it was not sent
 /// yet. One for each commit with messages; 4096 × 16 B = 64 KiB, over half an hour of them.
 /// Full: those in the middle count as queued until the uplink's reader comes to them.

@@ -10,6 +10,7 @@ pub mod cmd;
 pub mod columns;
 pub mod config;
 pub mod counters;
+pub mod forward;
 pub mod message;
 pub mod pipeline;
 pub mod points;

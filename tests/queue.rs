@@ -166,6 +166,48 @@ fn what_is_purged_is_asked_about_declared_and_never_arrives() {
 /// Two uplinks of one gateway: `near` is always there and so hears of every reading; `far` is away while there is no
 /// room, and gets what was left for it.
 #[test]
+fn an_uplink_that_left_is_shown_and_purged_by_name_with_the_daemon_and_without() {
+    let home = temporary();
+    let plant = "[[uplink]]\nname = \"plant\"\nurl = \"mqtt://127.0.0.1:9\"\nclient_id = \"b\"\n";
+    let gate = Gate::new(BINARY, home.path(), "box", &format!("{}{plant}{SIM}", uplink(9)));
+    let mut daemon = gate.run();
+    wait_until("readings in the queue", seconds(20), || gate.account("plant").queued >= 50);
+    let text = fs::read_to_string(gate.config()).expect("just written");
+    gate.configure(&text.replace(plant, ""));
+    daemon.signal(Signal::HUP);
+    let row = || gate.cli(&["queue", "show", "--json"]).json()["plant"].clone();
+    let figure = |row: &Json, key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key} of {row}"));
+    let balances = |row: &Json| {
+        let parts = ["delivered", "queued_readings", "declared_lost"].map(|key| figure(row, key));
+        figure(row, "taken") == parts.iter().sum::<u64>()
+    };
+    wait_until("it to leave", seconds(20), || row()["configured"] == false);
+    let log = fs::read_to_string(home.path().join("daemon.log")).expect("a log");
+    let said = log.lines().find(|line| line.contains("readings wait for it; its position is kept until 2"));
+    assert!(said.is_some_and(|line| line.contains("WARN") && line.contains("plant")), "{log}");
+    assert!(balances(&row()) && figure(&row(), "queued_readings") >= 50, "{}", row());
+    assert_eq!(gate.cli(&["queue", "show", "--json"]).json()["cloud"]["configured"], true);
+
+    let purged = gate.cli(&["queue", "purge", "--uplink", "plant", "--yes", "--json"]);
+    assert!(purged.code == 0 && purged.json()["plant"].as_u64() >= Some(50), "{purged:?}");
+    assert!(balances(&row()) && figure(&row(), "declared_lost") >= 50, "{}", row());
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+
+    let rest = row();
+    assert!(balances(&rest) && rest["configured"] == false, "{rest}");
+    let purged = gate.cli(&["queue", "purge", "--uplink", "plant", "--yes"]);
+    let waiting = figure(&rest, "queued_readings");
+    assert!(
+        purged.code == 0 && purged.out.contains(&format!("plant: {waiting} readings declared lost")),
+        "{purged:?}"
+    );
+    let all = gate.cli(&["queue", "purge", "--yes"]);
+    assert!(all.code == 0 && all.out.contains("plant: ") && all.out.contains("cloud: "), "{all:?}");
+    assert!(balances(&row()) && figure(&row(), "queued_readings") == 0, "{}", row());
+}
+
+#[test]
 fn a_backlog_without_room_is_thinned_and_the_uplink_is_told_exactly_of_what() {
     let home = temporary();
     let cloud = Mosquitto::start(home.path());

@@ -12,11 +12,11 @@ use crate::bounds;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::model::Uplink;
+use crate::forward::Forwards;
 use crate::message::{CommandRequest, Message};
 use crate::pipeline::topics::Topics;
 use crate::status::snapshot::UplinkSource;
 use crate::store::Drain;
-use crate::uplink::forward::Forwards;
 use crate::uplink::{self, Deps, UplinkCounters};
 
 /// A running uplink.

@@ -14,21 +14,16 @@ use crate::bounds;
 use crate::broker::{Broker, Receipt, Tapped, Taps};
 use crate::clock::Clock;
 use crate::config::model::Uplink;
+use crate::forward::{Forwards, own_tree};
 use crate::message::Forwarded;
 use crate::status::snapshot::{Sources, UplinkSource};
-use crate::store::{Store, Wants, Wishes};
-use crate::uplink::forward::{Forwards, own_tree};
+use crate::store::{Store, Wishes};
 
 /// What each uplink wants of the messages of other devices.
 #[must_use]
 pub fn wishes(uplinks: &[Uplink], gateway: &str) -> Wishes {
-    let wants = |uplink: &Uplink| {
-        let forwards = Forwards::new(uplink, gateway);
-        let wants: Option<Wants> =
-            (!forwards.is_empty()).then(|| Arc::new(move |message: &_| forwards.takes(message)) as Wants);
-        wants.map(|wants| (uplink.name.clone(), wants))
-    };
-    uplinks.iter().filter_map(wants).collect()
+    let all = uplinks.iter().map(|uplink| (uplink.name.clone(), Arc::new(Forwards::new(uplink, gateway))));
+    all.filter(|(_, forwards)| !forwards.is_empty()).collect()
 }
 
 /// Which topics of the local broker are asked for.
@@ -80,7 +75,7 @@ pub async fn run(
                 let parts: Vec<_> = batch.drain(..).map(|tapped: Tapped| tapped.into_parts(at)).collect();
                 count_misplaced(&uplinks.borrow().uplinks, parts.iter().map(|(message, _)| message));
                 // What an uplink brought itself, or a circle, is nobody's.
-                let wanted = |(message, _): &(Forwarded, Receipt)| wishes.values().any(|wants| wants(message));
+                let wanted = |(message, _): &(Forwarded, Receipt)| wishes.values().any(|forwards| forwards.takes(message));
                 let (wanted, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(wanted);
                 if !others.is_empty() {
                     broker.stored(others.into_iter().map(|(_, receipt)| receipt).collect()).await;

@@ -20,5 +20,6 @@ mod watchdog;
 
 pub use ending::{GRACE, LONGEST_STOP};
 pub use field::lone_bus;
+pub use forward::wishes;
 pub use gateway::Gateway;
 pub use memory::few_arenas;

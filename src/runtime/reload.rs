@@ -12,7 +12,8 @@ use super::field::RunningBus;
 use super::forward;
 use super::gateway::Gateway;
 use crate::config::{CompiledBus, Loaded};
-use crate::message::{Message, PointKey};
+use crate::message::{Message, PointKey, WallMs};
+use crate::store::PARKED_MS;
 
 /// What is said of a key that is read at the start only.
 pub(super) const WAITING: &str = "only a restart takes over";
@@ -75,14 +76,22 @@ impl Gateway {
         for name in gone {
             if let Some(uplink) = self.uplinks.remove(&name) {
                 uplink.stop();
+                let drain = uplink.source.drain.clone();
                 uplink.ended(deadline).await;
                 let stays = names.contains(&name);
+                let waiting = drain.ledger().queued;
+                if !stays && waiting > 0 {
+                    let until = WallMs(self.clock.wall().0.saturating_add(PARKED_MS));
+                    tracing::warn!(
+                        UPLINK = name,
+                        "{waiting} readings wait for it; its position is kept until {until}, and of them what other uplinks or `history` keep: if it is configured again until then these go out, and what is gone is declared lost"
+                    );
+                }
                 changes.push(format!("uplink {name} {}", if stays { "changed" } else { "removed" }));
             }
         }
-        self.store.wish(forward::wishes(&loaded.uplinks, &self.id));
         self.broker.tap(forward::taps(&loaded.uplinks, &self.id));
-        self.store.reconfigure(&loaded.store, &names);
+        self.store.reconfigure(&loaded.store, &names, forward::wishes(&loaded.uplinks, &self.id));
         self.commit_interval = loaded.store.commit_interval.0;
         self.broker.keep_within(self.commit_interval);
         for config in loaded.uplinks {

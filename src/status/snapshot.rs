@@ -32,6 +32,9 @@ pub struct Snapshot {
     pub device: BTreeMap<String, DeviceStatus>,
     /// By uplink name.
     pub uplink: BTreeMap<String, UplinkStatus>,
+    /// Accounts of uplinks that left the configuration and may come back, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<String, serde_json::Value>,
     /// The queue.
     pub store: StoreStatus,
     /// The local broker.
@@ -311,6 +314,12 @@ impl Sources {
                         ),
                     )
                 })
+                .collect(),
+            left: self
+                .store
+                .left()
+                .iter()
+                .map(|(name, l)| (name.clone(), UplinkStatus::of_account(l, None)))
                 .collect(),
             store: self.store.status(),
             broker: broker_status(&self.broker.stats()),

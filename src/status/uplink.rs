@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
-
 use serde_json::Value as Json;
 
+use crate::forward::Forwards;
 use crate::message::{BootMs, WallMs};
 use crate::store::{Drain, InspectedUplink, Ledger};
-use crate::uplink::forward::Forwards;
 use crate::uplink::{State, UplinkCounters};
 
 /// One uplink.
@@ -125,16 +124,29 @@ impl UplinkStatus {
     /// While no daemon runs: what the data directory knows of it, and the other keys with `null`.
     #[must_use]
     pub fn at_rest(found: &InspectedUplink) -> Json {
+        let ledger = Ledger {
+            taken: found.taken,
+            delivered: found.delivered,
+            queued: found.queued,
+            lost: found.lost,
+            queued_bytes: found.queued_bytes,
+            oldest: None,
+        };
+        Self::of_account(&ledger, found.oldest_ts.clone())
+    }
+
+    /// The same of an uplink that does not run, by its account.
+    pub(super) fn of_account(ledger: &Ledger, oldest_ts: Option<String>) -> Json {
         const KNOWN: [&str; 7] =
             ["state", "taken", "queued_readings", "queued_bytes", "oldest_ts", "delivered", "declared_lost"];
         let status = Self {
             state: State::Stopped.word(),
-            taken: found.taken,
-            queued_readings: found.queued,
-            queued_bytes: found.queued_bytes,
-            oldest_ts: found.oldest_ts.clone(),
-            delivered: found.delivered,
-            declared_lost: found.lost,
+            taken: ledger.taken,
+            queued_readings: ledger.queued,
+            queued_bytes: ledger.queued_bytes,
+            oldest_ts,
+            delivered: ledger.delivered,
+            declared_lost: ledger.lost,
             ..Self::default()
         };
         let mut json = serde_json::to_value(status).unwrap_or_default();

@@ -16,6 +16,7 @@ use super::exchange::Session;
 use super::loss;
 use super::ranges::{RangeSet, count};
 use super::release::Released;
+use super::wishes::Wished;
 use crate::bounds;
 use crate::message::{LossReason, LossRecord};
 
@@ -51,6 +52,13 @@ pub struct Account {
     /// The same for what is missing of thinned blocks. These ranges hold readings that were delivered as well.
     #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
     pub untold_thinned: RangeSet,
+    /// What it wanted of messages; `None`: nobody said yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wished: Option<Wished>,
+    /// Messages that it did not want any more, lost before their turn: islands that must not be forgotten, for they are
+    /// declared.
+    #[serde(default, skip_serializing_if = "RangeSet::is_empty")]
+    pub given_up: RangeSet,
     /// What it was sent before the clock was set.
     #[serde(default, skip_serializing_if = "Released::is_empty")]
     pub released: Released,
@@ -80,6 +88,8 @@ impl Account {
             aside: RangeSet::default(),
             untold: RangeSet::default(),
             untold_thinned: RangeSet::default(),
+            wished: None,
+            given_up: RangeSet::default(),
             released: Released::default(),
             session: Session::default(),
             parked: None,
@@ -149,9 +159,12 @@ impl Account {
         self.aside.span_of(frontier).into_iter().for_each(|part| self.pass_over(part));
     }
 
-    /// What is its affair is another matter now: whoever reads the log decides anew.
-    pub fn reconsider(&mut self) {
-        self.aside = RangeSet::default();
+    /// Everything below its position is settled: how that came about is not needed any more. `boot`: the present one.
+    pub fn forget_passed(&mut self, boot: u32) {
+        let passed = self.passed();
+        self.released.forget(passed, boot);
+        self.given_up.remove(0..passed);
+        self.wished.iter_mut().for_each(|wished| wished.forget(passed));
     }
 
     /// Declares lost what is not settled yet, and returns exactly those ranges.
@@ -237,12 +250,13 @@ impl Account {
     /// Keeps the number of islands bounded: forgets the smallest that is still stored, so it is sent
     /// (or refused) again. Never a loss; the sum of the ledger stays exact.
     pub fn bound_islands(&mut self, present: &RangeSet) {
-        while self.settled.spans() > bounds::STORE_ISLANDS {
+        while self.settled.spans() > bounds::STORE_ISLANDS + self.given_up.spans() {
             let passed = self.passed();
             let smallest = self
                 .settled
                 .iter()
                 .filter(|r| r.start > passed && count(&present.overlap(r.clone())) == r.end - r.start)
+                .filter(|r| self.given_up.overlap(r.clone()).is_empty())
                 .min_by_key(|r| r.end - r.start);
             let Some(island) = smallest else { return };
             self.untold.remove(island.clone());
@@ -330,8 +344,7 @@ mod tests {
         account.set_aside(1..3);
         assert_eq!((account.passed(), account.taken(5)), (3, 2), "from the first on at once");
         account.set_aside(4..5);
-        account.reconsider();
-        assert_eq!(account.open(1..6).first(), Some(&(3..6)), "what is settled stays so");
+        assert_eq!(account.open(1..6), [3..4, 5..6]);
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl Writer {
         self.observe_clock();
         self.recount()?;
         self.settle_later()?;
+        self.search()?;
         self.look_up()?;
         self.make_room()?;
         self.pack()?;
@@ -196,7 +197,7 @@ impl Writer {
             let boot = state.boot;
             let state = &mut *state;
             for account in state.accounts.values_mut().chain(state.parked.values_mut()) {
-                account.released.forget(account.passed(), boot);
+                account.forget_passed(boot);
             }
             for (name, account) in state.accounts.iter().chain(&state.parked) {
                 let account = account.below(state.ring_range().start);
@@ -254,7 +255,7 @@ impl Writer {
             let new_here = placed.iter().filter(|(_, r)| r.uplink == record.uplink).count();
             let crowded = log.loss_count(&record.uplink)? + new_here >= bounds::STORE_LOSSES;
             if let Some((_, old)) = placed.iter_mut().rev().find(|(_, r)| r.uplink == record.uplink)
-                && loss::merge(old, record, false)
+                && loss::merge(old, record, crowded)
             {
                 continue;
             }

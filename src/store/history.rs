@@ -9,8 +9,11 @@ use std::ops::Range;
 use tokio::sync::oneshot;
 
 use super::Store;
-use super::drain::{Chunk, DrainError};
+use super::account::Account;
+use super::drain::{Chunk, DrainError, Ledger};
+use super::inspect::share;
 use super::loss::Facts;
+use super::ranges::count;
 use super::state::{State, Tick};
 use super::trouble::Trouble;
 use super::writer::{Job, Writer};
@@ -36,15 +39,23 @@ impl Store {
         self.inner.ask(Job::Read(None, range, max, reply), answer).await?
     }
 
-    /// What is stored and not yet passed by this uplink; `None`: there is no such uplink.
+    /// What is stored and not yet passed by this uplink, which may have left the configuration; `None`: there is no such uplink.
     #[must_use]
     pub fn queued(&self, uplink: &str) -> Option<Vec<Range<u64>>> {
         let state = self.inner.shared.state();
-        state.accounts.contains_key(uplink).then(|| state.pending(uplink))
+        let account = state.accounts.get(uplink).or_else(|| state.parked.get(uplink))?;
+        Some(state.present.iter().flat_map(|range| account.open(range)).collect())
+    }
+
+    /// The accounts of uplinks that left the configuration and may come back.
+    #[must_use]
+    pub fn left(&self) -> Vec<(String, Ledger)> {
+        let state = self.inner.shared.state();
+        state.parked.iter().map(|(name, account)| (name.clone(), state.ledger_of_left(account))).collect()
     }
 
     /// Declares everything lost (`purged`) that is taken and not delivered to `uplink`; without a name to any
-    /// of them, and then the history goes, too. Returns how many readings each is not going to get, when that is
+    /// of them, and then the history goes, too. Those that left the configuration are uplinks as well. Returns how many readings each is not going to get, when that is
     /// durable.
     ///
     /// # Errors
@@ -58,15 +69,38 @@ impl Store {
 }
 
 impl State {
+    /// The account of an uplink that left. It holds no blocks: what is gone of them counts as lost at once, and is declared when it
+    /// comes back.
+    fn ledger_of_left(&self, account: &Account) -> Ledger {
+        let open: Vec<Range<u64>> = self.everywhere().iter().flat_map(|range| account.open(range)).collect();
+        let (taken, queued) = (account.taken(self.next), count(&open));
+        Ledger {
+            taken,
+            delivered: account.delivered,
+            queued,
+            lost: taken.saturating_sub(account.delivered + queued),
+            queued_bytes: share(self.figures.used, queued, self.present.len()),
+            oldest: None,
+        }
+    }
+
     fn purge(&mut self, uplink: Option<&str>) -> Result<Vec<(String, u64)>, String> {
-        let all = self.accounts.keys().cloned();
+        let all = self.accounts.keys().chain(self.parked.keys()).cloned();
         let names: Vec<String> = all.filter(|name| uplink.is_none_or(|u| u == name)).collect();
         if let (true, Some(name)) = (names.is_empty(), uplink) {
-            let known: Vec<&str> = self.accounts.keys().map(String::as_str).collect();
+            let known: Vec<&str> =
+                self.accounts.keys().chain(self.parked.keys()).map(String::as_str).collect();
             return Err(format!("there is no uplink `{name}`; there is {}", known.join(", ")));
         }
         let mut purged = Vec::new();
         for name in names {
+            // Who left is there for a moment, as if it had come back: what is gone is declared, too.
+            let left = self.parked.remove(&name);
+            let was = left.is_some();
+            if let Some(account) = left {
+                self.accounts.insert(name.clone(), account);
+                self.complete(&name, LossReason::Purged);
+            }
             // What is missing of thinned blocks is lost already, and declared with the rest now.
             let missing = self.thinned.holes_of(&name);
             let before = self.accounts.get(&name).map_or(0, |a| a.lost) + missing;
@@ -75,6 +109,9 @@ impl State {
             }
             let after = self.accounts.get(&name).map_or(0, |a| a.lost);
             self.thinned.filled(&name, missing);
+            if was && let Some(account) = self.accounts.remove(&name) {
+                self.parked.insert(name.clone(), account);
+            }
             purged.push((name, after.saturating_sub(before)));
         }
         if uplink.is_none() {

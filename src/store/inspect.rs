@@ -241,13 +241,19 @@ impl InspectedUplink {
     /// `missing`: how many of its numbers are gone from thinned blocks.
     fn of(account: &Account, line: &Line, missing: u64, losses: Vec<LossRecord>) -> Self {
         let queued: Vec<_> = line.present.iter().flat_map(|r| account.open(r)).collect();
+        let (taken, waiting) = (account.taken(line.next), count(&queued).saturating_sub(missing));
+        let lost = match account.parked {
+            // Who left holds no blocks: what is gone of them is lost, and declared when it comes back.
+            Some(_) => taken.saturating_sub(account.delivered + waiting),
+            None => account.lost + missing,
+        };
         Self {
-            taken: account.taken(line.next),
+            taken,
             delivered: account.delivered,
-            queued: count(&queued).saturating_sub(missing),
+            queued: waiting,
             queued_bytes: 0,
             oldest_ts: None,
-            lost: account.lost + missing,
+            lost,
             parked: account.parked.is_some(),
             losses,
         }

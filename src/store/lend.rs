@@ -27,6 +27,7 @@ use std::time::Duration;
 use super::drain::Chunk;
 use super::ranges::RangeSet;
 use super::state::{self, Phase, State, Tick};
+use super::wishes::Whose;
 use crate::bounds;
 use crate::message::{Entry, Id};
 
@@ -49,6 +50,11 @@ impl Held {
 
     fn range(&self) -> Range<u64> {
         self.first..self.first + self.entries.len() as u64
+    }
+
+    /// The entries with their numbers.
+    pub fn numbered(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        self.range().zip(self.entries.iter())
     }
 }
 
@@ -102,7 +108,7 @@ impl State {
         let most = most.clamp(1, bounds::STORE_READ);
         let end = range.end.min(self.readable);
         let there = |seq: &u64| self.hand.contains(seq) || self.present.contains(*seq);
-        let held = self.held.range().zip(self.held.entries.iter()).filter(|(seq, _)| there(seq));
+        let held = self.held.numbered().filter(|(seq, _)| there(seq));
         let ring = self.ring_range();
         // Not one by one through a long ring to its end.
         let skip = at.saturating_sub(ring.start).min(ring.end - ring.start);
@@ -114,7 +120,7 @@ impl State {
                 chunk.next = seq;
                 break;
             }
-            if entry.message().is_none_or(|message| self.post.is_wanted(uplink, message)) {
+            if entry.message().is_none_or(|message| self.whose(uplink, seq, message) == Whose::Owed) {
                 let time = state::time_of(&self.boots, entry.at(), self.boot, (0, false));
                 state::put(&mut chunk, Id { epoch: self.epoch, seq }, entry, time);
             }

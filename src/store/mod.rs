@@ -10,7 +10,7 @@
 //! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
 //!   instant, exactly one of delivered, queued, declared lost.
 //! - Messages of other devices are records of the same line. One that an uplink does not forward is in none of its
-//!   figures: neither taken, nor delivered, queued or lost (`post`, `account`).
+//!   figures: neither taken, nor delivered, queued or lost (`post`, `account`). One that it does not want any more is declared (`wishes`).
 //! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card
 //!   cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
@@ -54,7 +54,7 @@
 //! A new uplink begins with what another is still owed; where there was none, with the oldest reading of the last
 //! stretch without holes. One that leaves the
 //! configuration holds no blocks any more; its position is kept for 30 days, and if it comes back what it
-//! missed is declared (`purged`).
+//! missed is declared (`purged`). Until then what is gone counts as lost in its account.
 //!
 //! # The parts
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
@@ -112,6 +112,7 @@ mod thinning;
 mod times;
 mod trouble;
 mod wal;
+mod wishes;
 mod writer;
 
 use std::collections::HashSet;
@@ -128,11 +129,12 @@ pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use exchange::{Exchange, Session, Step};
 pub use identity::{seal, unseal};
 pub use inspect::{AtRest, InspectedUplink, Inspection};
-pub use post::{Wants, Wishes};
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use sessions::Sessions;
+pub use start::PARKED_MS;
 pub use status::StoreStatus;
 pub use trouble::StoreError;
+pub use wishes::Wishes;
 
 use crate::bounds;
 use crate::clock::Clock;
@@ -414,13 +416,14 @@ impl Store {
         self.inner.wake();
     }
 
-    /// Takes over changed limits and uplinks. The directory stays what it is until a restart.
-    pub fn reconfigure(&self, config: &model::Store, uplinks: &[String]) {
+    /// Takes over changed limits, uplinks, and what these want of messages. The directory stays what it is until a restart.
+    pub fn reconfigure(&self, config: &model::Store, uplinks: &[String], wishes: Wishes) {
         let now = self.inner.shared.clock.wall();
         {
             let mut state = self.inner.shared.state();
             state.limits = config.into();
             state.set_uplinks(uplinks, now);
+            state.wish(wishes);
         }
         self.inner.wake();
     }

@@ -17,6 +17,7 @@ use super::ranges::RangeSet;
 use super::state::{self, State, Tick};
 use super::times::{Boot, Change};
 use super::trouble::Trouble;
+use super::wishes::Whose;
 use super::writer::Writer;
 use crate::bounds;
 use crate::clock::Clock;
@@ -127,7 +128,7 @@ impl State {
         let most = usize::try_from(numbers.end - numbers.start).unwrap_or(usize::MAX);
         chunk.records.reserve(most.min(block.entries.len()));
         for (seq, entry) in block.within(numbers.clone()) {
-            if entry.message().is_some_and(|message| !self.post.is_wanted(uplink, message)) {
+            if entry.message().is_some_and(|message| self.whose(uplink, seq, message) != Whose::Owed) {
                 continue;
             }
             let at = entry.at();
@@ -143,7 +144,7 @@ impl State {
             self.hand(uplink, free);
         }
         if block.mixed {
-            self.set_aside(uplink, block.within(numbers.clone()));
+            self.sort(uplink, head.boot, block.within(numbers.clone()));
         }
         self.note_handed(uplink, block, &numbers);
     }

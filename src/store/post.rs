@@ -6,10 +6,9 @@
 //!   that anybody could miss: who published it was not told that it arrived.
 //! - Where many wait a commit comes early ([`bounds::STORE_POST_EARLY`]), for their publishers wait for it.
 //! - [`Post::stored`] tells whoever acknowledges to the publishers how many are durable, in their order.
-//! - Who wants a message is asked when it gets its number, and again when it is read: an uplink that does not want it has
+//! - Who wants a message is decided when it gets its number (see `wishes`): an uplink that does not want it has
 //!   the number [aside](super::account) from then on. After a start, and where more waits than is remembered, the reader
 //!   finds out; until then such numbers count as queued for that uplink.
-//! - What its routes do not take any more after a reload is not owed to an uplink any more, and is passed over.
 //!
 //! # What it does not
 //! - Numbers of a commit in which the process is killed are declared to every uplink, whoever's they were; so are those of
@@ -24,21 +23,19 @@ use tokio::sync::watch;
 use super::Store;
 use super::block;
 use super::state::{State, Tick};
+use super::wishes::Wishes;
 use crate::bounds;
 use crate::message::{Entry, Forwarded};
-
-/// Says whether an uplink wants a message.
-pub type Wants = Arc<dyn Fn(&Forwarded) -> bool + Send + Sync>;
-
-/// What each uplink wants of the messages of other devices; who is not in it wants none.
-pub type Wishes = BTreeMap<String, Wants>;
 
 /// The messages that wait, and who wants them.
 pub struct Post {
     waiting: VecDeque<Arc<Forwarded>>,
     /// How many of them somebody waits for.
     awaited: usize,
-    wishes: Wishes,
+    /// What the configuration says.
+    pub(super) wishes: Wishes,
+    /// How many messages each uplink was found to have given up, until it is said.
+    pub(super) given_up: BTreeMap<String, u64>,
     /// Given to us so far.
     posted: u64,
     /// How many of them are durable.
@@ -57,6 +54,7 @@ impl Default for Post {
             waiting: VecDeque::new(),
             awaited: 0,
             wishes: Wishes::new(),
+            given_up: BTreeMap::new(),
             posted: 0,
             stored: watch::Sender::new(0),
         }
@@ -88,12 +86,6 @@ impl Post {
             self.stored.send_modify(|n| *n += more);
         }
     }
-
-    /// Whether an uplink wants this message.
-    #[must_use]
-    pub fn is_wanted(&self, uplink: &str, message: &Forwarded) -> bool {
-        self.wishes.get(uplink).is_some_and(|wants| wants(message))
-    }
 }
 
 impl Store {
@@ -115,11 +107,6 @@ impl Store {
     #[must_use]
     pub fn wishes(&self) -> Wishes {
         self.inner.shared.state().post.wishes.clone()
-    }
-
-    /// From now on each uplink wants this, also of what waits for it already.
-    pub fn wish(&self, wishes: Wishes) {
-        self.inner.shared.state().wish(wishes);
     }
 }
 
@@ -154,11 +141,12 @@ impl State {
         self.post.awaited -= awaited(messages.iter());
         let first = self.next;
         self.next += count as u64;
-        for (name, account) in &mut self.accounts {
-            let wants = self.post.wishes.get(name);
-            for run in runs(first, messages.iter().map(|m| wants.is_none_or(|wants| !wants(m)))) {
+        for account in self.accounts.values_mut() {
+            let wished = account.wished.take();
+            for run in runs(first, messages.iter().map(|m| wished.as_ref().is_none_or(|w| !w.wants(m)))) {
                 account.set_aside(run);
             }
+            account.wished = wished;
         }
         for message in messages {
             let entry = Entry::Message(message);
@@ -166,33 +154,6 @@ impl State {
             self.ring.push_back(entry);
         }
         self.figures.taken += count as u64;
-    }
-
-    /// What of these entries is not this uplink's affair is set aside.
-    pub(super) fn set_aside<'e>(&mut self, uplink: &str, entries: impl Iterator<Item = (u64, &'e Entry)>) {
-        let wants = self.post.wishes.get(uplink);
-        let foreign = |e: &Entry| e.message().is_some_and(|m| wants.is_none_or(|wants| !wants(m)));
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        for (seq, _) in entries.filter(|(_, entry)| foreign(entry)) {
-            match runs.last_mut().filter(|run| run.end == seq) {
-                Some(run) => run.end += 1,
-                None => runs.push(seq..seq + 1),
-            }
-        }
-        let Some(account) = self.accounts.get_mut(uplink) else { return };
-        for run in runs {
-            if account.set_aside(run) {
-                self.dirty_since.get_or_insert_with(Tick::now);
-            }
-        }
-    }
-
-    /// Other wishes: of the uplinks that have other ones, everything that is not settled is considered anew.
-    pub fn wish(&mut self, wishes: Wishes) {
-        for account in self.accounts.values_mut() {
-            account.reconsider();
-        }
-        self.post.wishes = wishes;
     }
 }
 

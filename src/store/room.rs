@@ -123,7 +123,7 @@ impl Writer {
         for uplink in names {
             if let Some(block) = &block {
                 // What it would never have been sent is no loss.
-                state.set_aside(&uplink, block.numbered());
+                state.sort(&uplink, block.head.boot, block.numbered());
             }
             let facts = |part: &Range<u64>| match &block {
                 Some(_) => {

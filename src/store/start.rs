@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::message::{Epoch, Id, LossReason};
 
 /// Uplinks that are not in the configuration keep their position this long, ms.
-const PARKED_MS: i64 = 30 * 86_400_000;
+pub const PARKED_MS: i64 = 30 * 86_400_000;
 
 /// Why the directory cannot be used now.
 #[derive(Debug, thiserror::Error)]
@@ -433,6 +433,7 @@ impl Disk {
         }
         self.declare(state, &uplinks);
         self.count_missing(state);
+        state.wish(state.post.wishes.clone());
         state.dirty_since.get_or_insert_with(super::state::Tick::now);
     }
 

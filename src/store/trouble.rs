@@ -60,7 +60,9 @@ impl From<rusqlite::Error> for Trouble {
             E::SqliteFailure(f, _)
                 if matches!(f.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
                     // "no such table": SQLITE_ERROR
-                    || f.extended_code == 1 =>
+                    || f.extended_code == 1
+                    // The file ends before the rest of a long row. (A disk that cannot read says something else.)
+                    || f.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ =>
             {
                 Self::Damaged(e.to_string())
             }
@@ -111,6 +113,8 @@ mod tests {
             let full = code == rusqlite::ffi::SQLITE_FULL;
             assert_eq!(matches!(Trouble::from(failed), Trouble::Full(_)), full);
         }
+        let short = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_SHORT_READ);
+        assert!(matches!(Trouble::from(rusqlite::Error::SqliteFailure(short, None)), Trouble::Damaged(_)));
         let said = |errno: rustix::io::Errno| Trouble::from(std::io::Error::from(errno));
         assert!(matches!(said(rustix::io::Errno::NOSPC), Trouble::Full(_)));
         assert!(matches!(said(rustix::io::Errno::DQUOT), Trouble::Full(_)));

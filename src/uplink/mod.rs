@@ -16,7 +16,7 @@
 //!
 //! ## Parts
 //! Pure: [`lanes`] (what next), [`share`] (whose turn), [`inflight`] (what is unacknowledged), [`pace`] (how much may be), [`exactly`] (QoS 2),
-//! [`mirror`] (status and events), [`liveness`], [`hearing`], [`routes`] (what comes down), [`forward`] and [`extra`] (what of other devices goes
+//! [`mirror`] (status and events), [`liveness`], [`hearing`], [`routes`] (what comes down), [`crate::forward`] and [`extra`] (what of other devices goes
 //! up), [`schedule`] (windows), [`suspicion`] (what makes the broker close the connection), [`bucket`] (the limit of what is sent), [`aliases`], [`guard`],
 //! [`formats`], [`http`], [`reasons`]. Moving bytes: [`link`] (connect and log in,
 //! over [`dial`], [`proxy`], [`mod@tls`], [`websocket`]), `session` (one connection), and the loop here.
@@ -33,7 +33,6 @@ mod exactly_tests;
 pub mod extra;
 pub mod fault;
 pub mod formats;
-pub mod forward;
 pub mod guard;
 pub mod hearing;
 pub mod http;
@@ -80,6 +79,7 @@ use crate::clock::Clock;
 use crate::config::Endpoint;
 use crate::config::connect::Connect;
 use crate::config::model::{Format, Uplink};
+use crate::forward::Forwards;
 use crate::message::{BootMs, CommandRequest, Message};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
@@ -89,7 +89,6 @@ use context::{Context, End, Terms};
 use delivery::Delivery;
 use fault::{Closes, Fault};
 use formats::node::MakeWill;
-use forward::Forwards;
 use hearing::Hearing;
 use link::{Wanted, Way};
 use mirror::Mirror;

@@ -12,7 +12,7 @@ pub const FLOORS: &[&[&str]] = &[
     &["backoff", "certificate", "clock", "columns", "counters", "points"],
     &["registry"],
     &["config"],
-    &["pipeline"],
+    &["forward", "pipeline"],
     &["broker", "store"],
     &["poll", "uplink"],
     &["status", "web"],

@@ -12,7 +12,7 @@ use super::super::{client, consent, exit::Exit, format::count};
 use super::{Common, show};
 use crate::clock::SystemClock;
 use crate::config::Loaded;
-use crate::runtime::control::Request;
+use crate::runtime::{control::Request, wishes};
 use crate::store::Store;
 
 #[derive(Debug, ClapArgs)]
@@ -91,7 +91,9 @@ fn at_rest(loaded: &Loaded, uplink: Option<&str>) -> Result<Json, Exit> {
         loaded.gateway.clock == crate::config::model::ClockTrust::Trusted,
     ));
     let failed = |why: String| Exit::Failed(why);
-    let (store, recovery) = Store::open(&loaded.store, &names, clock).map_err(|e| failed(e.to_string()))?;
+    let wishes = wishes(&loaded.uplinks, &loaded.gateway.id);
+    let (store, recovery) =
+        Store::open_with(&loaded.store, ("", &names), wishes, clock).map_err(|e| failed(e.to_string()))?;
     if let Some(why) = recovery.ram_only {
         return Err(Exit::Failed(format!("the queue cannot be written: {why}")));
     }

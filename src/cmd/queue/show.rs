@@ -46,6 +46,12 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
             n(&u["queued_readings"]),
             n(&u["declared_lost"])
         )?;
+        if u["configured"] == false {
+            writeln!(
+                out,
+                "  it is not in the configuration; what others do not keep for it is declared lost"
+            )?;
+        }
         if let Some(oldest) = u["oldest_ts"].as_str() {
             let size = bytes(u["queued_bytes"].as_f64().unwrap_or(0.0));
             writeln!(out, "  the oldest is from {oldest}; about {size} on disk")?;
@@ -54,10 +60,16 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     Ok(())
 }
 
-/// The account of every uplink by name: the daemon's word, or the data directory's.
+/// The account of every uplink by name, also of those that left the configuration (`configured`): the daemon's word, or the
+/// data directory's.
 pub(super) fn accounts(store: &Path) -> Result<Json, Exit> {
     match client::ask(store, &Request::Status {})? {
-        Some(snapshot) => Ok(snapshot["uplink"].clone()),
+        Some(snapshot) => {
+            let rows = |part: &str| snapshot[part].as_object().cloned().unwrap_or_default();
+            let all = rows("uplink").into_iter().map(|row| (row, true));
+            let all = all.chain(rows("left").into_iter().map(|row| (row, false)));
+            Ok(Json::Object(all.map(|((name, row), here)| (name, marked(row, here))).collect()))
+        }
         None => at_rest(store),
     }
 }
@@ -65,6 +77,14 @@ pub(super) fn accounts(store: &Path) -> Result<Json, Exit> {
 /// The accounts of a data directory that no daemon uses now.
 fn at_rest(store: &Path) -> Result<Json, Exit> {
     let found = Store::inspect(store).map_err(|e| Exit::Failed(e.to_string()))?;
-    let rows = found.uplinks.into_iter().map(|(name, uplink)| (name, UplinkStatus::at_rest(&uplink)));
+    let rows = found.uplinks.into_iter();
+    let rows = rows.map(|(name, uplink)| (name, marked(UplinkStatus::at_rest(&uplink), !uplink.parked)));
     Ok(Json::Object(rows.collect()))
+}
+
+fn marked(mut row: Json, configured: bool) -> Json {
+    if let Some(row) = row.as_object_mut() {
+        row.insert("configured".to_owned(), configured.into());
+    }
+    row
 }

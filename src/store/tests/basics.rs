@@ -120,21 +120,21 @@ async fn each_uplink_has_its_own_position_and_the_slowest_keeps_the_blocks() {
     assert_eq!(store.status().readings, 50);
     assert_eq!((balanced(&*cloud).queued, balanced(&*plant).queued), (0, 50));
     // It leaves the configuration: nobody is owed the blocks any more.
-    store.reconfigure(&config(dir.path()), &uplinks(&["cloud"]));
+    store.reconfigure(&config(dir.path()), &uplinks(&["cloud"]), store.wishes());
     assert!(store.drain("plant").is_none() && plant.pending().is_empty());
     store.flush().await.expect("flushes");
     store.flush().await.expect("flushes");
     assert_eq!(store.status().readings, 0);
     // It comes back: what it missed is declared.
     store.take(readings(0..10));
-    store.reconfigure(&config(dir.path()), &names);
+    store.reconfigure(&config(dir.path()), &names, store.wishes());
     store.flush().await.expect("flushes");
     let ledger = balanced(&*plant);
     assert_eq!((ledger.taken, ledger.lost, ledger.queued), (60, 50, 10));
     let declared = losses(&*plant).await;
     assert_eq!((declared[0].reason, declared[0].seq), (LossReason::Purged, [1, 50]));
     // A new one begins with what is there.
-    store.reconfigure(&config(dir.path()), &uplinks(&["cloud", "plant", "third"]));
+    store.reconfigure(&config(dir.path()), &uplinks(&["cloud", "plant", "third"]), store.wishes());
     assert_eq!(store.drain("third").expect("known").pending(), [51..61]);
     assert_eq!(store.drain("nobody").map(|_| ()), None);
     store.close().await.expect("closes");

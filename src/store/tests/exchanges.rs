@@ -208,9 +208,9 @@ async fn an_uplink_that_comes_back_finds_its_session_and_another_name_has_none()
     let dir = tempfile::tempdir().expect("a directory");
     let store = with_two_open(dir.path()).await;
     let config = config(dir.path());
-    store.reconfigure(&config, &uplinks(&["other"]));
+    store.reconfigure(&config, &uplinks(&["other"]), store.wishes());
     assert_eq!(store.drain("other").and_then(|drain| drain.session()), Some(Session::default()));
-    store.reconfigure(&config, &uplinks(&["cloud"]));
+    store.reconfigure(&config, &uplinks(&["cloud"]), store.wishes());
     assert_eq!(port(&store).session(), Some(two_open()));
     store.close().await.expect("closes");
 }

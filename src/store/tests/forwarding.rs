@@ -5,13 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::forward::Forwards;
 use crate::message::{Forwarded, ForwardedRecord, LossReason};
-use crate::store::{Wants, Wishes};
+use crate::store::Wishes;
 
 /// `cloud` wants everything below `z/`, `plant` nothing.
 pub fn wishes() -> Wishes {
-    let wants: Wants = Arc::new(|message| message.topic.starts_with("z/"));
-    [("cloud".to_owned(), wants)].into()
+    [("cloud".to_owned(), forwards(&["z/#"]))].into()
+}
+
+/// Forwards with these filters.
+pub fn forwards(filters: &[&str]) -> Arc<Forwards> {
+    let routes = filters.iter().map(|f| format!("[[forward]]\nfilter = \"{f}\"\nto = \"x/{{topic}}\"\n"));
+    let text = format!("name = \"u\"\nurl = \"mqtt://b\"\n{}", routes.collect::<String>());
+    Arc::new(Forwards::new(&toml::from_str(&text).expect("an uplink"), "g"))
 }
 
 pub fn message(n: u64) -> Arc<Forwarded> {
@@ -31,7 +38,7 @@ pub fn letter(n: u64, topic: &str) -> Arc<Forwarded> {
     })
 }
 
-fn open_two(config: &model::Store, boot: &str) -> (Store, Recovery) {
+pub fn open_two(config: &model::Store, boot: &str) -> (Store, Recovery) {
     opened_with(config, &uplinks(&["cloud", "plant"]), TestClock::new(boot))
 }
 
@@ -61,7 +68,7 @@ pub async fn all(drain: &dyn Drain) -> (Vec<u64>, Vec<ForwardedRecord>) {
     (readings, messages)
 }
 
-fn payloads(messages: &[ForwardedRecord]) -> Vec<u64> {
+pub fn payloads(messages: &[ForwardedRecord]) -> Vec<u64> {
     let number = |m: &ForwardedRecord| {
         std::str::from_utf8(&m.message.payload).expect("digits").parse().expect("a number")
     };
@@ -186,22 +193,6 @@ async fn publishers_that_wait_hasten_the_commit_and_others_do_not() {
     assert_eq!(*stored.borrow_and_update(), 0);
     store.post(vec![with(2, 115)]);
     until("the commit", || *store.posted().borrow() == 116).await;
-}
-
-#[tokio::test]
-async fn a_route_that_comes_or_goes_decides_what_of_the_queue_is_owed() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let (store, _) = open_two(&config(dir.path()), "a");
-    store.take(readings(1..3));
-    store.post(vec![message(1), message(2)]);
-    store.flush().await.expect("flushes");
-    let (cloud, plant) = (store.drain("cloud").expect("one"), store.drain("plant").expect("the other"));
-    assert_eq!((balanced(&*cloud).taken, balanced(&*plant).taken), (4, 2));
-    let all_of_them: Wants = Arc::new(|_| true);
-    store.wish([("plant".to_owned(), all_of_them)].into());
-    assert_eq!(all(&*cloud).await.1.len(), 0);
-    assert_eq!(all(&*plant).await.1.len(), 2);
-    assert_eq!((balanced(&*cloud).taken, balanced(&*plant).taken), (2, 4));
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use driver_api::Span;
 
 use super::*;
 use crate::message::{BootMs, LossReason};
+use crate::store::Ledger;
 
 /// Readings of one point at these boot times, ms; each with its time as its value.
 fn at(times: impl IntoIterator<Item = u64>) -> Vec<Reading> {
@@ -163,6 +164,48 @@ async fn what_is_purged_is_declared_to_whom_it_was_owed_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
+async fn who_left_the_configuration_has_an_account_that_balances_and_can_be_purged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = model::Store { history: Span::s(3600), ..config(dir.path()) };
+    let (store, _) = opened(&config, &uplinks(&["cloud", "scada"]), TestClock::new("a"));
+    take(&store, 1..=10).await;
+    store.reconfigure(&config, &uplinks(&["cloud"]), store.wishes());
+    take(&store, 11..=12).await;
+    let figures = |l: &Ledger| (l.taken, l.delivered, l.queued, l.lost);
+    let left = || store.left().iter().map(|(name, l)| (name.clone(), figures(l))).collect::<Vec<_>>();
+    let scada = |taken, queued, lost| vec![("scada".to_owned(), (taken, 0, queued, lost))];
+    assert_eq!(left(), scada(12, 12, 0));
+    assert_eq!(store.queued("scada"), Some(vec![1..13]));
+    assert_eq!(store.purge(Some("scada")).await.expect("purged"), [("scada".to_owned(), 12)]);
+    assert_eq!(left(), scada(12, 0, 12));
+    take(&store, 13..=15).await;
+    assert_eq!(store.purge(None).await.expect("purged"), [("cloud".to_owned(), 15), ("scada".to_owned(), 3)]);
+    until("the history is gone, too", || store.status().readings == 0).await;
+    take(&store, 16..=17).await;
+    store.drain("cloud").expect("configured").delivered(16..18);
+    // Without history what nobody else is owed goes; who left did not get it.
+    let none = model::Store { history: Span::ms(0), ..config.clone() };
+    store.reconfigure(&none, &uplinks(&["cloud"]), store.wishes());
+    until("they are gone", || {
+        store.take(Vec::new());
+        store.status().readings == 0
+    })
+    .await;
+    assert_eq!(left(), scada(17, 0, 17));
+    store.clone().close().await.expect("closes");
+    drop(store);
+    let found = Store::inspect(dir.path()).expect("reads").uplinks.remove("scada").expect("a position");
+    assert_eq!((found.taken, found.queued, found.lost, found.parked), (17, 0, 17, true));
+    // Back again: all of it was declared, each number once.
+    let (store, _) = opened(&none, &uplinks(&["cloud", "scada"]), TestClock::new("a"));
+    let scada = store.drain("scada").expect("configured");
+    assert_eq!((balanced(&*scada).taken, balanced(&*scada).lost), (17, 17));
+    let told = losses(&*scada).await;
+    assert!(told.iter().all(|l| l.reason == LossReason::Purged), "{told:?}");
+    assert_eq!(told.iter().map(|l| l.count).sum::<u64>(), 17);
+}
+
+#[tokio::test]
 async fn without_an_uplink_the_history_can_be_purged() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, _) = opened(&config(dir.path()), &[], TestClock::new("a"));
@@ -181,7 +224,7 @@ async fn a_new_uplink_begins_with_what_another_is_still_owed() {
     let (store, _) = opened(&config, &uplinks(&["cloud"]), TestClock::new("a"));
     take(&store, 1..=10).await;
     store.drain("cloud").expect("configured").delivered(1..8);
-    store.reconfigure(&config, &uplinks(&["cloud", "late"]));
+    store.reconfigure(&config, &uplinks(&["cloud", "late"]), store.wishes());
     let late = store.drain("late").expect("configured");
     assert_eq!(seqs(&read_all(&*late, 10).await), [8, 9, 10], "not the history");
     store.close().await.expect("closes");

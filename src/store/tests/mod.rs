@@ -22,6 +22,7 @@ mod time;
 mod time_random;
 mod upgrade;
 mod wear;
+mod wishes;
 
 use proptest::test_runner::{Config as ProptestConfig, FileFailurePersistence};
 use std::path::Path;

@@ -272,7 +272,7 @@ async fn a_commit_that_is_tried_again_and_again_drops_no_more_for_it() {
     assert!(store.status().bytes > 1 << 20, "{:?}", store.status());
     broken.break_it();
     squeezed.min_free = ByteSize(u64::MAX);
-    store.reconfigure(&squeezed, &uplinks(&["cloud"]));
+    store.reconfigure(&squeezed, &uplinks(&["cloud"]), store.wishes());
     store.take(readings(0..5));
     until("the store sees it", || store.status().state == "fault").await;
     let (once, tried) = (balanced(&*drain).lost, Arc::new(AtomicU64::new(0)));
@@ -317,7 +317,7 @@ async fn a_directory_that_is_removed_beneath_it_is_made_again_with_everything_th
     until("the mark", || dir.join("mark").exists()).await;
     let mut slow = config(&dir);
     slow.commit_interval = Span::s(3600);
-    store.reconfigure(&slow, &uplinks(&["cloud"]));
+    store.reconfigure(&slow, &uplinks(&["cloud"]), store.wishes());
     store.flush().await.expect("flushes");
     store.take(readings(20..23));
     drop(drain);

@@ -235,7 +235,7 @@ async fn without_uplinks_the_history_is_thinned_and_lasts_longer() {
     book.is_right(&found);
     assert_eq!(found.len() as u64, status.readings);
     // An uplink that comes now is owed what stayed, and is told of the rest.
-    store.reconfigure(&config_of(dir.path()), &uplinks(&["late"]));
+    store.reconfigure(&config_of(dir.path()), &uplinks(&["late"]), store.wishes());
     drain_all(&mut book, &store, "late", 300, 50).await;
     let ledger = balanced(&*store.drain("late").expect("configured"));
     assert_eq!((ledger.queued, ledger.lost), (0, status.thinned));
@@ -254,11 +254,11 @@ async fn a_reload_may_switch_it_on_and_off() {
     fill(&mut book, &store, 80).await;
     let status = store.status();
     assert!(status.thinned == 0 && status.dropped > 0, "{status:?}");
-    store.reconfigure(&on, &names);
+    store.reconfigure(&on, &names, store.wishes());
     fill(&mut book, &store, 40).await;
     let status = store.status();
     assert!(status.thinned > 0, "{status:?}");
-    store.reconfigure(&off, &names);
+    store.reconfigure(&off, &names, store.wishes());
     fill(&mut book, &store, 40).await;
     assert!(store.status().thinned == status.thinned && store.status().dropped > status.dropped);
     drain_all(&mut book, &store, "cloud", 300, 50).await;

@@ -124,7 +124,7 @@ impl Life {
             }
             Step::Late(late) => {
                 self.late = late;
-                store.reconfigure(&self.config, &self.names());
+                store.reconfigure(&self.config, &self.names(), store.wishes());
                 self.flush(&store).await;
             }
             Step::Purge => {

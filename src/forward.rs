@@ -5,6 +5,8 @@
 //! in the cloud, so no device can forge a reading; a topic that MQTT does not allow is never made. What the first route
 //! that takes a topic makes of it counts; so a message goes once, however many filters take it.
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::model::{Format, Uplink};
 use crate::message::Forwarded;
 use crate::topic;
@@ -16,14 +18,14 @@ const LEVELS: usize = 128;
 const SPARKPLUG: &str = "spBv1.0";
 
 /// One route.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Route {
     filter: String,
     to: String,
 }
 
-/// All forwards of an uplink.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// All forwards of an uplink. The queue remembers them with what was stored under them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forwards {
     uplink: String,
     gateway: String,
