@@ -229,7 +229,7 @@ pub fn set_mark_aside(dir: &Path) -> io::Result<String> {
 /// Names of everything that was set aside.
 #[must_use]
 pub fn all_set_aside(dir: &Path) -> Vec<String> {
-    [DATABASE, MARK].iter().flat_map(|name| set_aside_list(dir, name)).collect()
+    [DATABASE, WAL, MARK].iter().flat_map(|name| set_aside_list(dir, name)).collect()
 }
 
 fn set_aside_list(dir: &Path, name: &str) -> Vec<String> {
@@ -251,6 +251,9 @@ pub fn database(dir: &Path) -> PathBuf {
 
 /// The database's file name.
 pub const DATABASE: &str = "fieldgate.db";
+
+/// File name of its WAL.
+pub const WAL: &str = "fieldgate.db-wal";
 
 /// The mark's file name.
 pub const MARK: &str = "mark";

@@ -101,6 +101,7 @@ mod restore;
 mod room;
 mod schema;
 mod sessions;
+mod sound;
 mod start;
 mod state;
 mod status;

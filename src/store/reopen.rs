@@ -13,7 +13,7 @@ use super::log::Log;
 use super::loss::Facts;
 use super::ranges::RangeSet;
 use super::recovery::Line;
-use super::start;
+use super::sound;
 use super::state::{Phase, Tick};
 use super::trouble::Trouble;
 use super::writer::Writer;
@@ -45,7 +45,7 @@ impl Writer {
             tracing::error!(name, "the damaged database is set aside");
             self.damaged = false;
         }
-        let (mut log, _) = start::open_or_set_aside(&self.shared.dir)?;
+        let (mut log, _) = sound::open(&self.shared.dir)?;
         log.settle()?;
         let mut line: Option<Line> = log.state("line")?;
         if line.as_ref().is_some_and(|l| l.home != 0 && l.home != self.line.home) {

@@ -20,6 +20,7 @@ use super::loss::{self, Facts};
 use super::placing::{Look, numbers_of};
 use super::ranges::{RangeSet, count};
 use super::recovery::{Found, Line, Verdict, belongs, judge};
+use super::sound;
 use super::state::State;
 use super::times::Boot;
 use super::trouble::Trouble;
@@ -121,14 +122,8 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
     if let Some(bad) = identity::set_bad_mark_aside(dir)? {
         tracing::error!("the mark beside the database is damaged; set aside as {bad}");
     }
-    let (mut log, mut set_aside) = open_or_set_aside(dir)?;
-    let mut loaded = match Loaded::from(&log) {
-        Err(Trouble::Damaged(why)) => {
-            tracing::error!(%why, "the database is damaged");
-            None
-        }
-        loaded => Some(loaded?),
-    };
+    let (log, mut set_aside) = sound::open(dir)?;
+    let mut loaded = Loaded::if_readable(&log)?;
     let word = identity::home(&lock);
     let database = loaded.as_ref().and_then(|l| l.line.as_ref()).map_or(0, |line| line.home);
     let belongs = belongs(word, database, mark.as_ref().map_or(0, |m| m.home));
@@ -141,13 +136,22 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
         tracing::error!("the mark belongs to another data directory; set aside as {bad}");
         mark = None;
     }
-    let loaded = match loaded {
-        Some(loaded) => loaded,
+    let (log, loaded) = match loaded {
+        Some(loaded) => match sound::patience(loaded.line.as_ref(), mark.as_ref()) {
+            Some(patience) => match sound::sound(dir, log, patience)? {
+                (log, None) => (log, loaded),
+                (log, bad) => {
+                    set_aside = bad;
+                    let loaded = Loaded::if_readable(&log)?.unwrap_or_default();
+                    (log, loaded)
+                }
+            },
+            None => (log, loaded),
+        },
         None => {
             drop(log);
             set_aside = Some(identity::set_aside(dir, DATABASE)?);
-            log = Log::open(&identity::database(dir))?;
-            Loaded::default()
+            (Log::open(&identity::database(dir))?, Loaded::default())
         }
     };
     let home = belongs.home.map_or_else(getrandom::u64, Ok).unwrap_or_else(|_| fastrand::u64(..)).max(1);
@@ -157,23 +161,6 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
     let homes = Homes::new(dir, &lock, run);
     let head = homes.read()?;
     Ok(Disk { home, ..loaded.judged(log, (lock, homes), set_aside, (mark, head), clock) })
-}
-
-/// Opens the database; a damaged one gets another name and a new one begins.
-///
-/// # Errors
-/// What is no damage.
-pub fn open_or_set_aside(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
-    let path = identity::database(dir);
-    match Log::open(&path) {
-        Ok(log) => Ok((log, None)),
-        Err(Trouble::Damaged(why)) => {
-            tracing::error!(%why, "the database cannot be used");
-            let bad = identity::set_aside(dir, DATABASE)?;
-            Ok((Log::open(&path)?, Some(bad)))
-        }
-        Err(other) => Err(other),
-    }
 }
 
 #[derive(Default)]
@@ -192,6 +179,17 @@ struct Loaded {
 }
 
 impl Loaded {
+    /// `None`: it is damaged.
+    fn if_readable(log: &Log) -> Result<Option<Self>, Trouble> {
+        match Self::from(log) {
+            Err(Trouble::Damaged(why)) => {
+                tracing::error!(%why, "the database is damaged");
+                Ok(None)
+            }
+            loaded => loaded.map(Some),
+        }
+    }
+
     fn from(log: &Log) -> Result<Self, Trouble> {
         let line: Option<Line> = log.state("line")?;
         // On a disk that mixes pages of two commits the line may be older than the records.

@@ -219,10 +219,13 @@ fn run(seeds: std::ops::Range<u64>) {
     let (mut tally, mut kinds, mut bad) = (Tally::default(), BTreeMap::new(), Vec::new());
     for seed in seeds.clone() {
         let _loud = Loud("FIELDGATE_DAMAGE_SEED", seed);
-        bad.extend(runtime.block_on(case(seed, &stock, room.path(), &mut tally, &mut kinds)));
+        let wrong = runtime.block_on(case(seed, &stock, room.path(), &mut tally, &mut kinds));
+        let more = wrong.len().saturating_sub(1);
+        // One case can make hundreds: what counts is which cases.
+        bad.extend(wrong.first().map(|what| format!("{what} (and {more} more)")));
     }
     println!("seeds {seeds:?}: {kinds:#?}\n{tally:#?}");
-    assert!(bad.is_empty(), "{} complaints:\n{}", bad.len(), bad[..bad.len().min(12)].join("\n"));
+    assert!(bad.is_empty(), "{} bad cases:\n{}", bad.len(), bad[..bad.len().min(50)].join("\n"));
     let Tally { unopenable, undeclared, wrong, doubled, unbalanced, .. } = tally;
     assert_eq!([unopenable, undeclared, wrong, doubled, unbalanced], [0; 5]);
     assert!(alone.is_some() || tally.set_aside > 0 && tally.declared > 0, "nothing was damaged");

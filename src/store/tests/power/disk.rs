@@ -107,6 +107,20 @@ impl Image {
         }
     }
 
+    /// A name is another file's from now on.
+    pub fn forget(&mut self, name: &str) {
+        self.nodes.remove(name);
+        self.ghosts.remove(name);
+    }
+
+    /// A file has another name, and the directory is synced.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        if let Some(node) = self.nodes.remove(from) {
+            self.nodes.insert(to.to_owned(), Node { named: 0, ..node });
+        }
+        self.ghosts.remove(to);
+    }
+
     /// The directory is synced: names that were made stay, names that were removed do not come back.
     pub fn sync_dir(&mut self) {
         self.ghosts.clear();

@@ -5,10 +5,11 @@
 //! synced: what a sync is worth, the model knows. There is no shared memory, so a store that needed it could not open
 //! its WAL: that the index of the WAL is on the heap is thereby part of every test here.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs::{File, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -34,6 +35,8 @@ pub type Hook = Box<dyn FnMut(Call, &str) -> Option<c_int> + Send>;
 #[derive(Default)]
 pub struct Disk {
     image: Mutex<Image>,
+    /// Which file of the real directory each name stood for when it was last opened.
+    inodes: Mutex<BTreeMap<String, u64>>,
     hook: Mutex<Option<Hook>>,
     lies: Mutex<bool>,
 }
@@ -63,6 +66,22 @@ impl Disk {
         *held(&self.lies) = true;
     }
 
+    /// A file is opened. One that had another name was renamed since, and one that is another than this name's was
+    /// replaced; whoever renames syncs the directory.
+    fn open(&self, name: &str, inode: u64) {
+        let (mut image, mut inodes) = (held(&self.image), held(&self.inodes));
+        if inodes.get(name).is_some_and(|was| *was != inode) {
+            image.forget(name);
+        }
+        let other = inodes.iter().find(|(other, is)| **is == inode && *other != name).map(|(o, _)| o.clone());
+        if let Some(other) = other {
+            inodes.remove(&other);
+            image.rename(&other, name);
+        }
+        inodes.insert(name.to_owned(), inode);
+        image.open(name);
+    }
+
     fn call(&self, call: Call, name: &str) -> Option<c_int> {
         held(&self.hook).as_mut().and_then(|hook| hook(call, name))
     }
@@ -78,6 +97,7 @@ pub fn watch(dir: &Path) -> Arc<Disk> {
         let name = entry.file_name().to_string_lossy().into_owned();
         if (name.starts_with("fieldgate.db") || name.starts_with("broker.db")) && entry.path().is_file() {
             held(&disk.image).put(&name, std::fs::read(entry.path()).expect("reads"));
+            held(&disk.inodes).insert(name, entry.metadata().expect("is there").ino());
         }
     }
     held(&WATCHED).push((dir.to_owned(), Arc::clone(&disk)));
@@ -166,7 +186,8 @@ unsafe extern "C" fn open(
     else {
         return ffi::SQLITE_CANTOPEN;
     };
-    held(&disk.image).open(&name);
+    let Ok(meta) = opened.metadata() else { return ffi::SQLITE_CANTOPEN };
+    disk.open(&name, meta.ino());
     let open = Box::into_raw(Box::new(Open { disk, name, file: opened, fresh }));
     // SAFETY: as above; `out` may be null.
     unsafe {
@@ -187,6 +208,7 @@ unsafe extern "C" fn delete(_: *mut ffi::sqlite3_vfs, name: *const c_char, sync:
             return code;
         }
         held(&disk.image).remove(&file);
+        held(&disk.inodes).remove(&file);
         if sync != 0 && !*held(&disk.lies) {
             held(&disk.image).sync_dir();
         }
