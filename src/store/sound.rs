@@ -22,6 +22,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::identity::{self, DATABASE, Mark, WAL};
 use super::log::Log;
 use super::recovery::Line;
+use super::room::free_disk;
 use super::state::Tick;
 use super::trouble::Trouble;
 
@@ -31,7 +32,7 @@ const SHORT: Duration = Duration::from_millis(10);
 const LONG: Duration = Duration::from_secs(2);
 
 /// Steps of SQLite between two looks at the time.
-const STEPS: i32 = 1000;
+const STEPS: i32 = 64;
 
 /// Where a database is written anew.
 const ANEW: &str = "fieldgate.db.anew";
@@ -108,6 +109,19 @@ pub fn sound(dir: &Path, mut log: Log, patience: Duration) -> Result<(Log, Optio
         }
         Err(other) => Err(other),
     }
+}
+
+/// Keeps a replaced database if that takes little of the room there is: readings must not have to go for it.
+fn keep(old: &Path, free: Option<u64>) -> bool {
+    let wal = PathBuf::from(format!("{}-wal", old.display()));
+    let size: u64 = [old, &wal].iter().filter_map(|path| std::fs::metadata(path).ok()).map(|m| m.len()).sum();
+    let kept = free.is_none_or(|free| size <= free / 8);
+    if !kept {
+        for path in [old, &wal] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    kept
 }
 
 /// A copy of every row that can be read, whole and durable.
@@ -283,6 +297,16 @@ mod tests {
         let (log, bad) = open(dir.path()).expect("opens again");
         let (log, again) = sound(dir.path(), log, LONG).expect("is sound");
         assert_eq!((rows(&log), bad, again), (21, None, None));
+    }
+
+    #[test]
+    fn a_replaced_database_is_kept_where_there_is_room_for_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [old, wal] = ["fieldgate.db.bad-1", "fieldgate.db.bad-1-wal"].map(|name| dir.path().join(name));
+        std::fs::write(&old, [0; 1000]).expect("writes");
+        std::fs::write(&wal, [0; 24]).expect("writes");
+        assert!(keep(&old, Some(8192)) && keep(&old, None) && wal.exists());
+        assert!(!keep(&old, Some(8191)) && !old.exists() && !wal.exists());
     }
 
     #[test]
