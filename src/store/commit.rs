@@ -16,6 +16,7 @@ use super::loss::{self, Facts};
 use super::quota::Limits;
 use super::ranges::RangeSet;
 use super::recovery::Line;
+use super::sound::HOME;
 use super::state::{self, Moment, Tick};
 use super::tail::Tail;
 use super::trouble::Trouble;
@@ -216,6 +217,7 @@ impl Writer {
             }
             if !self.epochs_saved {
                 change.state.push(("epochs".into(), Some(seal(&state.epochs)?)));
+                change.state.push((HOME.into(), Some(seal(&self.line.home)?)));
             }
             (change.commands, change.commands_from) = state.commands.unsaved();
             change.losses_done = done;
@@ -293,6 +295,7 @@ impl Writer {
             match (key.as_str(), value) {
                 ("boots", _) => self.saved_boots = state.boots.clone(),
                 ("epochs", _) => self.epochs_saved = true,
+                (HOME, _) => {}
                 (key, value) => {
                     let name = key.trim_start_matches("uplink:");
                     match value.as_deref().and_then(super::identity::unseal) {

@@ -34,6 +34,7 @@ use super::inspect::said;
 use super::log::{Change, Log};
 use super::ranges::count;
 use super::recovery::{Found, Line, judge};
+use super::sound::HOME;
 use super::trouble::Trouble;
 use super::{Store, StoreError};
 
@@ -201,6 +202,7 @@ impl Restorable {
             let mut log = Log::open(&self.path)?;
             // What was open at the brokers then is not what they remember.
             let mut change = Change::default();
+            change.state.push((HOME.into(), Some(identity::seal(&home)?)));
             for (name, account) in self.accounts.iter().filter(|(_, a)| !a.session.is_none()) {
                 let account = account.clone().without_session();
                 change.state.push((format!("uplink:{name}"), Some(identity::seal(&account)?)));

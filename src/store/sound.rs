@@ -34,6 +34,9 @@ const LONG: Duration = Duration::from_secs(2);
 /// Steps of SQLite between two looks at the time.
 const STEPS: i32 = 64;
 
+/// The key of state for the word of the directory.
+pub const HOME: &str = "home";
+
 /// Where a database is written anew.
 const ANEW: &str = "fieldgate.db.anew";
 
@@ -53,9 +56,8 @@ pub fn open(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
         }
         log => log?,
     };
-    let home = |log: &Log| log.state::<Line>("line").ok().flatten().map_or(0, |line| line.home);
     match alone {
-        Some(ours) if ![0, ours].contains(&home(&log)) => {
+        Some(ours) if ![0, ours].contains(&log.home().unwrap_or(0)) => {
             drop(log);
             let bad = identity::set_aside(dir, WAL)?;
             tracing::error!("the WAL belongs to another database; set aside as {bad}");
@@ -92,9 +94,13 @@ pub fn sound(dir: &Path, mut log: Log, patience: Duration) -> Result<(Log, Optio
             drop(log);
             let bad = identity::set_aside(dir, DATABASE)?;
             take_name(dir)?;
-            tracing::error!(
-                "what could be read of it is in a new database; the old one is set aside as {bad}"
-            );
+            let kept = keep(&dir.join(&bad), free_disk(dir));
+            let old = if kept {
+                format!("the old one is set aside as {bad}")
+            } else {
+                "the old one is gone".into()
+            };
+            tracing::error!("what could be read of it is in a new database; {old}");
             Ok((Log::open(&identity::database(dir))?, Some(bad)))
         }
         Err(Trouble::Full(why)) => {
@@ -169,6 +175,19 @@ fn home_without_wal(path: &Path) -> Option<u64> {
 }
 
 impl Log {
+    /// The word of the directory it belongs to; 0: unknown. It stands there twice: in the line, which every commit
+    /// writes, and by itself, for where the line is damaged.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub(super) fn home(&self) -> Result<u64, Trouble> {
+        let line: Option<Line> = self.state("line")?;
+        match line.map_or(0, |line| line.home) {
+            0 => Ok(self.state(HOME)?.unwrap_or(0)),
+            home => Ok(home),
+        }
+    }
+
     /// What does not fit together in the file; `None`: nothing that was found within `patience`.
     fn misfit(&mut self, patience: Duration) -> Result<Option<String>, Trouble> {
         let until = Tick::now() + patience;
@@ -266,6 +285,16 @@ mod tests {
         );
         assert_eq!(log.state::<Line>("line").expect("reads").map(|l| l.home), Some(7));
         assert_eq!(identity::all_set_aside(ours.path()), ["fieldgate.db-wal.bad-1"]);
+    }
+
+    #[test]
+    fn whose_it_is_is_known_with_a_damaged_line_too() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut log = filled(dir.path(), 7, 2);
+        let change = Change { state: vec![(HOME.into(), identity::seal(&7u64).ok())], ..Change::default() };
+        log.commit(&line(7, 3), &change).expect("commits");
+        log.conn.execute("UPDATE state SET value='damaged' WHERE key='line'", []).expect("writes");
+        assert_eq!((log.state::<Line>("line").expect("reads"), log.home().expect("reads")), (None, 7));
     }
 
     #[test]

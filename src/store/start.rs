@@ -125,7 +125,7 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
     let (log, mut set_aside) = sound::open(dir)?;
     let mut loaded = Loaded::if_readable(&log)?;
     let word = identity::home(&lock);
-    let database = loaded.as_ref().and_then(|l| l.line.as_ref()).map_or(0, |line| line.home);
+    let database = loaded.as_ref().map_or(0, |loaded| loaded.of);
     let belongs = belongs(word, database, mark.as_ref().map_or(0, |m| m.home));
     if !belongs.database {
         tracing::error!("the database belongs to another data directory");
@@ -166,6 +166,8 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
 #[derive(Default)]
 struct Loaded {
     line: Option<Line>,
+    /// The word of the directory it belongs to; 0: unknown.
+    of: u64,
     present: RangeSet,
     accounts: BTreeMap<String, Account>,
     /// Uplinks whose account is damaged.
@@ -213,6 +215,7 @@ impl Loaded {
         let newest_boot = newest_values(log, &present, (&boots, &epochs), upto, &mut latest)?;
         Ok(Self {
             line,
+            of: log.home()?,
             present,
             accounts,
             damaged,

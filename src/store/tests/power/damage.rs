@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use super::super::*;
 use super::Facts;
 use super::cuts::{Loud, room};
-use super::witness::{Ledger, Tally, UPLINKS};
+use super::witness::{Ledger, Tally, UPLINKS, patient};
 use crate::bounds::STORE_POWER_CUT;
 use crate::store::identity::read_mark;
 
 const FILES: [&str; 4] = ["fieldgate.db", "fieldgate.db-wal", "mark", "head"];
+
+const FOREIGN: &str = "of another gateway";
 
 /// A moment of one gateway's life.
 struct Stage {
@@ -145,7 +147,7 @@ fn harm(
         }
         9 => {
             bytes = from(other, name, random);
-            "of another gateway"
+            FOREIGN
         }
         _ => {
             bytes = std::fs::read(dir.join(random.choice(&FILES).expect("four"))).unwrap_or_default();
@@ -187,7 +189,22 @@ async fn case(
     let said = ours.stages.last().expect("some").facts.said.clone();
     let facts = Facts { marked, lying: !data, said, ..stage.facts.clone() };
     let boot = if random.bool() { "ours" } else { "later" };
+    let foreign = |name: &str| done.iter().any(|(harmed, what)| (*harmed, *what) == (name, FOREIGN));
+    // Two of the three files that say whose directory it is: it is the other gateway's then, and owes what that took.
+    let theirs = foreign("mark") && (foreign("fieldgate.db") || foreign("fieldgate.db-wal"));
     let mut wrong = match start(&dir, boot) {
+        Ok((store, _)) if theirs => {
+            *kinds.entry("the other gateway's by two of three".into()).or_default() += 1;
+            let mut wrong = Vec::new();
+            for uplink in UPLINKS {
+                let (records, _) = patient(&store, uplink).await;
+                let strange = records.iter().find(|r| !ours.ledger.knows(r) && !other.ledger.knows(r));
+                wrong.extend(strange.map(|record| format!("{record:?} was never taken by anybody")));
+            }
+            tally.wrong += wrong.len() as u64;
+            store.crash();
+            wrong
+        }
         Ok((store, recovery)) => {
             let wrong = ours.ledger.judge(&store, &recovery, &facts, tally).await;
             store.crash();
