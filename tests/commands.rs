@@ -439,7 +439,7 @@ fn whatever_lies_in_the_data_directory_the_daemon_starts_and_says_what_was_set_a
 fn the_demo_ends_with_a_ledger_that_balances() {
     let home = temporary();
     let run = Command::new(BINARY)
-        .args(["demo", "--duration", "12s", "--plain"])
+        .args(["demo", "--duration", "12s", "--plain", "--config", "box.toml"])
         .current_dir(home.path())
         .stdin(Stdio::null())
         .output()
@@ -450,6 +450,8 @@ fn the_demo_ends_with_a_ledger_that_balances() {
         assert!(said.contains(word), "no `{word}` in:\n{said}");
     }
     assert!(!said.contains('\u{1b}'), "plain means plain");
+    let aside = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(aside.contains("box.toml is not read"), "{aside}");
     assert_eq!(fs::read_dir(home.path()).expect("it is there").count(), 0, "it leaves nothing behind");
 }
 
