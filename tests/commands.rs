@@ -221,7 +221,12 @@ fn ports_schema_completions_and_the_manual_are_there() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(gate.bare(&["completions", shell]).out.contains("fieldgate"), "{shell}");
     }
-    assert!(gate.bare(&["man"]).out.contains(".TH fieldgate"));
+    let man = gate.bare(&["man"]).out;
+    assert!(man.matches("\\-\\-config").count() > 20, "with each command: {man}");
+    assert!(
+        man.contains(".TH fieldgate") && man.contains("\n.TP\n\\fB141\\fR\nwhoever read the output"),
+        "{man}"
+    );
     let check = gate.cli(&["check"]);
     assert!(check.code == 0 && check.out.contains("level"), "{check:?}");
     assert!(!home.path().join("store").exists(), "check touches nothing");
