@@ -417,7 +417,7 @@ impl Gateway {
 
     /// The latest reading of every point, as the control socket shows them.
     pub async fn values(&self) -> serde_json::Value {
-        Values::new(self.broker.clone(), &self.topics).now().await
+        Values::new(self.broker.clone(), &self.topics).now(None).await
     }
 }
 
