@@ -352,6 +352,27 @@ mod tests {
         assert!(shown(Value::Int(i64::MIN)).contains(r#""value":-9223372036854775808,"#));
     }
 
+    /// A float that happens to be whole must not turn into an integer on its way, nor lose what an integer has no room for.
+    #[test]
+    fn a_float_is_written_as_one_however_whole_and_large_it_is() {
+        for (x, written) in [
+            (21.0, "21.0"),
+            (-0.0, "-0.0"),
+            (9_007_199_254_740_994.0, "9007199254740994.0"),
+            (18_446_744_073_709_551_616.0, "1.8446744073709552e+19"),
+            (1e300, "1e+300"),
+        ] {
+            let record = record(1, Some(Value::Float(x)), Quality::Good);
+            let one = text(reading(&record));
+            assert!(one.contains(&format!(r#""value":{written},"#)), "{one}");
+            let many = text(batch("g", false, &[record]).expect("a run"));
+            assert!(many.ends_with(&format!(",0,{written}]]}}")), "{many}");
+            let read: serde_json::Value = serde_json::from_str(&one).expect("JSON");
+            assert!(read["value"].is_f64() && read["value"].as_f64() == Some(x), "{one}");
+            assert_eq!(read["value"].to_string(), written, "as `watch` and `queue export` say it");
+        }
+    }
+
     #[test]
     fn what_is_no_number_never_leaves_as_good() {
         for x in [f64::NAN, f64::INFINITY] {
