@@ -101,6 +101,7 @@ mod restore;
 mod room;
 mod schema;
 mod sessions;
+mod since;
 mod start;
 mod state;
 mod status;
