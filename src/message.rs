@@ -53,6 +53,23 @@ impl BootMs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct WallMs(pub i64);
 
+/// A moment of this boot on the wall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// By what readings of then are placed by.
+    pub ts: WallMs,
+    /// The clock has been set in this boot; else `ts` is what the box believes.
+    pub set: bool,
+}
+
+impl Moment {
+    /// What stands under `clock` beside such a `ts`, as in the gateway's status; nothing where there is nothing to say.
+    #[must_use]
+    pub fn clock(self) -> Option<&'static str> {
+        (!self.set).then_some("unsynced")
+    }
+}
+
 impl fmt::Display for WallMs {
     /// RFC 3339 in UTC with milliseconds: `2026-11-22T14:30:00.123Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -253,6 +253,65 @@ fn made_at_rest_it_goes_on_without_a_gap_where_nothing_came_since() {
     assert_eq!(check.code, 0, "{check:?}");
 }
 
+/// Somebody restores, looks at it for a while, and restores the same file again.
+#[test]
+fn restored_twice_on_the_same_box_every_number_is_one_reading_and_arrives_or_is_declared() {
+    let home = temporary();
+    let cloud = Mosquitto::start(home.path());
+    let observer = cloud.observe();
+    let gate = gate(&home.path().join("box"), 9);
+    let mut daemon = gate.run();
+    wait_until("readings in the queue", seconds(30), || gate.account("cloud").queued >= 60);
+    let file = home.path().join("box.fgbackup");
+    assert_eq!(gate.cli(&["backup", text(&file)]).code, 0);
+    let saved = gate.account("cloud").queued;
+    wait_until("more readings", seconds(30), || gate.account("cloud").queued >= saved + 20);
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let heard = || readings(&observer.messages(), "gw/box");
+    let mut after_a_kill = false;
+    for killed in [true, false, false] {
+        let done = gate.cli(&["restore", text(&file), "--yes"]);
+        assert_eq!((done.code, done.out.contains("of at most")), (0, after_a_kill), "{done:?}");
+        assert!(done.out.contains("what this box took after the backup goes"), "it is known: {done:?}");
+        let config = fs::read_to_string(gate.config()).expect("there");
+        gate.configure(&config.replace(":9\"", &format!(":{}\"", cloud.port())));
+        let mut daemon = gate.run();
+        let epoch = gate.status()["gateway"]["epoch"].as_str().expect("an epoch").to_owned();
+        wait_until("readings of this life arrive", seconds(60), || {
+            heard().0.iter().filter(|r| r.epoch == epoch).count() >= 20
+        });
+        if killed {
+            daemon.kill();
+        } else {
+            daemon.signal(Signal::TERM);
+            assert_eq!(daemon.wait(seconds(25)), 0);
+        }
+        after_a_kill = killed;
+    }
+    let config = fs::read_to_string(gate.config()).expect("there");
+    gate.configure(&config.replace(SIM, ""));
+    let mut daemon = gate.run();
+    wait_until("everything is delivered", seconds(60), || gate.account("cloud").queued == 0);
+    let account = gate.account("cloud");
+    assert!(account.balances() && account.lost > 0, "{account:?}");
+    let declared = || losses(&observer.messages(), "gw/box");
+    wait_until("and declared", seconds(30), || {
+        declared().0.iter().map(|loss| loss.count).sum::<u64>() >= account.lost
+    });
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait(seconds(25)), 0);
+    let ((heard, odd), (declared, odd_losses)) = (heard(), declared());
+    let rollbacks: Vec<bool> = declared.iter().filter(|l| l.reason == "rollback").map(|l| l.bound).collect();
+    // The last life may have delivered everything.
+    assert!(rollbacks.starts_with(&[false, true]) && !rollbacks[2..].contains(&true), "{declared:?}");
+    let mut verdict = judge(&heard, &declared, false);
+    verdict.faults.extend(odd.into_iter().chain(odd_losses));
+    verdict.faults.extend(contradictions(&heard, &heard));
+    assert!(verdict.faults.is_empty(), "{}", verdict.faults.join("\n"));
+    assert_eq!(heard.iter().map(|r| &r.epoch).collect::<std::collections::BTreeSet<_>>().len(), 4);
+}
+
 #[test]
 fn of_a_configuration_with_a_mistake_it_says_so_and_by_whom_the_gateway_is_called() {
     let home = temporary();

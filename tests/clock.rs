@@ -4,8 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value as Json, json};
 use support::judge::{contradictions, held_against, judge};
 use support::messages::{Message, Reading, losses, readings};
+use support::mosquitto::publish;
 use support::plant::{Line, config, plant};
 use support::process::{Process, Signal};
 use support::{Gate, Mosquitto, Observer, Plant, Proxy, seconds, temporary, wait_for, wait_until};
@@ -152,6 +154,16 @@ impl Scene {
         });
     }
 
+    /// The answer to a command to a point that there is not.
+    fn refused(&self, local: &Observer, id: &str) -> Json {
+        let command = json!({ "id": id, "value": 1 }).to_string();
+        assert!(publish(self.gate.broker, &["-q", "1", "-t", "gw/box/command/plc-1/none", "-m", &command]));
+        wait_for("the answer", seconds(20), || {
+            let answers = local.messages().into_iter().filter(|m| m.topic == "gw/box/result/plc-1/none");
+            answers.map(|m| m.json()).find(|json| json["id"] == id)
+        })
+    }
+
     fn local(&self) -> Observer {
         Observer::start(self.home.path(), self.gate.broker, "local", &["gw/box/#"])
     }
@@ -207,6 +219,8 @@ fn what_waits_for_the_clock_arrives_with_its_true_time() {
     });
     assert!(words.contains("clock"), "{words}");
     assert!(heard(&scene.cloud).is_empty(), "nothing goes out meanwhile");
+    let told = scene.refused(&local, "before");
+    assert!(told["clock"] == "unsynced" && told["ts"].as_str() < Some("2000"), "{told}");
     // Killed, too, while it waits.
     daemon.kill();
     let daemon = scene.wall.spawn(&scene.gate);
@@ -216,6 +230,8 @@ fn what_waits_for_the_clock_arrives_with_its_true_time() {
     assert_eq!(scene.gate.status()["uplink"]["cloud"]["waits"], "");
     wait_until("the local correction", seconds(20), || is_corrected(&local));
     assert!(!corrections(&local.messages()).is_empty());
+    let told = scene.refused(&local, "after");
+    assert!(told["clock"].is_null() && told["ts"].as_str() > Some("2026"), "{told}");
     assert_eq!(scene.judge(daemon, &local), [], "nothing had to be corrected");
 }
 

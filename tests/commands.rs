@@ -195,6 +195,7 @@ fn read_write_watch_and_queue_work_with_the_daemon_and_without() {
         })
     });
     assert_eq!(gate.cli(&["watch", "boiler/count", "--json"]).json().as_array().map(Vec::len), Some(1));
+    assert_eq!(gate.cli(&["watch", "boiler", "--json"]).json().as_array().map(Vec::len), Some(2));
 
     // The cloud is nowhere: everything taken is queued. With the daemon, and then from its files alone.
     wait_until("ten readings in the queue", seconds(10), || gate.account("cloud").queued >= 10);
@@ -221,7 +222,12 @@ fn ports_schema_completions_and_the_manual_are_there() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(gate.bare(&["completions", shell]).out.contains("fieldgate"), "{shell}");
     }
-    assert!(gate.bare(&["man"]).out.contains(".TH fieldgate"));
+    let man = gate.bare(&["man"]).out;
+    assert!(man.matches("\\-\\-config").count() > 20, "with each command: {man}");
+    assert!(
+        man.contains(".TH fieldgate") && man.contains("\n.TP\n\\fB141\\fR\nwhoever read the output"),
+        "{man}"
+    );
     let check = gate.cli(&["check"]);
     assert!(check.code == 0 && check.out.contains("level"), "{check:?}");
     assert!(!home.path().join("store").exists(), "check touches nothing");
@@ -439,7 +445,7 @@ fn whatever_lies_in_the_data_directory_the_daemon_starts_and_says_what_was_set_a
 fn the_demo_ends_with_a_ledger_that_balances() {
     let home = temporary();
     let run = Command::new(BINARY)
-        .args(["demo", "--duration", "12s", "--plain"])
+        .args(["demo", "--duration", "12s", "--plain", "--config", "box.toml"])
         .current_dir(home.path())
         .stdin(Stdio::null())
         .output()
@@ -450,6 +456,8 @@ fn the_demo_ends_with_a_ledger_that_balances() {
         assert!(said.contains(word), "no `{word}` in:\n{said}");
     }
     assert!(!said.contains('\u{1b}'), "plain means plain");
+    let aside = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(aside.contains("box.toml is not read"), "{aside}");
     assert_eq!(fs::read_dir(home.path()).expect("it is there").count(), 0, "it leaves nothing behind");
 }
 
@@ -462,14 +470,22 @@ fn what_cannot_be_shown_is_said_and_a_reader_that_has_gone_is_no_fault() {
     let _daemon = gate.run();
     wait_until("a reading", seconds(10), || gate.cli(&["watch", "--once", "tank"]).code == 0);
     for (args, code, words) in [
-        (&["watch", "--once", "tnak"][..], 1, "no readings of `tnak`; there are readings of tank"),
-        (&["watch", "--json", "tank/levle"], 1, "no readings of `tank/levle`"),
+        (&["watch", "--once", "tnak"][..], 1, "no device `tnak`; did you mean `tank`?"),
+        (&["watch", "--json", "tank/levle"], 1, "`tank` has no point `levle`; did you mean `level`?"),
+        (&["read", "tnak"], 1, "no device `tnak`; did you mean `tank`?"),
         (&["read", "tank", "--count", "0"], 64, "`--raw`"),
     ] {
         let said = gate.cli(args);
         assert_eq!(said.code, code, "{args:?}: {said:?}");
         assert!(said.err.contains(words), "{args:?}: {said:?}");
     }
+    // On a terminal, too, where it would go on until Ctrl-C.
+    let line = format!("{BINARY} watch tnak --config {}", gate.config().display());
+    let mut live = Command::new("script");
+    live.args(["-qec", &line, "/dev/null"]);
+    let mut live = Process::start(live, &home.path().join("live.log"));
+    assert_eq!(live.wait(seconds(20)), 1);
+    assert!(live.output().contains("did you mean `tank`?"), "{}", live.output());
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
     let run = Command::new(BINARY).arg("schema").stdout(writer).output().expect("the binary can be started");

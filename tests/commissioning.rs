@@ -235,6 +235,37 @@ fn watch_wire_shows_frames_with_their_gaps_and_words() {
 }
 
 #[test]
+fn ports_say_which_bus_uses_them_and_which_are_missing() {
+    let home = temporary();
+    let link = home.path().join("rs485");
+    let (_runtime, _slave) = line(&link, &[2]);
+    let gone = "/dev/serial/by-id/usb-gone-if00";
+    let bus = format!("[[bus]]\nname = \"gone\"\ndriver = \"modbus-rtu\"\nport = \"{gone}\"\n");
+    let gate = Gate::new(BINARY, home.path(), "box", &(config(&link) + &bus));
+    let ports = gate.cli(&["ports", "--json"]);
+    let of = |ports: &Json, bus: &str| {
+        ports.as_array().and_then(|all| all.iter().find(|port| port["bus"] == bus).cloned()).expect(bus)
+    };
+    let there = of(&ports.json(), "rs485");
+    assert_eq!((ports.code, &there["present"], &there["configured"]), (0, &json!(true), &json!(link)));
+    assert!(there["device"].as_str().is_some_and(|device| device.starts_with("/dev/pts/")), "{there}");
+    let missing = of(&ports.json(), "gone");
+    assert_eq!(
+        missing,
+        json!({
+            "kind": "serial", "name": gone, "device": null, "description": "not there", "present": false,
+            "bus": "gone", "configured": gone,
+        })
+    );
+    let people = gate.cli(&["ports"]).out;
+    assert!(people.contains(&format!("{gone}\n        not there\n        bus `gone`")), "{people}");
+    // The configuration that was named has a mistake: the ports are shown all the same.
+    std::fs::write(gate.config(), "nonsense = 1\n").expect("written");
+    let wrong = gate.cli(&["ports", "--json"]);
+    assert!(wrong.code == 78 && wrong.json().is_array() && wrong.err.contains("nonsense"), "{wrong:?}");
+}
+
+#[test]
 fn profiles_are_listed_shown_and_checked() {
     let home = temporary();
     let gate = Gate::new(BINARY, home.path(), "box", "");

@@ -65,23 +65,8 @@ impl State {
         let key = self.fresh();
         let (tx, rx) = queue::new(&self.limits, &self.queued);
         self.ids.insert(c.client_id.clone(), key);
-        let client = Client {
-            id: c.client_id.clone(),
-            user: None,
-            access: None,
-            queue: tx,
-            presence: Presence::Local,
-            filters: Default::default(),
-            filter_bytes: 0,
-            will: None,
-            expiry: 0,
-            kept: self.keeps(c.expiry),
-            willed: false,
-            unnoted: false,
-            seq: 0,
-        };
-        let kept = client.kept;
-        self.clients.insert(key, client);
+        let kept = self.keeps(c.expiry);
+        self.clients.insert(key, Client { kept, ..Client::new(c.client_id.clone(), tx, Presence::Local) });
         let session = Session::empty(key, c.client_id.clone(), rx, kept);
         self.attach(key, c, session, false);
     }

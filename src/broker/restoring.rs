@@ -187,20 +187,16 @@ impl State {
             }
             filters.insert(filter, options);
         }
+        let presence = Presence::Away { session, left, since, ends, will_at };
         let client = Client {
-            id: row.client_id.clone(),
             user: row.user,
-            access: None,
-            queue: tx,
-            presence: Presence::Away { session, left, since, ends, will_at },
             filters,
             filter_bytes,
             will: row.will,
             expiry: row.expiry,
             kept: true,
-            willed: false,
-            unnoted: false,
             seq,
+            ..Client::new(row.client_id.clone(), tx, presence)
         };
         self.filter_bytes += filter_bytes;
         self.ids.insert(row.client_id, key);
@@ -218,20 +214,12 @@ impl State {
         let (queue, rx) = queue::new(&self.limits, &self.queued);
         let session = Session::empty(key, row.client_id.clone(), rx, false);
         let (left, since, ends) = (now.instant, self.fresh(), now.instant.checked_add(WILLS));
+        let presence = Presence::Away { session, left, since, ends, will_at: None };
         let client = Client {
-            id: row.client_id.clone(),
             user: row.user,
-            access: None,
-            queue,
-            presence: Presence::Away { session, left, since, ends, will_at: None },
-            filters: Default::default(),
-            filter_bytes: 0,
             will: row.will,
-            expiry: 0,
-            kept: false,
             willed: true,
-            unnoted: false,
-            seq: 0,
+            ..Client::new(row.client_id.clone(), queue, presence)
         };
         self.ids.insert(row.client_id, key);
         self.clients.insert(key, client);

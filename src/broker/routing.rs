@@ -262,21 +262,7 @@ impl State {
         let (tx, rx) = queue::new(&self.limits, &self.queued);
         let options = Options { qos: 2, no_local: false, as_published: true, id: None };
         let mut walks = Vec::new();
-        let mut client = Client {
-            id: name.into(),
-            user: None,
-            access: None,
-            queue: tx,
-            presence: Presence::Local,
-            filters: Default::default(),
-            filter_bytes: 0,
-            will: None,
-            expiry: 0,
-            kept: false,
-            willed: false,
-            unnoted: false,
-            seq: 0,
-        };
+        let mut client = Client::new(name.into(), tx, Presence::Local);
         for filter in filters {
             let filter: Arc<str> = filter.into();
             self.trie.insert(&filter, key, options);

@@ -246,6 +246,27 @@ pub(super) struct Client {
     pub seq: u64,
 }
 
+impl Client {
+    /// One that has subscribed to nothing yet, may do nothing, and is gone without a trace when it goes.
+    pub fn new(id: Arc<str>, queue: queue::Sender, presence: Presence) -> Self {
+        Self {
+            id,
+            user: None,
+            access: None,
+            queue,
+            presence,
+            filters: HashMap::default(),
+            filter_bytes: 0,
+            will: None,
+            expiry: 0,
+            kept: false,
+            willed: false,
+            unnoted: false,
+            seq: 0,
+        }
+    }
+}
+
 /// Where a subscriber is.
 #[derive(Debug)]
 pub(super) enum Presence {

@@ -146,16 +146,17 @@ fn plain(value: &Json) -> String {
 
 /// One request, to the daemon or to a bus task of our own that lives as long as the request.
 fn exchange(config: &std::path::Path, request: &Request) -> Result<Json, Exit> {
-    let loaded = super::load(config)?;
+    let mut loaded = super::load(config)?;
     if let Some(answer) = client::ask(&loaded.store.path, request)? {
         return Ok(answer);
     }
     let (Request::Read { device, .. } | Request::Write { device, .. }) = request else {
         return Err(Exit::Usage("only read and write work without the daemon".to_owned()));
     };
-    let Some(bus) = loaded.buses.into_iter().find(|b| b.devices.iter().any(|d| d.name == *device)) else {
-        return Ok(json!({ "error": format!("no device `{device}` in {}", config.display()) }));
+    let Some(at) = loaded.buses.iter().position(|b| b.devices.iter().any(|d| d.name == *device)) else {
+        return Ok(json!({ "error": super::no_device(device, config, &loaded.buses) }));
     };
+    let bus = loaded.buses.swap_remove(at);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(async {
         let lone = crate::runtime::lone_bus(bus);

@@ -8,7 +8,7 @@ pub enum Exit {
     /// Degraded, or the thing asked for failed: 1.
     #[error("{0}")]
     Failed(String),
-    /// The gateway is down: 2. Only `status` says this.
+    /// The gateway is down: 2. Only `status` and `kick` say this.
     #[error("{0}")]
     Down(String),
     /// The command line makes no sense: 64 (`EX_USAGE`).
@@ -28,6 +28,18 @@ pub enum Exit {
     #[error("nobody reads the output")]
     Unread,
 }
+
+/// Every exit code and what it says, as the manual has it.
+pub const CODES: [(u8, &str); 8] = [
+    (0, "done; of `status`: all is well"),
+    (1, "it failed, or is degraded: the last line says why"),
+    (2, "no daemon runs, or it does not answer; only `status` and `kick` end so"),
+    (64, "the command line makes no sense"),
+    (69, "cannot start: a port, an address or the queue cannot be had"),
+    (75, "stopped, but not everything was saved in time"),
+    (78, "the configuration has mistakes"),
+    (141, "whoever read the output has gone (`| head`); nothing is said, as of a tool that SIGPIPE ended"),
+];
 
 impl Exit {
     /// The exit code.
@@ -98,6 +110,15 @@ mod tests {
         assert_eq!(all.map(|e| e.code()), [1, 69, 75]);
         assert_eq!(Exit::Usage(String::new()).code(), 64);
         assert_eq!(Exit::Config(String::new()).code(), 78);
+        let told = [Exit::Failed(String::new()), Exit::Down(String::new()), Exit::Unread].map(|e| e.code());
+        let readme = include_str!("../../README.md");
+        for (code, says) in CODES {
+            assert!(
+                readme.contains(&format!("| {code} | {} |", says.replace('|', "\\|"))),
+                "README: {code} {says}"
+            );
+        }
+        assert!(told.iter().all(|code| CODES.iter().any(|(listed, _)| listed == code)));
         let unread = Exit::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
         assert_eq!((unread.code(), unread.report()), (141, String::new()));
     }

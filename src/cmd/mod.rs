@@ -33,8 +33,9 @@ use std::path::{Path, PathBuf};
 
 use exit::Exit;
 
-use crate::config::{self, Loaded};
+use crate::config::{self, CompiledBus, Loaded};
 use crate::registry::DRIVERS;
+use crate::runtime::names::instead;
 
 /// Where the configuration is on an installed box.
 pub const DEFAULT_CONFIG: &str = config::DEFAULT_PATH;
@@ -45,6 +46,12 @@ pub const DEFAULT_CONFIG: &str = config::DEFAULT_PATH;
 /// Every mistake of every file.
 pub fn load(main: &Path) -> Result<Loaded, Exit> {
     config::load(main, DRIVERS).map_err(|report| Exit::from(&report))
+}
+
+/// Said of a name that is no device of the configuration.
+fn no_device(device: &str, main: &Path, buses: &[CompiledBus]) -> String {
+    let known = buses.iter().flat_map(|bus| &bus.devices).map(|d| d.name.as_str()).collect();
+    format!("no device `{device}` in {}; {}", main.display(), instead(device, known))
 }
 
 /// The data directory that a configuration names. A mistake elsewhere in the file must not keep a

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args as ClapArgs;
 use clap_complete::Shell;
 
-use super::exit::Exit;
+use super::exit::{CODES, Exit};
 
 /// Print completions for a shell.
 #[derive(Debug, ClapArgs)]
@@ -14,11 +14,13 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-/// Prints the manual page of the whole program, its commands included.
+/// Prints the manual page of the whole program, its commands and exit codes included.
 ///
 /// # Errors
 /// Output cannot be written.
-pub fn man(command: clap::Command, out: &mut dyn Write) -> Result<(), Exit> {
+pub fn man(mut command: clap::Command, out: &mut dyn Write) -> Result<(), Exit> {
+    // Options that all commands have are with each of them.
+    command.build();
     let man = clap_mangen::Man::new(command.clone());
     man.render(out)?;
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
@@ -27,6 +29,10 @@ pub fn man(command: clap::Command, out: &mut dyn Write) -> Result<(), Exit> {
         man.render_synopsis_section(out)?;
         man.render_description_section(out)?;
         man.render_options_section(out)?;
+    }
+    writeln!(out, ".SH \"EXIT STATUS\"")?;
+    for (code, says) in CODES {
+        writeln!(out, ".TP\n\\fB{code}\\fR\n{says}")?;
     }
     Ok(())
 }

@@ -118,7 +118,7 @@ fn looks(args: &ReadArgs) -> Result<Asked, Exit> {
     };
     let loaded = super::load(&args.config)?;
     let Some(bus) = loaded.buses.iter().find(|bus| bus.devices.iter().any(|d| d.name == device)) else {
-        return Err(Exit::Failed(format!("no device `{device}` in {}", args.config.display())));
+        return Err(Exit::Failed(super::no_device(device, &args.config, &loaded.buses)));
     };
     if !bus.driver.starts_with("modbus-") {
         return Err(no_registers(&bus.name, bus.driver));

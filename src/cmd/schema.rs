@@ -16,6 +16,9 @@ pub struct Args {
     /// Print the schema of device profiles instead.
     #[arg(long)]
     pub profile: bool,
+    /// A schema is JSON in any case; the option is here because every command that prints data has it.
+    #[arg(long, conflicts_with = "reference")]
+    pub json: bool,
 }
 
 /// Prints it.

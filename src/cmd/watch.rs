@@ -38,7 +38,7 @@ pub struct Args {
 /// Draws until interrupted.
 ///
 /// # Errors
-/// No daemon runs, or it went away; what is shown once has no reading.
+/// No daemon runs, or it went away; there is no such device or point, or what is shown once has no reading.
 pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let store = super::store_path(&args.config)?;
     if let Some(bus) = &args.wire {
@@ -46,45 +46,33 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     }
     let live = !args.once && !args.json && std::io::stdout().is_terminal();
     loop {
-        let Some(values) = client::ask(&store, &Request::Values {})? else {
+        let Some(values) = client::ask(&store, &Request::Values { only: args.only.clone() })? else {
             return Err(Exit::Failed(format!(
                 "no daemon on {}; start it with `fieldgate run`",
                 store.display()
             )));
         };
-        let rows: Vec<&Json> =
-            values.as_array().into_iter().flatten().filter(|row| wanted(row, args)).collect();
         if args.json {
-            writeln!(out, "{:#}", Json::Array(rows.iter().copied().cloned().collect()))?;
-            return found(&rows, &values, args);
+            writeln!(out, "{values:#}")?;
         }
+        // A name that there is not, most often because of its spelling: a reload may take one away, too.
+        if let Some(why) = values["error"].as_str() {
+            return Err(Exit::Failed(why.to_owned()));
+        }
+        let rows: Vec<&Json> = values.as_array().into_iter().flatten().collect();
+        let nothing = args.only.as_ref().filter(|_| rows.is_empty());
+        let nothing = nothing.map(|only| format!("no reading of `{only}` yet"));
         if live {
-            write!(out, "{}", picture(&table(&rows), terminal()))?;
+            let text = nothing.unwrap_or_else(|| table(&rows));
+            write!(out, "{}", picture(&text, terminal()))?;
             out.flush()?;
             std::thread::sleep(args.every.0.max(Duration::from_millis(100)));
-        } else {
-            out.write_all(table(&rows).as_bytes())?;
-            return found(&rows, &values, args);
+            continue;
         }
-    }
-}
-
-/// A name of which there is nothing is a mistake, most often in the name.
-fn found(rows: &[&Json], values: &Json, args: &Args) -> Result<(), Exit> {
-    let Some(only) = args.only.as_deref().filter(|_| rows.is_empty()) else { return Ok(()) };
-    let mut devices: Vec<&str> =
-        values.as_array().into_iter().flatten().filter_map(|row| row["device"].as_str()).collect();
-    devices.dedup();
-    let there = if devices.is_empty() { "nothing yet".to_owned() } else { devices.join(", ") };
-    Err(Exit::Failed(format!("no readings of `{only}`; there are readings of {there}")))
-}
-
-fn wanted(row: &Json, args: &Args) -> bool {
-    let (device, point) = (row["device"].as_str().unwrap_or(""), row["point"].as_str().unwrap_or(""));
-    match args.only.as_deref().map(|only| only.split_once('/').unwrap_or((only, ""))) {
-        None => true,
-        Some((d, "")) => d == device,
-        Some((d, p)) => d == device && p == point,
+        if !args.json {
+            out.write_all(table(&rows).as_bytes())?;
+        }
+        return nothing.map_or(Ok(()), |why| Err(Exit::Failed(why)));
     }
 }
 

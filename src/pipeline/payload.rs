@@ -12,7 +12,7 @@ use driver_api::{Quality, Reason, Value};
 use serde::ser::{SerializeSeq, Serializer};
 use serde::{Deserialize, Serialize};
 
-use crate::message::{CorrectionRecord, Epoch, LossRecord, Record, WallMs};
+use crate::message::{CorrectionRecord, Epoch, LossRecord, Moment, Record, WallMs};
 
 /// The retained word of a gateway that is not there: last will and farewell.
 pub const OFFLINE: &[u8] = br#"{"state":"offline"}"#;
@@ -165,16 +165,18 @@ pub fn command_id(command: &[u8]) -> Option<String> {
 /// The answer to a command that is not even tried: `{"id":…,"state":"refused","error":…,"ts":…}`.
 /// `id` is the command's own if its payload has one, else `null`.
 #[must_use]
-pub fn refused(command: &[u8], error: &str, ts: WallMs) -> Vec<u8> {
+pub fn refused(command: &[u8], error: &str, now: Moment) -> Vec<u8> {
     #[derive(Serialize)]
     struct Refused<'a> {
         id: Option<String>,
         state: &'a str,
         error: &'a str,
         ts: Shown<WallMs>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        clock: Option<&'static str>,
     }
     let id = command_id(command);
-    json(&Refused { id, state: "refused", error, ts: Shown(ts) })
+    json(&Refused { id, state: "refused", error, ts: Shown(now.ts), clock: now.clock() })
 }
 
 #[derive(Serialize)]
@@ -350,6 +352,27 @@ mod tests {
         assert!(shown(Value::Int(i64::MIN)).contains(r#""value":-9223372036854775808,"#));
     }
 
+    /// A float that happens to be whole must not turn into an integer on its way, nor lose what an integer has no room for.
+    #[test]
+    fn a_float_is_written_as_one_however_whole_and_large_it_is() {
+        for (x, written) in [
+            (21.0, "21.0"),
+            (-0.0, "-0.0"),
+            (9_007_199_254_740_994.0, "9007199254740994.0"),
+            (18_446_744_073_709_551_616.0, "1.8446744073709552e+19"),
+            (1e300, "1e+300"),
+        ] {
+            let record = record(1, Some(Value::Float(x)), Quality::Good);
+            let one = text(reading(&record));
+            assert!(one.contains(&format!(r#""value":{written},"#)), "{one}");
+            let many = text(batch("g", false, &[record]).expect("a run"));
+            assert!(many.ends_with(&format!(",0,{written}]]}}")), "{many}");
+            let read: serde_json::Value = serde_json::from_str(&one).expect("JSON");
+            assert!(read["value"].is_f64() && read["value"].as_f64() == Some(x), "{one}");
+            assert_eq!(read["value"].to_string(), written, "as `watch` and `queue export` say it");
+        }
+    }
+
     #[test]
     fn what_is_no_number_never_leaves_as_good() {
         for x in [f64::NAN, f64::INFINITY] {
@@ -402,12 +425,14 @@ mod tests {
 
     #[test]
     fn a_refusal_carries_the_commands_id_if_it_has_one() {
-        let at = WallMs(1_795_357_800_123);
+        let at = Moment { ts: WallMs(1_795_357_800_123), set: true };
         assert_eq!(
             text(refused(br#"{"id":"c-17","value":1}"#, "busy", at)),
             r#"{"id":"c-17","state":"refused","error":"busy","ts":"2026-11-22T14:30:00.123Z"}"#
         );
         assert!(text(refused(b"\xff{", "busy", at)).starts_with(r#"{"id":null,"#));
+        let believed = text(refused(b"", "busy", Moment { set: false, ..at }));
+        assert!(believed.ends_with(r#"Z","clock":"unsynced"}"#), "{believed}");
     }
 
     proptest! {

@@ -7,6 +7,9 @@ use driver_api::decode::{Kind, WordOrder, encode, seconds_between};
 use super::rule::Rule;
 use crate::config::values::{Values, whole_range};
 
+/// The whole numbers up to here are all floats, and no other number is read as one of them.
+const EXACT: u128 = (1 << 53) - 1;
+
 /// How far the clock of a device may have gone on between a write and its read-back.
 const TICKED_ON_S: std::ops::RangeInclusive<i64> = 0..=5;
 
@@ -158,12 +161,14 @@ fn whole(base: &str, raw: f64, exact: bool, asked: &serde_json::Value) -> Result
         #[expect(clippy::cast_possible_truncation, reason = "saturating is right: the range check follows")]
         _ => raw.round() as i128,
     };
-    // JSON gives what is longer than its integers as the float nearest to it: at the least i64 that may be any number around.
-    if exact && asked.is_f64() && number == i64::MIN.into() {
-        return Err(format!("{asked} is not exact, and does not fit {base} for certain"));
-    }
     if number < low || number > high {
         return Err(format!("{asked} does not fit {base}: the raw value would be {number}"));
+    }
+    // What JSON gives as a float is the one nearest to what was written: from 2^53 on that may be any number around.
+    if exact && asked.is_f64() && number.unsigned_abs() > EXACT {
+        return Err(format!(
+            "{asked} is not exact beyond {EXACT}: write it as a whole number, without a point or exponent"
+        ));
     }
     Ok(match i64::try_from(number) {
         Ok(i) => Value::Int(i),
@@ -246,9 +251,28 @@ mod tests {
         assert_eq!(rule("bool").to_raw(&json!(1)), Ok(Value::Bool(true)));
         let asked = |text: &str| rule("i64").to_raw(&serde_json::from_str(text).expect("JSON"));
         assert_eq!(asked("-9223372036854775808"), Ok(Value::Int(i64::MIN)));
-        for far in ["-9223372036854775809", "9223372036854775808", "-1e19", "1e19"] {
+        for far in ["9223372036854775808", "-1e19", "1e19"] {
             assert!(asked(far).is_err_and(|e| e.contains("not fit i64")), "{far}");
         }
+    }
+
+    #[test]
+    fn a_whole_number_that_comes_as_a_float_is_taken_only_where_no_other_is_read_as_it() {
+        let asked = |kind: &str, text: &str| rule(kind).to_raw(&serde_json::from_str(text).expect("JSON"));
+        for (text, number) in [("21.0", 21), ("-1e3", -1000), ("9007199254740991.0", 9_007_199_254_740_991)] {
+            assert_eq!(asked("i64", text), Ok(Value::Int(number)), "{text}");
+        }
+        // 2^53 + 1 is read as 2^53.
+        for text in ["9007199254740993.0", "9.007199254740993e15", "-9007199254740993.0", "1e18"] {
+            assert!(asked("i64", text).is_err_and(|e| e.contains("not exact")), "{text}");
+        }
+        assert!(asked("i64", "-9223372036854775809").is_err_and(|e| e.contains("not exact")));
+        assert!(asked("u64", "18446744073709551615.0").is_err_and(|e| e.contains("not fit u64")));
+        assert_eq!(asked("u64", "9007199254740993"), Ok(Value::Int(9_007_199_254_740_993)));
+        // Where the point is scaled, people see floats, and where it is a float it takes one.
+        let scaled = Rule { scale: Some(10.0), ..rule("u64") };
+        assert_eq!(scaled.to_raw(&json!(1e18)), Ok(Value::Int(100_000_000_000_000_000)));
+        assert_eq!(asked("f64", "9007199254740994.0"), Ok(Value::Float(9_007_199_254_740_994.0)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::ask::{Ask, BusHandle, Exchange, Failed, Pending};
 use super::recalled::{self, Recalled};
 use crate::bounds;
 use crate::clock::Clock;
-use crate::message::{CommandRequest, Message, Origin, Publish, WallMs};
+use crate::message::{CommandRequest, Message, Moment, Origin, Publish};
 use crate::pipeline::payload::command_id;
 use crate::pipeline::rule::Rule;
 
@@ -86,9 +86,15 @@ pub struct Outcome {
     /// Why, unless it went well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When this result was known, RFC 3339.
+    /// When this result was known, RFC 3339; placed as readings are.
     pub ts: String,
+    /// `unsynced` where the clock had not been set since the boot: `ts` is what the box believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<String>,
 }
+
+/// What it is now, by what readings are placed by.
+pub type Now = Arc<dyn Fn() -> Moment + Send + Sync>;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +127,7 @@ pub struct Commander {
     targets: watch::Receiver<Arc<Targets>>,
     memory: Arc<dyn Memory>,
     clock: Arc<dyn Clock>,
+    now: Now,
     publish: Publish,
 }
 
@@ -136,16 +143,16 @@ struct Running {
 }
 
 impl Commander {
-    /// A commander for the points of `targets`.
+    /// A commander for the points of `targets`. What expires does so by the clock; results are of `now`.
     #[must_use]
     pub fn new(
         gateway: &str,
         targets: watch::Receiver<Arc<Targets>>,
         memory: Arc<dyn Memory>,
-        clock: Arc<dyn Clock>,
+        (clock, now): (Arc<dyn Clock>, Now),
         publish: Publish,
     ) -> Self {
-        Self { gateway: gateway.to_owned(), targets, memory, clock, publish }
+        Self { gateway: gateway.to_owned(), targets, memory, clock, now, publish }
     }
 
     /// Runs until every sender of commands is gone, and what was begun is answered.
@@ -299,15 +306,16 @@ impl Commander {
 
     /// A repeated id is answered with what is known of it.
     fn answer_again(&mut self, device: &str, point: &str, payload: &Payload, known: Recalled) {
-        let outcome = known.told(payload.id.clone(), &payload.value, self.clock.wall().to_string());
+        let outcome = known.told(payload.id.clone(), &payload.value, (self.now)());
         let json = serde_json::to_string(&outcome).unwrap_or_default();
         (self.publish)(vec![self.message(device, point, json)]);
     }
 
     fn answer(&mut self, verdict: Verdict) {
         let Verdict { device, point, id, state, value, error, asked } = verdict;
-        let ts: WallMs = self.clock.wall();
-        let outcome = Outcome { id: id.clone(), state, value, error, ts: ts.to_string() };
+        let now = (self.now)();
+        let (ts, clock) = (now.ts.to_string(), now.clock().map(str::to_owned));
+        let outcome = Outcome { id: id.clone(), state, value, error, ts, clock };
         let json = serde_json::to_string(&outcome).unwrap_or_default();
         if let (Some(id), true) = (id, state.is_final()) {
             self.memory.keep(&recalled::key(&device, &point, &id), &recalled::kept(outcome, asked));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::commander::{Memory, Outcome, State};
+use crate::message::Moment;
 
 /// Between point and id. It is in no name of a device or point, so that keys are never ambiguous.
 const BETWEEN: char = '\u{1f}';
@@ -59,7 +60,7 @@ pub fn kept(outcome: Outcome, asked: Option<Json>) -> String {
 impl Recalled {
     /// The answer to a command that asks for `asked` under an id that was used before.
     #[must_use]
-    pub fn told(self, id: String, asked: &Json, now: String) -> Outcome {
+    pub fn told(self, id: String, asked: &Json, now: Moment) -> Outcome {
         let kept: Option<Kept> = self.kept.and_then(|json| serde_json::from_str(&json).ok());
         let Some(Kept { mut outcome, asked: before }) = kept else {
             let error = "it was begun before; what came of it is not known".to_owned();
@@ -68,7 +69,8 @@ impl Recalled {
                 state: State::Accepted,
                 value: None,
                 error: Some(error),
-                ts: now,
+                ts: now.ts.to_string(),
+                clock: now.clock().map(str::to_owned),
             };
         };
         let before = before.or_else(|| outcome.value.clone());
@@ -99,11 +101,16 @@ mod tests {
 
     fn outcome(value: Json, error: Option<&str>) -> Outcome {
         let (id, ts) = (Some("c-1".to_owned()), "then".to_owned());
-        Outcome { id, state: State::Verified, value: Some(value), error: error.map(str::to_owned), ts }
+        let error = error.map(str::to_owned);
+        Outcome { id, state: State::Verified, value: Some(value), error, ts, clock: None }
     }
 
     fn told(kept: String, here: bool, asked: &Json) -> Outcome {
-        Recalled { kept: Some(kept), here }.told("c-1".to_owned(), asked, "now".to_owned())
+        Recalled { kept: Some(kept), here }.told(
+            "c-1".to_owned(),
+            asked,
+            Moment { ts: crate::message::WallMs(0), set: true },
+        )
     }
 
     #[test]

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::backup::backup;
 use super::export::{Wanted, export};
 use super::lines::{self, BusLines};
+use super::names::{split, unknown};
 use crate::bounds;
 use crate::broker::{Broker, Kicked};
 use crate::clock::Clock;
@@ -37,7 +38,11 @@ pub enum Request {
     /// The whole snapshot.
     Status {},
     /// The latest reading of every point.
-    Values {},
+    Values {
+        /// Only of this device, or of this `device/point`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        only: Option<String>,
+    },
     /// One exchange for each block that holds the device's points (or the one point).
     Read {
         /// Device name.
@@ -139,8 +144,8 @@ impl Values {
         Self { broker, filter: format!("{}/data/+/+", topics.root()) }
     }
 
-    /// An array of reading payloads with `device` and `point` added, sorted by both.
-    pub async fn now(&self) -> Json {
+    /// An array of reading payloads with `device` and `point` added, sorted by both; of all points, or of one device or point.
+    pub async fn now(&self, only: Option<(&str, Option<&str>)>) -> Json {
         let mut rows: Vec<(Arc<str>, Json)> = self
             .broker
             .retained(&self.filter)
@@ -149,6 +154,7 @@ impl Values {
             .filter_map(|message| {
                 let mut names = message.topic.rsplit('/');
                 let (point, device) = (names.next()?, names.next()?);
+                only.is_none_or(|(d, p)| d == device && p.is_none_or(|p| p == point)).then_some(())?;
                 let mut row: Json = serde_json::from_slice(&message.payload).ok()?;
                 row.as_object_mut()?.insert("device".to_owned(), device.into());
                 row.as_object_mut()?.insert("point".to_owned(), point.into());
@@ -275,10 +281,19 @@ async fn answer(mut stream: UnixStream, access: &Access) -> io::Result<()> {
 pub async fn respond(request: &Request, access: &Access) -> Json {
     match request {
         Request::Status {} => (access.snapshot)(),
-        Request::Values {} => match &access.values {
-            Some(values) => values.now().await,
-            None => json!([]),
-        },
+        Request::Values { only } => {
+            let only = only.as_deref().map(split);
+            let targets = access.targets.borrow().clone();
+            if let Some((device, point)) = only
+                && !targets.keys().any(|(d, p)| d == device && point.is_none_or(|point| p == point))
+            {
+                return json!({ "error": unknown(&targets, device, point) });
+            }
+            match &access.values {
+                Some(values) => values.now(only).await,
+                None => json!([]),
+            }
+        }
         Request::Read { device, point } => read_points(access, device, point.as_deref()).await,
         Request::Write { device, point, value } => write_point(access, device, point, value).await,
         Request::Carry { bus, unit, request, timeout_ms } => {
@@ -397,19 +412,6 @@ fn words(failed: &Failed) -> String {
         Failed::Busy => "the bus has too much to do; try again".to_owned(),
         Failed::Failed(why) => why.clone(),
     }
-}
-
-fn unknown(targets: &Targets, device: &str, point: Option<&str>) -> String {
-    let mut names: Vec<&str> = targets.keys().map(|(d, _)| d.as_str()).collect();
-    names.sort_unstable();
-    names.dedup();
-    if !names.contains(&device) {
-        return format!("no device `{device}`; there is {}", names.join(", "));
-    }
-    let mut points: Vec<&str> =
-        targets.keys().filter(|(d, _)| d == device).map(|(_, p)| p.as_str()).collect();
-    points.sort_unstable();
-    format!("`{device}` has no point `{}`; there is {}", point.unwrap_or_default(), points.join(", "))
 }
 
 #[cfg(test)]

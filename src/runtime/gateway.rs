@@ -35,7 +35,7 @@ use crate::counters::FlowStats;
 use crate::message::{CommandRequest, Message, Origin, PointKey, Publish, Reading};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
-use crate::poll::commander::{Commander, Memory, Targets};
+use crate::poll::commander::{Commander, Memory, Now, Targets};
 use crate::status::snapshot::{Rates, Snapshot, Sources};
 use crate::store::{Begun, Recovery, Sessions, Store, run_directory};
 
@@ -147,7 +147,12 @@ impl Gateway {
         let (targets, targets_rx) = watch::channel(Arc::new(Targets::new()));
         let (lines, lines_rx) = watch::channel(Arc::default());
         let memory = Arc::new(Kept(store.clone()));
-        let commander = Commander::new(&id, targets_rx.clone(), memory, clock.clone(), publish.clone());
+        let now: Now = Arc::new({
+            let (store, clock) = (store.clone(), clock.clone());
+            move || store.moment(clock.boot())
+        });
+        let times = (clock.clone(), now.clone());
+        let commander = Commander::new(&id, targets_rx.clone(), memory, times, publish.clone());
         let (commands, inbox) = mpsc::channel(bounds::COMMANDS);
         let first = Sources {
             gateway: id.clone(),
@@ -224,8 +229,8 @@ impl Gateway {
 
     /// Whoever reads upstream knows a gateway by its id, so another one is worth a person's attention.
     fn tell_new_name(&self, was: &str) {
-        let ts = self.store.wall_of(self.clock.boot()).to_string();
-        let alarm = serde_json::json!({ "part": "gateway", "state": "renamed", "was": was, "now": self.id, "ts": ts });
+        let alarm = serde_json::json!({ "part": "gateway", "state": "renamed", "was": was, "now": self.id });
+        let alarm = observe::at(alarm, self.store.moment(self.clock.boot()));
         (self.publish)(vec![Message::new(self.topics.event_alarm(), alarm.to_string(), false)]);
         for name in self.uplinks.keys() {
             let queued = self.store.drain(name).map_or(0, |drain| drain.ledger().queued);
@@ -251,7 +256,7 @@ impl Gateway {
         let mut local = self.broker.subscribe("commands", &[&filter]).await;
         let (commands, topics, stop) =
             (self.commands.clone(), self.topics.clone(), self.stop_helpers.clone());
-        let (clock, publish) = (self.clock.clone(), self.publish.clone());
+        let (clock, store, publish) = (self.clock.clone(), self.store.clone(), self.publish.clone());
         self.helpers.push(tokio::spawn(async move {
             while let Some(Some(message)) = stop.run_until_cancelled(local.recv()).await {
                 let Some((device, point)) = topics.command_target(&message.topic) else { continue };
@@ -268,7 +273,7 @@ impl Gateway {
                     Err(TrySendError::Full(_)) => "busy: too many commands are waiting",
                     Err(TrySendError::Closed(_)) => return,
                 };
-                let refused = payload::refused(&message.payload, why, clock.wall());
+                let refused = payload::refused(&message.payload, why, store.moment(clock.boot()));
                 publish(vec![Message::new(topics.result(device, point), refused, false)]);
             }
         }));
@@ -417,7 +422,7 @@ impl Gateway {
 
     /// The latest reading of every point, as the control socket shows them.
     pub async fn values(&self) -> serde_json::Value {
-        Values::new(self.broker.clone(), &self.topics).now().await
+        Values::new(self.broker.clone(), &self.topics).now(None).await
     }
 }
 

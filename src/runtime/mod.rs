@@ -11,6 +11,7 @@ mod forward;
 mod gateway;
 pub mod lines;
 mod memory;
+pub mod names;
 mod observe;
 mod reload;
 pub mod service;

@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::message::{CorrectionRecord, LossRecord, Message, Publish};
+use crate::message::{CorrectionRecord, LossRecord, Message, Moment, Publish};
 use crate::pipeline::payload;
 use crate::pipeline::topics::Topics;
 use crate::status::snapshot::{Rates, Snapshot, Sources};
@@ -76,11 +76,9 @@ pub async fn observe(
             let was_class = was.map_or(STARTING, |was| was.class.as_str());
             let class = class(was_class, word).to_owned();
             if is_alarm(was_class, &class) {
-                let alarm = json!({
-                    "part": topics.within(topic).unwrap_or(topic),
-                    "state": class, "was": was_class,
-                    "ts": sources.borrow().now().to_string(),
-                });
+                let part = topics.within(topic).unwrap_or(topic);
+                let alarm = json!({ "part": part, "state": class, "was": was_class });
+                let alarm = at(alarm, sources.borrow().now());
                 messages.push(Message::new(topics.event_alarm(), alarm.to_string(), false));
             }
             if changed {
@@ -101,6 +99,16 @@ pub async fn observe(
         turn += 1;
     }
     publish(vec![Message::new(topics.status(), payload::OFFLINE, true)]);
+}
+
+/// An alarm of this moment.
+#[must_use]
+pub fn at(mut alarm: Json, now: Moment) -> Json {
+    alarm["ts"] = now.ts.to_string().into();
+    if let Some(word) = now.clock() {
+        alarm["clock"] = word.into();
+    }
+    alarm
 }
 
 /// Topic and payload of every part.
@@ -179,6 +187,14 @@ mod tests {
         assert_eq!(alarms(&tries), ["connected>disconnected", "disconnected>connected"]);
         let misses = ["online", "suspect", "online", "suspect", "offline", "online"];
         assert_eq!(alarms(&misses), ["online>offline", "offline>online"]);
+    }
+
+    #[test]
+    fn an_alarm_says_where_its_time_is_only_what_the_box_believes() {
+        use crate::message::WallMs;
+        let alarm = |set| at(json!({ "state": "down" }), Moment { ts: WallMs(5000), set }).to_string();
+        assert_eq!(alarm(true), r#"{"state":"down","ts":"1970-01-01T00:00:05.000Z"}"#);
+        assert_eq!(alarm(false), r#"{"state":"down","ts":"1970-01-01T00:00:05.000Z","clock":"unsynced"}"#);
     }
 
     #[test]

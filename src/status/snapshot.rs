@@ -16,7 +16,7 @@ pub use super::uplink::{UplinkSource, UplinkStatus};
 use crate::broker::{Broker, BrokerStats};
 use crate::clock::Clock;
 use crate::counters::FlowStats;
-use crate::message::{BootMs, WallMs};
+use crate::message::{BootMs, Moment};
 use crate::poll::share::{Door, ShareStats};
 use crate::poll::stats::BusStats;
 use crate::store::{Store, StoreStatus};
@@ -275,8 +275,8 @@ impl Rates {
 impl Sources {
     /// What it is now, by what readings are placed by.
     #[must_use]
-    pub fn now(&self) -> WallMs {
-        self.store.wall_of(self.clock.boot())
+    pub fn now(&self) -> Moment {
+        self.store.moment(self.clock.boot())
     }
 
     /// Takes a snapshot.

@@ -231,6 +231,7 @@ impl Writer {
                 head_file,
                 next_loss: self.line.next_loss,
                 home: self.line.home,
+                lives: self.line.lives.clone(),
             };
             state.dirty_since = None;
             // Looked-up or not: what came in since stays a draft without names.

@@ -37,6 +37,9 @@ pub struct Mark {
     /// The word of the directory it was written for; 0: unknown.
     #[serde(default)]
     pub home: u64,
+    /// Whose numbers go on here, as in the database.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lives: Vec<(u64, u64)>,
     /// The accounts of that moment, for when the database is gone.
     pub accounts: BTreeMap<String, Account>,
 }
@@ -274,6 +277,7 @@ mod tests {
             exact: false,
             bound: 3,
             home: 7,
+            lives: vec![(5, 100)],
             accounts,
         };
         write_mark(dir.path(), &mark).expect("writes");

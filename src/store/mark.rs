@@ -34,6 +34,7 @@ impl Writer {
                 exact: false,
                 bound: state.bound.next_power_of_two(),
                 home: self.line.home,
+                lives: self.line.lives.clone(),
                 // As the database holds them: what is declared there has its record.
                 accounts: self.saved.clone(),
             }

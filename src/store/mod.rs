@@ -101,6 +101,7 @@ mod restore;
 mod room;
 mod schema;
 mod sessions;
+mod since;
 mod sound;
 mod start;
 mod state;
@@ -140,7 +141,7 @@ pub use wishes::Wishes;
 use crate::bounds;
 use crate::clock::Clock;
 use crate::config::model;
-use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossRecord, Reading, Record, WallMs};
+use crate::message::{BootMs, CorrectionRecord, Epoch, Id, LossRecord, Moment, Reading, Record, WallMs};
 use state::State;
 use writer::{Job, Shared, Writer};
 
@@ -380,8 +381,16 @@ impl Store {
     /// was right before, does not count.
     #[must_use]
     pub fn wall_of(&self, at: BootMs) -> WallMs {
+        self.moment(at).ts
+    }
+
+    /// As [`Self::wall_of`], and whether the clock has been set in this boot at all.
+    #[must_use]
+    pub fn moment(&self, at: BootMs) -> Moment {
         let state = self.inner.shared.state();
-        state.place(state.boot, at).map_or_else(|| self.inner.shared.clock.wall_of(at), |(ts, _)| ts)
+        let unknown = || (self.inner.shared.clock.wall_of(at), false);
+        let (ts, set) = state.place(state.boot, at).unwrap_or_else(unknown);
+        Moment { ts, set }
     }
 
     /// What is known of a command by its key (its id and point, put together by whoever asks): `None` never seen, `Some(None)` begun, `Some(Some(json))` done.

@@ -13,7 +13,7 @@ use super::ranges::RangeSet;
 use crate::message::LossReason;
 
 /// The state of the line as the database holds it, rewritten with every commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// Counts the commits over all lives: tells whether a commit of unknown outcome took place.
     pub commit: u64,
@@ -34,6 +34,10 @@ pub struct Line {
     /// The word of the directory it belongs to (see `identity`); 0: unknown.
     #[serde(default)]
     pub home: u64,
+    /// Whose numbers go on here: words of directories that this one was restored from or took the place of, each with how far
+    /// everything of it is here (one past a number). The newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lives: Vec<(u64, u64)>,
 }
 
 /// The witnesses.
@@ -178,6 +182,7 @@ mod tests {
             head_file: true,
             next_loss: 1,
             home: 7,
+            lives: Vec::new(),
         }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {
@@ -192,6 +197,7 @@ mod tests {
             exact: false,
             bound: 50,
             home: 7,
+            lives: Vec::new(),
             accounts: BTreeMap::new(),
         }
     }

@@ -9,9 +9,12 @@
 //!
 //! How far the mark reaches:
 //! - Where the directory that is replaced lived on from the very moment of the backup, it knows as much as a start in it
-//!   would: exactly after an end in order, and after a kill, too, by the head of this boot; with a bound after a power cut. It
-//!   knows better what was delivered, and its accounts are taken over.
-//! - Anywhere else it reaches as far as the box can have come since ([`most_since`]).
+//!   would: which numbers were given out, after a kill, too, by the head of this boot; with a bound after a power cut. It
+//!   knows better what was delivered, and its accounts are taken over: after an end in order what is lost is exact, after a kill
+//!   a bound. That goes for a directory that itself was restored from this backup, or from a later one of the same life: which
+//!   lives go on in it, and how far they are there, it remembers.
+//! - Anywhere else it reaches as far as the box can have come since ([`most_since`]), and above every number of a directory
+//!   in which a life of the copy went on.
 //! - If a person says that nothing came after an end in order, it reaches nowhere and nothing is declared.
 //!
 //! The copy also gets a **word** of its own: from then on its directory is another one than the box it was copied
@@ -34,9 +37,12 @@ use super::inspect::said;
 use super::log::{Change, Log};
 use super::ranges::count;
 use super::recovery::{Found, Line, judge};
+use super::since::{Pace, most_since};
 use super::sound::HOME;
+use super::times::Boot;
 use super::trouble::Trouble;
 use super::{Store, StoreError};
+use crate::message::LossRecord;
 
 /// What a person knows of the time after the backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +58,10 @@ pub enum Ending {
 pub struct Restorable {
     path: PathBuf,
     line: Line,
+    epochs: Epochs,
+    boots: Vec<Boot>,
     accounts: BTreeMap<String, Account>,
+    losses: BTreeMap<u64, LossRecord>,
     pace: Pace,
     /// What it is of.
     pub of: Copied,
@@ -91,7 +100,10 @@ pub struct Held {
 struct Was {
     line: Line,
     epochs: Epochs,
+    boots: Vec<Boot>,
     accounts: BTreeMap<String, Account>,
+    /// What was declared and is not acknowledged yet, by handle.
+    losses: BTreeMap<u64, LossRecord>,
     /// What a start in it would find: one past every number that was given out.
     next: u64,
     /// Each number up to there was given out, and for a reading that is still one.
@@ -131,7 +143,10 @@ impl Restorable {
             let mut log = Log::open_to_read(&path)?;
             log.is_whole()?;
             let line: Line = log.state("line")?.ok_or(Trouble::Damaged("it has no line".into()))?;
+            let epochs = log.state("epochs")?.unwrap_or_default();
+            let boots = log.state("boots")?.unwrap_or_default();
             let accounts = accounts(&log)?;
+            let losses = losses(&log, &accounts)?;
             let (mut damaged, mut at, mut pace) = (0, 0, Pace::default());
             while let Some(row) = log.rows(at..u64::MAX, 1)?.pop() {
                 let block = log.block_before(row.first)?.map(|(_, data)| block::decode(&data));
@@ -143,7 +158,7 @@ impl Restorable {
             let queued = queued(&log, &line, &accounts)?;
             log.settle()?;
             let of = Copied::of(&line, bytes);
-            Ok(Self { path: path.clone(), line, accounts, pace, of, damaged, queued })
+            Ok(Self { path: path.clone(), line, epochs, boots, accounts, losses, pace, of, damaged, queued })
         };
         look().map_err(|trouble| said(&shown, trouble))
     }
@@ -164,26 +179,69 @@ impl Restorable {
         Ready { skipped: reach.stored - self.line.next, exact: reach.exact, known: reach.known }
     }
 
+    /// Whether some life goes on in the copy and in the directory with this word and these lives.
+    fn is_akin(&self, home: u64, lives: &[(u64, u64)]) -> bool {
+        let ours = || words(self.line.home, &self.line.lives);
+        words(home, lives).any(|word| ours().any(|our| our == word))
+    }
+
     fn reach(&self, held: &Held, ending: Ending) -> Reach {
         let line = &self.line;
         let after = match ending {
             Ending::Final => line.next,
             Ending::Open(elapsed) => line.next.saturating_add(most_since(&self.pace, line.bound, elapsed)),
         };
-        let same = |home: u64| home != 0 && home == line.home;
-        if let Some(was) = held.was.as_ref().filter(|was| same(was.line.home)) {
+        if let Some(was) = held.was.as_ref().filter(|was| self.is_akin(was.line.home, &was.line.lives)) {
             let next = was.next.max(line.next);
+            let whole = |(word, upto): &(u64, u64)| *word == line.home && line.next <= *upto;
+            let went_on = line.home != 0 && (was.line.home == line.home || was.line.lives.iter().any(whole));
             // A clone of it has other epochs from its first start on.
-            if !was.epochs.0.iter().any(|start| start.epoch == line.epoch) {
+            if !went_on || !was.epochs.0.iter().any(|start| start.epoch == line.epoch) {
                 return Reach::bound(next.max(after));
             }
             return Reach { stored: next, known: true, exact: was.exact };
         }
-        if let Some(mark) = held.mark.as_ref().filter(|m| same(m.home)) {
+        if let Some(mark) = held.mark.as_ref().filter(|m| self.is_akin(m.home, &m.lives)) {
             let next = if mark.clean { mark.stored } else { mark.reserved };
             return Reach::bound(next.max(after));
         }
         Reach::bound(after)
+    }
+
+    /// Whose numbers go on in the directory that is held: those of the copy and, if they are akin, those of the directory: the
+    /// mark reaches above all of them.
+    fn lives(&self, held: &Held) -> Vec<(u64, u64)> {
+        let line = &self.line;
+        let here = line.lives.iter().copied().chain([(line.home, line.next)]);
+        let was = held.was.iter().map(|w| (w.line.home, &w.line.lives));
+        let there = was.chain(held.mark.iter().map(|m| (m.home, &m.lives)));
+        let there = there.filter(|(home, lives)| self.is_akin(*home, lives));
+        let there = there.flat_map(|(home, lives)| lives.iter().copied().chain([(home, 0)]));
+        let mut all: Vec<(u64, u64)> = Vec::new();
+        for (word, upto) in there.chain(here).filter(|(word, _)| *word != 0) {
+            // Of what the directory has more of than the copy, that is not here now.
+            let upto = upto.min(line.next);
+            all.retain(|(known, _)| *known != word);
+            all.push((word, upto));
+        }
+        all.split_off(all.len().saturating_sub(LIVES))
+    }
+
+    /// What a directory knows that lived on from the copy goes with its accounts: the epochs of the numbers that are gone now,
+    /// when clocks were set, and what it declared and nobody acknowledged yet, as it declared it.
+    fn take_over(&self, was: &Was, line: &mut Line, change: &mut Change) -> Result<(), Trouble> {
+        let mut epochs = self.epochs.clone();
+        let newest = epochs.0.last().map_or(0, |start| start.first);
+        epochs.0.extend(was.epochs.0.iter().filter(|start| start.first > newest).cloned());
+        change.state.push(("epochs".to_owned(), Some(identity::seal(&epochs)?)));
+        let boots: BTreeMap<u32, &Boot> =
+            self.boots.iter().chain(&was.boots).map(|boot| (boot.n, boot)).collect();
+        change.state.push(("boots".to_owned(), Some(identity::seal(&boots.values().collect::<Vec<_>>())?)));
+        change.losses = was.losses.clone().into_iter().collect();
+        change.losses_done =
+            self.losses.keys().filter(|handle| !was.losses.contains_key(handle)).copied().collect();
+        line.next_loss = line.next_loss.max(was.line.next_loss);
+        Ok(())
     }
 
     /// Makes it ready for the directory that is held: its word, and its mark beside it. Only the copy is changed; what
@@ -198,6 +256,7 @@ impl Restorable {
             let home = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1);
             let mut line = self.line.clone();
             line.home = home;
+            line.lives = self.lives(held);
             line.commit += 1;
             let mut log = Log::open(&self.path)?;
             // What was open at the brokers then is not what they remember.
@@ -206,6 +265,9 @@ impl Restorable {
             for (name, account) in self.accounts.iter().filter(|(_, a)| !a.session.is_none()) {
                 let account = account.clone().without_session();
                 change.state.push((format!("uplink:{name}"), Some(identity::seal(&account)?)));
+            }
+            if let Some(was) = held.was.as_ref().filter(|_| reach.known) {
+                self.take_over(was, &mut line, &mut change)?;
             }
             log.commit(&line, &change)?;
             log.close()?;
@@ -216,13 +278,13 @@ impl Restorable {
             let plain = |(name, account): (String, Account)| (name, account.without_session());
             let accounts = accounts.into_iter().map(plain).collect();
             // The next start counts on from the newest that is known of this gateway's.
-            let was = held.was.iter().map(|w| (w.line.home, w.line.epoch));
-            let head = held.head.iter().map(|h| (self.line.home, [h.epoch.start, h.epoch.random]));
-            let head = head.filter(|_| held.was.is_some());
-            let earlier = was.chain(head).chain(held.mark.iter().map(|m| (m.home, m.epoch)));
-            let earlier = earlier.filter(|(home, _)| *home != 0 && *home == self.line.home);
+            let was = held.was.iter().filter(|w| self.is_akin(w.line.home, &w.line.lives));
+            let mark = held.mark.iter().filter(|m| self.is_akin(m.home, &m.lives));
+            let head = held.head.iter().filter(|_| held.was.is_some());
+            let head = head.map(|h| [h.epoch.start, h.epoch.random]);
+            let earlier = was.map(|w| w.line.epoch).chain(head).chain(mark.map(|m| m.epoch));
             let mark = Mark {
-                epoch: earlier.map(|(_, epoch)| epoch).chain([line.epoch]).max().unwrap_or(line.epoch),
+                epoch: earlier.chain([line.epoch]).max().unwrap_or(line.epoch),
                 stored,
                 reserved: stored,
                 // Nothing was given out above it: what there can be is in it.
@@ -230,6 +292,7 @@ impl Restorable {
                 exact: reach.exact,
                 bound: line.bound,
                 home,
+                lives: line.lives.clone(),
                 accounts,
             };
             let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -242,6 +305,14 @@ impl Restorable {
         };
         make().map_err(|trouble| said(&self.path.display().to_string(), trouble))
     }
+}
+
+/// Lives that are remembered: so many restores one after the other know what came in between.
+const LIVES: usize = 16;
+
+/// The words of all lives that go on in a directory.
+fn words(home: u64, lives: &[(u64, u64)]) -> impl Iterator<Item = u64> {
+    lives.iter().map(|(word, _)| *word).chain([home]).filter(|word| *word != 0)
 }
 
 fn unreadable(dir: &Path, error: &std::io::Error) -> StoreError {
@@ -286,7 +357,9 @@ impl Store {
             let log = Log::open_to_read(&database)?;
             let line: Line = log.state("line")?.ok_or(Trouble::Damaged("no line".into()))?;
             let epochs = log.state("epochs")?.unwrap_or_default();
-            let accounts = accounts(&log)?;
+            let boots = log.state("boots")?.unwrap_or_default();
+            let mut accounts = accounts(&log)?;
+            let losses = losses(&log, &accounts)?;
             let queued = queued(&log, &line, &accounts)?;
             let thinned = Rows::of(&log, [])?.gone(&line.present);
             // The database alone is all of it then.
@@ -299,8 +372,16 @@ impl Store {
                 settled: accounts.values().filter_map(|a| a.settled.end()).max().unwrap_or(0),
                 boot_id,
             });
-            let exact = thinned == 0 && !found.gaps.iter().any(|gap| gap.bound);
-            Ok((Was { line, epochs, accounts, next: found.next, exact }, queued))
+            // Restored, and never started since: the mark knows what arrived.
+            let behind = |mark: &&Mark| mark.stored > line.next || mark.epoch[0] > line.epoch[0];
+            let mark = held.mark.as_ref().filter(|mark| mark.home == line.home && found.rolled_back);
+            if let Some(mark) = mark.filter(behind) {
+                accounts.extend(mark.accounts.clone().into_iter().filter(|(_, account)| account.balances()));
+            }
+            // What was acknowledged in the last moment before a kill no commit has seen: of that it is not lost, either.
+            let ended = line.clean || found.rolled_back;
+            let exact = ended && thinned == 0 && !found.gaps.iter().any(|gap| gap.bound);
+            Ok((Was { line, epochs, boots, accounts, losses, next: found.next, exact }, queued))
         };
         match look() {
             Ok((was, queued)) => (held.was, held.queued) = (Some(was), Some(queued)),
@@ -346,6 +427,11 @@ fn accounts(log: &Log) -> Result<BTreeMap<String, Account>, Trouble> {
     Ok(accounts)
 }
 
+fn losses(log: &Log, accounts: &BTreeMap<String, Account>) -> Result<BTreeMap<u64, LossRecord>, Trouble> {
+    let all = accounts.keys().map(|name| log.losses(name, usize::MAX >> 1));
+    Ok(all.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
 fn queued(
     log: &Log,
     line: &Line,
@@ -358,63 +444,4 @@ fn queued(
         queued.insert(name.clone(), open.saturating_sub(missing));
     }
     Ok(queued)
-}
-
-/// How fast numbers were given out in the newest boot of which there are blocks: two of its moments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Pace {
-    boot: u32,
-    first: Option<(u64, u64)>,
-    last: (u64, u64),
-}
-
-impl Pace {
-    fn note(&mut self, boot: u32, seq: u64, times: [u64; 2]) {
-        if self.boot != boot || self.first.is_none() {
-            *self = Self { boot, first: Some((seq, times[0])), last: (seq, times[0]) };
-        }
-        self.last = (seq, times[0]);
-    }
-
-    /// Numbers and the ms they took.
-    fn measured(&self) -> Option<(u64, u64)> {
-        let (seq, at) = self.first?;
-        let (n, ms) = (self.last.0.checked_sub(seq)?, self.last.1.checked_sub(at)?);
-        (n > 0 && ms >= MEASURED_MS).then_some((n, ms))
-    }
-}
-
-/// A shorter stretch says nothing of how fast numbers are given out.
-const MEASURED_MS: u64 = 10_000;
-
-/// The most a box can be thought to have taken in `elapsed` ms: twice as fast as it was seen to go, and the bound of a
-/// power cut above that. Where it was not seen, a bound each second: it is what two commits have at most between them.
-fn most_since(pace: &Pace, bound: u64, elapsed: u64) -> u64 {
-    let bound = bound.max(crate::bounds::STORE_POWER_CUT);
-    let (n, ms) = pace.measured().map_or((bound, 1000), |(n, ms)| (n.saturating_mul(2), ms));
-    let most = u128::from(n) * u128::from(elapsed) / u128::from(ms.max(1));
-    u64::try_from(most).unwrap_or(u64::MAX).saturating_add(bound).min(FARTHEST)
-}
-
-/// Numbers stay in what JSON readers count exactly, whatever the clocks say: 2^50 readings are a thousand
-/// readings a second for 35,000 years.
-const FARTHEST: u64 = 1 << 50;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_far_as_it_can_have_come_is_twice_as_fast_as_it_went() {
-        let mut pace = Pace::default();
-        assert_eq!(most_since(&pace, 256, 10_000), 2560 + 256, "nothing was seen");
-        for n in 0..=60 {
-            pace.note(3, 1000 + n * 10, [5000 + n * 1000, 5999 + n * 1000]);
-        }
-        assert_eq!(pace.measured(), Some((600, 60_000)));
-        assert_eq!(most_since(&pace, 256, 3_600_000), 2 * 36_000 + 256);
-        pace.note(4, 9000, [1, 2]);
-        assert_eq!(pace.measured(), None, "another boot has another clock");
-        assert_eq!(most_since(&pace, u64::MAX, u64::MAX), FARTHEST);
-    }
 }

@@ -213,19 +213,17 @@ impl Log {
 mod tests {
     use super::*;
     use crate::store::log::{Change, Row};
-    use crate::store::ranges::RangeSet;
 
     fn line(home: u64, next: u64) -> Line {
         Line {
             commit: next,
             epoch: [3, 7],
             next,
-            present: RangeSet::default(),
             bound: 50,
-            clean: false,
             head_file: true,
             next_loss: 1,
             home,
+            ..Line::default()
         }
     }
 
@@ -257,6 +255,7 @@ mod tests {
             exact: false,
             bound: 0,
             home: 0,
+            lives: Vec::new(),
             accounts: [].into(),
         };
         let clean = Line { clean: true, ..line(1, 100) };

@@ -100,7 +100,8 @@ pub struct Disk {
     /// The latest values of the last life.
     pub latest: Latest,
     verdict: Verdict,
-    mark: Option<Mark>,
+    /// The mark, if it belongs here.
+    pub mark: Option<Mark>,
     accounts: BTreeMap<String, Account>,
     /// Uplinks whose account is damaged.
     damaged: Vec<String>,
@@ -243,15 +244,12 @@ impl Loaded {
                 let next = self.present.end().unwrap_or(1);
                 let epoch = self.epochs.of(next);
                 after_scan = Line {
-                    commit: 0,
                     epoch: [epoch.start, epoch.random],
                     next,
                     present: self.present.clone(),
-                    bound: 0,
-                    clean: false,
                     head_file: true,
                     next_loss: self.next_loss,
-                    home: 0,
+                    ..Line::default()
                 };
                 Some(&after_scan)
             }

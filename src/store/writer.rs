@@ -215,17 +215,7 @@ impl Writer {
     pub fn new(shared: Arc<Shared>, jobs: Receiver<Job>) -> Self {
         let now = Tick::now();
         let ballast = Ballast::new(&shared.dir);
-        let line = Line {
-            commit: 0,
-            epoch: [0, 0],
-            next: 1,
-            present: RangeSet::default(),
-            bound: 0,
-            clean: false,
-            head_file: false,
-            next_loss: 1,
-            home: 0,
-        };
+        let line = Line { next: 1, next_loss: 1, ..Line::default() };
         Self {
             shared,
             jobs,
@@ -287,7 +277,9 @@ impl Writer {
             *file = disk.homes.create(&head).ok();
         }
         if let Some(line) = &disk.line {
-            self.line.commit = line.commit;
+            (self.line.commit, self.line.lives) = (line.commit, line.lives.clone());
+        } else if let Some(mark) = &disk.mark {
+            self.line.lives = mark.lives.clone();
         }
         self.line.next_loss = disk.next_loss;
         self.line.home = disk.home;

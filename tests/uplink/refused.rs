@@ -26,12 +26,9 @@ const ROUNDS: u32 = 600;
 fn open(dir: &Path) -> Store {
     let config = model::Store {
         path: dir.to_owned(),
-        max_size: ByteSize::mib(64),
-        max_age: Span::s(86_400),
         min_free: ByteSize(0),
-        history: Span::ms(0),
         commit_interval: Span::ms(5),
-        thin: None,
+        ..model::Store::default()
     };
     Store::open(&config, &["cloud".to_owned()], Arc::new(SystemClock::new(true))).expect("opens").0
 }

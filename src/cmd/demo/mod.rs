@@ -10,6 +10,7 @@ mod plant;
 mod view;
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args as ClapArgs;
@@ -34,6 +35,9 @@ pub struct Args {
     /// One line a second instead of the live view.
     #[arg(long)]
     plain: bool,
+    /// Nothing but the ledger at the end, as JSON.
+    #[arg(long, conflicts_with = "plain")]
+    json: bool,
 }
 
 /// What happens in a demo, by its share of the duration.
@@ -44,15 +48,21 @@ const METER_RETURNS: f64 = 0.7;
 /// How long the queue may take to drain after the last poll.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// Runs the demo.
+/// Runs the demo. A `config` that was named is not read, and that is said: it is about devices that there are.
 ///
 /// # Errors
 /// It cannot start, or the ledger does not balance.
-pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
+pub fn run(args: &Args, config: Option<&Path>, out: &mut dyn Write) -> Result<(), Exit> {
     if args.duration.0 < Duration::from_secs(10) {
         return Err(Exit::Usage(format!("a demo takes at least 10s, not {}", args.duration)));
     }
-    journal::start(if args.plain { "warn" } else { "off" });
+    if let Some(config) = config {
+        eprintln!(
+            "the demo brings its devices and its configuration along; {} is not read",
+            config.display()
+        );
+    }
+    journal::start(if args.plain || args.json { "warn" } else { "off" });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(play(args, out));
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -73,7 +83,7 @@ async fn play(args: &Args, out: &mut dyn Write) -> Result<(), Exit> {
     let store = loaded.store.path.clone();
     let mut gateway = Gateway::start(loaded).await.map_err(cannot)?;
 
-    let view = View::new(args.plain);
+    let view = View::new(args.plain, args.json);
     view.opening(out, &plant, &gateway, cloud.address())?;
     let start = Instant::now();
     let moment = |share: f64| start + args.duration.0.mul_f64(share);

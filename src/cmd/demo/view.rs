@@ -1,8 +1,10 @@
-//! What the person sees: a picture that is drawn over and over, or one plain line a second.
+//! What the person sees: a picture that is drawn over and over, or one plain line a second; what a script sees: the ledger.
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
+
+use serde_json::json;
 
 use super::cloud::{Cloud, Received};
 use super::plant::Plant;
@@ -16,6 +18,7 @@ use crate::store::Ledger;
 /// How the demo shows itself.
 pub struct View {
     plain: bool,
+    json: bool,
 }
 
 /// One moment.
@@ -31,16 +34,16 @@ pub struct Frame<'a> {
 }
 
 impl View {
-    /// A view; `plain` for pipes and logs.
+    /// A view; `plain` for pipes and logs, `json` for scripts.
     #[must_use]
-    pub fn new(plain: bool) -> Self {
-        Self { plain }
+    pub fn new(plain: bool, json: bool) -> Self {
+        Self { plain, json }
     }
 
     /// Time between two frames.
     #[must_use]
     pub fn pace(&self) -> Duration {
-        if self.plain { Duration::from_secs(1) } else { Duration::from_millis(250) }
+        if self.plain || self.json { Duration::from_secs(1) } else { Duration::from_millis(250) }
     }
 
     /// Says what is about to be seen.
@@ -54,6 +57,9 @@ impl View {
         gateway: &Gateway,
         cloud: SocketAddr,
     ) -> Result<(), Exit> {
+        if self.json {
+            return Ok(());
+        }
         let local = gateway.addresses().first().map(|(_, a)| a.to_string()).unwrap_or_default();
         writeln!(out, "three simulated meters on {}", plant.terminal())?;
         writeln!(out, "a simulated heat pump on Modbus TCP {}", plant.tcp())?;
@@ -67,6 +73,9 @@ impl View {
     /// # Errors
     /// Output cannot be written.
     pub async fn draw(&self, out: &mut dyn Write, frame: &Frame<'_>, gateway: &Gateway) -> Result<(), Exit> {
+        if self.json {
+            return Ok(());
+        }
         if self.plain {
             writeln!(out, "{}", line(frame))?;
         } else {
@@ -90,6 +99,16 @@ impl View {
         plant: &Plant,
         verdict: &Result<(), String>,
     ) -> Result<(), Exit> {
+        if self.json {
+            let ledger = json!({
+                "served": plant.served(), "taken": ledger.taken, "delivered": ledger.delivered,
+                "queued": ledger.queued, "declared_lost": ledger.lost,
+                "cloud": { "readings": cloud.readings, "history": cloud.history, "repeats": cloud.repeats },
+                "balances": verdict.is_ok(),
+            });
+            writeln!(out, "{ledger:#}")?;
+            return Ok(());
+        }
         let row = |n: u64| format!("{:>10}", count(n as f64));
         writeln!(out)?;
         writeln!(out, "the devices served  {} values", row(plant.served()))?;

@@ -194,13 +194,15 @@ impl<'a> Plan<'a> {
         }
         let outlook = examined.outlook(&place.held, ending);
         if outlook.skipped > 0 {
-            let why = if outlook.known {
-                "what this box took after the backup goes with the queue that is here"
-            } else {
-                "what was taken after the backup cannot be known"
-            };
             let most = if outlook.exact { "" } else { "at most " };
-            self.say(format!("  {why}: {most}{} readings are declared lost (rollback)", n(outlook.skipped)));
+            let since = format!("{most}{} readings", n(outlook.skipped));
+            self.say(if outlook.known {
+                format!(
+                    "  what this box took after the backup goes with the queue that is here: of {since} those that did not arrive are declared lost (rollback)"
+                )
+            } else {
+                format!("  what was taken after the backup cannot be known: {since} are declared lost (rollback)")
+            });
         }
         match &place.held.queued {
             Some(queued) => {

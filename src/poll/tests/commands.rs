@@ -10,10 +10,10 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::super::commander::{Commander, Memory, Outcome, State, Target, Targets};
+use super::super::commander::{Commander, Memory, Now, Outcome, State, Target, Targets};
 use super::{Bench, bench};
 use crate::clock::{Clock, SystemClock};
-use crate::message::{CommandRequest, Message, Origin};
+use crate::message::{CommandRequest, Message, Moment, Origin, WallMs};
 
 struct Remembered(Mutex<HashMap<String, Option<String>>>);
 
@@ -33,6 +33,8 @@ impl Memory for Remembered {
 /// A commander over a bench; sends payloads and waits for states.
 struct Post {
     bench: Bench,
+    /// What time it is, and whether the clock is set.
+    now: Arc<Mutex<Moment>>,
     commands: mpsc::Sender<CommandRequest>,
     results: mpsc::Receiver<Message>,
     clock: SystemClock,
@@ -59,11 +61,14 @@ fn post_remembering(known: HashMap<String, Option<String>>) -> Post {
     let publish = Arc::new(move |messages: Vec<Message>| {
         messages.into_iter().for_each(|m| outbox.try_send(m).expect("room"));
     });
-    let clock = Arc::new(SystemClock::new(true));
-    let commander = Commander::new("gw", targets, Arc::new(Remembered(Mutex::new(known))), clock, publish);
+    let now = Arc::new(Mutex::new(Moment { ts: WallMs(1_795_357_800_123), set: true }));
+    let told = now.clone();
+    let times: (Arc<dyn Clock>, Now) =
+        (Arc::new(SystemClock::new(true)), Arc::new(move || *told.lock().expect("test")));
+    let commander = Commander::new("gw", targets, Arc::new(Remembered(Mutex::new(known))), times, publish);
     let (commands, inbox) = mpsc::channel(16);
     tokio::spawn(commander.run(inbox));
-    Post { bench, commands, results, clock: SystemClock::new(true) }
+    Post { bench, now, commands, results, clock: SystemClock::new(true) }
 }
 
 impl Post {
@@ -119,6 +124,27 @@ async fn a_command_is_written_and_read_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_result_of_a_time_before_the_clock_was_set_says_so_and_stays_so() {
+    let mut post = post();
+    let set = *post.now.lock().expect("test");
+    *post.now.lock().expect("test") = Moment { ts: WallMs(40_000), set: false };
+    for command in [json!({"id": "a", "value": 21}), json!({"id": "b", "value": 99})] {
+        post.send(command).await;
+        let first = post.result().await;
+        let last = if first.state == State::Accepted { post.result().await } else { first };
+        assert_eq!((&*last.ts, last.clock.as_deref()), ("1970-01-01T00:00:40.000Z", Some("unsynced")));
+    }
+    *post.now.lock().expect("test") = set;
+    post.send(json!({"id": "a", "value": 21})).await;
+    let again = post.result().await;
+    assert_eq!((again.state, &*again.ts), (State::Verified, "1970-01-01T00:00:40.000Z"), "what was told");
+    assert_eq!(again.clock.as_deref(), Some("unsynced"));
+    post.send(json!({"id": "c", "value": 99})).await;
+    let refused = post.result().await;
+    assert_eq!((&*refused.ts, refused.clock), ("2026-11-22T14:30:00.123Z", None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_reads_back_differently_has_failed() {
     let mut post = post();
     post.bench.line.lock().expect("test").stuck_value = true;
@@ -141,7 +167,7 @@ async fn a_repeated_id_is_answered_and_not_carried_out_again() {
 #[tokio::test(start_paused = true)]
 async fn what_came_too_late_is_never_carried_out() {
     let mut post = post();
-    let past = crate::message::WallMs(post.clock.wall().0 - 1000).to_string();
+    let past = WallMs(post.clock.wall().0 - 1000).to_string();
     for payload in
         [json!({"id": "a", "value": 1, "ttl": "0s"}), json!({"id": "b", "value": 1, "expires": past})]
     {

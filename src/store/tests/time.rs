@@ -7,7 +7,7 @@ use driver_api::{Quality, Reason};
 
 use super::*;
 use crate::bounds;
-use crate::message::CorrectionRecord;
+use crate::message::{CorrectionRecord, Moment};
 
 const UNSYNCED: Quality = Quality::Uncertain(Reason::ClockUnsynced);
 const YEAR: i64 = 365 * 86_400_000;
@@ -118,6 +118,9 @@ async fn a_moment_is_where_its_readings_are_though_the_clock_fell_back_and_the_d
     machine.take(51_000..51_001).await;
     assert_eq!(machine.told().await, row(1..2, 51_000, NOW, Quality::Good));
     assert_eq!(machine.store.wall_of(BootMs(51_000)), WallMs(51_000 + NOW));
+    assert!(machine.store.moment(BootMs(51_000)).set);
+    let machine = Machine::boot("b", 0);
+    assert_eq!(machine.store.moment(BootMs(7000)), Moment { ts: WallMs(7000), set: false }, "in 1970");
 }
 
 #[tokio::test]

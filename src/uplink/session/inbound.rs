@@ -4,7 +4,7 @@
 //! counted (a routed message).
 
 use super::{Bytes, Duration, Fault, Instant, Session, UplinkCounters, mpsc, payload};
-use crate::message::{CommandRequest, Message, Origin};
+use crate::message::{CommandRequest, Message, Moment, Origin};
 use crate::topic;
 
 /// What status says while readings go without the subscriptions.
@@ -123,7 +123,9 @@ impl Session<'_> {
     }
 
     fn refuse(&mut self, refused: &CommandRequest, why: &str) {
-        let answer = payload::refused(&refused.payload, why, self.context.clock.wall());
+        let clock = &self.context.clock;
+        let now = Moment { ts: clock.wall(), set: clock.synced() };
+        let answer = payload::refused(&refused.payload, why, now);
         let topic = self.context.topics.result(&refused.device, &refused.point);
         self.delivery.mirror.event(topic.into(), answer.into());
     }

@@ -128,9 +128,9 @@ fn numbering(verdict: &mut Verdict, epochs: &[&str], heard: BTreeSet<(&str, u64)
         }
         let arrived: Vec<u64> = heard.range((epoch, from)..=(epoch, to)).map(|(_, seq)| *seq).collect();
         let given_up = matches!(loss.reason.as_str(), "expired" | "queue_full" | "purged");
-        // A bound says "at most these": of what was lent to the uplinks while the disk was out of order, before a kill,
-        // some may have arrived.
-        let at_most = loss.bound && loss.reason == "unclean_start";
+        // A bound says "at most these": of what was lent to the uplinks while the disk was out of order, before a kill, or of
+        // what was under way before a kill and a restore, some may have arrived.
+        let at_most = loss.bound && matches!(loss.reason.as_str(), "unclean_start" | "rollback");
         if at_most || (given_up && arrived.len() <= IN_FLIGHT) {
             verdict.declared_but_heard += arrived.len();
         } else {
