@@ -310,3 +310,32 @@ async fn wrong_passwords_are_answered_ever_more_slowly_and_who_needs_none_does_n
     let stats = broker.stats();
     assert_eq!((stats.refused_for(Refusal::Busy), stats.refused_for(Refusal::Login)), (14, 5 + 16));
 }
+
+#[tokio::test]
+async fn a_listener_that_is_closed_while_clients_come_leaves_no_session_behind() {
+    let both = vec![listener(Transport::Tcp), listener(Transport::Tcp)];
+    let mut config = model::Broker { listener: both, max_connect_rate: 0, ..model::Broker::default() };
+    config.listener[1].allow_anonymous = Some(true);
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    for round in 0..10 {
+        let at = broker.addresses()[1].1;
+        let mut all = Vec::new();
+        for _ in 0..150 {
+            all.push(Raw::open(at, V::Four).await);
+        }
+        until("they are in", || broker.stats().connections == 150).await;
+        for (n, c) in all.iter_mut().enumerate() {
+            c.try_send(&connect(V::Four, &format!("c{n}"), true)).await.unwrap();
+        }
+        // Each time a little further.
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let second = config.listener.pop().unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        until("they are gone", || broker.stats().connections == 0).await;
+        assert_eq!(broker.clients().await, [], "round {round}");
+        config.listener.push(second);
+        broker.reconfigure(&config).await.unwrap();
+    }
+}
