@@ -57,8 +57,8 @@ impl From<Fault> for End {
     }
 }
 
-/// The hub's answer to a message: its QoS, whether anybody wanted it, and the group of the journal it is told after.
-type Answer = (u8, bool, u64);
+/// The answer to a message: its QoS, the reason code, and the group of the journal it is told after.
+type Answer = (u8, u8, u64);
 
 /// A message that waits for room in the log, who waits for an answer, and whether it was routed before.
 pub(super) type Stalled = (Publish, Option<AckTo>, bool);
@@ -77,7 +77,7 @@ pub(super) struct Connection {
     pub owed: usize,
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
     pub due: HashSet<u16>,
-    /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with the hub's answer.
+    /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with its answer, if there is one.
     pub answers: VecDeque<(u16, Option<Answer>)>,
     /// QoS 2 ids of messages that are to be stored and are not yet.
     pub unstored: HashSet<u16>,
@@ -290,7 +290,7 @@ impl Connection {
                     }
                 }
                 () = &mut idle, if self.keep_alive.is_some() => {
-                    if self.is_full() {
+                    if !self.may_read() {
                         self.heard = Instant::now();
                     }
                     if self.silent_at() <= Instant::now() {

@@ -175,11 +175,11 @@ impl Connection {
 
     /// Says what need not wait any more. Messages are acknowledged in the order they came (MQTT-4.6.0-2).
     pub(super) fn settle(&mut self) {
-        while let Some((id, Some((qos, matched, group)))) = self.answers.front().copied()
+        while let Some((id, Some((qos, code, group)))) = self.answers.front().copied()
             && self.passed(group)
         {
             self.answers.pop_front();
-            self.acknowledge(id, qos, matched);
+            self.acknowledge(id, qos, code);
         }
         while let Some(group) =
             self.disk.as_ref().and_then(|disk| disk.waiting.front()).map(|(group, _)| *group)
@@ -192,10 +192,9 @@ impl Connection {
         }
     }
 
-    fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+    fn acknowledge(&mut self, id: u16, qos: u8, code: u8) {
         self.unstored.remove(&id);
         self.owed = self.owed.saturating_sub(1);
-        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
         if qos == 1 {
             self.open.remove(&(1, id));
             self.reply(Reply::Ack, id, code);

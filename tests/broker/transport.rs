@@ -312,6 +312,26 @@ async fn wrong_passwords_are_answered_ever_more_slowly_and_who_needs_none_does_n
 }
 
 #[tokio::test]
+async fn refusals_are_told_in_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&guarded(dir.path()), &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    for (v, qos) in BOTH.into_iter().flat_map(|v| [(v, 1), (v, 2)]) {
+        let mut c = Raw::open(at, v).await;
+        c.send(&login(v, "anna", "secret")).await;
+        c.connack(false).await;
+        let topic = |id| if id % 2 == 1 { "w/x" } else { "no/x" };
+        let all: Vec<_> = (1..=6).map(|id| publish(v, 2 * qos, topic(id), id, &[], b"x")).collect();
+        c.send(&all.concat()).await;
+        for id in 1..=6u8 {
+            let got = c.recv().await;
+            let no = if v == V::Five && id % 2 == 0 { Some(&0x87) } else { None };
+            assert_eq!((got[3], got.get(4).filter(|code| **code >= 0x80)), (id, no), "{v:?} QoS {qos}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_listener_that_is_closed_while_clients_come_leaves_no_session_behind() {
     let both = vec![listener(Transport::Tcp), listener(Transport::Tcp)];
     let mut config = model::Broker { listener: both, max_connect_rate: 0, ..model::Broker::default() };
