@@ -306,11 +306,13 @@ impl Connection {
         self.heard + self.keep_alive.unwrap_or(Duration::from_secs(86_400))
     }
 
+    /// While it is not read its silence is none of its own: one that takes a large message slowly may have pinged in time. (Who takes
+    /// nothing of it has a deadline of its own, in `outlet`.)
     fn may_read(&self) -> bool {
         self.out.bytes.len() < OUT_READ && !self.is_full()
     }
 
-    /// It has as much unfinished as we allow, waits for room, or rests: it is not read, which is no silence of its own.
+    /// It has as much unfinished as we allow, waits for room, or rests.
     fn is_full(&self) -> bool {
         self.stalled.is_some()
             || self.pause.is_some()
@@ -387,7 +389,8 @@ impl Connection {
                     after = after.max(self.noted(id, Standing::Taken));
                 }
                 let waits = self.answers.iter_mut().find(|(at, answer)| *at == id && answer.is_none());
-                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, matched, after)));
+                let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, code, after)));
                 if qos == 2 {
                     self.session.taken.entry(id).and_modify(|group| *group = after);
                 }

@@ -1,6 +1,12 @@
 //! Sessions: kept, resumed, taken over, ended; wills.
 
+use std::time::Duration;
+
 use crate::raw::*;
+use fieldgate::broker::{Broker, EngineChoice, Options};
+use fieldgate::config::model;
+use fieldgate::message::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Flags of CONNECT: a will with QoS 1.
 const WILL: u8 = 4 | 8;
@@ -262,4 +268,33 @@ async fn members_of_a_shared_subscription_take_turns_and_one_that_leaves_is_not_
     a.send(&packet(0xA2, &[&[0, 9, 0][..], &text("$share/g/s/+")].concat())).await;
     a.expect(&[0xB0, 4, 0, 9, 0, 0]).await;
     assert_eq!(broker.stats().subscriptions, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pings_and_takes_a_large_message_slowly_is_not_silent() {
+    let config = model::Broker { listener: Vec::new(), ..model::Broker::default() };
+    let options = Options { engine: EngineChoice::Native, ..Options::default() };
+    let broker = Broker::start_with(&config, options).await.unwrap();
+    let (mut io, theirs) = tokio::io::duplex(4096);
+    let serving = broker.clone();
+    tokio::spawn(async move { serving.serve(theirs).await });
+    io.write_all(&connect_with(V::Four, "slow", 2, 1, &[], &[])).await.unwrap();
+    io.write_all(&subscribe(V::Four, 1, "big", 0)).await.unwrap();
+    io.read_exact(&mut [0; 9]).await.unwrap();
+    broker.publish(vec![Message::new("big", "x".repeat(900_000), false)]);
+    // Some 160 kB a second, and two pings.
+    let (mut got, mut buffer) = (0, [0; 4096]);
+    for n in 0.. {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        if n % 20 == 0 {
+            io.write_all(&[0xC0, 0]).await.unwrap();
+        }
+        match io.read(&mut buffer).await.unwrap() {
+            0 => panic!("ended after {got} bytes"),
+            more => got += more,
+        }
+        if got > 900_000 {
+            break;
+        }
+    }
 }
