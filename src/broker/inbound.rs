@@ -50,12 +50,17 @@ impl Connection {
             Packet::Publish(publish) => return self.publish(publish, size),
             Packet::PubAck { id } => {
                 let seq = self.session.flight.puback(id);
+                self.answered(id);
                 self.over(seq);
             }
-            Packet::PubRec { id, reason } => match self.session.flight.pubrec(id, reason) {
-                (Some(code), seq) => self.released(seq, id, code),
-                (None, seq) => self.over(seq),
-            },
+            Packet::PubRec { id, reason } => {
+                let received = self.session.flight.pubrec(id, reason);
+                self.answered(id);
+                match received {
+                    (Some(code), seq) => self.released(seq, id, code),
+                    (None, seq) => self.over(seq),
+                }
+            }
             Packet::PubRel { id } => {
                 let known = self.session.taken.remove(&id).is_some();
                 self.due.remove(&id);

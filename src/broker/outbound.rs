@@ -114,6 +114,15 @@ impl Connection {
         }
     }
 
+    /// The client has said something of the message with this id: it may have done so before that was sent again, which then it
+    /// need not be, and counts as sent.
+    pub(super) fn answered(&mut self, id: u16) {
+        let is_open = matches!(self.session.flight.get(id), Some(Some(_)));
+        if !is_open && !self.again.is_empty() {
+            self.again.retain(|again| *again != id);
+        }
+    }
+
     /// What is at this place is over.
     pub(super) fn over(&self, seq: u64) {
         self.note(false, seq, super::journal::Pending::remove);

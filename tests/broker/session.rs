@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::kept::come;
 use crate::raw::*;
 use fieldgate::broker::{Broker, EngineChoice, Options};
 use fieldgate::config::model;
@@ -268,6 +269,34 @@ async fn members_of_a_shared_subscription_take_turns_and_one_that_leaves_is_not_
     a.send(&packet(0xA2, &[&[0, 9, 0][..], &text("$share/g/s/+")].concat())).await;
     a.expect(&[0xB0, 4, 0, 9, 0, 0]).await;
     assert_eq!(broker.stats().subscriptions, 1);
+}
+
+#[tokio::test]
+async fn answers_that_come_before_their_messages_are_sent_again_are_answers() {
+    for v in BOTH {
+        let (broker, at) = broker().await;
+        let mut c = come(at, v, "early", false).await;
+        c.subscribed("q", 1).await;
+        let mut p = Raw::connected(at, v, "p").await;
+        let mut answers = Vec::new();
+        for id in 1..=3 {
+            p.send(&publish(v, 2, "q", id, &[], b"x")).await;
+            p.recv().await;
+            let got = c.recv().await;
+            answers.extend([0x40, 2, got[5], got[6]]);
+        }
+        drop(c);
+        until("it is away", || broker.stats().sessions_away == 1).await;
+        // As from a client that noted them while there was no connection.
+        let forever: &[u8] = if v == V::Five { &[0x11, 0, 0, 0, 60] } else { &[] };
+        let mut c = Raw::open(at, v).await;
+        c.send(&[connect_with(v, "early", 0, 0, forever, &[]), answers].concat()).await;
+        c.connack(true).await;
+        p.send(&publish(v, 2, "q", 9, &[], b"new")).await;
+        p.recv().await;
+        assert!(c.recv().await.ends_with(b"new"));
+        assert_eq!(broker.stats().panics, 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]
