@@ -314,16 +314,22 @@ impl Connection {
             },
         };
         if !self.put(&addressed, id, dup, now) {
-            // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
-            self.session.flight.forget(id);
-            self.over(seq);
-            Counters::add(&self.shared.counters.dropped, 1);
+            self.too_large(&addressed, id);
         }
     }
 
+    /// Larger than the client takes on this connection: to be treated as delivered (MQTT-3.1.2-25), or its place would be taken for ever.
+    fn too_large(&mut self, a: &Addressed, id: u16) {
+        self.session.flight.forget(id);
+        self.over(a.seq);
+        Counters::add(&self.shared.counters.dropped, 1);
+    }
+
     fn send_again(&mut self, id: u16) {
-        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
-            self.put(&addressed, id, true, Instant::now());
+        if let Some(Some(addressed)) = self.session.flight.get(id).cloned()
+            && !self.put(&addressed, id, true, Instant::now())
+        {
+            self.too_large(&addressed, id);
         }
     }
 
