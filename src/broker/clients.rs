@@ -223,7 +223,11 @@ impl State {
 
     /// Ends a session for good: a will that still waits fires now (MQTT-3.1.2-10 and §3.1.3.2.2).
     pub(super) fn end(&mut self, key: Key) {
-        let Some(client) = self.clients.remove(&key) else { return };
+        let Some(mut client) = self.clients.remove(&key) else { return };
+        if client.will.as_ref().is_some_and(|will| !self.may_say(&client, will)) {
+            self.counters.refuse(Refusal::Access);
+            client.will = None;
+        }
         for filter in client.filters.keys() {
             self.forget(filter, key);
         }
@@ -258,8 +262,14 @@ impl State {
 
     /// Publishes a will that the client has no more.
     fn fire(&mut self, key: Key, will: Option<Will>) {
-        if will.is_some() {
-            self.publish_will(self.without_will(key), will);
+        let Some(will) = will else { return };
+        let along = self.without_will(key);
+        if self.clients.get(&key).is_none_or(|client| self.may_say(client, &will)) {
+            return self.publish_will(along, Some(will));
+        }
+        self.counters.refuse(Refusal::Access);
+        if let (Some(journal), Some(along)) = (&self.journal, along) {
+            journal.note(false, |pending| along.note(pending));
         }
     }
 

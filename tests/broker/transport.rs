@@ -312,6 +312,33 @@ async fn wrong_passwords_are_answered_ever_more_slowly_and_who_needs_none_does_n
 }
 
 #[tokio::test]
+async fn a_will_that_its_client_may_not_say_any_more_is_not_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = guarded(dir.path());
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut all = broker.subscribe("test", &["w/#"]).await;
+    // At once, and after a delay.
+    for delay in [0, 1] {
+        std::fs::write(dir.path().join("acl"), "user anna\ntopic write w/#\n").unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        let mut c = Raw::open(at, V::Five).await;
+        let will =
+            [&[5, 0x18, 0, 0, 0, delay][..], &text("w/will"), &text("x"), &text("anna"), &text("secret")]
+                .concat();
+        c.send(&connect_with(V::Five, "c", 0xC6, 0, &[0x11, 0, 0, 0, 60], &will)).await;
+        c.connack(false).await;
+        let before = broker.stats().refused_for(Refusal::Access);
+        std::fs::write(dir.path().join("acl"), "user anna\ntopic read w/#\n").unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        drop(c);
+        until("it is refused", || broker.stats().refused_for(Refusal::Access) > before).await;
+        broker.publish(vec![fieldgate::message::Message::new("w/end", "", false)]);
+        assert_eq!(&*all.recv().await.unwrap().topic, "w/end");
+    }
+}
+
+#[tokio::test]
 async fn refusals_are_told_in_their_turn() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(&guarded(dir.path()), &[]).await.unwrap();
