@@ -359,6 +359,21 @@ async fn refusals_are_told_in_their_turn() {
 }
 
 #[tokio::test]
+async fn a_listener_is_narrowed_to_one_address_and_opened_to_all_by_a_reload() {
+    let mut config = model::Broker { listener: vec![listener(Transport::Tcp)], ..model::Broker::default() };
+    config.listener[0].allow_anonymous = Some(true);
+    config.listener[0].bind = "0.0.0.0:0".parse().unwrap();
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let port = broker.addresses()[0].1.port();
+    for bind in ["127.0.0.1", "0.0.0.0", "127.0.0.1"] {
+        config.listener[0].bind = format!("{bind}:{port}").parse().unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        assert_eq!(broker.addresses(), [(Transport::Tcp, config.listener[0].bind)]);
+    }
+    Raw::connected(config.listener[0].bind, V::Four, "c").await.ping().await;
+}
+
+#[tokio::test]
 async fn a_listener_that_is_closed_while_clients_come_leaves_no_session_behind() {
     let both = vec![listener(Transport::Tcp), listener(Transport::Tcp)];
     let mut config = model::Broker { listener: both, max_connect_rate: 0, ..model::Broker::default() };
