@@ -203,10 +203,13 @@ async fn open(
     tcp.set_nodelay(true)?;
     let tls = door.tls.borrow().clone().map(TlsAcceptor::from);
     let max = shared.limits.packet;
+    let partials = || (shared.partials.clone(), shared.limits.packet_deadline);
     let websocket = door.config.transport == Transport::Websocket;
     let io: (Box<dyn Io>, _) = match (tls, websocket) {
         (None, false) => (Box::new(tcp), None),
-        (None, true) => (Box::new(ws::accept(tcp, max).await.map_err(std::io::Error::other)?), None),
+        (None, true) => {
+            (Box::new(ws::accept(tcp, max, partials()).await.map_err(std::io::Error::other)?), None)
+        }
         (Some(tls), false) => {
             let stream = tls.accept(tcp).await?;
             let name = proved(&stream);
@@ -215,7 +218,7 @@ async fn open(
         (Some(tls), true) => {
             let stream = tls.accept(tcp).await?;
             let name = proved(&stream);
-            (Box::new(ws::accept(stream, max).await.map_err(std::io::Error::other)?), name)
+            (Box::new(ws::accept(stream, max, partials()).await.map_err(std::io::Error::other)?), name)
         }
     };
     Ok(io)

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use crate::raw::*;
 use fieldgate::broker::{Broker, Limits, Options, Refusal};
-use fieldgate::config::model;
+use fieldgate::config::model::{self, Transport};
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
 async fn limited(limits: Limits) -> (Broker, SocketAddr) {
     broker_with(Options { limits, ..Options::default() }).await
@@ -306,4 +309,29 @@ async fn levels_are_bounded_and_counted() {
     c.send(&subscribe(V::Five, 3, "a#", 0)).await;
     c.expect(&[0x90, 4, 0, 3, 0, 0x8F]).await;
     assert_eq!((refused(&broker, Refusal::Limit), refused(&broker, Refusal::Protocol)), (2, 1));
+}
+
+#[tokio::test]
+async fn websockets_that_stall_inside_a_frame_give_way_like_others() {
+    let config = model::Broker { listener: vec![listener(Transport::Websocket)], ..model::Broker::default() };
+    let limits = Limits { partial_bytes: 200_000, ..Limits::default() };
+    let broker = Broker::start_with(&config, Options { limits, ..Options::default() }).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut stalling = Vec::new();
+    for n in 0..10 {
+        let mut request = format!("ws://{at}/").into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        let io = TcpStream::connect(at).await.unwrap();
+        let (mut ws, _) = tokio_tungstenite::client_async(request, io).await.unwrap();
+        let hello = connect(V::Four, &format!("stall{n}"), true);
+        ws.send(tungstenite::Message::Binary(hello.into())).await.unwrap();
+        ws.next().await.unwrap().unwrap();
+        // A frame of 100,000 bytes, masked with nothing.
+        let begun = [&[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0x86, 0xA0, 0, 0, 0, 0][..], &[7; 60_000]].concat();
+        let mut io = ws.into_inner();
+        io.write_all(&begun).await.unwrap();
+        stalling.push(io);
+    }
+    until("the oldest have gone", || refused(&broker, Refusal::Slow) >= 7).await;
+    assert_eq!(broker.stats().clients, 3);
 }
