@@ -17,7 +17,7 @@ use super::greet::{self, Admitted, Io, Shared};
 use super::intake::Intake;
 use super::message::Publish;
 use super::outbound::{Disk, Owed, answer, moved};
-use super::outlet::{Held, Outlet};
+use super::outlet::{GRAIN, Held, Outlet};
 use super::queue::Walk;
 use super::retained::Portion;
 use super::session::{BEGUN, Session};
@@ -29,7 +29,7 @@ use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 use crate::message::Standing;
 
-/// Unsent bytes above which nothing more is read: the answers would not fit.
+/// Unsent bytes above which nothing more is read: the answers would not fit. While all hold more than they may, [`GRAIN`].
 const OUT_READ: usize = 256 * 1024;
 /// One wake-up is worth this long.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -62,6 +62,9 @@ type Answer = (u8, u8, u64);
 
 /// A message that waits for room in the log, who waits for an answer, and whether it was routed before.
 pub(super) type Stalled = (Publish, Option<AckTo>, bool);
+
+/// Since when something waits for a place, and what to wait for before looking again.
+pub(super) type Crowded = (Instant, Option<std::pin::Pin<Box<Sleep>>>);
 
 /// A connection with its session.
 pub(super) struct Connection {
@@ -105,6 +108,8 @@ pub(super) struct Connection {
     /// Ids of messages of an earlier connection that had no PUBREC, still to be sent again, in order.
     pub again: VecDeque<u16>,
     pub asked: Option<(Walk, oneshot::Receiver<Portion>)>,
+    /// A large message of a walk waits for others to hold less.
+    pub crowded: Option<Crowded>,
     /// If sessions outlive the process: what waits for that.
     pub disk: Option<Disk>,
     /// An answer was larger than the client takes.
@@ -151,6 +156,7 @@ impl Connection {
             maximum_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
             again: session.flight.resend().filter(|s| s.message.is_some()).map(|s| s.id).collect(),
             asked: None,
+            crowded: None,
             disk,
             overlong: false,
             session,
@@ -276,6 +282,9 @@ impl Connection {
                     Ok(_) => {}
                 },
                 () = rested(&mut self.pause), if self.pause.is_some() => self.pause = None,
+                since = looked(&mut self.crowded), if matches!(self.crowded, Some((_, Some(_)))) => {
+                    self.crowded = Some((since, None));
+                }
                 room = room(&self.shared, &self.stalled), if self.stalled.is_some() => {
                     let Some((stalled, room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
@@ -309,7 +318,8 @@ impl Connection {
     /// While it is not read its silence is none of its own: one that takes a large message slowly may have pinged in time. (Who takes
     /// nothing of it has a deadline of its own, in `outlet`.)
     fn may_read(&self) -> bool {
-        self.out.bytes.len() < OUT_READ && !self.is_full()
+        let crowded = self.shared.held.load(Relaxed) > self.shared.limits.queue_bytes_total;
+        self.out.bytes.len() < if crowded { GRAIN } else { OUT_READ } && !self.is_full()
     }
 
     /// It has as much unfinished as we allow, waits for room, or rests.
@@ -428,6 +438,16 @@ impl Connection {
 async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
     if let Some(pause) = pause {
         pause.as_mut().await;
+    }
+}
+
+async fn looked(crowded: &mut Option<Crowded>) -> Instant {
+    match crowded {
+        Some((since, Some(again))) => {
+            again.as_mut().await;
+            *since
+        }
+        _ => std::future::pending().await,
     }
 }
 

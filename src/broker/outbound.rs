@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
 
 use super::connection::Connection;
 use super::journal::{Durable, Journal};
 use super::outlet::{GRAIN, OUT_DELIVER};
-use super::queue::{Addressed, Item, Walk};
+use super::queue::{Addressed, Item, SHARE, Walk};
 use super::retained::Portion;
 use super::session::UNTOLD;
 use super::state::Event;
@@ -20,6 +20,16 @@ use super::traffic::Way;
 use super::wire::encode::{self, Delivery, Reply};
 use super::wire::reason;
 use crate::message::Standing;
+
+/// So often is looked whether there is a place.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether there is one for a message.
+enum Place {
+    There,
+    Later,
+    Nowhere,
+}
 
 /// An answer that waits for the disk.
 #[derive(Debug)]
@@ -250,7 +260,17 @@ impl Connection {
                     self.session.portion.push_front(addressed);
                     break;
                 }
-                self.send(addressed);
+                match self.has_place(&addressed) {
+                    Place::There => self.send(addressed),
+                    Place::Later => {
+                        self.session.portion.push_front(addressed);
+                        break;
+                    }
+                    Place::Nowhere => {
+                        self.over(addressed.seq);
+                        Counters::add(&self.shared.counters.dropped, 1);
+                    }
+                }
             } else if self.asked.is_some() {
                 break;
             } else if let Some(walk) = self.session.walk.take() {
@@ -274,6 +294,24 @@ impl Connection {
     /// under its own packet id.
     fn may_go(&self, a: &Addressed) -> bool {
         a.qos < 2 || (self.passed(a.after) && self.session.flight.may_send(a))
+    }
+
+    /// A walk is small in the queue, and what it finds may not be: large messages of it wait until those who do not read hold less, or
+    /// have gone. For so long as one of those may take nothing; after that it is as if it had found no room in the queue.
+    fn has_place(&mut self, a: &Addressed) -> Place {
+        let (size, limits) = (a.message.size(), &self.shared.limits);
+        if !a.retain || size <= SHARE || self.shared.held.load(Relaxed) + size <= limits.queue_bytes_total {
+            self.crowded = None;
+            return Place::There;
+        }
+        let now = Instant::now();
+        let since = self.crowded.as_ref().map_or(now, |(since, _)| *since);
+        if now.saturating_duration_since(since) > limits.write_deadline {
+            self.crowded = None;
+            return Place::Nowhere;
+        }
+        self.crowded = Some((since, Some(Box::pin(sleep(LOOK)))));
+        Place::Later
     }
 
     pub(super) fn take(&mut self, item: Item) {

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::raw::*;
 use fieldgate::broker::{Broker, Limits, Options, Refusal};
 use fieldgate::config::model::{self, Transport};
+use fieldgate::message::Message;
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
@@ -309,6 +310,31 @@ async fn levels_are_bounded_and_counted() {
     c.send(&subscribe(V::Five, 3, "a#", 0)).await;
     c.expect(&[0x90, 4, 0, 3, 0, 0x8F]).await;
     assert_eq!((refused(&broker, Refusal::Limit), refused(&broker, Refusal::Protocol)), (2, 1));
+}
+
+#[tokio::test]
+async fn large_retained_messages_wait_while_those_who_do_not_read_hold_all_there_is() {
+    let (broker, at) = limited(Limits { queue_bytes_total: 1_000_000, ..Limits::default() }).await;
+    broker.publish(vec![Message::new("big", "x".repeat(300_000), true)]);
+    let mut deaf = Vec::new();
+    for n in 0..8 {
+        let (mut io, theirs) = tokio::io::duplex(1024);
+        let serving = broker.clone();
+        tokio::spawn(async move { serving.serve(theirs).await });
+        io.write_all(&connect(V::Four, &format!("deaf{n}"), true)).await.unwrap();
+        io.write_all(&subscribe(V::Four, 1, "big", 0)).await.unwrap();
+        // To the beginning of the message, if it comes at all.
+        io.read_exact(&mut [0; 9]).await.unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(300), io.read_u8()).await;
+        deaf.push(io);
+    }
+    let told: u64 = broker.clients().await.iter().map(|row| row.messages_out).sum();
+    assert_eq!(told, 3, "so many fit");
+    let mut reader = Raw::connected(at, V::Four, "reader").await;
+    reader.subscribed("big", 0).await;
+    reader.ping().await;
+    drop(deaf);
+    assert!(reader.recv().await.len() > 300_000);
 }
 
 #[tokio::test]
