@@ -39,7 +39,7 @@ async fn a_quiet_websocket_keeps_nothing_of_a_large_message() {
         request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
         let io = TcpStream::connect(at).await.unwrap();
         let (mut ws, _) = tokio_tungstenite::client_async(request, io).await.unwrap();
-        let hello = packet(0x10, &[&b"\0\x04MQTT\x04\x02\0\0"[..], &text(&format!("c{n}"))].concat());
+        let hello = packet(0x10, &[&b"\0\x04MQTT\x04\x02\0\0"[..], &text(format!("c{n}"))].concat());
         ws.send(Message::Binary(hello.into())).await.unwrap();
         ws.next().await.unwrap().unwrap();
         clients.push(ws.into_inner());

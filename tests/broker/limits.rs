@@ -361,3 +361,22 @@ async fn websockets_that_stall_inside_a_frame_give_way_like_others() {
     until("the oldest have gone", || refused(&broker, Refusal::Slow) >= 7).await;
     assert_eq!(broker.stats().clients, 3);
 }
+
+#[tokio::test]
+async fn long_client_ids_are_bounded_like_large_wills() {
+    let (broker, at) = limited(Limits { will_bytes: 200_000, ..Limits::default() }).await;
+    let id = |n: usize| format!("{n}{}", "x".repeat(60_000));
+    for n in 0..5 {
+        let mut c = Raw::open(at, V::Four).await;
+        c.send(&connect(V::Four, &id(n), false)).await;
+        c.expect(&[0x20, 2, 0, if n < 3 { 0 } else { 3 }]).await;
+        drop(c);
+        until("it is gone", || broker.stats().connections == 0).await;
+    }
+    assert_eq!(refused(&broker, Refusal::Connections), 2);
+    // Who is known comes back, and who has a short one comes.
+    let mut c = Raw::open(at, V::Four).await;
+    c.send(&connect(V::Four, &id(2), false)).await;
+    c.connack(true).await;
+    Raw::connected(at, V::Four, "short").await.ping().await;
+}
