@@ -14,7 +14,7 @@ use super::lines::LineError;
 use super::passwords::Passwords;
 use super::queue::{Addressed, Item};
 use super::session::Session;
-use super::state::{Client, Connecting, Control, Presence, State};
+use super::state::{Client, Connecting, Control, Presence, State, Will};
 use super::trie::Key;
 use super::wire::reason;
 use crate::config::model;
@@ -164,6 +164,15 @@ impl State {
             (_, Presence::Local) => true,
             (Some(access), _) => access.may_read(user, id, topic),
             (None, _) => self.access.iter().any(|access| access.may_read(user, id, topic)),
+        }
+    }
+
+    /// Whether it may publish its will there now: that was asked when it came, and rights may have changed since.
+    pub(super) fn may_say(&self, client: &Client, will: &Will) -> bool {
+        let (user, id, topic) = (client.user.as_deref(), &*client.id, &*will.message.topic);
+        match &client.access {
+            Some(access) => access.may_write(user, id, topic),
+            None => self.access.iter().any(|access| access.may_write(user, id, topic)),
         }
     }
 

@@ -23,8 +23,8 @@ use super::wire::reason;
 use crate::bounds;
 
 const FOR_EVER: u32 = u32::MAX;
-/// Bytes of a will that is counted.
-const LARGE_WILL: usize = 4096;
+/// Bytes of a will, or a client id, that is counted.
+const LARGE: usize = 4096;
 
 impl State {
     pub(super) fn connect(&mut self, c: Box<Connecting>) {
@@ -32,7 +32,7 @@ impl State {
             // Without an answer it is told to come again.
             return;
         }
-        if c.will.as_ref().is_some_and(|will| !self.has_room_for(will)) {
+        if !self.has_room_for(&c) {
             self.counters.refuse(Refusal::Limit);
             // Without an answer the client is told that there is no place.
             return;
@@ -53,12 +53,16 @@ impl State {
         }
     }
 
-    /// Small wills are bounded by the number of sessions; the large ones are counted when another one comes.
-    fn has_room_for(&self, will: &Will) -> bool {
-        let large = |will: &Will| Some(will.message.size()).filter(|size| *size > LARGE_WILL).unwrap_or(0);
-        let new = large(will);
-        let others = || self.clients.values().filter_map(|c| c.will.as_ref()).map(large).sum::<usize>();
-        new == 0 || others() + new <= self.limits.will_bytes
+    /// Small wills and client ids are bounded by the number of sessions; the large ones are counted when another one comes.
+    fn has_room_for(&self, c: &Connecting) -> bool {
+        let large = |size: usize| if size > LARGE { size } else { 0 };
+        let of = |id: &str, will: &Option<Will>| {
+            large(id.len()) + large(will.as_ref().map_or(0, |will| will.message.size()))
+        };
+        let new = of(&c.client_id, &c.will);
+        let others = self.clients.values().filter(|other| other.id != c.client_id);
+        new == 0
+            || others.map(|other| of(&other.id, &other.will)).sum::<usize>() + new <= self.limits.will_bytes
     }
 
     fn create(&mut self, c: Connecting) {
@@ -208,7 +212,11 @@ impl State {
 
     /// Ends a session for good: a will that still waits fires now (MQTT-3.1.2-10 and §3.1.3.2.2).
     pub(super) fn end(&mut self, key: Key) {
-        let Some(client) = self.clients.remove(&key) else { return };
+        let Some(mut client) = self.clients.remove(&key) else { return };
+        if client.will.as_ref().is_some_and(|will| !self.may_say(&client, will)) {
+            self.counters.refuse(Refusal::Access);
+            client.will = None;
+        }
         for filter in client.filters.keys() {
             self.forget(filter, key);
         }
@@ -243,8 +251,14 @@ impl State {
 
     /// Publishes a will that the client has no more.
     fn fire(&mut self, key: Key, will: Option<Will>) {
-        if will.is_some() {
-            self.publish_will(self.without_will(key), will);
+        let Some(will) = will else { return };
+        let along = self.without_will(key);
+        if self.clients.get(&key).is_none_or(|client| self.may_say(client, &will)) {
+            return self.publish_will(along, Some(will));
+        }
+        self.counters.refuse(Refusal::Access);
+        if let (Some(journal), Some(along)) = (&self.journal, along) {
+            journal.note(false, |pending| along.note(pending));
         }
     }
 

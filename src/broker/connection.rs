@@ -17,7 +17,7 @@ use super::greet::{self, Admitted, Io, Shared};
 use super::intake::Intake;
 use super::message::Publish;
 use super::outbound::{Disk, Owed, answer, moved};
-use super::outlet::{Held, Outlet};
+use super::outlet::{GRAIN, Held, Outlet};
 use super::queue::Walk;
 use super::retained::Portion;
 use super::session::{BEGUN, Session};
@@ -29,7 +29,7 @@ use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 use crate::message::Standing;
 
-/// Unsent bytes above which nothing more is read: the answers would not fit.
+/// Unsent bytes above which nothing more is read: the answers would not fit. While all hold more than they may, [`GRAIN`].
 const OUT_READ: usize = 256 * 1024;
 /// One wake-up is worth this long.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -57,11 +57,14 @@ impl From<Fault> for End {
     }
 }
 
-/// The hub's answer to a message: its QoS, whether anybody wanted it, and the group of the journal it is told after.
-type Answer = (u8, bool, u64);
+/// The answer to a message: its QoS, the reason code, and the group of the journal it is told after.
+type Answer = (u8, u8, u64);
 
 /// A message that waits for room in the log, who waits for an answer, and whether it was routed before.
 pub(super) type Stalled = (Publish, Option<AckTo>, bool);
+
+/// Since when something waits for a place, and what to wait for before looking again.
+pub(super) type Crowded = (Instant, Option<std::pin::Pin<Box<Sleep>>>);
 
 /// A connection with its session.
 pub(super) struct Connection {
@@ -77,7 +80,7 @@ pub(super) struct Connection {
     pub owed: usize,
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
     pub due: HashSet<u16>,
-    /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with the hub's answer.
+    /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with its answer, if there is one.
     pub answers: VecDeque<(u16, Option<Answer>)>,
     /// QoS 2 ids of messages that are to be stored and are not yet.
     pub unstored: HashSet<u16>,
@@ -105,6 +108,8 @@ pub(super) struct Connection {
     /// Ids of messages of an earlier connection that had no PUBREC, still to be sent again, in order.
     pub again: VecDeque<u16>,
     pub asked: Option<(Walk, oneshot::Receiver<Portion>)>,
+    /// A large message of a walk waits for others to hold less.
+    pub crowded: Option<Crowded>,
     /// If sessions outlive the process: what waits for that.
     pub disk: Option<Disk>,
     /// An answer was larger than the client takes.
@@ -151,6 +156,7 @@ impl Connection {
             maximum_packet: usize::try_from(connect.maximum_packet).unwrap_or(usize::MAX),
             again: session.flight.resend().filter(|s| s.message.is_some()).map(|s| s.id).collect(),
             asked: None,
+            crowded: None,
             disk,
             overlong: false,
             session,
@@ -276,6 +282,9 @@ impl Connection {
                     Ok(_) => {}
                 },
                 () = rested(&mut self.pause), if self.pause.is_some() => self.pause = None,
+                since = looked(&mut self.crowded), if matches!(self.crowded, Some((_, Some(_)))) => {
+                    self.crowded = Some((since, None));
+                }
                 room = room(&self.shared, &self.stalled), if self.stalled.is_some() => {
                     let Some((stalled, room)) = self.stalled.take().zip(room) else {
                         return End::Stop(reason::SERVER_UNAVAILABLE);
@@ -290,7 +299,7 @@ impl Connection {
                     }
                 }
                 () = &mut idle, if self.keep_alive.is_some() => {
-                    if self.is_full() {
+                    if !self.may_read() {
                         self.heard = Instant::now();
                     }
                     if self.silent_at() <= Instant::now() {
@@ -306,11 +315,14 @@ impl Connection {
         self.heard + self.keep_alive.unwrap_or(Duration::from_secs(86_400))
     }
 
+    /// While it is not read its silence is none of its own: one that takes a large message slowly may have pinged in time. (Who takes
+    /// nothing of it has a deadline of its own, in `outlet`.)
     fn may_read(&self) -> bool {
-        self.out.bytes.len() < OUT_READ && !self.is_full()
+        let crowded = self.shared.held.load(Relaxed) > self.shared.limits.queue_bytes_total;
+        self.out.bytes.len() < if crowded { GRAIN } else { OUT_READ } && !self.is_full()
     }
 
-    /// It has as much unfinished as we allow, waits for room, or rests: it is not read, which is no silence of its own.
+    /// It has as much unfinished as we allow, waits for room, or rests.
     fn is_full(&self) -> bool {
         self.stalled.is_some()
             || self.pause.is_some()
@@ -387,7 +399,8 @@ impl Connection {
                     after = after.max(self.noted(id, Standing::Taken));
                 }
                 let waits = self.answers.iter_mut().find(|(at, answer)| *at == id && answer.is_none());
-                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, matched, after)));
+                let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
+                waits.into_iter().for_each(|(_, answer)| *answer = Some((qos, code, after)));
                 if qos == 2 {
                     self.session.taken.entry(id).and_modify(|group| *group = after);
                 }
@@ -425,6 +438,16 @@ impl Connection {
 async fn rested(pause: &mut Option<std::pin::Pin<Box<Sleep>>>) {
     if let Some(pause) = pause {
         pause.as_mut().await;
+    }
+}
+
+async fn looked(crowded: &mut Option<Crowded>) -> Instant {
+    match crowded {
+        Some((since, Some(again))) => {
+            again.as_mut().await;
+            *since
+        }
+        _ => std::future::pending().await,
     }
 }
 

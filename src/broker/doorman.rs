@@ -135,7 +135,7 @@ impl Doorman {
     /// looked at already.
     pub fn knock(&mut self, address: IpAddr, now: Instant) -> Option<Duration> {
         let seen = self.seen(address, now);
-        let wait = delay(seen.wrong(now), address.is_loopback());
+        let wait = delay(seen.wrong(now), network(address).is_loopback());
         let most = if wait.is_zero() { WAITING_CLEAN } else { WAITING };
         if seen.waiting >= most {
             return None;
@@ -304,6 +304,10 @@ mod tests {
         let near: Vec<_> = (0..9).map(|n| delay(n, true).as_millis()).collect();
         assert_eq!(near, [0, 100, 200, 400, 800, 1000, 1000, 1000, 1000]);
         assert_eq!(delay(u32::MAX, false), LONGEST);
+        // A listener on `[::]` sees loopback so.
+        let (mut doorman, mapped, now) = (Doorman::new(RULES), ip("::ffff:127.0.0.1"), Instant::now());
+        (0..8).for_each(|_| doorman.wrong(mapped, now));
+        assert_eq!(doorman.knock(mapped, now), Some(LONGEST_ON_LOOPBACK));
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(super) async fn greet(
         };
         let max = connect.maximum_packet;
         match Box::pin(admit(&shared, &door, connect, (number, from))).await {
-            Ok(admitted) => Some(admitted),
+            Ok(wanted) => Some(wanted),
             Err((version, why, code)) => {
                 refused(&shared, peer, why, "CONNECT is not accepted");
                 say_no(&mut io, version, code, max).await;
@@ -152,10 +152,26 @@ pub(super) async fn greet(
         greeted = greeting => greeted,
         () = door.stop.cancelled() => None,
     };
-    if let Some(admitted) = greeted {
+    // From here on a door that closes cuts nothing short: a session that was given to nobody would never be given back.
+    if let Some(wanted) = greeted
+        && let Some(admitted) = Box::pin(enter(&shared, &mut io, peer, wanted)).await
+    {
         let connection = Box::new(Connection::new(shared.clone(), io, input, admitted, number));
         Box::pin(connection.run(&door.stop)).await;
     }
+}
+
+/// Waits for the session, which the hub gives at once, or when the connection that has it gives it back.
+async fn enter(shared: &Shared, io: &mut Box<dyn Io>, peer: SocketAddr, wanted: Wanted) -> Option<Admitted> {
+    let Wanted { connecting, attached, connect, user, about, control } = wanted;
+    if shared.events.send(Event::Connect(connecting)).await.is_ok()
+        && let Ok(attached) = attached.await
+    {
+        return Some(Admitted { connect, attached, user, about, control });
+    }
+    refused(shared, peer, Refusal::Connections, "CONNECT is not accepted");
+    say_no(io, connect.version, reason::SERVER_UNAVAILABLE, connect.maximum_packet).await;
+    None
 }
 
 fn refused(shared: &Shared, peer: SocketAddr, why: Refusal, what: &str) {
@@ -187,10 +203,13 @@ async fn open(
     tcp.set_nodelay(true)?;
     let tls = door.tls.borrow().clone().map(TlsAcceptor::from);
     let max = shared.limits.packet;
+    let partials = || (shared.partials.clone(), shared.limits.packet_deadline);
     let websocket = door.config.transport == Transport::Websocket;
     let io: (Box<dyn Io>, _) = match (tls, websocket) {
         (None, false) => (Box::new(tcp), None),
-        (None, true) => (Box::new(ws::accept(tcp, max).await.map_err(std::io::Error::other)?), None),
+        (None, true) => {
+            (Box::new(ws::accept(tcp, max, partials()).await.map_err(std::io::Error::other)?), None)
+        }
         (Some(tls), false) => {
             let stream = tls.accept(tcp).await?;
             let name = proved(&stream);
@@ -199,7 +218,7 @@ async fn open(
         (Some(tls), true) => {
             let stream = tls.accept(tcp).await?;
             let name = proved(&stream);
-            (Box::new(ws::accept(stream, max).await.map_err(std::io::Error::other)?), name)
+            (Box::new(ws::accept(stream, max, partials()).await.map_err(std::io::Error::other)?), name)
         }
     };
     Ok(io)
@@ -260,6 +279,16 @@ fn answerable(body: &[u8], fault: Fault) -> Option<Version> {
     }
 }
 
+/// A client that may come in, and has no session yet.
+struct Wanted {
+    connecting: Box<Connecting>,
+    attached: oneshot::Receiver<Attached>,
+    connect: Connect,
+    user: Option<Arc<str>>,
+    about: Arc<About>,
+    control: mpsc::Receiver<super::state::Control>,
+}
+
 /// A client that was let in.
 pub(super) struct Admitted {
     pub connect: Connect,
@@ -276,7 +305,7 @@ async fn admit(
     door: &Arc<Door>,
     mut connect: Connect,
     (number, (peer, proved)): (u64, (SocketAddr, Option<Arc<str>>)),
-) -> Result<Admitted, Refused> {
+) -> Result<Wanted, Refused> {
     let version = connect.version;
     let no = |why, code| Err((version, why, code));
     if connect.wants_auth {
@@ -345,10 +374,7 @@ async fn admit(
         control,
         reply,
     };
-    let unavailable = (version, Refusal::Connections, reason::SERVER_UNAVAILABLE);
-    shared.events.send(Event::Connect(Box::new(connecting))).await.map_err(|_| unavailable)?;
-    let attached = attached.await.map_err(|_| unavailable)?;
-    Ok(Admitted { connect, attached, user, about, control: hears })
+    Ok(Wanted { connecting: Box::new(connecting), attached, connect, user, about, control: hears })
 }
 
 async fn login(

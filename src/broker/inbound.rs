@@ -50,12 +50,17 @@ impl Connection {
             Packet::Publish(publish) => return self.publish(publish, size),
             Packet::PubAck { id } => {
                 let seq = self.session.flight.puback(id);
+                self.answered(id);
                 self.over(seq);
             }
-            Packet::PubRec { id, reason } => match self.session.flight.pubrec(id, reason) {
-                (Some(code), seq) => self.released(seq, id, code),
-                (None, seq) => self.over(seq),
-            },
+            Packet::PubRec { id, reason } => {
+                let received = self.session.flight.pubrec(id, reason);
+                self.answered(id);
+                match received {
+                    (Some(code), seq) => self.released(seq, id, code),
+                    (None, seq) => self.over(seq),
+                }
+            }
             Packet::PubRel { id } => {
                 let known = self.session.taken.remove(&id).is_some();
                 self.due.remove(&id);
@@ -289,9 +294,10 @@ impl Connection {
         let why = if code == reason::NOT_AUTHORIZED { Refusal::Access } else { Refusal::Limit };
         self.shared.counters.refuse(why);
         let code = if self.version == Version::V5 { code } else { reason::SUCCESS };
+        let mut group = 0;
         match p.qos {
-            0 => {}
-            1 => self.reply(Reply::Ack, p.id, code),
+            0 => return,
+            1 => {}
             _ => {
                 let known = self.session.taken.remove(&p.id).is_some();
                 if code == reason::SUCCESS {
@@ -299,12 +305,15 @@ impl Connection {
                     self.open.insert((2, p.id));
                 } else if known {
                     // It was begun when it was not refused yet. From now on its id is that of another message.
-                    let group = self.noted(p.id, Standing::Free);
-                    return self.owe(group, Owed::Reply(Reply::Rec, p.id, code));
+                    group = self.noted(p.id, Standing::Free);
                 }
-                self.reply(Reply::Rec, p.id, code);
+                self.due.insert(p.id);
             }
         }
+        // In its turn: those before it have no answer yet (MQTT-4.6.0-2).
+        self.owed += 1;
+        self.answers.push_back((p.id, Some((p.qos, code, group))));
+        self.settle();
     }
 
     fn judge(&self, wish: Wish) -> Result<Wish, u8> {

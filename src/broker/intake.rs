@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -106,12 +106,53 @@ impl Drop for Large {
     }
 }
 
+/// What is there of one packet or frame that is not complete.
+#[derive(Default)]
+pub struct Stake(Option<Box<Large>>);
+
+impl std::fmt::Debug for Stake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Stake").field(&self.0.as_ref().map(|large| large.counted)).finish()
+    }
+}
+
+impl Stake {
+    /// So many bytes.
+    pub fn hold(&mut self, bytes: usize, partials: &Arc<Partials>, deadline: Duration) {
+        if bytes <= SMALL {
+            self.0 = None;
+            return;
+        }
+        let large = self.0.get_or_insert_with(|| {
+            let go = CancellationToken::new();
+            let number = partials.enter(go.clone());
+            let until = Instant::now() + deadline;
+            let over = Box::pin(async move {
+                tokio::select! {
+                    () = go.cancelled() => {}
+                    () = sleep_until(until) => {}
+                }
+            });
+            Box::new(Large { partials: partials.clone(), number, counted: 0, over })
+        });
+        if bytes != large.counted {
+            large.counted = bytes;
+            large.partials.grow(large.number, bytes);
+        }
+    }
+
+    /// It has to give way, or has taken too long; otherwise the task is woken when it does.
+    pub fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.0.as_mut().is_some_and(|large| large.over.as_mut().poll(cx).is_ready())
+    }
+}
+
 /// One client's bytes that were not understood yet.
 #[derive(Default)]
 pub struct Intake {
     /// They.
     pub bytes: BytesMut,
-    large: Option<Box<Large>>,
+    large: Stake,
 }
 
 impl Intake {
@@ -133,9 +174,9 @@ impl Intake {
                 Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
                 Poll::Pending => {
                     self.rest();
-                    match self.large.as_mut().map(|large| large.over.as_mut().poll(cx)) {
-                        Some(Poll::Ready(())) => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
-                        _ => Poll::Pending,
+                    match self.large.is_over(cx) {
+                        true => Poll::Ready(Err(std::io::ErrorKind::TimedOut.into())),
+                        false => Poll::Pending,
                     }
                 }
             }
@@ -152,28 +193,11 @@ impl Intake {
 
     /// All packets that are complete were taken out (`taken`: there was one); what is left is one that is not.
     pub fn settle(&mut self, taken: bool, partials: &Arc<Partials>, deadline: Duration) {
-        if taken || self.bytes.len() <= SMALL {
-            self.large = None;
+        if taken {
+            self.large = Stake::default();
         }
-        if self.bytes.len() <= SMALL {
-            return;
-        }
-        let large = self.large.get_or_insert_with(|| {
-            let go = CancellationToken::new();
-            let number = partials.enter(go.clone());
-            let until = Instant::now() + deadline;
-            let over = Box::pin(async move {
-                tokio::select! {
-                    () = go.cancelled() => {}
-                    () = sleep_until(until) => {}
-                }
-            });
-            Box::new(Large { partials: partials.clone(), number, counted: 0, over })
-        });
-        if self.bytes.capacity() != large.counted {
-            large.counted = self.bytes.capacity();
-            large.partials.grow(large.number, large.counted);
-        }
+        let large = self.bytes.len() > SMALL;
+        self.large.hold(if large { self.bytes.capacity() } else { 0 }, partials, deadline);
     }
 }
 

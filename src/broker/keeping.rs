@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use super::Inner;
 use super::journal::codec::{Row, Was};
-use super::journal::{ALIVE, Journal, Persistence, What};
+use super::journal::{ALIVE, Journal, Pending, Persistence, What};
 use super::message::Publish;
 use super::queue::{Addressed, Item, Walk};
 use super::retained::Portion;
@@ -28,6 +28,15 @@ pub(super) enum Along {
     End(Key),
     /// Its session is this now.
     Row(Key, Box<Row>),
+}
+
+impl Along {
+    pub(super) fn note(self, pending: &mut Pending) {
+        match self {
+            Self::End(key) => pending.drop_session(key),
+            Self::Row(key, row) => pending.row(key, *row),
+        }
+    }
 }
 
 impl State {
@@ -88,11 +97,7 @@ impl State {
             if let Some((ack, standing)) = id {
                 pending.id(ack.key, ack.id, standing);
             }
-            match along {
-                Some(Along::End(key)) => pending.drop_session(key),
-                Some(Along::Row(key, row)) => pending.row(key, *row),
-                None => {}
-            }
+            along.into_iter().for_each(|along| along.note(pending));
         });
         for (key, mut addressed) in keeping.drain(..) {
             addressed.after = group;

@@ -58,7 +58,7 @@ pub struct Limits {
     pub topic_aliases: u16,
     /// Bytes of the topics behind them. Over: the connection ends.
     pub alias_bytes: usize,
-    /// Bytes of all wills of more than 4 KiB. Over: the connection is refused as if there were no place.
+    /// Bytes of all wills and client ids of more than 4 KiB. Over: the connection is refused as if there were no place.
     pub will_bytes: usize,
     /// Retained messages. Full: a message on a new topic is delivered and not kept.
     pub retained: usize,

@@ -6,12 +6,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::{oneshot, watch};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant, sleep};
 
 use super::connection::Connection;
 use super::journal::{Durable, Journal};
 use super::outlet::{GRAIN, OUT_DELIVER};
-use super::queue::{Addressed, Item, Walk};
+use super::queue::{Addressed, Item, SHARE, Walk};
 use super::retained::Portion;
 use super::session::UNTOLD;
 use super::state::Event;
@@ -20,6 +20,16 @@ use super::traffic::Way;
 use super::wire::encode::{self, Delivery, Reply};
 use super::wire::reason;
 use crate::message::Standing;
+
+/// So often is looked whether there is a place.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Whether there is one for a message.
+enum Place {
+    There,
+    Later,
+    Nowhere,
+}
 
 /// An answer that waits for the disk.
 #[derive(Debug)]
@@ -114,6 +124,15 @@ impl Connection {
         }
     }
 
+    /// The client has said something of the message with this id: it may have done so before that was sent again, which then it
+    /// need not be, and counts as sent.
+    pub(super) fn answered(&mut self, id: u16) {
+        let is_open = matches!(self.session.flight.get(id), Some(Some(_)));
+        if !is_open && !self.again.is_empty() {
+            self.again.retain(|again| *again != id);
+        }
+    }
+
     /// What is at this place is over.
     pub(super) fn over(&self, seq: u64) {
         self.note(false, seq, super::journal::Pending::remove);
@@ -175,11 +194,11 @@ impl Connection {
 
     /// Says what need not wait any more. Messages are acknowledged in the order they came (MQTT-4.6.0-2).
     pub(super) fn settle(&mut self) {
-        while let Some((id, Some((qos, matched, group)))) = self.answers.front().copied()
+        while let Some((id, Some((qos, code, group)))) = self.answers.front().copied()
             && self.passed(group)
         {
             self.answers.pop_front();
-            self.acknowledge(id, qos, matched);
+            self.acknowledge(id, qos, code);
         }
         while let Some(group) =
             self.disk.as_ref().and_then(|disk| disk.waiting.front()).map(|(group, _)| *group)
@@ -192,10 +211,9 @@ impl Connection {
         }
     }
 
-    fn acknowledge(&mut self, id: u16, qos: u8, matched: bool) {
+    fn acknowledge(&mut self, id: u16, qos: u8, code: u8) {
         self.unstored.remove(&id);
         self.owed = self.owed.saturating_sub(1);
-        let code = if matched { reason::SUCCESS } else { reason::NO_MATCHING_SUBSCRIBERS };
         if qos == 1 {
             self.open.remove(&(1, id));
             self.reply(Reply::Ack, id, code);
@@ -242,7 +260,17 @@ impl Connection {
                     self.session.portion.push_front(addressed);
                     break;
                 }
-                self.send(addressed);
+                match self.has_place(&addressed) {
+                    Place::There => self.send(addressed),
+                    Place::Later => {
+                        self.session.portion.push_front(addressed);
+                        break;
+                    }
+                    Place::Nowhere => {
+                        self.over(addressed.seq);
+                        Counters::add(&self.shared.counters.dropped, 1);
+                    }
+                }
             } else if self.asked.is_some() {
                 break;
             } else if let Some(walk) = self.session.walk.take() {
@@ -266,6 +294,24 @@ impl Connection {
     /// under its own packet id.
     fn may_go(&self, a: &Addressed) -> bool {
         a.qos < 2 || (self.passed(a.after) && self.session.flight.may_send(a))
+    }
+
+    /// A walk is small in the queue, and what it finds may not be: large messages of it wait until those who do not read hold less, or
+    /// have gone. For so long as one of those may take nothing; after that it is as if it had found no room in the queue.
+    fn has_place(&mut self, a: &Addressed) -> Place {
+        let (size, limits) = (a.message.size(), &self.shared.limits);
+        if !a.retain || size <= SHARE || self.shared.held.load(Relaxed) + size <= limits.queue_bytes_total {
+            self.crowded = None;
+            return Place::There;
+        }
+        let now = Instant::now();
+        let since = self.crowded.as_ref().map_or(now, |(since, _)| *since);
+        if now.saturating_duration_since(since) > limits.write_deadline {
+            self.crowded = None;
+            return Place::Nowhere;
+        }
+        self.crowded = Some((since, Some(Box::pin(sleep(LOOK)))));
+        Place::Later
     }
 
     pub(super) fn take(&mut self, item: Item) {
@@ -306,16 +352,22 @@ impl Connection {
             },
         };
         if !self.put(&addressed, id, dup, now) {
-            // Larger than the client takes: to be treated as delivered (MQTT-3.1.2-25).
-            self.session.flight.forget(id);
-            self.over(seq);
-            Counters::add(&self.shared.counters.dropped, 1);
+            self.too_large(&addressed, id);
         }
     }
 
+    /// Larger than the client takes on this connection: to be treated as delivered (MQTT-3.1.2-25), or its place would be taken for ever.
+    fn too_large(&mut self, a: &Addressed, id: u16) {
+        self.session.flight.forget(id);
+        self.over(a.seq);
+        Counters::add(&self.shared.counters.dropped, 1);
+    }
+
     fn send_again(&mut self, id: u16) {
-        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
-            self.put(&addressed, id, true, Instant::now());
+        if let Some(Some(addressed)) = self.session.flight.get(id).cloned()
+            && !self.put(&addressed, id, true, Instant::now())
+        {
+            self.too_large(&addressed, id);
         }
     }
 

@@ -14,7 +14,7 @@ use super::retained::Cursor;
 use crate::bounds;
 
 /// Bytes that may wait for one session even when too many wait for all: those who read must not suffer from those who do not.
-const SHARE: usize = 16 * 1024;
+pub const SHARE: usize = 16 * 1024;
 
 /// What a subscriber gets.
 #[derive(Debug, Clone)]

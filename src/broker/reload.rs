@@ -1,6 +1,7 @@
 //! Another configuration for a running broker. A listener that stays where it is keeps its connections, whoever may come in by it
 //! from now on.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,6 +10,12 @@ use super::limits::Limits;
 use super::state::Event;
 use super::{Broker, BrokerError, listener, places};
 use crate::config::model;
+
+/// Both cannot be open at once: the same port at the same address, or at all addresses.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (all || one.ip() == other.ip())
+}
 
 impl Broker {
     /// Reads the files again and opens and closes listeners. What did not change keeps its connections;
@@ -40,7 +47,7 @@ impl Broker {
         let mut failed = None;
         for (listener, acceptor, access) in wanted {
             // The same port in another way: the old door must close first.
-            while let Some(at) = gone.iter().position(|o| o.address == listener.bind) {
+            while let Some(at) = gone.iter().position(|o| collide(o.address, listener.bind)) {
                 gone.swap_remove(at).close().await;
             }
             match listener::bind(&listener, acceptor, Arc::clone(access)).await {

@@ -91,16 +91,16 @@ impl State {
         }
     }
 
-    /// For the first member that is here and has room; if there is none, for the first that is away.
+    /// For the first member that is here and has room; if there is none, for the first; always one that may read it.
     fn queue_for_one(&mut self, members: &[(Key, Options)], message: &Arc<Publish>) {
+        let may = |c: &Client| self.may_read(c, &message.topic);
         let here = |(key, _): &&(Key, Options)| {
             self.clients.get(key).is_some_and(|c| {
-                matches!(c.presence, Presence::Online { .. })
-                    && c.queue.has_room()
-                    && self.may_read(c, &message.topic)
+                matches!(c.presence, Presence::Online { .. }) && c.queue.has_room() && may(c)
             })
         };
-        if let Some(member) = members.iter().find(here).or(members.first()) {
+        let any = |(key, _): &&(Key, Options)| self.clients.get(key).is_some_and(may);
+        if let Some(member) = members.iter().find(here).or_else(|| members.iter().find(any)) {
             self.queue(member.0, std::slice::from_ref(member), message);
         }
     }

@@ -6,9 +6,13 @@ use std::time::Duration;
 
 use crate::raw::*;
 use fieldgate::broker::{Broker, Limits, Options, Refusal};
-use fieldgate::config::model;
-use tokio::io::AsyncWriteExt;
+use fieldgate::config::model::{self, Transport};
+use fieldgate::message::Message;
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 
 async fn limited(limits: Limits) -> (Broker, SocketAddr) {
     broker_with(Options { limits, ..Options::default() }).await
@@ -306,4 +310,73 @@ async fn levels_are_bounded_and_counted() {
     c.send(&subscribe(V::Five, 3, "a#", 0)).await;
     c.expect(&[0x90, 4, 0, 3, 0, 0x8F]).await;
     assert_eq!((refused(&broker, Refusal::Limit), refused(&broker, Refusal::Protocol)), (2, 1));
+}
+
+#[tokio::test]
+async fn large_retained_messages_wait_while_those_who_do_not_read_hold_all_there_is() {
+    let (broker, at) = limited(Limits { queue_bytes_total: 1_000_000, ..Limits::default() }).await;
+    broker.publish(vec![Message::new("big", "x".repeat(300_000), true)]);
+    let mut deaf = Vec::new();
+    for n in 0..8 {
+        let (mut io, theirs) = tokio::io::duplex(1024);
+        let serving = broker.clone();
+        tokio::spawn(async move { serving.serve(theirs).await });
+        io.write_all(&connect(V::Four, &format!("deaf{n}"), true)).await.unwrap();
+        io.write_all(&subscribe(V::Four, 1, "big", 0)).await.unwrap();
+        // To the beginning of the message, if it comes at all.
+        io.read_exact(&mut [0; 9]).await.unwrap();
+        let _ = tokio::time::timeout(Duration::from_millis(300), io.read_u8()).await;
+        deaf.push(io);
+    }
+    let told: u64 = broker.clients().await.iter().map(|row| row.messages_out).sum();
+    assert_eq!(told, 3, "so many fit");
+    let mut reader = Raw::connected(at, V::Four, "reader").await;
+    reader.subscribed("big", 0).await;
+    reader.ping().await;
+    drop(deaf);
+    assert!(reader.recv().await.len() > 300_000);
+}
+
+#[tokio::test]
+async fn websockets_that_stall_inside_a_frame_give_way_like_others() {
+    let config = model::Broker { listener: vec![listener(Transport::Websocket)], ..model::Broker::default() };
+    let limits = Limits { partial_bytes: 200_000, ..Limits::default() };
+    let broker = Broker::start_with(&config, Options { limits, ..Options::default() }).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut stalling = Vec::new();
+    for n in 0..10 {
+        let mut request = format!("ws://{at}/").into_client_request().unwrap();
+        request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+        let io = TcpStream::connect(at).await.unwrap();
+        let (mut ws, _) = tokio_tungstenite::client_async(request, io).await.unwrap();
+        let hello = connect(V::Four, &format!("stall{n}"), true);
+        ws.send(tungstenite::Message::Binary(hello.into())).await.unwrap();
+        ws.next().await.unwrap().unwrap();
+        // A frame of 100,000 bytes, masked with nothing.
+        let begun = [&[0x82, 0xFF, 0, 0, 0, 0, 0, 1, 0x86, 0xA0, 0, 0, 0, 0][..], &[7; 60_000]].concat();
+        let mut io = ws.into_inner();
+        io.write_all(&begun).await.unwrap();
+        stalling.push(io);
+    }
+    until("the oldest have gone", || refused(&broker, Refusal::Slow) >= 7).await;
+    assert_eq!(broker.stats().clients, 3);
+}
+
+#[tokio::test]
+async fn long_client_ids_are_bounded_like_large_wills() {
+    let (broker, at) = limited(Limits { will_bytes: 200_000, ..Limits::default() }).await;
+    let id = |n: usize| format!("{n}{}", "x".repeat(60_000));
+    for n in 0..5 {
+        let mut c = Raw::open(at, V::Four).await;
+        c.send(&connect(V::Four, &id(n), false)).await;
+        c.expect(&[0x20, 2, 0, if n < 3 { 0 } else { 3 }]).await;
+        drop(c);
+        until("it is gone", || broker.stats().connections == 0).await;
+    }
+    assert_eq!(refused(&broker, Refusal::Connections), 2);
+    // Who is known comes back, and who has a short one comes.
+    let mut c = Raw::open(at, V::Four).await;
+    c.send(&connect(V::Four, &id(2), false)).await;
+    c.connack(true).await;
+    Raw::connected(at, V::Four, "short").await.ping().await;
 }

@@ -1,6 +1,13 @@
 //! Sessions: kept, resumed, taken over, ended; wills.
 
+use std::time::Duration;
+
+use crate::kept::come;
 use crate::raw::*;
+use fieldgate::broker::{Broker, EngineChoice, Options};
+use fieldgate::config::model;
+use fieldgate::message::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Flags of CONNECT: a will with QoS 1.
 const WILL: u8 = 4 | 8;
@@ -262,4 +269,61 @@ async fn members_of_a_shared_subscription_take_turns_and_one_that_leaves_is_not_
     a.send(&packet(0xA2, &[&[0, 9, 0][..], &text("$share/g/s/+")].concat())).await;
     a.expect(&[0xB0, 4, 0, 9, 0, 0]).await;
     assert_eq!(broker.stats().subscriptions, 1);
+}
+
+#[tokio::test]
+async fn answers_that_come_before_their_messages_are_sent_again_are_answers() {
+    for v in BOTH {
+        let (broker, at) = broker().await;
+        let mut c = come(at, v, "early", false).await;
+        c.subscribed("q", 1).await;
+        let mut p = Raw::connected(at, v, "p").await;
+        let mut answers = Vec::new();
+        for id in 1..=3 {
+            p.send(&publish(v, 2, "q", id, &[], b"x")).await;
+            p.recv().await;
+            let got = c.recv().await;
+            answers.extend([0x40, 2, got[5], got[6]]);
+        }
+        drop(c);
+        until("it is away", || broker.stats().sessions_away == 1).await;
+        // As from a client that noted them while there was no connection.
+        let forever: &[u8] = if v == V::Five { &[0x11, 0, 0, 0, 60] } else { &[] };
+        let mut c = Raw::open(at, v).await;
+        c.send(&[connect_with(v, "early", 0, 0, forever, &[]), answers].concat()).await;
+        c.connack(true).await;
+        p.send(&publish(v, 2, "q", 9, &[], b"new")).await;
+        p.recv().await;
+        assert!(c.recv().await.ends_with(b"new"));
+        assert_eq!(broker.stats().panics, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_pings_and_takes_a_large_message_slowly_is_not_silent() {
+    let config = model::Broker { listener: Vec::new(), ..model::Broker::default() };
+    let options = Options { engine: EngineChoice::Native, ..Options::default() };
+    let broker = Broker::start_with(&config, options).await.unwrap();
+    let (mut io, theirs) = tokio::io::duplex(4096);
+    let serving = broker.clone();
+    tokio::spawn(async move { serving.serve(theirs).await });
+    io.write_all(&connect_with(V::Four, "slow", 2, 1, &[], &[])).await.unwrap();
+    io.write_all(&subscribe(V::Four, 1, "big", 0)).await.unwrap();
+    io.read_exact(&mut [0; 9]).await.unwrap();
+    broker.publish(vec![Message::new("big", "x".repeat(900_000), false)]);
+    // Some 160 kB a second, and two pings.
+    let (mut got, mut buffer) = (0, [0; 4096]);
+    for n in 0.. {
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        if n % 20 == 0 {
+            io.write_all(&[0xC0, 0]).await.unwrap();
+        }
+        match io.read(&mut buffer).await.unwrap() {
+            0 => panic!("ended after {got} bytes"),
+            more => got += more,
+        }
+        if got > 900_000 {
+            break;
+        }
+    }
 }

@@ -310,3 +310,94 @@ async fn wrong_passwords_are_answered_ever_more_slowly_and_who_needs_none_does_n
     let stats = broker.stats();
     assert_eq!((stats.refused_for(Refusal::Busy), stats.refused_for(Refusal::Login)), (14, 5 + 16));
 }
+
+#[tokio::test]
+async fn a_will_that_its_client_may_not_say_any_more_is_not_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = guarded(dir.path());
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut all = broker.subscribe("test", &["w/#"]).await;
+    // At once, and after a delay.
+    for delay in [0, 1] {
+        std::fs::write(dir.path().join("acl"), "user anna\ntopic write w/#\n").unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        let mut c = Raw::open(at, V::Five).await;
+        let will =
+            [&[5, 0x18, 0, 0, 0, delay][..], &text("w/will"), &text("x"), &text("anna"), &text("secret")]
+                .concat();
+        c.send(&connect_with(V::Five, "c", 0xC6, 0, &[0x11, 0, 0, 0, 60], &will)).await;
+        c.connack(false).await;
+        let before = broker.stats().refused_for(Refusal::Access);
+        std::fs::write(dir.path().join("acl"), "user anna\ntopic read w/#\n").unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        drop(c);
+        until("it is refused", || broker.stats().refused_for(Refusal::Access) > before).await;
+        broker.publish(vec![fieldgate::message::Message::new("w/end", "", false)]);
+        assert_eq!(&*all.recv().await.unwrap().topic, "w/end");
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_told_in_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(&guarded(dir.path()), &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    for (v, qos) in BOTH.into_iter().flat_map(|v| [(v, 1), (v, 2)]) {
+        let mut c = Raw::open(at, v).await;
+        c.send(&login(v, "anna", "secret")).await;
+        c.connack(false).await;
+        let topic = |id| if id % 2 == 1 { "w/x" } else { "no/x" };
+        let all: Vec<_> = (1..=6).map(|id| publish(v, 2 * qos, topic(id), id, &[], b"x")).collect();
+        c.send(&all.concat()).await;
+        for id in 1..=6u8 {
+            let got = c.recv().await;
+            let no = if v == V::Five && id % 2 == 0 { Some(&0x87) } else { None };
+            assert_eq!((got[3], got.get(4).filter(|code| **code >= 0x80)), (id, no), "{v:?} QoS {qos}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listener_is_narrowed_to_one_address_and_opened_to_all_by_a_reload() {
+    let mut config = model::Broker { listener: vec![listener(Transport::Tcp)], ..model::Broker::default() };
+    config.listener[0].allow_anonymous = Some(true);
+    config.listener[0].bind = "0.0.0.0:0".parse().unwrap();
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let port = broker.addresses()[0].1.port();
+    for bind in ["127.0.0.1", "0.0.0.0", "127.0.0.1"] {
+        config.listener[0].bind = format!("{bind}:{port}").parse().unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        assert_eq!(broker.addresses(), [(Transport::Tcp, config.listener[0].bind)]);
+    }
+    Raw::connected(config.listener[0].bind, V::Four, "c").await.ping().await;
+}
+
+#[tokio::test]
+async fn a_listener_that_is_closed_while_clients_come_leaves_no_session_behind() {
+    let both = vec![listener(Transport::Tcp), listener(Transport::Tcp)];
+    let mut config = model::Broker { listener: both, max_connect_rate: 0, ..model::Broker::default() };
+    config.listener[1].allow_anonymous = Some(true);
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    for round in 0..10 {
+        let at = broker.addresses()[1].1;
+        let mut all = Vec::new();
+        for _ in 0..150 {
+            all.push(Raw::open(at, V::Four).await);
+        }
+        until("they are in", || broker.stats().connections == 150).await;
+        for (n, c) in all.iter_mut().enumerate() {
+            c.try_send(&connect(V::Four, &format!("c{n}"), true)).await.unwrap();
+        }
+        // Each time a little further.
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        let second = config.listener.pop().unwrap();
+        broker.reconfigure(&config).await.unwrap();
+        until("they are gone", || broker.stats().connections == 0).await;
+        assert_eq!(broker.clients().await, [], "round {round}");
+        config.listener.push(second);
+        broker.reconfigure(&config).await.unwrap();
+    }
+}

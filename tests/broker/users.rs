@@ -327,3 +327,31 @@ async fn a_message_that_is_refused_when_it_is_said_again_leaves_its_packet_id_to
     broker.stored([first, second].map(|tapped| tapped.into_parts(BootMs(1)).1).into()).await;
     p.expect(&[0x50, 2, 0, 1]).await;
 }
+
+#[tokio::test]
+async fn a_message_for_a_group_goes_to_a_member_that_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = house(dir.path());
+    config.acl_file =
+        write(dir.path(), "groups", "user anna\ntopic read plant/#\nuser otto\ntopic read plant/other\n");
+    let passwords = [user("anna"), user("otto")].concat();
+    config.password_file = write(dir.path(), "both", &passwords);
+    config.listener.truncate(1);
+    let broker = Broker::start(&config, &[]).await.unwrap();
+    let at = broker.addresses()[0].1;
+    let mut members = Vec::new();
+    for name in ["otto", "anna"] {
+        let mut c = Raw::open(at, V::Four).await;
+        c.send(&connect_with(V::Four, name, 0xC0, 0, &[], &[text(name), text("secret")].concat())).await;
+        c.connack(false).await;
+        c.subscribed("$share/g/plant/#", 1).await;
+        members.push(c);
+    }
+    drop(members.pop());
+    until("anna is away", || broker.stats().sessions_away == 1).await;
+    let message = |topic: &str| Message { qos: 1, ..Message::new(topic, "", false) };
+    broker.publish(vec![message("plant/1"), message("plant/2"), message("plant/other")]);
+    assert!(members[0].recv().await.ends_with(b"plant/other\0\x01"), "all before it have found theirs");
+    let rows = broker.clients().await;
+    assert_eq!(rows.iter().find(|row| row.client == "anna").unwrap().queued, 2);
+}

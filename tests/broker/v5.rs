@@ -178,3 +178,32 @@ async fn disconnect_can_ask_for_the_will_and_change_the_expiry() {
     c.send(b"\xE0\x07\x00\x05\x11\0\0\0\x09").await;
     c.expect_end(0x82).await;
 }
+
+#[tokio::test]
+async fn what_is_sent_again_and_too_large_by_now_takes_no_place() {
+    let (broker, at) = broker().await;
+    let mut p = Raw::connected(at, V::Five, "p").await;
+    for qos in [1, 2] {
+        let mut c = Raw::open(at, V::Five).await;
+        let one_at_a_time = [0x11, 0, 0, 0, 60, 0x21, 0, 1];
+        c.send(&connect_with(V::Five, "small", 2, 0, &one_at_a_time, &[])).await;
+        c.connack(false).await;
+        c.subscribed("q", qos).await;
+        for (id, payload) in [(1, &[7; 200][..]), (2, b"small")] {
+            p.send(&publish(V::Five, 2 * qos, "q", id, &[], payload)).await;
+            p.recv().await;
+            if qos == 2 {
+                p.send(&[0x62, 2, 0, u8::try_from(id).unwrap()]).await;
+                p.recv().await;
+            }
+        }
+        assert!(c.recv().await.len() > 200);
+        drop(c);
+        until("it is away", || broker.stats().sessions_away == 1).await;
+        let mut c = Raw::open(at, V::Five).await;
+        let small = [&one_at_a_time[..], &[0x27, 0, 0, 0, 100]].concat();
+        c.send(&connect_with(V::Five, "small", 0, 0, &small, &[])).await;
+        c.connack(true).await;
+        assert!(c.recv().await.ends_with(b"small"));
+    }
+}
