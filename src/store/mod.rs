@@ -420,7 +420,7 @@ impl Store {
 
     /// Takes over changed limits, uplinks, and what these want of messages. The directory stays what it is until a restart.
     pub fn reconfigure(&self, config: &model::Store, uplinks: &[String], wishes: Wishes) {
-        let now = self.inner.shared.clock.wall();
+        let now = account::parked_at(&*self.inner.shared.clock);
         {
             let mut state = self.inner.shared.state();
             state.limits = config.into();

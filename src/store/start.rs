@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use super::account::Account;
+use super::account::{Account, parked_at};
 use super::commands::Commands;
 use super::epochs::{Epochs, Start};
 use super::exchange::Session;
@@ -392,7 +392,7 @@ impl Disk {
         let configured = known.iter().filter(|(name, _)| uplinks.contains(name));
         let others = configured.map(|(name, account)| (name.clone(), account.clone())).collect();
         let oldest = if unknown { 1 } else { State::beginning(&self.present, &others, next) };
-        let now = clock.wall();
+        let now = parked_at(clock);
         state.accounts = uplinks
             .iter()
             .map(|n| (n.clone(), known.remove(n).unwrap_or_else(|| Account::new(oldest))))
@@ -400,10 +400,10 @@ impl Disk {
         state.parked = known
             .into_iter()
             .map(|(name, mut account)| {
-                account.parked.get_or_insert(now.0);
+                account.parked = Some(account.parked.map_or(now, |since| since.min(now)));
                 (name, account)
             })
-            .filter(|(_, a)| !clock.synced() || a.parked.is_some_and(|since| now.0 - since < PARKED_MS))
+            .filter(|(_, a)| !clock.synced() || a.parked.is_some_and(|since| now - since < PARKED_MS))
             .collect();
 
         let passed = state.accounts.values().map(Account::passed);
