@@ -18,6 +18,7 @@ use super::ranges::{RangeSet, count};
 use super::release::Released;
 use super::wishes::Wished;
 use crate::bounds;
+use crate::clock::Clock;
 use crate::message::{LossReason, LossRecord};
 
 /// More that was promised and not told is not promised again if its records are damaged: the oldest is forgotten.
@@ -26,6 +27,13 @@ fn bound_untold(untold: &mut RangeSet) {
         let Some(oldest) = untold.iter().next() else { break };
         untold.remove(oldest);
     }
+}
+
+/// Since when an uplink that leaves now has left. While the clock is not set nobody knows: then it counts from the first start
+/// with one that is.
+#[must_use]
+pub fn parked_at(clock: &dyn Clock) -> i64 {
+    if clock.synced() { clock.wall().0 } else { i64::MAX }
 }
 
 /// What one uplink has behind it.

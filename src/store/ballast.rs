@@ -281,7 +281,7 @@ impl Writer {
         let full = match trouble {
             Trouble::Full(_) => true,
             Trouble::Disk(_) => is_full(&self.shared.dir),
-            Trouble::Damaged(_) | Trouble::Newer(_) => false,
+            Trouble::Damaged(_) | Trouble::Unreadable(_) | Trouble::Newer(_) => false,
         };
         let database = identity::database(&self.shared.dir);
         let pages = self.shared.state().figures.bytes;

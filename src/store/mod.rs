@@ -60,7 +60,7 @@
 //! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
 //! `exchange`, `tail`, `thin`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
 //! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
-//! `room`, `thinning`, `reader` and `reopen` are what it does, `holes` is the ledger of what was thinned, `backup` copies the database and `restore` makes a copy ready, `port` is what an
+//! `room`, `thinning`, `reader`, `reopen` and `salvage` are what it does, `holes` is the ledger of what was thinned, `backup` copies the database and `restore` makes a copy ready, `port` is what an
 //! uplink holds, `history` what a person asks for.
 
 mod account;
@@ -99,6 +99,7 @@ mod release;
 mod reopen;
 mod restore;
 mod room;
+mod salvage;
 mod schema;
 mod sessions;
 mod since;
@@ -428,7 +429,7 @@ impl Store {
 
     /// Takes over changed limits, uplinks, and what these want of messages. The directory stays what it is until a restart.
     pub fn reconfigure(&self, config: &model::Store, uplinks: &[String], wishes: Wishes) {
-        let now = self.inner.shared.clock.wall();
+        let now = account::parked_at(&*self.inner.shared.clock);
         {
             let mut state = self.inner.shared.state();
             state.limits = config.into();

@@ -13,6 +13,7 @@ use super::log::Log;
 use super::loss::Facts;
 use super::ranges::RangeSet;
 use super::recovery::Line;
+use super::salvage;
 use super::sound;
 use super::state::{Phase, Tick};
 use super::trouble::Trouble;
@@ -40,12 +41,18 @@ impl Writer {
     /// Opens the database again and compares it with what is known in RAM.
     fn reopen(&mut self) -> Result<(), Trouble> {
         self.hold()?;
-        if self.damaged {
-            let name = identity::set_aside(&self.shared.dir, identity::DATABASE)?;
-            tracing::error!(name, "the damaged database is set aside");
-            self.damaged = false;
+        let replaced = if self.damaged {
+            drop(sound::replace(&self.shared.dir, salvage::RUNNING)?);
+            true
+        } else {
+            self.unread.is_bad() && sound::replace_if_saved(&self.shared.dir, salvage::RUNNING).is_ok()
+        };
+        self.damaged = false;
+        if self.unread.is_bad() {
+            self.unread = salvage::Unread::default();
         }
-        let (mut log, _) = sound::open(&self.shared.dir)?;
+        let (mut log, bad) = sound::open(&self.shared.dir)?;
+        let replaced = replaced || bad.is_some_and(|name| !name.starts_with(identity::WAL));
         log.settle()?;
         let mut line: Option<Line> = log.state("line")?;
         if line.as_ref().is_some_and(|l| l.home != 0 && l.home != self.line.home) {
@@ -58,15 +65,14 @@ impl Writer {
         let set_aside = identity::all_set_aside(&self.shared.dir);
         self.shared.state().figures.set_aside = set_aside;
         let applied = same.is_some_and(|l| Some(l.commit) == self.attempted);
-        if applied {
-            self.log = Some(log);
-            self.committed(line.expect("it is the same as ours"), Duration::ZERO);
-        } else if same.is_some_and(|l| l.commit == self.line.commit) {
-            self.log = Some(log);
-        } else {
-            self.differs(&log, line.as_ref())?;
-            self.log = Some(log);
+        let ours = same.is_some_and(|l| l.commit == self.line.commit);
+        if let Some(line) = line.clone().filter(|_| applied) {
+            self.committed(line, Duration::ZERO);
         }
+        if replaced || !(applied || ours) {
+            self.differs(&log, line.as_ref(), replaced)?;
+        }
+        self.log = Some(log);
         self.attempted = None;
         self.mark_due = Tick::now();
         self.commit(false)
@@ -107,12 +113,13 @@ impl Writer {
 
     /// The database is another one than we wrote: what is missing is declared, the rest of what we know
     /// is written again.
-    fn differs(&mut self, log: &Log, line: Option<&Line>) -> Result<(), Trouble> {
+    fn differs(&mut self, log: &Log, line: Option<&Line>, damaged: bool) -> Result<(), Trouble> {
         let there: RangeSet = match line {
             Some(line) => line.present.clone(),
             None => log.scan()?.into_iter().collect(),
         };
-        let reason = if line.is_some() { LossReason::Rollback } else { LossReason::Corrupt };
+        let older = line.is_some() && !damaged;
+        let reason = if older { LossReason::Rollback } else { LossReason::Corrupt };
         let mut state = self.shared.state();
         state.thinned.forget();
         for part in state.present.minus(&there) {

@@ -11,7 +11,8 @@
 //!   file without it says which directory it belongs to, and with it says another.
 //!
 //! Promises: a kill at any moment leaves the old database or the new one; what was replaced is set aside, as everything
-//! that is damaged; where there is no room to write anew, the old one stays in use, as it is.
+//! that is damaged; where there is no room to write anew, or no time, since a start must not take long, the old one stays in
+//! use, as it is. What cannot be read at all is saved block by block (see `salvage`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use super::identity::{self, DATABASE, Mark, WAL};
 use super::log::Log;
 use super::recovery::Line;
 use super::room::free_disk;
+use super::salvage;
 use super::state::Tick;
 use super::trouble::Trouble;
 
@@ -47,12 +49,13 @@ const ANEW: &str = "fieldgate.db.anew";
 /// What is no damage.
 pub fn open(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
     let path = identity::database(dir);
+    make_way(dir)?;
     take_name(dir)?;
     let alone = home_without_wal(&path);
     let log = match Log::open(&path) {
         Err(Trouble::Damaged(why)) => {
             tracing::error!(%why, "the database cannot be used");
-            return begin_another(dir);
+            return replace_at_start(dir);
         }
         log => log?,
     };
@@ -67,18 +70,88 @@ pub fn open(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
     }
 }
 
-/// Sets the database aside and begins another.
-fn begin_another(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
+/// What has one of our names and is a directory goes aside: SQLite could neither use nor replace it.
+fn make_way(dir: &Path) -> Result<(), Trouble> {
+    for name in [WAL, "fieldgate.db-journal", ANEW, "fieldgate.db.anew-wal", "mark.tmp"] {
+        if dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            let bad = identity::set_aside(dir, name)?;
+            tracing::error!("`{name}` is a directory; set aside as {bad}");
+        }
+    }
+    Ok(())
+}
+
+/// Puts a new database with what can be read of a damaged one in its place, or an empty one, and sets it aside.
+///
+/// # Errors
+/// Those of the file system.
+pub fn replace(dir: &Path, patience: Duration) -> Result<(Log, Option<String>), Trouble> {
+    if let Err(why) = save(dir, patience) {
+        tracing::error!(%why, "nothing can be saved of it");
+        let _ = std::fs::remove_file(dir.join(ANEW));
+    }
+    begin_another(dir)
+}
+
+/// The same, in the time that a start has.
+///
+/// # Errors
+/// Those of the file system.
+pub fn replace_at_start(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
+    replace(dir, salvage::AT_START)
+}
+
+/// The same, but where nothing can be saved it stays.
+///
+/// # Errors
+/// Nothing can be saved, or those of the file system.
+pub fn replace_if_saved(dir: &Path, patience: Duration) -> Result<(Log, Option<String>), Trouble> {
+    save(dir, patience)?;
+    begin_another(dir)
+}
+
+fn save(dir: &Path, patience: Duration) -> Result<(), Trouble> {
+    let to = dir.join(ANEW);
+    for tail in ["", "-wal"] {
+        let _ = std::fs::remove_file(dir.join(format!("{ANEW}{tail}")));
+    }
+    let (copied, of) = salvage::salvage(dir, &to, patience)?;
+    tracing::error!("of {of} readings in the damaged database {copied} could be saved");
+    Ok(())
+}
+
+/// Sets the database aside and begins another: the one that was written anew, if there is one.
+///
+/// # Errors
+/// Those of the file system and of the database.
+pub fn begin_another(dir: &Path) -> Result<(Log, Option<String>), Trouble> {
     let bad = identity::set_aside(dir, DATABASE)?;
+    take_name(dir)?;
+    tracing::error!("the old database is set aside as {bad}");
     Ok((Log::open(&identity::database(dir))?, Some(bad)))
 }
 
 /// How long to look through the file, from what the last life left; `None`: it ended in order, with all that it wrote.
-#[must_use]
-pub fn patience(line: Option<&Line>, mark: Option<&Mark>) -> Option<Duration> {
+fn patience(line: Option<&Line>, mark: Option<&Mark>) -> Option<Duration> {
     let Some(line) = line else { return Some(LONG) };
     let older = mark.is_some_and(|mark| mark.stored > line.next || mark.epoch[0] > line.epoch[0]);
     if older { Some(LONG) } else { (!line.clean).then_some(SHORT) }
+}
+
+/// Looks through the file as long as `patience` says: see [`sound`].
+///
+/// # Errors
+/// Those of the database and of the file system.
+pub fn mended(
+    dir: &Path,
+    log: Log,
+    line: Option<&Line>,
+    mark: Option<&Mark>,
+) -> Result<(Log, Option<String>), Trouble> {
+    match patience(line, mark) {
+        Some(patience) => sound(dir, log, patience),
+        None => Ok((log, None)),
+    }
 }
 
 /// Looks through the file; one that does not hold together is written anew, or set aside if it cannot be. Says under
@@ -86,34 +159,32 @@ pub fn patience(line: Option<&Line>, mark: Option<&Mark>) -> Option<Duration> {
 ///
 /// # Errors
 /// Those of the database and of the file system.
-pub fn sound(dir: &Path, mut log: Log, patience: Duration) -> Result<(Log, Option<String>), Trouble> {
+fn sound(dir: &Path, mut log: Log, patience: Duration) -> Result<(Log, Option<String>), Trouble> {
     let Some(why) = log.misfit(patience)? else { return Ok((log, None)) };
     tracing::error!(%why, "the database holds pages of several commits, as a disk leaves them that does not sync");
-    match write_anew(dir, &mut log) {
+    match write_anew(dir, &mut log, LONG) {
         Ok(()) => {
-            drop(log);
-            let bad = identity::set_aside(dir, DATABASE)?;
-            take_name(dir)?;
-            let kept = keep(&dir.join(&bad), free_disk(dir));
-            let old = if kept {
-                format!("the old one is set aside as {bad}")
-            } else {
-                "the old one is gone".into()
-            };
-            tracing::error!("what could be read of it is in a new database; {old}");
-            Ok((Log::open(&identity::database(dir))?, Some(bad)))
+            // Two names change, and without its WAL the old one would be that of the last checkpoint: a kill in between
+            // must leave all of it.
+            if let Err(why) = log.close() {
+                tracing::warn!(%why, "its WAL cannot be written back");
+            }
+            let (log, bad) = begin_another(dir)?;
+            let kept = bad.iter().all(|bad| keep(&dir.join(bad), free_disk(dir)));
+            tracing::error!(kept, "what could be read of it is in a new database");
+            Ok((log, bad))
         }
-        Err(Trouble::Full(why)) => {
-            tracing::error!(%why, "there is no room to write it anew, so it stays in use; make room and restart");
+        Err(Trouble::Damaged(why)) => {
+            tracing::error!(%why, "not all of it can be read");
+            drop(log);
+            replace_at_start(dir)
+        }
+        Err(why) => {
+            // A bad sector, no room, or too much for a start.
+            tracing::error!(%why, "it cannot be written anew, so it stays in use");
             let _ = std::fs::remove_file(dir.join(ANEW));
             Ok((log, None))
         }
-        Err(Trouble::Damaged(why)) => {
-            tracing::error!(%why, "it cannot be read");
-            drop(log);
-            begin_another(dir)
-        }
-        Err(other) => Err(other),
     }
 }
 
@@ -131,11 +202,11 @@ fn keep(old: &Path, free: Option<u64>) -> bool {
 }
 
 /// A copy of every row that can be read, whole and durable.
-fn write_anew(dir: &Path, log: &mut Log) -> Result<(), Trouble> {
+fn write_anew(dir: &Path, log: &mut Log, patience: Duration) -> Result<(), Trouble> {
     let to = dir.join(ANEW);
-    log.copy_rows(&to)?;
-    let copy = Log::open_to_read(&to)?;
-    copy.is_whole()?;
+    log.within(patience, |log| log.copy_rows(&to))?;
+    let mut copy = Log::open_to_read(&to)?;
+    copy.within(patience, |copy| copy.is_whole())?;
     drop(copy);
     File::open(&to)?.sync_all()?;
     Ok(())
@@ -191,14 +262,24 @@ impl Log {
     /// What does not fit together in the file; `None`: nothing that was found within `patience`.
     fn misfit(&mut self, patience: Duration) -> Result<Option<String>, Trouble> {
         let until = Tick::now() + patience;
-        self.conn.progress_handler(STEPS, Some(move || Tick::now() > until))?;
-        let found = self.is_whole();
-        self.conn.progress_handler(0, None::<fn() -> bool>)?;
-        match found {
+        match self.within(patience, |log| log.is_whole()) {
             Err(Trouble::Damaged(why)) => Ok(Some(why)),
             Err(_) if Tick::now() > until => Ok(None),
             other => other.map(|()| None),
         }
+    }
+
+    /// Does something that SQLite breaks off when it takes longer than `patience`.
+    fn within<T>(
+        &mut self,
+        patience: Duration,
+        what: impl FnOnce(&Self) -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let until = Tick::now() + patience;
+        self.conn.progress_handler(STEPS, Some(move || Tick::now() > until))?;
+        let done = what(self);
+        self.conn.progress_handler(0, None::<fn() -> bool>)?;
+        done
     }
 
     /// Copies every row into a new file.
@@ -299,19 +380,7 @@ mod tests {
     #[test]
     fn pages_of_two_commits_are_told_and_what_can_be_read_is_written_anew() {
         let dir = tempfile::tempdir().expect("a directory");
-        let path = identity::database(dir.path());
-        let log = filled(dir.path(), 7, 40);
-        log.close().expect("closes");
-        let before = std::fs::read(&path).expect("reads");
-        // Rows go, so that there are free pages; of that the first page comes too late to the disk.
-        let mut log = Log::open(&path).expect("opens");
-        let change = Change { delete: std::iter::once(1..20).collect(), ..Change::default() };
-        log.commit(&line(7, 41), &change).expect("commits");
-        log.close().expect("closes");
-        let mut mixed = std::fs::read(&path).expect("reads");
-        mixed[..1024].copy_from_slice(&before[..1024]);
-        std::fs::write(&path, &mixed).expect("writes");
-
+        let mixed = std::fs::read(mixed(dir.path())).expect("reads");
         let (log, bad) = open(dir.path()).expect("opens");
         assert_eq!((rows(&log), &bad), (21, &None), "it can be opened and read");
         // No time to look is no reason to call it damaged.
@@ -338,11 +407,59 @@ mod tests {
     }
 
     #[test]
+    fn a_kill_while_the_old_one_is_set_aside_takes_nothing_of_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = mixed(dir.path());
+        let mut log = Log::open(&path).expect("opens");
+        for n in 41..60 {
+            let row = Row { first: n, count: 1, boot: 1, times: [n, n], bytes: 700 };
+            let change = Change { blocks: vec![(row, vec![7; 700])], ..Change::default() };
+            log.commit(&line(7, n + 1), &change).expect("commits");
+        }
+        let (log, bad) = sound(dir.path(), log, LONG).expect("writes anew");
+        assert_eq!(bad.as_deref(), Some("fieldgate.db.bad-1"));
+        assert_eq!(rows(&log), 40);
+        // Killed when the WAL had its other name and the database had not: this is all that was there.
+        let alone = tempfile::tempdir().expect("a directory");
+        std::fs::rename(dir.path().join("fieldgate.db.bad-1"), identity::database(alone.path()))
+            .expect("renames");
+        let (log, _) = open(alone.path()).expect("opens");
+        assert_eq!(rows(&log), 40);
+    }
+
+    #[test]
+    fn what_would_take_too_long_for_a_start_is_not_written_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut log = filled(dir.path(), 7, 400);
+        let broken_off = write_anew(dir.path(), &mut log, Duration::ZERO).expect_err("no time");
+        assert!(matches!(broken_off, Trouble::Disk(_)), "{broken_off}");
+        drop(log);
+        assert_eq!(rows(&open(dir.path()).expect("opens").0), 400, "it stays in use");
+    }
+
+    /// A database with rows 20 to 40, in which a page came too late to the disk.
+    fn mixed(dir: &Path) -> PathBuf {
+        let path = identity::database(dir);
+        let log = filled(dir, 7, 40);
+        log.close().expect("closes");
+        let before = std::fs::read(&path).expect("reads");
+        // Rows go, so that there are free pages; of that the first page comes too late to the disk.
+        let mut log = Log::open(&path).expect("opens");
+        let change = Change { delete: std::iter::once(1..20).collect(), ..Change::default() };
+        log.commit(&line(7, 41), &change).expect("commits");
+        log.close().expect("closes");
+        let mut mixed = std::fs::read(&path).expect("reads");
+        mixed[..1024].copy_from_slice(&before[..1024]);
+        std::fs::write(&path, &mixed).expect("writes");
+        path
+    }
+
+    #[test]
     fn a_kill_between_the_names_leaves_the_new_one_and_half_a_copy_is_nothing() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = identity::database(dir.path());
         let mut log = filled(dir.path(), 7, 10);
-        write_anew(dir.path(), &mut log).expect("writes");
+        write_anew(dir.path(), &mut log, LONG).expect("writes");
         drop(log);
         identity::set_aside(dir.path(), DATABASE).expect("renames");
         let (log, bad) = open(dir.path()).expect("opens");

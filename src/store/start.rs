@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-use super::account::Account;
+use super::account::{Account, parked_at};
 use super::commands::Commands;
 use super::epochs::{Epochs, Start};
 use super::exchange::Session;
 use super::head::{Head, Homes};
-use super::identity::{self, DATABASE, Mark};
+use super::identity::{self, Mark};
 use super::last::{self, Latest};
 use super::lend::Held;
 use super::log::Log;
@@ -73,7 +73,7 @@ impl From<Trouble> for Refused {
         match trouble {
             Trouble::Newer(n) => Self::Newer(n),
             Trouble::Full(why) => Self::Full(why),
-            Trouble::Damaged(why) | Trouble::Disk(why) => Self::Disk(why),
+            Trouble::Damaged(why) | Trouble::Unreadable(why) | Trouble::Disk(why) => Self::Disk(why),
         }
     }
 }
@@ -123,8 +123,13 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
     if let Some(bad) = identity::set_bad_mark_aside(dir)? {
         tracing::error!("the mark beside the database is damaged; set aside as {bad}");
     }
-    let (log, mut set_aside) = sound::open(dir)?;
+    let (mut log, mut set_aside) = sound::open(dir)?;
     let mut loaded = Loaded::if_readable(&log)?;
+    if loaded.is_none() {
+        drop(log);
+        (log, set_aside) = sound::replace_at_start(dir)?;
+        loaded = Loaded::if_readable(&log)?;
+    }
     let word = identity::home(&lock);
     let database = loaded.as_ref().map_or(0, |loaded| loaded.of);
     let belongs = belongs(word, database, mark.as_ref().map_or(0, |m| m.home));
@@ -138,21 +143,19 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
         mark = None;
     }
     let (log, loaded) = match loaded {
-        Some(loaded) => match sound::patience(loaded.line.as_ref(), mark.as_ref()) {
-            Some(patience) => match sound::sound(dir, log, patience)? {
-                (log, None) => (log, loaded),
-                (log, bad) => {
-                    set_aside = bad;
-                    let loaded = Loaded::if_readable(&log)?.unwrap_or_default();
-                    (log, loaded)
-                }
-            },
-            None => (log, loaded),
+        Some(loaded) => match sound::mended(dir, log, loaded.line.as_ref(), mark.as_ref())? {
+            (log, None) => (log, loaded),
+            (log, bad) => {
+                set_aside = bad;
+                let loaded = Loaded::if_readable(&log)?.unwrap_or_default();
+                (log, loaded)
+            }
         },
         None => {
             drop(log);
-            set_aside = Some(identity::set_aside(dir, DATABASE)?);
-            (Log::open(&identity::database(dir))?, Loaded::default())
+            let (log, bad) = sound::begin_another(dir)?;
+            set_aside = bad;
+            (log, Loaded::default())
         }
     };
     let home = belongs.home.map_or_else(getrandom::u64, Ok).unwrap_or_else(|_| fastrand::u64(..)).max(1);
@@ -305,7 +308,8 @@ fn newest_values(
         if readings >= NEWEST_READINGS {
             break;
         }
-        let Some((first, data)) = log.block_before(at.saturating_sub(1))? else { break };
+        let before = log.block_before(at.saturating_sub(1)).or_else(Trouble::unreadable)?;
+        let Some((first, data)) = before else { break };
         if first >= at {
             break;
         }
@@ -389,7 +393,7 @@ impl Disk {
         let configured = known.iter().filter(|(name, _)| uplinks.contains(name));
         let others = configured.map(|(name, account)| (name.clone(), account.clone())).collect();
         let oldest = if unknown { 1 } else { State::beginning(&self.present, &others, next) };
-        let now = clock.wall();
+        let now = parked_at(clock);
         state.accounts = uplinks
             .iter()
             .map(|n| (n.clone(), known.remove(n).unwrap_or_else(|| Account::new(oldest))))
@@ -397,10 +401,10 @@ impl Disk {
         state.parked = known
             .into_iter()
             .map(|(name, mut account)| {
-                account.parked.get_or_insert(now.0);
+                account.parked = Some(account.parked.map_or(now, |since| since.min(now)));
                 (name, account)
             })
-            .filter(|(_, a)| !clock.synced() || a.parked.is_some_and(|since| now.0 - since < PARKED_MS))
+            .filter(|(_, a)| !clock.synced() || a.parked.is_some_and(|since| now - since < PARKED_MS))
             .collect();
 
         let passed = state.accounts.values().map(Account::passed);

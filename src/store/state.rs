@@ -411,11 +411,11 @@ impl State {
     }
 
     /// Changes who is owed what. A new uplink begins where [`State::beginning`] says; one that left keeps its position for a while but holds no blocks.
-    pub fn set_uplinks(&mut self, uplinks: &[String], now: WallMs) {
+    pub fn set_uplinks(&mut self, uplinks: &[String], now: i64) {
         let gone: Vec<String> = self.accounts.keys().filter(|n| !uplinks.contains(n)).cloned().collect();
         for name in gone {
             if let Some(mut account) = self.accounts.remove(&name) {
-                account.parked = Some(now.0);
+                account.parked = Some(now);
                 self.parked.insert(name, account);
             }
         }

@@ -48,9 +48,22 @@ pub enum Trouble {
     /// There is no room on the disk, or in a quota: close, give up the ballast, open again.
     #[error("{0}")]
     Full(String),
+    /// The medium does not give it back: as [`Trouble::Disk`], but if it goes on, what is there is lost (see `salvage`).
+    #[error("{0}")]
+    Unreadable(String),
     /// Close, wait, open again.
     #[error("{0}")]
     Disk(String),
+}
+
+impl Trouble {
+    /// What cannot be read is as good as not there, for who can do without; who cannot sees to it (see `salvage`).
+    ///
+    /// # Errors
+    /// Everything else.
+    pub fn unreadable<T>(self) -> Result<Option<T>, Self> {
+        if matches!(self, Self::Unreadable(_)) { Ok(None) } else { Err(self) }
+    }
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -65,6 +78,9 @@ impl From<rusqlite::Error> for Trouble {
                     || f.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ =>
             {
                 Self::Damaged(e.to_string())
+            }
+            E::SqliteFailure(f, _) if f.extended_code == rusqlite::ffi::SQLITE_IOERR_READ => {
+                Self::Unreadable(e.to_string())
             }
             E::SqliteFailure(f, _) if f.code == ErrorCode::DiskFull => Self::Full(e.to_string()),
             // SQLite does not say why.

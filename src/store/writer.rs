@@ -188,6 +188,7 @@ pub struct Writer {
     pub(super) leap: Option<Leap>,
     pub(super) thinner: Thinner,
     pub(super) damaged: bool,
+    pub(super) unread: super::salvage::Unread,
     /// The commit at hand leaves the readings where they are.
     pub(super) sparing: bool,
     /// Bytes of blocks that go with the next commit because there is no room for them.
@@ -241,6 +242,7 @@ impl Writer {
             leap: None,
             thinner: Thinner::default(),
             damaged: false,
+            unread: super::salvage::Unread::default(),
             sparing: false,
             doomed_bytes: 0,
             ballast,
@@ -424,7 +426,7 @@ impl Writer {
 
     /// The connection is not used again.
     pub(super) fn fault(&mut self, trouble: &Trouble) {
-        self.damaged |= matches!(trouble, Trouble::Damaged(_));
+        self.note_damage(trouble);
         self.log = None;
         self.cache.clear();
         self.thinning_failed();

@@ -463,7 +463,7 @@ fn run(conn: &Connection, sql: &str, params: impl Params) -> rusqlite::Result<()
 fn sorted(trouble: Trouble) -> ShelfError {
     match trouble {
         Trouble::Damaged(what) => ShelfError::Damaged(what),
-        Trouble::Newer(_) | Trouble::Full(_) | Trouble::Disk(_) => ShelfError::Disk(trouble.to_string()),
+        _ => ShelfError::Disk(trouble.to_string()),
     }
 }
 

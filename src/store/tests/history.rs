@@ -302,3 +302,28 @@ async fn small_commits_become_one_block_and_a_cut_in_between_takes_nothing_that_
     }
     assert_eq!((most, rows(dir.path())), (100, 1));
 }
+
+#[tokio::test]
+async fn an_uplink_that_left_before_the_clock_was_set_is_remembered_as_long_as_any_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (config, both) = (config(dir.path()), uplinks(&["cloud", "scada"]));
+    let (store, _) = opened(&config, &both, TestClock::new("one"));
+    take(&store, 1..=10).await;
+    store.drain("scada").expect("configured").delivered(1..4);
+    store.close().await.expect("closes");
+    // A box without a battery: 1970, until a time server answers.
+    let clock = TestClock::new("two");
+    clock.offset.store(0, Ordering::SeqCst);
+    clock.synced.store(false, Ordering::SeqCst);
+    let (store, _) = opened(&config, &uplinks(&["cloud"]), clock.clone());
+    store.close().await.expect("closes");
+    clock.offset.store(NOW, Ordering::SeqCst);
+    clock.synced.store(true, Ordering::SeqCst);
+    let (store, _) = opened(&config, &uplinks(&["cloud"]), clock.clone());
+    assert_eq!(store.left().len(), 1, "its position is kept");
+    store.close().await.expect("closes");
+    // From then on it is counted.
+    clock.offset.store(NOW + super::super::PARKED_MS + 1, Ordering::SeqCst);
+    let (store, _) = opened(&config, &uplinks(&["cloud"]), clock.clone());
+    assert!(store.left().is_empty());
+}

@@ -14,6 +14,7 @@ mod names;
 mod outage;
 pub mod power;
 mod random;
+mod saved;
 mod scattered;
 mod thin;
 mod thin_book;

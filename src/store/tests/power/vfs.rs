@@ -39,6 +39,8 @@ pub struct Disk {
     inodes: Mutex<BTreeMap<String, u64>>,
     hook: Mutex<Option<Hook>>,
     lies: Mutex<bool>,
+    /// What of which file cannot be read, for good, whatever that file is called.
+    bad: Mutex<Option<(u64, std::ops::Range<u64>)>>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -64,6 +66,16 @@ impl Disk {
     /// From now on a sync syncs nothing, and says that it did.
     pub fn lie(&self) {
         *held(&self.lies) = true;
+    }
+
+    /// These bytes of a file cannot be read from now on.
+    pub fn unreadable(&self, path: &Path, bytes: std::ops::Range<u64>) {
+        *held(&self.bad) = Some((path.metadata().expect("is there").ino(), bytes));
+    }
+
+    fn is_bad(&self, inode: u64, bytes: std::ops::Range<u64>) -> bool {
+        let bad = held(&self.bad);
+        bad.as_ref().is_some_and(|(of, bad)| *of == inode && bad.start < bytes.end && bytes.start < bad.end)
     }
 
     /// A file is opened. One that had another name was renamed since, and one that is another than this name's was
@@ -117,6 +129,7 @@ fn watched(path: &Path) -> Option<(Arc<Disk>, String)> {
 struct Open {
     disk: Arc<Disk>,
     name: String,
+    inode: u64,
     file: File,
     /// A WAL or journal that was just opened: as in SQLite's own VFS, its first sync is one of the directory too.
     fresh: bool,
@@ -188,7 +201,7 @@ unsafe extern "C" fn open(
     };
     let Ok(meta) = opened.metadata() else { return ffi::SQLITE_CANTOPEN };
     disk.open(&name, meta.ino());
-    let open = Box::into_raw(Box::new(Open { disk, name, file: opened, fresh }));
+    let open = Box::into_raw(Box::new(Open { disk, name, inode: meta.ino(), file: opened, fresh }));
     // SAFETY: as above; `out` may be null.
     unsafe {
         let handle = file.cast::<Handle>();
@@ -263,6 +276,9 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, to: *mut c_void, n: c_in
     let (open, to) = unsafe { (of(file), std::slice::from_raw_parts_mut(to.cast::<u8>(), n as usize)) };
     if let Some(code) = open.disk.call(Call::Read, &open.name) {
         return code;
+    }
+    if open.disk.is_bad(open.inode, at as u64..at as u64 + to.len() as u64) {
+        return ffi::SQLITE_IOERR_READ;
     }
     let mut done = 0;
     while done < to.len() {
