@@ -189,7 +189,6 @@ const SET_ASIDE: usize = 8;
 /// Those of the file system.
 pub fn set_aside(dir: &Path, name: &str) -> io::Result<String> {
     let kept = set_aside_list(dir, name);
-    let number = |path: &str| path.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let n = kept.iter().map(|p| number(p)).max().unwrap_or(0) + 1;
     if kept.len() >= SET_ASIDE
         && let Some(oldest) = kept.iter().min_by_key(|p| number(p))
@@ -229,10 +228,21 @@ pub fn set_mark_aside(dir: &Path) -> io::Result<String> {
     set_aside(dir, MARK)
 }
 
+/// Removes the oldest database that was set aside, for its room; says which, if there was one.
+pub fn give_up_set_aside(dir: &Path) -> Option<String> {
+    let oldest = set_aside_list(dir, DATABASE).into_iter().min_by_key(|name| number(name))?;
+    let _ = std::fs::remove_file(dir.join(format!("{oldest}-wal")));
+    std::fs::remove_file(dir.join(&oldest)).is_ok().then_some(oldest)
+}
+
 /// Names of everything that was set aside.
 #[must_use]
 pub fn all_set_aside(dir: &Path) -> Vec<String> {
     [DATABASE, WAL, MARK].iter().flat_map(|name| set_aside_list(dir, name)).collect()
+}
+
+fn number(name: &str) -> u64 {
+    name.rsplit('-').next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
 fn set_aside_list(dir: &Path, name: &str) -> Vec<String> {
@@ -316,5 +326,9 @@ mod tests {
             assert_eq!(set_aside(dir.path(), DATABASE).expect("renames"), format!("fieldgate.db.bad-{n}"));
         }
         assert_eq!(set_aside_list(dir.path(), DATABASE).len(), SET_ASIDE);
+        for n in 13..=20 {
+            assert_eq!(give_up_set_aside(dir.path()), Some(format!("fieldgate.db.bad-{n}")), "the oldest");
+        }
+        assert_eq!(give_up_set_aside(dir.path()), None);
     }
 }

@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use super::block::Block;
+use super::identity;
 use super::log::Row;
 use super::loss::Facts;
 use super::quota::{self, Limits};
@@ -24,7 +25,8 @@ impl Writer {
     /// What every uplink has passed and is no history goes; then the oldest blocks, if limits say so.
     pub(super) fn make_room(&mut self) -> Result<(), Trouble> {
         let now = self.shared.clock.boot();
-        let (limits, free) = (self.limits(), free_disk(&self.shared.dir));
+        let limits = self.limits();
+        let free = self.free_for_readings(&limits);
         self.ballast.note(free, &limits);
         let (passed, mut usage) = {
             let state = self.shared.state();
@@ -84,6 +86,20 @@ impl Writer {
             self.drop_block(&row, reason)?;
         }
         Ok(())
+    }
+
+    /// Free disk. Below `min_free` databases that were set aside go, the oldest first: readings must not have to go for them.
+    fn free_for_readings(&self, limits: &Limits) -> Option<u64> {
+        let dir = &self.shared.dir;
+        let mut free = free_disk(dir);
+        while free.is_some_and(|free| free < limits.min_free)
+            && let Some(gone) = identity::give_up_set_aside(dir)
+        {
+            tracing::warn!("there is less room than `min_free`, so {gone}, which was set aside, is removed");
+            self.shared.state().figures.set_aside = identity::all_set_aside(dir);
+            free = free_disk(dir);
+        }
+        free
     }
 
     /// These blocks are wanted by nobody any more.

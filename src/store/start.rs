@@ -145,17 +145,17 @@ pub fn look(dir: &Path, run: Option<&Path>, clock: &dyn Clock) -> Result<Disk, R
     let (log, loaded) = match loaded {
         Some(loaded) => match sound::mended(dir, log, loaded.line.as_ref(), mark.as_ref())? {
             (log, None) => (log, loaded),
-            (log, bad) => {
+            (anew, bad) => {
                 set_aside = bad;
-                let loaded = Loaded::if_readable(&log)?.unwrap_or_default();
-                (log, loaded)
+                let loaded = Loaded::if_readable(&anew)?;
+                (anew, loaded.unwrap_or_default())
             }
         },
         None => {
             drop(log);
-            let (log, bad) = sound::begin_another(dir)?;
-            set_aside = bad;
-            (log, Loaded::default())
+            let another;
+            (another, set_aside) = sound::begin_another(dir)?;
+            (another, Loaded::default())
         }
     };
     let home = belongs.home.map_or_else(getrandom::u64, Ok).unwrap_or_else(|_| fastrand::u64(..)).max(1);
