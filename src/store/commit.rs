@@ -229,6 +229,7 @@ impl Writer {
                 head_file,
                 next_loss: self.line.next_loss,
                 home: self.line.home,
+                docket: state.post.docket.or(self.line.docket),
             };
             state.dirty_since = None;
             // Looked-up or not: what came in since stays a draft without names.

@@ -129,6 +129,7 @@ pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use exchange::{Exchange, Session, Step};
 pub use identity::{seal, unseal};
 pub use inspect::{AtRest, InspectedUplink, Inspection};
+pub use post::Posted;
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use sessions::Sessions;
 pub use start::PARKED_MS;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::head::Head;
 use super::identity::Mark;
 use super::ranges::RangeSet;
-use crate::message::LossReason;
+use crate::message::{Docket, LossReason};
 
 /// The state of the line as the database holds it, rewritten with every commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,9 @@ pub struct Line {
     /// The word of the directory it belongs to (see `identity`); 0: unknown.
     #[serde(default)]
     pub home: u64,
+    /// Of the messages that came under a docket, that of the last one: it is here, and so are all before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docket: Option<Docket>,
 }
 
 /// The witnesses.
@@ -178,6 +181,7 @@ mod tests {
             head_file: true,
             next_loss: 1,
             home: 7,
+            docket: None,
         }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {

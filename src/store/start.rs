@@ -251,6 +251,7 @@ impl Loaded {
                     head_file: true,
                     next_loss: self.next_loss,
                     home: 0,
+                    docket: None,
                 };
                 Some(&after_scan)
             }

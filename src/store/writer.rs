@@ -225,6 +225,7 @@ impl Writer {
             head_file: false,
             next_loss: 1,
             home: 0,
+            docket: None,
         };
         Self {
             shared,
@@ -277,8 +278,9 @@ impl Writer {
             disk.adopt_into(&mut state, random, &*self.shared.clock);
             state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
-            if settled.is_err() {
-                state.proven = disk.marked();
+            match settled {
+                Ok(()) => state.post.found = disk.line.as_ref().and_then(|line| line.docket),
+                Err(_) => state.proven = disk.marked(),
             }
             self.line.epoch = [state.epoch.start, state.epoch.random];
             let head = self.shared.head_now(&state);
@@ -287,7 +289,7 @@ impl Writer {
             *file = disk.homes.create(&head).ok();
         }
         if let Some(line) = &disk.line {
-            self.line.commit = line.commit;
+            (self.line.commit, self.line.docket) = (line.commit, line.docket);
         }
         self.line.next_loss = disk.next_loss;
         self.line.home = disk.home;
