@@ -295,3 +295,25 @@ async fn what_comes_behind_it_waits_with_it_and_a_journal_that_cannot_write_hold
     assert_eq!(life.broker.stats().persistence, "memory");
     assert_eq!(life.log().await, b"0123");
 }
+
+#[tokio::test]
+async fn a_connection_that_ends_after_the_log_has_it_and_before_its_answer_says_it_to_nobody_again() {
+    for v in BOTH {
+        let dir = tempfile::tempdir().unwrap();
+        let mut life = Life::begin(dir.path()).await;
+        let mut p = begin(&mut life, v, "p", b'0').await;
+        p.send(&publish(v, 4, "z/a", 1, &[], b"1")).await;
+        life.come(&mut p, 1, Came::Told).await;
+        // It has heard of it, and waits for the disk.
+        p.send(&[0xC0, 0]).await;
+        p.expect(&[0xD0, 0]).await;
+        drop(p);
+        until("away", || life.broker.stats().sessions_away == 1).await;
+        life.waits.store(false, SeqCst);
+        let mut p = come(life.at, v, "p", true).await;
+        p.send(&publish(v, 8 | 4, "z/a", 1, &[], b"1")).await;
+        p.expect(&[0x50, 2, 0, 1]).await;
+        assert!(life.keeper.is_empty());
+        assert_eq!(life.log().await, b"01");
+    }
+}
