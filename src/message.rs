@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 pub use forwarded::{Entry, Forwarded, ForwardedRecord, Props, VIA};
-pub use shelf::{Change, Kept, KeptEntry, Shelf, ShelfError, Standing};
+pub use shelf::{Change, Docket, Kept, KeptEntry, Shelf, ShelfError, Standing};
 
 /// Which quantity a reading is of. Shared by all its readings; also the dictionary entry of a
 /// stored block, so that a reading can be sent long after the configuration forgot the point.

@@ -394,7 +394,7 @@ impl Connection {
         match control {
             Control::Stop(reason) => return Some(End::Stop(reason)),
             Control::Routed { id, qos, matched, mut after } => {
-                if qos == 2 && self.unstored.contains(&id) {
+                if qos == 2 && self.unstored.remove(&id) {
                     // The log has it, too: from now on it is a repeat that is where it has to be.
                     after = after.max(self.noted(id, Standing::Taken));
                 }

@@ -1,11 +1,21 @@
 //! Messages on topics that are forwarded have two places to go: to sessions and what is retained, by the hub, and into the log,
 //! by the keeper of the tap. What becomes of one with QoS 2 whose publisher says it again in between.
 //!
-//! # What it promises
+//! # What it promises, if its publisher's session stays
 //! - It is routed once. The group of the journal that has it for those whose session stays has its packet id, too, as begun: said
 //!   again, over another connection or after a kill, it goes only where it has not yet been.
-//! - While this process lives it goes into the log once. (A kill between the log's commit and the journal's, which notes the id as
-//!   taken, leaves it begun: then it goes there again, under another number.)
+//! - It goes into the log once. For the two places are two files, and a kill may fall between their commits:
+//!   1. It is handed over under a [`Docket`], which stands in the journal with its packet id (begun), and the keeper gets it when that
+//!      is durable ([`Keeper`](super::tap::Keeper)). So whatever the log has under a docket, the journal knows.
+//!   2. Dockets count up as messages are handed over; the log takes them in that order, and what makes them durable there says
+//!      the last docket. So of a life of ours, the log has exactly those up to that one (or no uplink wanted them).
+//!   3. Then the journal notes the id as taken, and its publisher is told.
+//!
+//!   A start that finds an id begun asks the log's last docket. Up to that one it is there: the id is taken, and its publisher is answered
+//!   when it says it again. Any other goes in, under a new docket. Ids are noted as taken before the log hears of a docket of the new
+//!   life, for then it says no more of the old one.
+//! - It is never taken for stored without being so. Where the log cannot say it (another database, an older one, none that can be read at
+//!   the start), or the journal's disk is out of order and nobody waits for it, the message may be there twice.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,7 +27,7 @@ use super::session::BEGUN;
 use super::state::{AckTo, By, Control, Presence, State};
 use super::tap::Receipt;
 use super::trie::Key;
-use crate::message::Standing;
+use crate::message::{Docket, Standing};
 
 /// A message of a client that is to be stored.
 #[derive(Debug)]
@@ -44,12 +54,38 @@ pub enum Handing {
         by: AckTo,
         /// Who waits for the answer.
         whom: AckTo,
+        /// Under what, if a restart is to know of it.
+        docket: Option<Docket>,
     },
     /// The log has it; another connection than those that said so far has the session.
     Stored,
 }
 
+/// The docket before the first one of this life.
+#[must_use]
+pub fn begin() -> Docket {
+    Docket { life: getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)), n: 0 }
+}
+
+/// The docket of a message that is on its way.
+#[must_use]
+pub fn docket_of(handed: &Handed, which: (Key, u16)) -> Option<Docket> {
+    match handed.get(&which) {
+        Some(Handing::Waiting { docket, .. }) => *docket,
+        Some(Handing::Stored) | None => None,
+    }
+}
+
 impl State {
+    /// The next docket, for a message whose publisher's session outlives the process.
+    fn docket(&mut self, ack: AckTo) -> Option<Docket> {
+        if !self.is_kept(ack.key) {
+            return None;
+        }
+        self.docket.n += 1;
+        Some(self.docket)
+    }
+
     /// Routes a message that is to be stored, unless it was, and hands it over, unless it is on its way.
     pub(super) fn forward(&mut self, forward: Forward) {
         let Forward { message, ack, begun, room } = forward;
@@ -69,17 +105,16 @@ impl State {
             }
         }
         let message = Arc::new(message);
-        let after = match begun {
-            true => 0,
-            false => {
-                let by = By { ack, id: twice.map(|_| Standing::Begun), retain: true };
-                self.route(&message, by).1
-            }
+        let docket = twice.and_then(|ack| self.docket(ack));
+        let standing = Standing::Begun(docket);
+        let after = match twice {
+            Some(ack) if begun => self.note_id(ack, standing),
+            _ => self.route(&message, By { ack, id: twice.map(|_| standing), retain: true }).1,
         };
         if let Some(ack) = twice {
-            self.handed.insert((ack.key, ack.id), Handing::Waiting { by: ack, whom: ack });
+            self.handed.insert((ack.key, ack.id), Handing::Waiting { by: ack, whom: ack, docket });
         }
-        self.tap.hand_over(message, ack.map(|ack| (ack, qos, after)), room);
+        self.tap.hand_over(message, ack.map(|ack| (ack, qos, after)), docket, room);
     }
 
     /// The log has these. Whoever has the session notes it, for only there it is known whether the packet id is still that message's.
@@ -91,7 +126,7 @@ impl State {
                 continue;
             }
             let whom = match self.handed.get(&(ack.key, ack.id)) {
-                Some(Handing::Waiting { by, whom }) if *by == ack => *whom,
+                Some(Handing::Waiting { by, whom, .. }) if *by == ack => *whom,
                 _ => continue,
             };
             self.handed.remove(&(ack.key, ack.id));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
 use super::Inner;
+use super::handing;
 use super::journal::codec::{Row, Was};
 use super::journal::{ALIVE, Journal, Pending, Persistence, What};
 use super::message::Publish;
@@ -42,10 +43,11 @@ impl Along {
 impl State {
     /// Takes in what was kept, and keeps from now on.
     pub(super) async fn keep(&mut self, persistence: Persistence) -> Journal {
+        let logged = persistence.logged;
         let (journal, kept) = Journal::start(persistence, Arc::clone(&self.counters)).await;
         self.journal = Some(journal.clone());
         match kept {
-            Ok(kept) => self.restore(kept, &journal.now()),
+            Ok(kept) => self.restore(kept, logged, &journal.now()),
             Err(why) => {
                 tracing::error!(why, "what was kept of sessions and retained messages cannot be read")
             }
@@ -62,7 +64,9 @@ impl State {
     /// The group, or 0 if there was nothing.
     pub(super) fn note_routed(&mut self, message: &Arc<Publish>, by: By, stored: bool) -> u64 {
         let (gone, along) = (self.retained.take_gone(), self.along.take());
-        if self.keeping.is_empty() && !stored && gone.is_empty() && along.is_none() {
+        // Whoever keeps it or not: the log waits for that.
+        let begun = matches!(by.id, Some(Standing::Begun(Some(_))));
+        if self.keeping.is_empty() && !stored && !begun && gone.is_empty() && along.is_none() {
             return 0;
         }
         let mut keeping = std::mem::take(&mut self.keeping);
@@ -78,7 +82,7 @@ impl State {
             Counters::add(&self.counters.dropped, 1);
             false
         });
-        if keeping.is_empty() && !stored && gone.is_empty() && along.is_none() {
+        if keeping.is_empty() && !stored && !begun && gone.is_empty() && along.is_none() {
             self.keeping = keeping;
             return 0;
         }
@@ -110,7 +114,7 @@ impl State {
         group
     }
 
-    fn is_kept(&self, key: Key) -> bool {
+    pub(super) fn is_kept(&self, key: Key) -> bool {
         self.clients.get(&key).is_some_and(|client| client.kept)
     }
 
@@ -121,8 +125,13 @@ impl State {
 
     /// A packet id of a client is taken; the group that says so, or 0.
     pub(super) fn note_taken(&self, ack: AckTo) -> u64 {
+        self.note_id(ack, Standing::Taken)
+    }
+
+    /// A packet id of a client stands so; the group that says so, or 0.
+    pub(super) fn note_id(&self, ack: AckTo, standing: Standing) -> u64 {
         let Some(journal) = self.journal_of(ack.key) else { return 0 };
-        journal.note(true, |pending| pending.id(ack.key, ack.id, Standing::Taken)).0
+        journal.note(true, |pending| pending.id(ack.key, ack.id, standing)).0
     }
 
     /// What is at this place of a session is over.
@@ -287,7 +296,7 @@ impl State {
         client.unnoted = false;
         // Out of the queue and into it again: nobody else has an end of it now, so all of it fits.
         let waiting: Vec<Item> = std::iter::from_fn(|| session.queue.try_recv()).collect();
-        let number = &mut self.number;
+        let (number, handed) = (&mut self.number, &self.handed);
         let mut message = |addressed: &Addressed| {
             *number += 1;
             What::Message(addressed.clone(), *number)
@@ -319,8 +328,11 @@ impl State {
                 }
             }
             for (id, group) in &session.taken {
-                let begun = *group == BEGUN;
-                pending.id(key, *id, if begun { Standing::Begun } else { Standing::Taken });
+                let standing = match *group {
+                    BEGUN => Standing::Begun(handing::docket_of(handed, (key, *id))),
+                    _ => Standing::Taken,
+                };
+                pending.id(key, *id, standing);
             }
         });
         for item in waiting {

@@ -100,7 +100,7 @@ pub use local::Subscription;
 pub use passwords::hash_password;
 pub use roster::{ClientRow, Kicked};
 pub use stats::{BrokerStats, Refusal};
-pub use tap::{Receipt, Tapped, Taps};
+pub use tap::{Keeper, Receipt, Tapped, Taps};
 
 /// Which engine routes.
 #[derive(Debug, Default)]
@@ -319,8 +319,9 @@ impl Broker {
 
     /// The keeper's end of the tap: there is one.
     #[must_use]
-    pub fn keeper(&self) -> Option<mpsc::Receiver<Tapped>> {
-        self.inner.shared.tap.keeper()
+    pub fn keeper(&self) -> Option<Keeper> {
+        let shared = &self.inner.shared;
+        shared.tap.keeper(shared.journal.as_ref().map(journal::Journal::durable))
     }
 
     /// The messages of these receipts are stored: whoever published them is told so.

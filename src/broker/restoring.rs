@@ -22,7 +22,7 @@ use super::state::{Client, Options, Presence, State};
 use super::stats::Counters;
 use super::trie::Key;
 use crate::bounds::BROKER_QUEUE;
-use crate::message::{Kept, KeptEntry};
+use crate::message::{Docket, Kept, KeptEntry, Standing};
 use crate::topic;
 
 /// Wills that are due at a start wait so long: until what this process itself listens to is listened to (taps of uplinks, too).
@@ -39,8 +39,8 @@ struct Parts {
 }
 
 impl State {
-    /// Takes in what was kept. What cannot be read is left out, counted, and forgotten.
-    pub(super) fn restore(&mut self, mut kept: Kept, now: &Now) {
+    /// Takes in what was kept. What cannot be read is left out, counted, and forgotten. `logged`: the last docket that the log has.
+    pub(super) fn restore(&mut self, mut kept: Kept, logged: Option<Docket>, now: &Now) {
         let Some(journal) = self.journal.clone() else { return };
         let mut damaged = kept.damaged;
         self.number = kept.bodies.keys().copied().max().unwrap_or(0);
@@ -73,10 +73,16 @@ impl State {
         for entry in kept.entries {
             parts.entry(entry.session).or_default().entries.push(entry);
         }
-        for (ids, stands) in [(kept.taken, BEFORE), (kept.begun, BEGUN)] {
-            for (key, id) in ids {
-                parts.entry(key).or_default().taken.push((id, stands));
+        for (key, id) in kept.taken {
+            parts.entry(key).or_default().taken.push((id, BEFORE));
+        }
+        for (key, id, docket) in kept.begun {
+            let done = docket.is_some_and(|docket| docket.is_in(logged));
+            if done {
+                // Before the log has a docket of this life, and so says no more of those of the life before.
+                journal.note(true, |pending| pending.id(key, id, Standing::Taken));
             }
+            parts.entry(key).or_default().taken.push((id, if done { BEFORE } else { BEGUN }));
         }
         let mark = kept.mark.as_deref().and_then(codec::to_mark);
         let mut rows: Vec<(Key, u64, Row)> = Vec::new();

@@ -28,7 +28,7 @@ impl State {
         self.route(&message, By { retain, ..By::default() });
         if self.tap.wants(&message) {
             match self.tap.try_room(&message) {
-                Some(room) => self.tap.hand_over(message, None, room),
+                Some(room) => self.tap.hand_over(message, None, None, room),
                 None => self.tap.skip(),
             }
         }

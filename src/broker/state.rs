@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
-use super::handing::{Forward, Handed};
+use super::handing::{self, Forward, Handed};
 use super::journal::Journal;
 use super::keeping::Along;
 use super::limits::Limits;
@@ -25,7 +25,7 @@ use super::tap::{Receipt, Tap};
 use super::traffic::About;
 use super::trie::{Key, Trie};
 use super::wire::Wish;
-use crate::message::{Message, Standing};
+use crate::message::{Docket, Message, Standing};
 use crate::topic;
 
 /// What the hub is told, in the order in which it must happen.
@@ -314,6 +314,8 @@ pub(super) struct State {
     pub along: Option<Along>,
     /// QoS 2 messages on their way into the log.
     pub handed: Handed,
+    /// The last docket that was given.
+    pub docket: Docket,
     /// So many messages more are measured, for one matched many filters of the same clients.
     pub costly: u16,
     /// Counts messages; retained ones remember theirs.
@@ -353,6 +355,7 @@ impl State {
             keeping: Vec::new(),
             along: None,
             handed: Handed::new(),
+            docket: handing::begin(),
             costly: 0,
             number: 0,
             next: 1,

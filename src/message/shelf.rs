@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 /// Why a shelf could not do it, sorted by what to do next.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShelfError {
@@ -19,13 +21,31 @@ pub enum ShelfError {
     Disk(String),
 }
 
+/// Under what a message is handed to the log of which it must be known after a kill whether the log has it. Numbers count up within
+/// a life of the broker, in the order in which messages are handed over and stored: so of a life the last one in the log says it of all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Docket {
+    /// Tells lives apart; random.
+    pub life: u64,
+    /// Its number in that life, from 1 on.
+    pub n: u64,
+}
+
+impl Docket {
+    /// Whether a log has this message whose last one is `last`. Of another life it cannot say.
+    #[must_use]
+    pub fn is_in(self, last: Option<Self>) -> bool {
+        last.is_some_and(|last| last.life == self.life && last.n >= self.n)
+    }
+}
+
 /// How a packet id of a session stands, by which its client publishes with QoS 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Standing {
     /// It is free.
     Free,
-    /// Its message is here for whom it is for; that it is in the log is not known.
-    Begun,
+    /// Its message is here for whom it is for; that it is in the log is not known here, but the log may say it of this docket.
+    Begun(Option<Docket>),
     /// Its message is where it has to be.
     Taken,
 }
@@ -92,8 +112,8 @@ pub struct Kept {
     pub entries: Vec<KeptEntry>,
     /// Taken packet ids: whose, which.
     pub taken: Vec<(u64, u16)>,
-    /// Those that are [`Standing::Begun`].
-    pub begun: Vec<(u64, u16)>,
+    /// Those that are [`Standing::Begun`]: whose, which, under what.
+    pub begun: Vec<(u64, u16, Option<Docket>)>,
     /// Retained messages: topic and bytes.
     pub retained: Vec<(String, Vec<u8>)>,
     /// The last note.
@@ -151,4 +171,24 @@ pub trait Shelf: Send {
 
     /// Bytes it occupies.
     fn bytes(&self) -> u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_what_came_before_its_last_one_and_says_nothing_of_other_lives() {
+        let docket = |life, n| Docket { life, n };
+        for (one, last, is) in [
+            (docket(7, 3), Some(docket(7, 3)), true),
+            (docket(7, 2), Some(docket(7, 3)), true),
+            (docket(7, 4), Some(docket(7, 3)), false),
+            (docket(6, 1), Some(docket(7, 3)), false),
+            (docket(8, 1), Some(docket(7, 3)), false),
+            (docket(7, 1), None, false),
+        ] {
+            assert_eq!(one.is_in(last), is, "{one:?} {last:?}");
+        }
+    }
 }

@@ -7,17 +7,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bounds;
-use crate::broker::{Broker, Receipt, Tapped, Taps};
+use crate::broker::{Broker, Keeper, Receipt, Tapped, Taps};
 use crate::clock::Clock;
 use crate::config::model::Uplink;
 use crate::forward::{Forwards, own_tree};
 use crate::message::Forwarded;
 use crate::status::snapshot::{Sources, UplinkSource};
-use crate::store::{Store, Wishes};
+use crate::store::{Posted, Store, Wishes};
 
 /// What each uplink wants of the messages of other devices.
 #[must_use]
@@ -47,7 +47,7 @@ fn count_misplaced<'m>(uplinks: &[UplinkSource], messages: impl Iterator<Item = 
 
 /// Runs until the broker has stopped, or it is told to end and everything handed over is stored.
 pub async fn run(
-    mut tapped: mpsc::Receiver<Tapped>,
+    mut tapped: Keeper,
     broker: Broker,
     store: Store,
     uplinks: watch::Receiver<Sources>,
@@ -80,9 +80,12 @@ pub async fn run(
                 if !others.is_empty() {
                     broker.stored(others.into_iter().map(|(_, receipt)| receipt).collect()).await;
                 }
-                let (messages, receipts): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+                let posted = |(message, receipt): (Forwarded, Receipt)| {
+                    (Posted { message: Arc::new(message), docket: receipt.docket() }, receipt)
+                };
+                let (messages, receipts): (Vec<_>, Vec<_>) = wanted.into_iter().map(posted).unzip();
                 let count = messages.len() as u64;
-                let last = store.post(messages.into_iter().map(Arc::new).collect());
+                let last = store.post(messages);
                 waiting.extend((last - count + 1..).zip(receipts));
             }
         }

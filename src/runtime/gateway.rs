@@ -118,6 +118,7 @@ impl Gateway {
             shelf: Box::new(Sessions::at(&loaded.store.path, loaded.store.min_free.0)),
             clock: clock.clone(),
             within: loaded.store.commit_interval.0,
+            logged: store.last_docket(),
         });
         // Before a door is open: what comes through it first is asked for like all that follows.
         let taps = forward::taps(&loaded.uplinks, &id);

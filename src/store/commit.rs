@@ -232,6 +232,7 @@ impl Writer {
                 next_loss: self.line.next_loss,
                 home: self.line.home,
                 lives: self.line.lives.clone(),
+                docket: state.post.docket.or(self.line.docket),
             };
             state.dirty_since = None;
             // Looked-up or not: what came in since stays a draft without names.

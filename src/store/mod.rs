@@ -52,16 +52,15 @@
 //!
 //! # Uplinks that come and go
 //! A new uplink begins with what another is still owed; where there was none, with the oldest reading of the last
-//! stretch without holes. One that leaves the
-//! configuration holds no blocks any more; its position is kept for 30 days, and if it comes back what it
-//! missed is declared (`purged`). Until then what is gone counts as lost in its account.
+//! stretch without holes. One that leaves the configuration holds no blocks any more; its position is kept for 30 days,
+//! and if it comes back what it missed is declared (`purged`). Until then what is gone counts as lost in its account.
 //!
 //! # The parts
-//! `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `commands`, `last`, `block`, `mail`, `dictionary`,
-//! `exchange`, `tail`, `thin`, `column`, `lend` and `post` are pure. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files
-//! beside it, `ballast` what is kept for a full disk, `state` what is shared, `placing` who is told which time, `start` opens, `writer` is the thread, `commit`, `mark`,
-//! `room`, `thinning`, `reader`, `reopen` and `salvage` are what it does, `holes` is the ledger of what was thinned, `backup` copies the database and `restore` makes a copy ready, `port` is what an
-//! uplink holds, `history` what a person asks for.
+//! Pure: `ranges`, `account`, `times`, `release`, `epochs`, `loss`, `quota`, `recovery`, `since`, `commands`, `last`, `block`, `mail`, `exchange`, `tail`,
+//! `thin`, `lend` and `post`. `schema`, `log` and `wal` are the SQL and `trouble` its errors, `identity` and `head` the files beside it, `ballast` what is kept for a
+//! full disk, `state` what is shared, `placing` who is told which time, `start` and `newest` begin a life, `sound` and `salvage` see to a damaged database, `writer` is the
+//! thread, `commit`, `mark`, `room`, `thinning`, `reader` and `reopen` are what it does, `holes` is the ledger of what was thinned, `backup` copies the database and
+//! `restore` makes a copy ready, `port` is what an uplink holds, `history` what a person asks for.
 
 mod account;
 mod ageing;
@@ -88,6 +87,7 @@ mod loss;
 mod mail;
 mod mark;
 mod names;
+mod newest;
 mod placing;
 mod port;
 mod post;
@@ -132,6 +132,7 @@ pub use drain::{Chunk, Drain, DrainError, Ledger};
 pub use exchange::{Exchange, Session, Step};
 pub use identity::{seal, unseal};
 pub use inspect::{AtRest, InspectedUplink, Inspection};
+pub use post::Posted;
 pub use restore::{Ending, Held, READY, Ready, Restorable};
 pub use sessions::Sessions;
 pub use start::PARKED_MS;

@@ -6,6 +6,9 @@
 //!   that anybody could miss: who published it was not told that it arrived.
 //! - Where many wait a commit comes early ([`bounds::STORE_POST_EARLY`]), for their publishers wait for it.
 //! - [`Post::stored`] tells whoever acknowledges to the publishers how many are durable, in their order.
+//! - A message may come under a [`Docket`]: that of the last one is in the commit that makes them durable ([`Line::docket`](super::recovery::Line)),
+//!   so a start knows of each whether it is here ([`Store::last_docket`]). Where the database cannot be read then, or is another one, it
+//!   knows of none.
 //! - Who wants a message is decided when it gets its number (see `wishes`): an uplink that does not want it has
 //!   the number [aside](super::account) from then on. After a start, and where more waits than is remembered, the reader
 //!   finds out; until then such numbers count as queued for that uplink.
@@ -25,11 +28,30 @@ use super::block;
 use super::state::{State, Tick};
 use super::wishes::Wishes;
 use crate::bounds;
-use crate::message::{Entry, Forwarded};
+use crate::message::{Docket, Entry, Forwarded};
+
+/// A message, and under what it comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    /// It.
+    pub message: Arc<Forwarded>,
+    /// Those of one life in ascending order.
+    pub docket: Option<Docket>,
+}
+
+impl From<Arc<Forwarded>> for Posted {
+    fn from(message: Arc<Forwarded>) -> Self {
+        Self { message, docket: None }
+    }
+}
 
 /// The messages that wait, and who wants them.
 pub struct Post {
-    waiting: VecDeque<Arc<Forwarded>>,
+    waiting: VecDeque<Posted>,
+    /// The last docket of those that have a number.
+    pub(super) docket: Option<Docket>,
+    /// The last one of the lives before.
+    pub(super) found: Option<Docket>,
     /// How many of them somebody waits for.
     awaited: usize,
     /// What the configuration says.
@@ -52,6 +74,8 @@ impl Default for Post {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
+            docket: None,
+            found: None,
             awaited: 0,
             wishes: Wishes::new(),
             given_up: BTreeMap::new(),
@@ -91,7 +115,7 @@ impl Post {
 impl Store {
     /// Takes messages of other devices, in order, with the next commit. Returns how many were given so far, these included:
     /// they are durable when [`Store::posted`] says so many. The caller bounds what waits ([`bounds::FORWARD_KIB`]).
-    pub fn post(&self, messages: Vec<Arc<Forwarded>>) -> u64 {
+    pub fn post(&self, messages: impl IntoIterator<Item = impl Into<Posted>>) -> u64 {
         let posted = self.inner.shared.state().post(messages, Tick::now());
         self.inner.wake();
         posted
@@ -103,6 +127,12 @@ impl Store {
         self.inner.shared.state().post.stored()
     }
 
+    /// The last docket of a message that was durable when the store was opened, if that is known.
+    #[must_use]
+    pub fn last_docket(&self) -> Option<Docket> {
+        self.inner.shared.state().post.found
+    }
+
     /// What the uplinks want.
     #[must_use]
     pub fn wishes(&self) -> Wishes {
@@ -112,9 +142,9 @@ impl Store {
 
 impl State {
     /// Takes messages; they wait for the next commit. Returns how many were posted so far, these included.
-    pub fn post(&mut self, messages: impl IntoIterator<Item = Arc<Forwarded>>, now: Tick) -> u64 {
+    pub fn post(&mut self, messages: impl IntoIterator<Item = impl Into<Posted>>, now: Tick) -> u64 {
         let before = self.post.waiting.len();
-        self.post.waiting.extend(messages);
+        self.post.waiting.extend(messages.into_iter().map(Into::into));
         let more = self.post.waiting.len() - before;
         self.post.posted += more as u64;
         self.post.awaited += awaited(self.post.waiting.range(before..));
@@ -137,8 +167,11 @@ impl State {
         if count == 0 {
             return;
         }
-        let messages: Vec<_> = self.post.waiting.drain(..count).collect();
-        self.post.awaited -= awaited(messages.iter());
+        let posted: Vec<_> = self.post.waiting.drain(..count).collect();
+        self.post.awaited -= awaited(posted.iter());
+        // All of them are in the commit for which they get their numbers.
+        self.post.docket = posted.iter().rev().find_map(|posted| posted.docket).or(self.post.docket);
+        let messages: Vec<_> = posted.into_iter().map(|posted| posted.message).collect();
         let first = self.next;
         self.next += count as u64;
         for account in self.accounts.values_mut() {
@@ -158,8 +191,8 @@ impl State {
 }
 
 /// How many of these somebody waits for.
-fn awaited<'m>(messages: impl Iterator<Item = &'m Arc<Forwarded>>) -> usize {
-    messages.filter(|message| message.qos > 0).count()
+fn awaited<'m>(posted: impl Iterator<Item = &'m Posted>) -> usize {
+    posted.filter(|posted| posted.message.qos > 0).count()
 }
 
 /// The numbers from `first` on for which `is` is true, in ranges.

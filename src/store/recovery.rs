@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::head::Head;
 use super::identity::Mark;
 use super::ranges::RangeSet;
-use crate::message::LossReason;
+use crate::message::{Docket, LossReason};
 
 /// The state of the line as the database holds it, rewritten with every commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub struct Line {
     /// everything of it is here (one past a number). The newest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lives: Vec<(u64, u64)>,
+    /// Of the messages that came under a docket, that of the last one: it is here, and so are all before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docket: Option<Docket>,
 }
 
 /// The witnesses.
@@ -183,6 +186,7 @@ mod tests {
             next_loss: 1,
             home: 7,
             lives: Vec::new(),
+            docket: None,
         }
     }
     fn head(start: u32, next: u64, stored: u64, boot: &str) -> Head {

@@ -17,6 +17,7 @@ use super::last::{self, Latest};
 use super::lend::Held;
 use super::log::Log;
 use super::loss::{self, Facts};
+use super::newest::newest_values;
 use super::placing::{Look, numbers_of};
 use super::ranges::{RangeSet, count};
 use super::recovery::{Found, Line, Verdict, belongs, judge};
@@ -287,64 +288,6 @@ impl Loaded {
             commands: self.commands,
         }
     }
-}
-
-/// Blocks, and readings in them, looked through at a start for values newer than the packed ones: 10 ms.
-const NEWEST_BLOCKS: usize = 32;
-const NEWEST_READINGS: usize = 16_384;
-
-/// Returns the highest number of a boot in these blocks.
-fn newest_values(
-    log: &Log,
-    present: &RangeSet,
-    (boots, epochs): (&[Boot], &Epochs),
-    upto: u64,
-    latest: &mut Latest,
-) -> Result<u32, Trouble> {
-    let mut newest_boot = 0;
-    let mut at = present.end().unwrap_or(0);
-    let mut readings = 0;
-    for _ in 0..NEWEST_BLOCKS {
-        if readings >= NEWEST_READINGS {
-            break;
-        }
-        let before = log.block_before(at.saturating_sub(1)).or_else(Trouble::unreadable)?;
-        let Some((first, data)) = before else { break };
-        if first >= at {
-            break;
-        }
-        at = first;
-        let Ok(block) = super::block::decode(&data) else { continue };
-        if epochs.proven(first).is_some_and(|epoch| epoch != block.head.epoch) {
-            continue;
-        }
-        newest_boot = newest_boot.max(block.head.boot);
-        if block.range().end <= upto {
-            break;
-        }
-        readings += block.entries.len();
-        let boot = boots.iter().find(|b| b.n == block.head.boot);
-        for (seq, entry) in block.numbered() {
-            let Some(reading) = entry.reading() else { continue };
-            let head = &block.head;
-            let (ts, _) = boot.map_or_else(
-                || (crate::message::WallMs(reading.at.0.cast_signed().saturating_add(head.offset)), false),
-                |b| b.place(reading.at),
-            );
-            let id = crate::message::Id { epoch: head.epoch, seq };
-            latest.note(crate::message::Record {
-                id,
-                ts,
-                point: reading.point.clone(),
-                value: reading.value().cloned(),
-                quality: reading.quality(),
-            });
-        }
-        if first == 0 {
-            break;
-        }
-    }
-    Ok(newest_boot)
 }
 
 impl Disk {

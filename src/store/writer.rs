@@ -269,8 +269,9 @@ impl Writer {
             disk.adopt_into(&mut state, random, &*self.shared.clock);
             state.figures.set_aside = set_aside;
             state.phase = Phase::Ok;
-            if settled.is_err() {
-                state.proven = disk.marked();
+            match settled {
+                Ok(()) => state.post.found = disk.line.as_ref().and_then(|line| line.docket),
+                Err(_) => state.proven = disk.marked(),
             }
             self.line.epoch = [state.epoch.start, state.epoch.random];
             let head = self.shared.head_now(&state);
@@ -279,7 +280,8 @@ impl Writer {
             *file = disk.homes.create(&head).ok();
         }
         if let Some(line) = &disk.line {
-            (self.line.commit, self.line.lives) = (line.commit, line.lives.clone());
+            (self.line.commit, self.line.docket) = (line.commit, line.docket);
+            self.line.lives.clone_from(&line.lives);
         } else if let Some(mark) = &disk.mark {
             self.line.lives = mark.lives.clone();
         }

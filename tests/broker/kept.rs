@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fieldgate::broker::{Broker, Options, Persistence};
 use fieldgate::clock::Clock;
-use fieldgate::message::{BootMs, Change, Kept, Message, Shelf, ShelfError, WallMs};
+use fieldgate::message::{BootMs, Change, Docket, Kept, Message, Shelf, ShelfError, WallMs};
 use fieldgate::store::Sessions;
 
 use crate::raw::*;
@@ -40,10 +40,10 @@ impl Clock for Boot {
 }
 
 /// A shelf whose disk can be made to fail, or to wait.
-struct Moody {
-    inner: Sessions,
-    fails: Arc<AtomicBool>,
-    waits: Arc<AtomicBool>,
+pub struct Moody {
+    pub inner: Sessions,
+    pub fails: Arc<AtomicBool>,
+    pub waits: Arc<AtomicBool>,
 }
 
 impl Shelf for Moody {
@@ -80,9 +80,18 @@ impl Shelf for Moody {
 }
 
 pub async fn begin_with(shelf: Box<dyn Shelf>, clock: Arc<dyn Clock>) -> (Broker, SocketAddr) {
+    begin_after(shelf, clock, None).await
+}
+
+/// Begins where the log says that this is the last docket it has.
+pub async fn begin_after(
+    shelf: Box<dyn Shelf>,
+    clock: Arc<dyn Clock>,
+    logged: Option<Docket>,
+) -> (Broker, SocketAddr) {
     let never_retain = vec!["cmd/#".to_owned()];
     let within = Duration::from_millis(50);
-    let persistence = Some(Persistence { shelf, clock, within });
+    let persistence = Some(Persistence { shelf, clock, within, logged });
     broker_with(Options { persistence, never_retain, ..Options::default() }).await
 }
 

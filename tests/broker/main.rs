@@ -9,6 +9,7 @@ mod kept;
 mod killers;
 mod limits;
 mod mosquitto;
+mod once;
 mod raw;
 mod roster;
 mod session;

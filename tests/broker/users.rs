@@ -206,7 +206,7 @@ async fn after_a_restart_nothing_that_any_door_allows_is_lost_and_each_gives_wha
     let begin = || async {
         let shelf = Box::new(Sessions::at(dir.path(), 0));
         let within = Duration::from_millis(50);
-        let persistence = Some(Persistence { shelf, clock: Boot::new(1, 1_000_000), within });
+        let persistence = Some(Persistence { shelf, clock: Boot::new(1, 1_000_000), within, logged: None });
         let options = Options { persistence, ..Options::default() };
         let broker = Broker::start_with(&config, options).await.unwrap();
         let at = doors(&broker);

@@ -129,10 +129,13 @@ impl Publisher {
     fn publish(&mut self, wire: &mut Wire) {
         // The lowest that is free: what was given back is used again at once.
         self.pid = (1..).find(|pid| self.open.iter().all(|open| open.pid != *pid)).unwrap_or(1);
-        let qos = self.random.u8(1..3);
+        let mut qos = self.random.u8(1..3);
         self.count += 1;
         let (topic, payload, retain) = if self.random.u8(..8) == 0 {
-            let topic = format!("r/{}/{}", self.name, self.random.u8(..10));
+            let number = self.random.u8(..10);
+            let topic = format!("r/{}/{number}", self.name);
+            // Of QoS 1 and 2 on one topic, both said again, the first counts again and the second does not: then the older stays.
+            qos = 1 + number % 2;
             let mut retained = self.stage.retained.lock().expect("no client failed");
             retained.entry(topic.clone()).or_default()[1] = self.count;
             // Some are cleared: then what was acknowledged is nothing.

@@ -32,7 +32,7 @@ use tokio::time::{Duration, Instant};
 use super::stats::{Counters, Keeping};
 use crate::bounds;
 use crate::clock::Clock;
-use crate::message::{Kept, Shelf, ShelfError};
+use crate::message::{Docket, Kept, Shelf, ShelfError};
 pub use pending::{Pending, What};
 
 /// A group for which somebody waits begins as long after the one before as that took, within these bounds: the disk has half of
@@ -61,6 +61,8 @@ pub struct Persistence {
     /// What nobody waits for is written so long after it happened, or [`LAZY`] after it if that is sooner: the interval in which the log
     /// commits readings, so that a power cut takes no more of the one than of the other.
     pub within: Duration,
+    /// The last docket that the log has of the process before; see `handing`.
+    pub logged: Option<Docket>,
 }
 
 impl std::fmt::Debug for Persistence {
@@ -170,7 +172,7 @@ impl Journal {
         persistence: Persistence,
         counters: Arc<Counters>,
     ) -> (Self, Result<Kept, String>) {
-        let Persistence { shelf, clock, within } = persistence;
+        let Persistence { shelf, clock, within, logged: _ } = persistence;
         let buffer = Buffer {
             pending: Pending::default(),
             group: BEFORE + 1,

@@ -87,7 +87,8 @@ async fn scene(load: Result<Kept, ShelfError>) -> Scene {
         renewed: Arc::clone(&renewed),
     };
     let clock = Arc::new(SystemClock::new(true));
-    let persistence = Persistence { shelf: Box::new(shelf), clock, within: Duration::from_secs(9) };
+    let persistence =
+        Persistence { shelf: Box::new(shelf), clock, within: Duration::from_secs(9), logged: None };
     let (journal, _) = Journal::start(persistence, counters.clone()).await;
     Scene { journal, mood, retained, renewed, counters }
 }

@@ -14,6 +14,7 @@
 
 #[cfg(test)]
 mod power;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -21,34 +22,20 @@ use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Params, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, params};
 
 use super::identity;
 use super::room::free_disk;
 use super::trouble::Trouble;
-use crate::message::{Change, Kept, KeptEntry, Shelf, ShelfError, Standing};
+use crate::message::{Change, Docket, Kept, KeptEntry, Shelf, ShelfError, Standing};
+use schema::{APPLICATION, SCHEMA, complete, create, open};
 
 /// The file's name.
 pub const FILE: &str = "broker.db";
 
-/// Version of the schema.
-const SCHEMA: i64 = 1;
-/// Packet ids whose message is here and perhaps not in the log. A file of before there were such has it made when it is opened; what
-/// does not know of them may open one that has it.
-const BEGUN: &str =
-    "CREATE TABLE IF NOT EXISTS begun(session INTEGER, id INTEGER, PRIMARY KEY(session,id)) WITHOUT ROWID;";
-/// "FGBR": tells it from the log and from somebody else's.
-const APPLICATION: i64 = 0x4647_4252;
-/// Bytes of a page: small, for most commits touch a few rows (see `store::log`).
-const PAGE: u64 = 1024;
-/// Pages in the WAL before they are written back: 1 MiB.
-const WAL_PAGES: u64 = 1024;
 /// A file of up to so many pages (16 MiB) is checked as a whole when it is read; of a larger one the start would take too long, and
 /// reading all its rows has to do.
 const CHECKED_PAGES: u64 = 16 * 1024;
-/// KiB of pages held in RAM.
-const CACHE_KIB: u64 = 256;
-
 /// The shelf in a data directory.
 #[derive(Debug)]
 pub struct Sessions {
@@ -94,7 +81,7 @@ impl Sessions {
         if ours != APPLICATION {
             return Err(ShelfError::Damaged(format!("{FILE} is not a fieldgate database")));
         }
-        conn.execute_batch(BEGUN).map_err(failed)?;
+        complete(&conn).map_err(failed)?;
         // What a kill left in the WAL may be in the page cache only.
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(failed)?;
         let word = conn.query_row("SELECT word FROM life", [], |r| r.get::<_, i64>(0)).map_err(failed)?;
@@ -282,14 +269,21 @@ impl Shelf for Sessions {
             }
             Change::Remove(session, seq) => self.remove(session, seq),
             Change::Id(session, id, standing) => self.run(|conn| {
-                for (table, is) in [("taken", Standing::Taken), ("begun", Standing::Begun)] {
-                    let sql = match standing == is {
-                        true => format!("INSERT OR IGNORE INTO {table}(session,id) VALUES(?1,?2)"),
-                        false => format!("DELETE FROM {table} WHERE session=?1 AND id=?2"),
-                    };
-                    run(conn, &sql, params![signed(session), id])?;
+                let key = params![signed(session), id];
+                if standing != Standing::Taken {
+                    run(conn, "DELETE FROM taken WHERE session=?1 AND id=?2", key)?;
                 }
-                Ok(())
+                match standing {
+                    Standing::Begun(docket) => {
+                        let sql = "INSERT OR REPLACE INTO begun(session,id,data) VALUES(?1,?2,?3)";
+                        return run(conn, sql, params![signed(session), id, docket.map(written)]);
+                    }
+                    Standing::Taken => {
+                        run(conn, "INSERT OR IGNORE INTO taken(session,id) VALUES(?1,?2)", key)?;
+                    }
+                    Standing::Free => {}
+                }
+                run(conn, "DELETE FROM begun WHERE session=?1 AND id=?2", key)
             }),
             Change::Retained(topic, Some(data)) => self.run(|conn| {
                 let sql = "INSERT OR REPLACE INTO retained(topic,data) VALUES(?1,?2)";
@@ -317,62 +311,6 @@ impl Shelf for Sessions {
 /// File system and inode of a file that is there.
 fn place(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()))
-}
-
-fn open(path: &Path) -> Result<Connection, Trouble> {
-    if path.is_dir() {
-        return Err(Trouble::Damaged("it is a directory".into()));
-    }
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags)?;
-    conn.busy_timeout(std::time::Duration::from_millis(500))?;
-    // Before anything is read, so that the index of the WAL is on the heap (see `store::log`).
-    conn.execute_batch("PRAGMA locking_mode=EXCLUSIVE")?;
-    let version: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0))?;
-    if version > SCHEMA {
-        // Nothing of it is to be changed, not even its kind of journal.
-        return Ok(conn);
-    }
-    if version == 0 {
-        conn.execute_batch(&format!("PRAGMA page_size={PAGE}; PRAGMA auto_vacuum=INCREMENTAL"))?;
-    }
-    conn.execute_batch(&format!(
-        "PRAGMA journal_mode=WAL;
-         PRAGMA synchronous=FULL;
-         PRAGMA wal_autocheckpoint={WAL_PAGES};
-         PRAGMA cache_size=-{CACHE_KIB};
-         PRAGMA temp_store=MEMORY;
-         PRAGMA cell_size_check=ON;
-         PRAGMA trusted_schema=OFF;"
-    ))?;
-    Ok(conn)
-}
-
-fn create(conn: &Connection) -> Result<(), Trouble> {
-    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |r| r.get(0))?;
-    if tables > 0 {
-        return Err(Trouble::Damaged("it is not a fieldgate database".into()));
-    }
-    let word = getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).cast_signed();
-    conn.execute_batch(&format!(
-        "BEGIN IMMEDIATE;
-         CREATE TABLE session(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-         CREATE TABLE filter(session INTEGER, filter TEXT, data BLOB NOT NULL, PRIMARY KEY(session,filter)) WITHOUT ROWID;
-         CREATE TABLE body(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-         CREATE TABLE entry(session INTEGER, seq INTEGER, body INTEGER NOT NULL, released INTEGER NOT NULL,
-                            data BLOB NOT NULL, PRIMARY KEY(session,seq)) WITHOUT ROWID;
-         CREATE TABLE taken(session INTEGER, id INTEGER, PRIMARY KEY(session,id)) WITHOUT ROWID;
-         {BEGUN}
-         CREATE TABLE retained(topic TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
-         CREATE TABLE mark(id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-         CREATE TABLE life(word INTEGER NOT NULL);
-         INSERT INTO life(word) VALUES({word});
-         PRAGMA application_id={APPLICATION};
-         PRAGMA user_version={SCHEMA};
-         COMMIT;"
-    ))?;
-    Ok(())
 }
 
 fn named(conn: &Connection) -> rusqlite::Result<HashMap<u64, u32>> {
@@ -426,8 +364,10 @@ fn read(conn: &Connection) -> rusqlite::Result<Kept> {
         kept.taken.push((unsigned(row.get(0)?), row.get(1)?));
         Ok(())
     })?;
-    each(conn, "SELECT session,id FROM begun", |row| {
-        kept.begun.push((unsigned(row.get(0)?), row.get(1)?));
+    each(conn, "SELECT session,id,data FROM begun", |row| {
+        // Without its docket it is as one that the log does not know.
+        let docket = row.get::<_, Option<Vec<u8>>>(2)?.and_then(&mut whole);
+        kept.begun.push((unsigned(row.get(0)?), row.get(1)?, docket.as_deref().and_then(docket_of)));
         Ok(())
     })?;
     each(conn, "SELECT topic,data FROM retained", |row| {
@@ -487,6 +427,16 @@ fn unsealed(mut data: Vec<u8>) -> Option<Vec<u8>> {
     }
     data.truncate(end);
     Some(data)
+}
+
+/// A docket, sealed.
+fn written(docket: Docket) -> Vec<u8> {
+    sealed(&[docket.life.to_le_bytes(), docket.n.to_le_bytes()].concat())
+}
+
+fn docket_of(data: &[u8]) -> Option<Docket> {
+    let (life, n) = data.split_first_chunk::<8>()?;
+    Some(Docket { life: u64::from_le_bytes(*life), n: u64::from_le_bytes(n.try_into().ok()?) })
 }
 
 /// SQLite's integers are signed; our numbers stay below 2^63.

@@ -39,7 +39,11 @@ impl Book {
             entries: kept.entries.into_iter().map(entry).collect(),
             bodies: kept.bodies.into_iter().collect(),
             ids: (kept.taken.into_iter().map(|of| (of, Standing::Taken)))
-                .chain(kept.begun.into_iter().map(|of| (of, Standing::Begun)))
+                .chain(
+                    kept.begun
+                        .into_iter()
+                        .map(|(session, id, docket)| ((session, id), Standing::Begun(docket))),
+                )
                 .collect(),
             retained: kept.retained.into_iter().collect(),
             mark: kept.mark,
@@ -137,7 +141,9 @@ impl Clients {
                 (3 | 4, Some((session, seq))) => Owned::Remove(session, seq),
                 (5, Some((session, seq))) => Owned::Released(session, seq),
                 (6 | 7, _) => {
-                    let standing = [Standing::Free, Standing::Begun, Standing::Taken][random.usize(..3)];
+                    let docket = random.bool().then(|| Docket { life: random.u64(..), n: random.u64(..9) });
+                    let standing =
+                        [Standing::Free, Standing::Begun(docket), Standing::Taken][random.usize(..3)];
                     Owned::Id(session, random.u16(1..30), standing)
                 }
                 (8, _) => {

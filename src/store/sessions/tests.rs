@@ -22,16 +22,22 @@ fn entry<'a>(session: u64, seq: u64, body: u64) -> Change<'a> {
     Change::Entry { session, seq, body, data: b"how" }
 }
 
-const SOME: [Change<'static>; 11] = [
+const DOCKET: Docket = Docket { life: u64::MAX - 1, n: 3 };
+
+const SOME: [Change<'static>; 15] = [
     Change::Session(7, b"who"),
     Change::Filter(7, "a/+", Some(b"options")),
     Change::Body(3, b"what"),
     Change::Entry { session: 7, seq: 1, body: 3, data: b"how" },
     Change::Entry { session: 7, seq: 2, body: 0, data: b"walk" },
-    Change::Id(7, 65_535, Standing::Begun),
+    Change::Id(7, 65_535, Standing::Begun(Some(DOCKET))),
     Change::Id(7, 65_535, Standing::Taken),
     Change::Id(7, 8, Standing::Taken),
-    Change::Id(7, 8, Standing::Begun),
+    Change::Id(7, 8, Standing::Begun(None)),
+    Change::Id(7, 9, Standing::Begun(None)),
+    Change::Id(7, 9, Standing::Begun(Some(DOCKET))),
+    Change::Id(7, 10, Standing::Begun(Some(DOCKET))),
+    Change::Id(7, 10, Standing::Free),
     Change::Retained("温度/1", Some(b"21")),
     Change::Mark(b"now"),
 ];
@@ -51,7 +57,7 @@ fn what_was_committed_is_there_again_and_what_was_not_is_not() {
     assert_eq!(kept.filters, [(7, "a/+".to_owned(), b"options".to_vec())]);
     assert_eq!(kept.bodies, [(3, b"what".to_vec())].into());
     assert_eq!(kept.entries.iter().map(|e| (e.seq, e.body)).collect::<Vec<_>>(), [(1, 3), (2, 0)]);
-    assert_eq!((kept.taken, kept.begun), (vec![(7, 65_535)], vec![(7, 8)]));
+    assert_eq!((kept.taken, kept.begun), (vec![(7, 65_535)], vec![(7, 8, None), (7, 9, Some(DOCKET))]));
     assert_eq!(kept.mark, Some(b"now".to_vec()));
     assert_eq!(kept.retained, [("温度/1".to_owned(), b"21".to_vec())]);
     write(&mut second, &[Change::Drop(7), Change::Retained("温度/1", None)]);
@@ -109,6 +115,43 @@ fn a_flipped_bit_costs_a_row_and_is_counted() {
     drop(db);
     let (_, kept) = shelf(dir.path());
     assert_eq!((kept.damaged, kept.bodies.len(), kept.sessions.len()), (1, 0, 1));
+}
+
+#[test]
+fn a_file_of_before_dockets_is_completed_and_its_packet_ids_are_begun_as_they_were() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut first, _) = shelf(dir.path());
+    write(&mut first, &SOME);
+    drop(first);
+    let sql = |text: &str| {
+        let db = Connection::open(dir.path().join(FILE)).expect("opens");
+        db.execute_batch(text).expect("writes");
+    };
+    // As it was made then; and of before there was any of it.
+    for (old, begun) in [
+        (
+            "CREATE TABLE begun(session INTEGER, id INTEGER, PRIMARY KEY(session,id)) WITHOUT ROWID; INSERT INTO begun VALUES(7,8);",
+            vec![(7, 8, None)],
+        ),
+        ("", vec![]),
+    ] {
+        sql(&format!("DROP TABLE begun; {old}"));
+        let (mut second, kept) = shelf(dir.path());
+        assert_eq!((kept.begun, kept.damaged), (begun, 0));
+        write(&mut second, &[Change::Id(7, 8, Standing::Begun(Some(DOCKET)))]);
+        drop(second);
+        let (_, kept) = shelf(dir.path());
+        assert_eq!(kept.begun, [(7, 8, Some(DOCKET))]);
+    }
+    // What knows nothing of dockets writes beside them.
+    sql("INSERT OR IGNORE INTO begun(session,id) VALUES(7,8),(7,11)");
+    let (third, kept) = shelf(dir.path());
+    drop(third);
+    assert_eq!(kept.begun, [(7, 8, Some(DOCKET)), (7, 11, None)]);
+    // A damaged docket is none, and counted.
+    sql("UPDATE begun SET data=zeroblob(20) WHERE id=8");
+    let (_, kept) = shelf(dir.path());
+    assert_eq!((kept.begun, kept.damaged), (vec![(7, 8, None), (7, 11, None)], 1));
 }
 
 #[test]

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::forward::Forwards;
-use crate::message::{Forwarded, ForwardedRecord, LossReason};
-use crate::store::Wishes;
+use crate::message::{Docket, Forwarded, ForwardedRecord, LossReason};
+use crate::store::{Posted, Wishes};
 
 /// `cloud` wants everything below `z/`, `plant` nothing.
 pub fn wishes() -> Wishes {
@@ -173,7 +173,7 @@ async fn a_burst_larger_than_the_bound_is_stored_in_a_few_commits_at_once() {
     let config = model::Store { commit_interval: Span::s(3600), ..config(dir.path()) };
     let (store, _) = open_two(&config, "a");
     let mut stored = store.posted();
-    store.post((0..3000).map(message).collect());
+    store.post((0..3000).map(message));
     store.flush().await.expect("flushes");
     assert_eq!(*stored.borrow_and_update(), 3000);
     let (_, found) = all(&*store.drain("cloud").expect("configured")).await;
@@ -187,8 +187,8 @@ async fn publishers_that_wait_hasten_the_commit_and_others_do_not() {
     let (store, _) = open_two(&config, "a");
     let mut stored = store.posted();
     let with = |qos: u8, n: u64| Arc::new(Forwarded { qos, ..(*message(n)).clone() });
-    store.post((0..100).map(|n| with(0, n)).collect());
-    store.post((100..115).map(|n| with(1, n)).collect());
+    store.post((0..100).map(|n| with(0, n)));
+    store.post((100..115).map(|n| with(1, n)));
     store.read(0..1, 1).await.expect("the thread has looked at it");
     assert_eq!(*stored.borrow_and_update(), 0);
     store.post(vec![with(2, 115)]);
@@ -203,7 +203,7 @@ async fn many_large_messages_are_read_in_bounded_pieces() {
         let payload = vec![n as u8; 200 << 10];
         Arc::new(Forwarded { payload: payload.into(), ..(*message(n)).clone() })
     };
-    store.post((0..20).map(large).collect());
+    store.post((0..20).map(large));
     store.flush().await.expect("flushes");
     let drain = store.drain("cloud").expect("configured");
     let (mut at, mut pieces, mut seen) = (1, 0, 0);
@@ -225,6 +225,53 @@ async fn many_large_messages_are_read_in_bounded_pieces() {
     assert_eq!(all(&*plant).await, (vec![], vec![]));
     let ledger = balanced(&*plant);
     assert_eq!((ledger.taken, ledger.queued), (0, 0));
+}
+
+#[tokio::test]
+async fn the_log_says_the_last_docket_that_it_has_and_of_no_more_than_it_has() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = model::Store { commit_interval: Span::s(3600), ..config(dir.path()) };
+    let docket = |life, n| Some(Docket { life, n });
+    let under = |docket, n| Posted { message: message(n), docket };
+    let reopened = async |store: Store| {
+        store.crash();
+        open_two(&config, "a").0
+    };
+    let (store, _) = open_two(&config, "a");
+    assert_eq!(store.last_docket(), None);
+    store.post([under(docket(5, 1), 1), under(None, 2), under(docket(5, 2), 3), under(None, 4)]);
+    store.flush().await.expect("flushes");
+    store.post([under(docket(5, 3), 5)]);
+    assert_eq!(store.last_docket(), None, "it is asked what was there when it was opened");
+    let store = reopened(store).await;
+    assert_eq!(store.last_docket(), docket(5, 2), "the third was not committed");
+    store.take(readings(0..3));
+    store.post([under(None, 6)]);
+    store.flush().await.expect("flushes");
+    let store = reopened(store).await;
+    assert_eq!(store.last_docket(), docket(5, 2), "until there is one of another life");
+    // A copy of now, for later.
+    let copy = tempfile::tempdir().expect("a directory");
+    for file in ["fieldgate.db", "fieldgate.db-wal"] {
+        std::fs::copy(dir.path().join(file), copy.path().join(file)).expect("copies");
+    }
+    // They are more than one commit takes.
+    store.post((1..=3000).map(|n| under(docket(4, n), n)));
+    until("the last of them", || *store.posted().borrow() == 3000).await;
+    let store = reopened(store).await;
+    assert_eq!(store.last_docket(), docket(4, 3000));
+    store.crash();
+    // The database of before knows nothing of it, and a new one of nothing at all.
+    for file in ["fieldgate.db", "fieldgate.db-wal"] {
+        std::fs::copy(copy.path().join(file), dir.path().join(file)).expect("copies");
+    }
+    let (store, _) = open_two(&config, "a");
+    assert_eq!(store.last_docket(), docket(5, 2));
+    store.crash();
+    std::fs::remove_file(dir.path().join("fieldgate.db-wal")).expect("removes");
+    std::fs::write(dir.path().join("fieldgate.db"), "no database at all").expect("writes");
+    let (store, recovery) = open_two(&config, "a");
+    assert_eq!((store.last_docket(), recovery.set_aside.len()), (None, 1));
 }
 
 #[derive(Debug, Clone)]
@@ -273,7 +320,7 @@ async fn live(steps: Vec<Step>) {
             }
             Step::Post(n) => {
                 given.extend(made..made + n);
-                store.post((made..made + n).map(message).collect());
+                store.post((made..made + n).map(message));
                 made += n;
             }
             Step::Flush => store.flush().await.expect("flushes"),

@@ -22,6 +22,28 @@ fn declared(records: &[LossRecord]) -> BTreeSet<u64> {
 }
 
 #[tokio::test]
+async fn below_the_free_disk_what_was_set_aside_goes_and_no_reading() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut config = config(dir.path());
+    for name in ["fieldgate.db.bad-1", "fieldgate.db.bad-1-wal", "fieldgate.db.bad-2"] {
+        std::fs::write(dir.path().join(name), b"an old one").expect("writes");
+    }
+    let open = |config: &_| opened(config, &uplinks(&["cloud"]), TestClock::new("a")).0;
+    let store = open(&config);
+    store.take(readings(0..100));
+    store.flush().await.expect("flushes");
+    assert_eq!(store.status().set_aside, ["fieldgate.db.bad-1", "fieldgate.db.bad-2"]);
+    store.close().await.expect("closes");
+    config.min_free = ByteSize(1 << 60);
+    let store = open(&config);
+    store.take(readings(100..200));
+    store.flush().await.expect("flushes");
+    assert!(store.status().set_aside.is_empty() && !dir.path().join("fieldgate.db.bad-1-wal").exists());
+    assert_eq!(store.drain("cloud").expect("configured").pending(), [1..201]);
+    store.close().await.expect("closes");
+}
+
+#[tokio::test]
 async fn over_the_size_limit_the_oldest_go_and_every_one_is_declared() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());

@@ -425,7 +425,7 @@ async fn messages_of_other_devices_wait_for_the_disk_and_are_not_said_to_be_stor
     let (store, _) = forwarding::opened_with(&config(broken.path()), &uplinks(&["cloud", "plant"]), clock);
     let (cloud, plant) = (store.drain("cloud").expect("one"), store.drain("plant").expect("the other"));
     store.take(readings(0..5));
-    store.post((0..5).map(forwarding::message).collect());
+    store.post((0..5).map(forwarding::message));
     store.flush().await.expect("flushes");
     let mut stored = store.posted();
     assert_eq!(*stored.borrow_and_update(), 5);
@@ -435,7 +435,7 @@ async fn messages_of_other_devices_wait_for_the_disk_and_are_not_said_to_be_stor
     cloud.delivered(1..11);
     broken.break_it();
     store.take(readings(5..10));
-    store.post((5..2000).map(forwarding::message).collect());
+    store.post((5..2000).map(forwarding::message));
     until("the fault", || store.status().state != "ok").await;
     // Readings arrive meanwhile, and what of the messages the broken commit had in hand; the rest has no number.
     until("what is lent", || balanced(&*plant).queued == 5 && !plant.pending().is_empty()).await;

@@ -168,7 +168,7 @@ async fn more_stretches_than_are_remembered_are_declared_as_the_queue_drains() {
     let most = bounds::STORE_GIVEN_UP as u64;
     // A letter that stays parts them, so that one commit makes many stretches.
     for n in 0..(most + 300) / 100 {
-        store.post((n * 200..n * 200 + 200).map(|n| letter(n, ["z/a", "z/b"][(n % 2) as usize])).collect());
+        store.post((n * 200..n * 200 + 200).map(|n| letter(n, ["z/a", "z/b"][(n % 2) as usize])));
         store.flush().await.expect("flushes");
     }
     let all_of_them = (most + 300) / 100 * 100;

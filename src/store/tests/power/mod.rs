@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use cuts::{deep, room};
 
+use crate::message::Docket;
+
 /// What is known at the moment of a cut.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
@@ -52,6 +54,8 @@ pub struct Facts {
     pub said: BTreeMap<String, witness::Said>,
     /// There are messages among the readings.
     pub mixed: bool,
+    /// All messages of other devices, each with the docket that it was given under: each life of the store is one of the broker.
+    pub dockets: BTreeMap<u64, Docket>,
     /// Messages of other devices of which the store said that they are stored.
     pub kept: BTreeSet<u64>,
     /// Those that `cloud` acknowledged.

@@ -13,6 +13,8 @@ use super::Facts;
 use super::disk::{Image, Survives};
 use super::vfs::{self, Call, Disk};
 use super::witness::Ledger;
+use crate::message::Docket;
+use crate::store::Posted;
 use crate::store::writer::Shared;
 
 /// The state of everything at one moment, to be cut there.
@@ -88,6 +90,7 @@ pub struct Track {
     made: u64,
     /// Messages given to this life of the store, in order.
     posted: Vec<u64>,
+    life: u64,
     pub offset: i64,
 }
 
@@ -125,6 +128,7 @@ impl Scene {
             lock: Vec::new(),
             made: 0,
             posted: Vec::new(),
+            life: 0,
             offset: NOW + 10_000,
         };
         let scene = Self { dir, disk, track: Arc::new(Mutex::new(track)) };
@@ -165,6 +169,7 @@ impl Scene {
         track.shared = Some(Arc::clone(&store.inner.shared));
         track.store = Some(store.clone());
         track.posted.clear();
+        track.life += 1;
         track.look();
         track.marked(&self.disk.image(), &self.dir);
     }
@@ -249,11 +254,13 @@ impl Track {
     }
 
     /// Messages that nobody else has; each says its number.
-    fn letters(&mut self, n: u64) -> Vec<Arc<crate::message::Forwarded>> {
+    fn letters(&mut self, n: u64) -> Vec<Posted> {
         let one = |_| {
             self.made += 1;
             self.posted.push(self.made);
-            super::witness::letter(self.made)
+            let docket = Docket { life: self.life, n: self.made };
+            self.facts.dockets.insert(self.made, docket);
+            Posted { message: super::witness::letter(self.made), docket: Some(docket) }
         };
         (0..n).map(one).collect()
     }

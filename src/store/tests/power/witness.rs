@@ -11,7 +11,7 @@ use driver_api::{Quality, Value};
 
 use super::super::*;
 use super::Facts;
-use crate::message::{Epoch, Forwarded, ForwardedRecord, LossReason};
+use crate::message::{Docket, Epoch, Forwarded, ForwardedRecord, LossReason};
 use crate::store::Taken;
 use crate::store::ranges::RangeSet;
 
@@ -178,6 +178,13 @@ impl Ledger {
             tally.unopenable += 1;
             return vec![format!("it lives in RAM: {why}")];
         }
+        // What was said to be stored has its docket there, unless one of a later life took its place.
+        let last = facts.kept.last().map(|n| facts.dockets[n]);
+        let (found, none) = (store.last_docket(), Docket { life: 0, n: 0 });
+        if last.is_some_and(|last| found.unwrap_or(none) < last) && !facts.lying {
+            tally.wrong += 1;
+            wrong.push(format!("{last:?} was stored, and the last one is {found:?}"));
+        }
         for uplink in UPLINKS {
             let nobody = Said::default();
             let said = facts.said.get(uplink).unwrap_or(&nobody);
@@ -283,15 +290,18 @@ impl Ledger {
             }
         }
         if uplink == UPLINKS[0] {
-            // What was stored and is neither here nor arrived is among the numbers that are declared and no reading's.
+            // What was stored, or is by its docket, and is neither here nor arrived is among the numbers that are declared and no reading's.
             let mut declared = lost.clone();
             for range in said.told.iter() {
                 declared.insert(range);
             }
             let readings: u64 = declared.iter().map(|range| self.given.range(range).count() as u64).sum();
             let wanted = |n: &&u64| letter(**n).topic.starts_with("z/");
+            let found = store.last_docket();
+            let mut stored = facts.kept.clone();
+            stored.extend(facts.dockets.iter().filter(|(_, docket)| docket.is_in(found)).map(|(n, _)| n));
             let gone =
-                facts.kept.iter().filter(wanted).filter(|n| !there.contains(n) && !facts.arrived.contains(n));
+                stored.iter().filter(wanted).filter(|n| !there.contains(n) && !facts.arrived.contains(n));
             let gone = gone.count() as u64;
             if gone > declared.len() - readings && !facts.lying {
                 tally.undeclared += gone;
