@@ -2,17 +2,16 @@
 //!
 //! # What it promises
 //! - [`Store::take`] numbers readings and returns at once, whatever the disk does (as long as there is a
-//!   directory in RAM for the `head` file, as the unit file has it). At most
-//!   `commit_interval` later they are **stored**: in a committed and synced transaction.
+//!   directory in RAM for the `head` file, as the unit file has it). At most `commit_interval` later they are **stored**: in a
+//!   committed and synced transaction.
 //! - A stored reading is lost by nothing but the limits the user set, and then each uplink that had not
 //!   acknowledged it gets a loss record with the exact range, points and times. If the user wants it, the backlog is thinned
 //!   before it is dropped: what stays is as it was taken, and what goes is declared with its exact count (`holes`).
-//! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every
-//!   instant, exactly one of delivered, queued, declared lost.
+//! - The numbers are a line from 1 over all epochs. For one uplink every number below the head is, at every instant, exactly one of
+//!   delivered, queued, declared lost.
 //! - Messages of other devices are records of the same line. One that an uplink does not forward is in none of its
 //!   figures: neither taken, nor delivered, queued or lost (`post`, `account`). One that it does not want any more is declared (`wishes`).
-//! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card
-//!   cannot repeat an identity.
+//! - No number is given out twice, and each start is a new epoch, so a restored backup or a cloned card cannot repeat an identity.
 //! - After `kill -9` what was taken and not yet stored is declared exactly; after a power cut with a bound: the
 //!   most that was ever between taking and commit.
 //! - An uplink gets the same content for the same number each time. What it was given before the clock was set, with a guessed
