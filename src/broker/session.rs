@@ -282,6 +282,33 @@ mod tests {
         assert_eq!(flight.resend().map(|s| s.id).collect::<Vec<_>>(), [65_534, 65_535, 2]);
     }
 
+    /// A straggler keeps its id over rounds of all the others, whoever else has one by its place.
+    #[test]
+    fn no_id_is_given_twice_while_it_is_in_use() {
+        let mut flight = Flight::default();
+        let straggler = flight.send(message(1)).unwrap();
+        let placed = Addressed { seq: 40_000, ..message(2) };
+        let mut placed = flight.send(placed);
+        let (mut open, mut random) = (VecDeque::new(), 1u32);
+        for _ in 0..3 * 65_535 {
+            let id = flight.send(message(1)).unwrap();
+            assert!(id != straggler && Some(id) != placed && !open.contains(&id), "{id} is in use");
+            open.push_back(id);
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if open.len() > 5 {
+                let at = (random >> 16) as usize % open.len();
+                flight.puback(open.remove(at).unwrap());
+            }
+            // Its id was left out by then.
+            if flight.turn == 50_000 {
+                placed.take().into_iter().for_each(|placed| flight.forget(placed));
+            }
+        }
+        assert_eq!((flight.len(), placed), (1 + open.len(), None));
+        let bytes: usize = flight.resend().map(Sent::bytes).sum();
+        assert_eq!(flight.weight.bytes, bytes, "what is over weighs nothing");
+    }
+
     #[test]
     fn qos_2_goes_through_its_four_steps() {
         let mut flight = Flight::default();

@@ -25,6 +25,7 @@ struct Node<V> {
 
 /// The levels below one, by name.
 #[derive(Debug)]
+#[expect(clippy::box_collection, reason = "few nodes have a table, and all would have room for one")]
 enum Children<V> {
     /// [`FEW`] at the most.
     Few(Vec<(Box<str>, Box<Node<V>>)>),
