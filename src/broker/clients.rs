@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::keeping::Along;
 use super::message::Publish;
+use super::pipe;
 use super::queue;
 use super::session::{BEGUN, Session};
 use super::state::{AckTo, Attached, Client, Connecting, Control, Detached, Ended, Presence, State, Will};
@@ -119,7 +119,7 @@ impl State {
         Counters::set(&self.counters.sessions_away, self.away.len());
         if let Err(Attached { session, .. }) = c.reply.send(Attached { session, present }) {
             // It went away while it waited, before any CONNACK: as if it had not been.
-            let (_, unheard) = mpsc::channel(bounds::BROKER_CONTROL);
+            let (_, unheard) = pipe::channel(bounds::BROKER_CONTROL);
             self.detach(Detached { conn: c.conn, session, end: Ended::Goodbye, expiry: None, unheard });
         }
     }

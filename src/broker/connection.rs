@@ -7,9 +7,9 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use tokio::io::ReadHalf;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Duration, Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -18,13 +18,14 @@ use super::intake::Intake;
 use super::message::Publish;
 use super::outbound::{Disk, Owed, answer, moved};
 use super::outlet::{GRAIN, Held, Outlet};
+use super::pipe;
 use super::queue::Walk;
 use super::retained::Portion;
 use super::session::{BEGUN, Session};
 use super::state::{AckTo, Control, Detached, Ended, Event};
 use super::stats::{Counters, Refusal};
 use super::tokens::{Bucket, Rate};
-use super::traffic::{About, Traffic, Way};
+use super::traffic::{About, Tally, Way};
 use super::wire::encode::{self, Reply};
 use super::wire::{Fault, Version, decode, reader, reason};
 use crate::message::Standing;
@@ -66,6 +67,9 @@ pub(super) type Stalled = (Publish, Option<AckTo>, bool);
 /// Since when something waits for a place, and what to wait for before looking again.
 pub(super) type Crowded = (Instant, Option<std::pin::Pin<Box<Sleep>>>);
 
+/// (There are too few packet ids for anybody to choose those that collide.)
+type Ids<T> = HashSet<T, foldhash::fast::RandomState>;
+
 /// A connection with its session.
 pub(super) struct Connection {
     pub shared: Arc<Shared>,
@@ -79,7 +83,7 @@ pub(super) struct Connection {
     /// Packet ids that the hub has not answered yet.
     pub owed: usize,
     /// QoS 2 ids among them: their PUBREC comes with the hub's answer.
-    pub due: HashSet<u16>,
+    pub due: Ids<u16>,
     /// Messages of the client that are not acknowledged yet, in their order (MQTT-4.6.0-2), each with its answer, if there is one.
     pub answers: VecDeque<(u16, Option<Answer>)>,
     /// QoS 2 ids of messages that are to be stored and are not yet.
@@ -88,7 +92,7 @@ pub(super) struct Connection {
     pub stalled: Option<Stalled>,
     /// QoS 1 and 2 messages that came over this connection and are not finished (QoS, id), for our Receive Maximum: it
     /// begins anew with each connection (§4.9).
-    pub open: HashSet<(u8, u16)>,
+    pub open: Ids<(u8, u16)>,
     pub aliases: Vec<Option<Arc<str>>>,
     pub alias_bytes: usize,
     pub session_expiry: u32,
@@ -100,9 +104,9 @@ pub(super) struct Connection {
     costs: (u64, u64),
     /// Runs while the client is not read because it publishes too fast.
     pause: Option<std::pin::Pin<Box<Sleep>>>,
-    control: mpsc::Receiver<Control>,
+    control: pipe::Receiver<Control>,
     keep_alive: Option<Duration>,
-    heard: Instant,
+    pub heard: Instant,
     pub window: usize,
     pub maximum_packet: usize,
     /// Ids of messages of an earlier connection that had no PUBREC, still to be sent again, in order.
@@ -114,6 +118,8 @@ pub(super) struct Connection {
     pub disk: Option<Disk>,
     /// An answer was larger than the client takes.
     pub overlong: bool,
+    /// What this turn moved.
+    pub tally: Tally,
 }
 
 impl Connection {
@@ -134,11 +140,11 @@ impl Connection {
             out: Outlet::new(io_write, out, limits.write_deadline),
             held: Held::new(&shared.held),
             owed: 0,
-            due: HashSet::new(),
+            due: Ids::default(),
             answers: VecDeque::new(),
             unstored: HashSet::new(),
             stalled: None,
-            open: HashSet::new(),
+            open: Ids::default(),
             aliases: Vec::new(),
             alias_bytes: 0,
             session_expiry: connect.session_expiry,
@@ -159,6 +165,7 @@ impl Connection {
             crowded: None,
             disk,
             overlong: false,
+            tally: Tally::default(),
             session,
             shared,
         };
@@ -171,6 +178,8 @@ impl Connection {
     pub async fn run(mut self: Box<Self>, stop: &CancellationToken) {
         self.release();
         let end = self.serve(stop).await;
+        self.count();
+        self.session.settle();
         tracing::debug!(client = &*self.session.client_id, ?end, "connection ended");
         match end {
             End::Fault(f) if f.reason == reason::PACKET_TOO_LARGE => {
@@ -246,6 +255,7 @@ impl Connection {
             let may_take = self.may_take();
             let busy = self.out.is_busy();
             self.held.set(self.out.bytes.len());
+            self.count();
             tokio::select! {
                 control = self.control.recv() => match control.map(|c| self.told(c)) {
                     None => return End::Stop(reason::SERVER_UNAVAILABLE),
@@ -338,14 +348,15 @@ impl Connection {
                 self.input.settle(taken, &self.shared.partials, self.shared.limits.packet_deadline);
                 return Ok(());
             };
-            taken = true;
-            let packet = self.input.bytes.split_to(frame.checked(self.version)?.end);
-            self.heard = Instant::now();
-            self.both(|t| {
-                t.packet(Way::In);
-                t.bytes(Way::In, frame.end);
-            });
-            let packet = decode::packet(self.version, frame.first, &packet[frame.start..])?;
+            frame.checked(self.version)?;
+            if !std::mem::replace(&mut taken, true) {
+                self.heard = Instant::now();
+            }
+            self.tally.packet(Way::In);
+            self.tally.bytes(Way::In, frame.end);
+            let body = &self.input.bytes[frame.start..frame.end];
+            let packet = decode::packet(self.version, frame.first, body)?;
+            self.input.bytes.advance(frame.end);
             if let Some(due) = self.handle(packet, frame.end)? {
                 self.pass(due).await?;
             }
@@ -418,16 +429,19 @@ impl Connection {
         None
     }
 
-    /// Counts for this connection and for the broker.
-    pub fn both(&self, count: impl Fn(&Traffic)) {
-        count(&self.about.traffic);
-        count(&self.shared.counters.traffic);
+    /// Counts what this turn moved, for this connection and for the broker.
+    fn count(&mut self) {
+        if self.tally != Tally::default() {
+            let tally = std::mem::take(&mut self.tally);
+            self.about.traffic.tallied(&tally);
+            self.shared.counters.traffic.tallied(&tally);
+        }
     }
 
     /// One of the four answers that are a packet id and a reason.
     pub fn reply(&mut self, reply: Reply, id: u16, code: u8) {
         encode::ack(&mut self.out.bytes, self.version, reply, id, code);
-        self.both(|t| t.packet(Way::Out));
+        self.tally.packet(Way::Out);
     }
 
     pub fn ack_to(&self, id: u16) -> AckTo {

@@ -20,6 +20,7 @@ use super::journal::Journal;
 use super::limits::Limits;
 use super::listener::Door;
 use super::message::Publish;
+use super::pipe;
 use super::state::{Attached, Connecting, Event, State, Will};
 use super::stats::{Counters, Refusal};
 use super::tap::Tap;
@@ -286,7 +287,7 @@ struct Wanted {
     connect: Connect,
     user: Option<Arc<str>>,
     about: Arc<About>,
-    control: mpsc::Receiver<super::state::Control>,
+    control: pipe::Receiver<super::state::Control>,
 }
 
 /// A client that was let in.
@@ -295,7 +296,7 @@ pub(super) struct Admitted {
     pub attached: Attached,
     pub user: Option<Arc<str>>,
     pub about: Arc<About>,
-    pub control: mpsc::Receiver<super::state::Control>,
+    pub control: pipe::Receiver<super::state::Control>,
 }
 
 type Refused = (Version, Refusal, u8);
@@ -360,7 +361,7 @@ async fn admit(
         traffic: Traffic::default(),
         costly_us: Default::default(),
     });
-    let (control, hears) = mpsc::channel(bounds::BROKER_CONTROL);
+    let (control, hears) = pipe::channel(bounds::BROKER_CONTROL);
     let (reply, attached) = oneshot::channel();
     let connecting = Connecting {
         client_id,

@@ -89,7 +89,7 @@ impl Connection {
             }
             Packet::PingReq => {
                 encode::pingresp(&mut self.out.bytes);
-                self.both(|t| t.packet(Way::Out));
+                self.tally.packet(Way::Out);
             }
             Packet::Disconnect { reason, session_expiry } => return Err(self.goodbye(reason, session_expiry)),
         }
@@ -156,7 +156,7 @@ impl Connection {
 
     fn publish(&mut self, p: PublishPacket, size: usize) -> Result<Option<Box<Due>>, End> {
         let topic = self.topic_of(&p)?;
-        self.both(|t| t.publish(Way::In, p.payload.len()));
+        self.tally.publish(Way::In, p.payload.len());
         self.pace();
         let begun = p.qos == 2 && self.session.taken.get(&p.id) == Some(&BEGUN);
         if p.qos == 2

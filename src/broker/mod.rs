@@ -20,7 +20,7 @@
 //! # The parts, pure ones first
 //! `topic`, `trie`, `shared`, `retained`, `acl`, `passwords`, `lines`, `wire`, `session` decide; `hub` owns all state in one
 //! task (`keeping` and `restoring` are its part in what outlives the process); `listener`, `greet`, `connection`, `inbound`, `outbound`
-//! move bytes; `journal` writes; `local` and `tap` are for this process;
+//! move bytes; `pipe` is between them and the hub; `journal` writes; `local` and `tap` are for this process;
 //! `reload` takes over another configuration.
 
 mod access;
@@ -48,6 +48,7 @@ mod message;
 mod outbound;
 mod outlet;
 pub mod passwords;
+mod pipe;
 mod queue;
 mod reload;
 mod restoring;

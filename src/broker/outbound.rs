@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::BytesMut;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Duration, Instant, sleep};
 
@@ -16,9 +17,9 @@ use super::retained::Portion;
 use super::session::UNTOLD;
 use super::state::Event;
 use super::stats::Counters;
-use super::traffic::Way;
+use super::traffic::{Tally, Way};
 use super::wire::encode::{self, Delivery, Reply};
-use super::wire::reason;
+use super::wire::{Version, reason};
 use crate::message::Standing;
 
 /// So often is looked whether there is a place.
@@ -189,7 +190,7 @@ impl Connection {
             self.overlong = true;
             return;
         }
-        self.both(|t| t.packet(Way::Out));
+        self.tally.packet(Way::Out);
     }
 
     /// Says what need not wait any more. Messages are acknowledged in the order they came (MQTT-4.6.0-2).
@@ -287,6 +288,7 @@ impl Connection {
                 }
             }
         }
+        self.session.settle();
         true
     }
 
@@ -315,6 +317,10 @@ impl Connection {
     }
 
     pub(super) fn take(&mut self, item: Item) {
+        if self.out.bytes.capacity() == 0 {
+            // At once what will likely go out together: growing is copying.
+            self.out.bytes.reserve(self.session.queue.bytes().min(OUT_DELIVER));
+        }
         match item {
             Item::Message(addressed) if self.may_go(&addressed) => self.send(addressed),
             Item::Message(addressed) => self.session.portion.push_back(addressed),
@@ -335,55 +341,85 @@ impl Connection {
     }
 
     fn send(&mut self, addressed: Addressed) {
-        let now = Instant::now();
         let (seq, dup) = (addressed.seq, addressed.dup);
+        let now = self.moment(&addressed);
         if addressed.message.is_expired(now) {
             self.over(seq);
             return Counters::add(&self.shared.counters.expired, 1);
         }
-        let id = match addressed.qos {
-            0 => 0,
-            _ => match self.session.flight.send(addressed.clone()) {
-                Some(id) => id,
-                None => {
-                    self.over(seq);
-                    return Counters::add(&self.shared.counters.dropped, 1);
-                }
-            },
+        if addressed.qos == 0 {
+            if !self.to().put(&addressed, 0, dup, now) {
+                Counters::add(&self.shared.counters.dropped, 1);
+            }
+            return;
+        }
+        let Some(id) = self.session.flight.send(addressed) else {
+            self.over(seq);
+            return Counters::add(&self.shared.counters.dropped, 1);
         };
-        if !self.put(&addressed, id, dup, now) {
-            self.too_large(&addressed, id);
+        let mut to = To {
+            out: &mut self.out.bytes,
+            tally: &mut self.tally,
+            version: self.version,
+            maximum: self.maximum_packet,
+        };
+        if !self.session.flight.get(id).and_then(Option::as_ref).is_some_and(|a| to.put(a, id, dup, now)) {
+            self.too_large(seq, id);
         }
     }
 
     /// Larger than the client takes on this connection: to be treated as delivered (MQTT-3.1.2-25), or its place would be taken for ever.
-    fn too_large(&mut self, a: &Addressed, id: u16) {
+    fn too_large(&mut self, seq: u64, id: u16) {
         self.session.flight.forget(id);
-        self.over(a.seq);
+        self.over(seq);
         Counters::add(&self.shared.counters.dropped, 1);
     }
 
     fn send_again(&mut self, id: u16) {
-        if let Some(Some(addressed)) = self.session.flight.get(id).cloned()
-            && !self.put(&addressed, id, true, Instant::now())
-        {
-            self.too_large(&addressed, id);
+        if let Some(Some(addressed)) = self.session.flight.get(id).cloned() {
+            let now = self.moment(&addressed);
+            if !self.to().put(&addressed, id, true, now) {
+                self.too_large(addressed.seq, id);
+            }
         }
     }
 
+    /// Now, if it matters for this message: reading a clock for each is not worth it.
+    fn moment(&self, a: &Addressed) -> Instant {
+        if a.message.expires.is_some() { Instant::now() } else { self.heard }
+    }
+
+    fn to(&mut self) -> To<'_> {
+        To {
+            out: &mut self.out.bytes,
+            tally: &mut self.tally,
+            version: self.version,
+            maximum: self.maximum_packet,
+        }
+    }
+}
+
+/// Where messages of one connection are written.
+struct To<'a> {
+    out: &'a mut BytesMut,
+    tally: &'a mut Tally,
+    version: Version,
+    maximum: usize,
+}
+
+impl To<'_> {
+    /// `false`: it is larger than the client takes.
     fn put(&mut self, a: &Addressed, id: u16, dup: bool, now: Instant) -> bool {
-        let start = self.out.bytes.len();
+        let start = self.out.len();
         let ids = a.ids.as_deref().unwrap_or(&[]);
         let delivery = Delivery { id, qos: a.qos, dup, retain: a.retain, subscription_ids: ids };
-        encode::publish(&mut self.out.bytes, self.version, &a.message, &delivery, now);
-        let fits = self.out.bytes.len() - start <= self.maximum_packet;
+        encode::publish(self.out, self.version, &a.message, &delivery, now);
+        let fits = self.out.len() - start <= self.maximum;
         if fits {
-            self.both(|t| {
-                t.packet(Way::Out);
-                t.publish(Way::Out, a.message.payload.len());
-            });
+            self.tally.packet(Way::Out);
+            self.tally.publish(Way::Out, a.message.payload.len());
         } else {
-            self.out.bytes.truncate(start);
+            self.out.truncate(start);
         }
         fits
     }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::limits::Limits;
 use super::message::Publish;
+use super::pipe;
 use super::retained::Cursor;
 use crate::bounds;
 
@@ -21,7 +22,7 @@ pub const SHARE: usize = 16 * 1024;
 pub enum Item {
     /// A message.
     Message(Addressed),
-    /// A walk over the retained messages, to be done before what follows. (In a box: a queue has room for 32 items as soon as there is one.)
+    /// A walk over the retained messages, to be done before what follows. (In a box: messages are many, and walks are few.)
     Retained(Box<Walk>),
 }
 
@@ -77,7 +78,7 @@ struct Gauge {
 /// The hub's end.
 #[derive(Debug)]
 pub struct Sender {
-    tx: mpsc::Sender<Item>,
+    tx: pipe::Sender<Item>,
     gauge: Arc<Gauge>,
     total: Arc<AtomicUsize>,
     max_items: usize,
@@ -88,21 +89,23 @@ pub struct Sender {
 /// The subscriber's end.
 #[derive(Debug)]
 pub struct Receiver {
-    rx: mpsc::Receiver<Item>,
+    rx: pipe::Receiver<Item>,
     gauge: Arc<Gauge>,
     total: Arc<AtomicUsize>,
+    /// Bytes of what was taken out and not yet counted as gone.
+    gone: usize,
 }
 
 /// A new queue. `total` counts the bytes in all queues of a broker.
 #[must_use]
 pub fn new(limits: &Limits, total: &Arc<AtomicUsize>) -> (Sender, Receiver) {
-    let (tx, rx) = mpsc::channel(bounds::BROKER_QUEUE);
+    let (tx, rx) = pipe::channel(bounds::BROKER_QUEUE);
     let max_items = limits.queue.min(bounds::BROKER_QUEUE);
     let gauge = Arc::new(Gauge::default());
     let (max_bytes, max_total) = (limits.queue_bytes, limits.queue_bytes_total);
     (
         Sender { tx, gauge: gauge.clone(), total: total.clone(), max_items, max_bytes, max_total },
-        Receiver { rx, gauge, total: total.clone() },
+        Receiver { rx, gauge, total: total.clone(), gone: 0 },
     )
 }
 
@@ -171,7 +174,7 @@ impl Sender {
     /// Items that wait, and their bytes.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
-        (self.tx.max_capacity() - self.tx.capacity(), self.gauge.bytes.load(Relaxed))
+        (self.tx.len(), self.gauge.bytes.load(Relaxed))
     }
 
     /// Items that found no room.
@@ -211,17 +214,35 @@ impl Receiver {
         self.taken(item)
     }
 
-    /// The next item, if one is there.
+    /// The next item, if one is there. It counts as waiting until [`Receiver::settle`], or until there is no more.
     pub fn try_recv(&mut self) -> Option<Item> {
         let item = self.rx.try_recv().ok();
-        self.taken(item)
+        match &item {
+            Some(item) => self.gone += item.bytes(),
+            None => self.settle(),
+        }
+        item
     }
 
-    fn taken(&self, item: Option<Item>) -> Option<Item> {
-        if let Some(item) = &item {
-            self.gauge.bytes.fetch_sub(item.bytes(), Relaxed);
-            self.total.fetch_sub(item.bytes(), Relaxed);
+    /// What was taken does not wait any more. One word about many: all sessions count what waits in one place.
+    pub fn settle(&mut self) {
+        self.rx.settle();
+        let gone = std::mem::take(&mut self.gone);
+        if gone > 0 {
+            self.gauge.bytes.fetch_sub(gone, Relaxed);
+            self.total.fetch_sub(gone, Relaxed);
         }
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.gauge.bytes.load(Relaxed)
+    }
+
+    fn taken(&mut self, item: Option<Item>) -> Option<Item> {
+        self.gone += item.as_ref().map_or(0, Item::bytes);
+        self.settle();
         item
     }
 
@@ -245,26 +266,15 @@ pub struct Account {
 }
 
 impl Account {
-    /// So many bytes are in flight until the charge is dropped.
-    #[must_use]
-    pub fn charge(&self, bytes: usize) -> Charge {
-        self.gauge.flight.fetch_add(bytes, Relaxed);
-        self.total.fetch_add(bytes, Relaxed);
-        Charge { account: self.clone(), bytes }
-    }
-}
-
-/// A message's bytes among those that wait.
-#[derive(Debug)]
-pub struct Charge {
-    account: Account,
-    bytes: usize,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.account.gauge.flight.fetch_sub(self.bytes, Relaxed);
-        self.account.total.fetch_sub(self.bytes, Relaxed);
+    /// So many bytes are in flight where `before` were.
+    pub fn change(&self, before: usize, now: usize) {
+        for counter in [&self.gauge.flight, &self.total] {
+            if now > before {
+                counter.fetch_add(now - before, Relaxed);
+            } else if now < before {
+                counter.fetch_sub(before - now, Relaxed);
+            }
+        }
     }
 }
 
@@ -302,9 +312,9 @@ mod tests {
         assert_eq!(rx.recv_or_lagged().await.err(), Some(Lagged), "said once the queue is empty");
         assert_eq!(total.load(Relaxed), 0);
         assert!(tx.offer(item(1, 30_000)) && !tx.offer(item(1, 30_000)));
-        let flight = rx.account().charge(9000);
+        rx.account().change(0, 9000);
         assert!(!tx.offer(item(1, 3000)), "what is in flight waits, too");
-        drop(flight);
+        rx.account().change(9000, 0);
         assert!(tx.offer(item(1, 3000)));
         drop(rx);
         assert_eq!(total.load(Relaxed), 0, "what a dropped queue held is given back");

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::queue::{Account, Addressed, Charge, Receiver, Walk};
+use super::queue::{Account, Addressed, Receiver, Walk};
 use super::trie::Key;
 use super::wire::reason;
 
@@ -27,7 +27,7 @@ pub struct Session {
     pub portion: VecDeque<Addressed>,
     /// Packet ids of QoS 2 messages taken from the client, until its PUBREL; each with the group of the journal that has the
     /// message (0: none, [`UNTOLD`]: the hub has not said, [`BEGUN`]: see there).
-    pub taken: HashMap<u16, u64>,
+    pub taken: Taken,
     /// It outlives the process: what happens to it is noted in the journal.
     pub kept: bool,
 }
@@ -37,10 +37,19 @@ impl Session {
     #[must_use]
     pub fn empty(key: Key, client_id: Arc<str>, queue: Receiver, kept: bool) -> Box<Self> {
         let flight = Flight::new(&queue);
-        let (portion, taken) = (VecDeque::new(), HashMap::new());
+        let (portion, taken) = (VecDeque::new(), Taken::default());
         Box::new(Self { key, client_id, queue, flight, walk: None, portion, taken, kept })
     }
+
+    /// What was taken out of the queue is counted as in flight, or as gone.
+    pub fn settle(&mut self) {
+        self.flight.settle();
+        self.queue.settle();
+    }
 }
+
+/// Packet ids, each with a group. (There are too few of them for anybody to choose those that collide.)
+pub type Taken = HashMap<u16, u64, foldhash::fast::RandomState>;
 
 /// The group of a message that the hub has not spoken of yet.
 pub const UNTOLD: u64 = u64::MAX;
@@ -52,9 +61,19 @@ pub const BEGUN: u64 = u64::MAX - 1;
 #[derive(Debug, Default)]
 pub struct Flight {
     sent: VecDeque<Sent>,
-    last: u16,
-    /// What is in flight counts with what waits in the queue.
+    /// Counts the ids that were given one after the other.
+    turn: u64,
+    /// How many of what was sent have an id by their place.
+    placed: usize,
+    weight: Weight,
+}
+
+/// What is in flight counts with what waits in the queue: so many bytes are, and so many are counted.
+#[derive(Debug, Default)]
+struct Weight {
     account: Account,
+    bytes: usize,
+    counted: usize,
 }
 
 /// One of them.
@@ -66,27 +85,37 @@ pub struct Sent {
     pub message: Option<Addressed>,
     /// Its place in a session that is kept; 0: it is not kept.
     pub seq: u64,
-    charge: Option<Charge>,
+    /// When its id was given; 0: its id is that of its place.
+    turn: u64,
 }
 
 /// The packet id of what is kept at this place. It follows from the place, so that it is the same after a restart without
 /// having been written: the client knows a QoS 2 message by it (MQTT-4.4.0-1, MQTT-4.3.3).
 #[must_use]
 pub fn id_of(seq: u64) -> u16 {
-    u16::try_from((seq.max(1) - 1) % u64::from(u16::MAX) + 1).unwrap_or(1)
+    u16::try_from((seq.max(1) - 1) % IDS + 1).unwrap_or(1)
 }
+
+/// There are so many packet ids.
+const IDS: u64 = u16::MAX as u64;
 
 impl Flight {
     /// Nothing, of the session that has this queue.
     #[must_use]
     pub fn new(queue: &Receiver) -> Self {
-        Self { account: queue.account(), ..Self::default() }
+        Self { weight: Weight { account: queue.account(), bytes: 0, counted: 0 }, ..Self::default() }
     }
 
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
         self.sent.len()
+    }
+
+    /// What is in flight is counted. One word about many: all sessions count in one place.
+    pub fn settle(&mut self) {
+        self.weight.account.change(self.weight.counted, self.weight.bytes);
+        self.weight.counted = self.weight.bytes;
     }
 
     /// Whether its id is free, if it may have no other: a QoS 2 message that is kept waits until the one of 65 535 before it is
@@ -97,55 +126,75 @@ impl Flight {
     }
 
     fn has(&self, id: u16) -> bool {
-        self.sent.iter().any(|s| s.id == id)
+        self.at(id).is_some()
+    }
+
+    /// Where it is. Ids count up, so it is likely as far behind the first as their difference says.
+    fn at(&self, id: u16) -> Option<usize> {
+        let first = self.sent.front()?.id;
+        let ahead = (u64::from(id) + IDS - u64::from(first)) % IDS;
+        let likely = usize::try_from(ahead).unwrap_or(usize::MAX);
+        match self.sent.get(likely) {
+            Some(sent) if sent.id == id => Some(likely),
+            _ => self.sent.iter().position(|s| s.id == id),
+        }
     }
 
     /// Notes a message of QoS 1 or 2 as sent, and says with which id. `None`: all ids are in use.
     pub fn send(&mut self, message: Addressed) -> Option<u16> {
         let seq = message.seq;
         if seq > 0 && !self.has(id_of(seq)) {
-            self.note(id_of(seq), Some(message), seq);
+            self.note(Sent { id: id_of(seq), message: Some(message), seq, turn: 0 });
             return Some(id_of(seq));
         }
         for _ in 0..=self.sent.len() {
-            self.last = self.last.checked_add(1).unwrap_or(1);
-            if !self.has(self.last) {
-                self.note(self.last, Some(message), seq);
-                return Some(self.last);
+            self.turn += 1;
+            let id = id_of(self.turn);
+            // An id comes again after all the others: if the oldest is younger than that, nobody has it.
+            let oldest = self.sent.front().map_or(self.turn, |sent| sent.turn);
+            if (self.placed == 0 && oldest + IDS > self.turn) || !self.has(id) {
+                self.note(Sent { id, message: Some(message), seq, turn: self.turn });
+                return Some(id);
             }
         }
         None
     }
 
-    fn note(&mut self, id: u16, message: Option<Addressed>, seq: u64) {
-        let charge = message.as_ref().map(|m| self.account.charge(m.message.size()));
-        self.sent.push_back(Sent { id, message, seq, charge });
+    fn note(&mut self, sent: Sent) {
+        self.weight.bytes += sent.bytes();
+        self.placed += usize::from(sent.turn == 0);
+        self.sent.push_back(sent);
     }
 
     /// What was sent before a restart: a message, or (`None`) its PUBREL.
     pub fn restore(&mut self, seq: u64, message: Option<Addressed>) {
-        self.note(id_of(seq), message, seq);
+        self.note(Sent { id: id_of(seq), message, seq, turn: 0 });
+        self.settle();
     }
 
     /// PUBACK came. An id that is not waiting for one is ignored: it may answer a repeat. The place of what is over in a
     /// session that is kept, or 0; the same below.
     pub fn puback(&mut self, id: u16) -> u64 {
-        self.over(|s| s.id == id && s.message.as_ref().is_some_and(|m| m.qos == 1))
+        self.over(id, |s| s.message.as_ref().is_some_and(|m| m.qos == 1))
     }
 
-    fn over(&mut self, which: impl FnMut(&Sent) -> bool) -> u64 {
-        let at = self.sent.iter().position(which);
-        at.and_then(|at| self.sent.remove(at)).map_or(0, |sent| sent.seq)
+    fn over(&mut self, id: u16, if_so: impl FnOnce(&Sent) -> bool) -> u64 {
+        let Some(at) = self.at(id).filter(|at| self.sent.get(*at).is_some_and(if_so)) else { return 0 };
+        let Some(sent) = self.sent.remove(at) else { return 0 };
+        self.weight.bytes -= sent.bytes();
+        self.placed -= usize::from(sent.turn == 0);
+        sent.seq
     }
 
     /// PUBREC came; the reason to put into PUBREL, or `None`: the client refused the message, it is over. And its place.
     pub fn pubrec(&mut self, id: u16, code: u8) -> (Option<u8>, u64) {
-        match self.sent.iter_mut().find(|s| s.id == id) {
+        let at = self.at(id);
+        match at.and_then(|at| self.sent.get_mut(at)) {
             Some(Sent { message: Some(m), .. }) if m.qos != 2 => (Some(reason::PACKET_ID_NOT_FOUND), 0),
-            Some(_) if code >= 0x80 => (None, self.over(|s| s.id == id)),
+            Some(_) if code >= 0x80 => (None, self.over(id, |_| true)),
             Some(sent) => {
+                self.weight.bytes -= sent.bytes();
                 sent.message = None;
-                sent.charge = None;
                 (Some(reason::SUCCESS), sent.seq)
             }
             None if code >= 0x80 => (None, 0),
@@ -155,13 +204,13 @@ impl Flight {
 
     /// PUBCOMP came.
     pub fn pubcomp(&mut self, id: u16) -> u64 {
-        self.over(|s| s.id == id && s.message.is_none())
+        self.over(id, |s| s.message.is_none())
     }
 
     /// What was sent with this id: a message, or (`Some(None)`) its PUBREL.
     #[must_use]
     pub fn get(&self, id: u16) -> Option<&Option<Addressed>> {
-        self.sent.iter().find(|s| s.id == id).map(|s| &s.message)
+        self.at(id).and_then(|at| self.sent.get(at)).map(|s| &s.message)
     }
 
     /// Some of what was sent is not to be sent again, and nobody knows whether the client has it. Of a QoS 2 message its PUBREL is left:
@@ -173,18 +222,17 @@ impl Flight {
                 over.push(sent.seq);
                 false
             }
-            Some(_) => {
-                sent.charge = None;
-                true
-            }
-            None => true,
+            _ => true,
         });
+        self.weight.bytes = self.sent.iter().map(Sent::bytes).sum();
+        self.placed = self.sent.iter().filter(|sent| sent.turn == 0).count();
+        self.settle();
         over
     }
 
     /// The message with this id was not sent after all.
     pub fn forget(&mut self, id: u16) {
-        self.over(|s| s.id == id);
+        self.over(id, |_| true);
     }
 
     /// The last place of what was sent and is not over; 0: none.
@@ -196,6 +244,19 @@ impl Flight {
     /// What must be sent again on a new connection, in the original order (§4.4).
     pub fn resend(&self) -> impl Iterator<Item = &Sent> {
         self.sent.iter()
+    }
+}
+
+impl Sent {
+    /// What it holds.
+    fn bytes(&self) -> usize {
+        self.message.as_ref().map_or(0, |m| m.message.size())
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.account.change(self.counted, 0);
     }
 }
 
@@ -211,14 +272,41 @@ mod tests {
 
     #[test]
     fn ids_count_up_skip_those_in_use_and_are_never_0() {
-        let mut flight = Flight { last: 65_533, ..Flight::default() };
+        let mut flight = Flight { turn: 65_533, ..Flight::default() };
         assert_eq!(flight.send(message(1)), Some(65_534));
         assert_eq!(flight.send(message(1)), Some(65_535));
         assert_eq!(flight.send(message(1)), Some(1));
-        flight.last = 65_533;
-        assert_eq!(flight.send(message(1)), Some(2));
+        flight.turn += 65_532;
+        assert_eq!(flight.send(message(1)), Some(2), "those of a round before are in use");
         flight.puback(1);
         assert_eq!(flight.resend().map(|s| s.id).collect::<Vec<_>>(), [65_534, 65_535, 2]);
+    }
+
+    /// A straggler keeps its id over rounds of all the others, whoever else has one by its place.
+    #[test]
+    fn no_id_is_given_twice_while_it_is_in_use() {
+        let mut flight = Flight::default();
+        let straggler = flight.send(message(1)).unwrap();
+        let placed = Addressed { seq: 40_000, ..message(2) };
+        let mut placed = flight.send(placed);
+        let (mut open, mut random) = (VecDeque::new(), 1u32);
+        for _ in 0..3 * 65_535 {
+            let id = flight.send(message(1)).unwrap();
+            assert!(id != straggler && Some(id) != placed && !open.contains(&id), "{id} is in use");
+            open.push_back(id);
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if open.len() > 5 {
+                let at = (random >> 16) as usize % open.len();
+                flight.puback(open.remove(at).unwrap());
+            }
+            // Its id was left out by then.
+            if flight.turn == 50_000 {
+                placed.take().into_iter().for_each(|placed| flight.forget(placed));
+            }
+        }
+        assert_eq!((flight.len(), placed), (1 + open.len(), None));
+        let bytes: usize = flight.resend().map(Sent::bytes).sum();
+        assert_eq!(flight.weight.bytes, bytes, "what is over weighs nothing");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::access::Access;
@@ -15,6 +15,7 @@ use super::journal::Journal;
 use super::keeping::Along;
 use super::limits::Limits;
 use super::message::Publish;
+use super::pipe;
 use super::queue::{self, Addressed, Walk};
 use super::retained::{Portion, Retained};
 use super::roster::{ClientRow, Kicked};
@@ -88,7 +89,7 @@ pub struct Connecting {
     /// Where it comes from, and how.
     pub about: Arc<About>,
     /// How to reach it.
-    pub control: mpsc::Sender<Control>,
+    pub control: pipe::Sender<Control>,
     /// Where its session goes.
     pub reply: oneshot::Sender<Attached>,
 }
@@ -114,7 +115,7 @@ pub struct Detached {
     /// New session expiry, from DISCONNECT.
     pub expiry: Option<u32>,
     /// What it was told and did not hear any more.
-    pub unheard: mpsc::Receiver<Control>,
+    pub unheard: pipe::Receiver<Control>,
 }
 
 /// How a connection ended, as far as it concerns the client's will.
@@ -274,7 +275,7 @@ pub(super) enum Presence {
     Online {
         conn: u64,
         about: Arc<About>,
-        control: mpsc::Sender<Control>,
+        control: pipe::Sender<Control>,
         waiting: VecDeque<Box<Connecting>>,
     },
     /// Away; its session is here.
@@ -300,7 +301,8 @@ pub(super) struct State {
     /// What the subscriptions of all clients take.
     pub filter_bytes: usize,
     pub retained: Retained,
-    pub clients: HashMap<Key, Client>,
+    /// (Keys are numbers of ours: nobody can choose them to collide.)
+    pub clients: HashMap<Key, Client, foldhash::fast::RandomState>,
     pub ids: HashMap<Arc<str>, Key>,
     /// Sessions of clients that are away, longest first.
     pub away: BTreeMap<u64, Key>,
@@ -346,7 +348,7 @@ impl State {
             trie: Trie::default(),
             groups: Groups::default(),
             filter_bytes: 0,
-            clients: HashMap::new(),
+            clients: HashMap::default(),
             ids: HashMap::new(),
             away: BTreeMap::new(),
             deadlines: BTreeSet::new(),

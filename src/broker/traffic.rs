@@ -37,23 +37,52 @@ impl Traffic {
         Self::add(if way == Way::In { &self.bytes_in } else { &self.bytes_out }, count);
     }
 
+    fn add(counter: &AtomicU64, n: usize) {
+        counter.fetch_add(n as u64, Relaxed);
+    }
+
+    /// All that was tallied passed.
+    pub fn tallied(&self, tally: &Tally) {
+        for (counters, counts) in [(self.of(Way::In), tally.0[0]), (self.of(Way::Out), tally.0[1])] {
+            for (counter, count) in counters.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
+                Self::add(counter, count);
+            }
+        }
+    }
+
+    /// In the order of [`Tally`].
+    fn of(&self, way: Way) -> [&AtomicU64; 4] {
+        match way {
+            Way::In => [&self.bytes_in, &self.packets_in, &self.publishes_in, &self.publish_bytes_in],
+            Way::Out => [&self.bytes_out, &self.packets_out, &self.publishes_out, &self.publish_bytes_out],
+        }
+    }
+}
+
+/// What a connection moved in one turn: counted for all with one word, for every thread that counts there waits for the one before.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally([[usize; 4]; 2]);
+
+impl Tally {
+    fn of(&mut self, way: Way) -> &mut [usize; 4] {
+        &mut self.0[usize::from(way == Way::Out)]
+    }
+
+    /// So many bytes passed.
+    pub fn bytes(&mut self, way: Way, count: usize) {
+        self.of(way)[0] += count;
+    }
+
     /// A packet passed.
-    pub fn packet(&self, way: Way) {
-        Self::add(if way == Way::In { &self.packets_in } else { &self.packets_out }, 1);
+    pub fn packet(&mut self, way: Way) {
+        self.of(way)[1] += 1;
     }
 
     /// It was a PUBLISH with so many bytes of payload.
-    pub fn publish(&self, way: Way, payload: usize) {
-        let (count, bytes) = match way {
-            Way::In => (&self.publishes_in, &self.publish_bytes_in),
-            Way::Out => (&self.publishes_out, &self.publish_bytes_out),
-        };
-        Self::add(count, 1);
-        Self::add(bytes, payload);
-    }
-
-    fn add(counter: &AtomicU64, n: usize) {
-        counter.fetch_add(n as u64, Relaxed);
+    pub fn publish(&mut self, way: Way, payload: usize) {
+        let [_, _, count, bytes] = self.of(way);
+        *count += 1;
+        *bytes += payload;
     }
 }
 

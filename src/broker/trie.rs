@@ -1,6 +1,7 @@
 //! The subscription trie: filters in, subscribers of a topic out. Pure.
 //!
-//! Depth is bounded by the filter levels that [`super::limits::Limits`] allows, so the recursion is too.
+//! Depth is bounded by the filter levels that [`super::limits::Limits`] allows, so the recursion is too. Most levels of most filters
+//! have one level below them: that one is compared, and only where there are several is there a table.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,16 +17,87 @@ pub struct Trie<V> {
 
 #[derive(Debug)]
 struct Node<V> {
-    /// Boxed: a table of one entry has room for four.
-    children: HashMap<Box<str>, Box<Node<V>>>,
+    children: Children<V>,
     plus: Option<Box<Node<V>>>,
     here: BTreeMap<Key, V>,
     hash: BTreeMap<Key, V>,
 }
 
+/// The levels below one, by name.
+#[derive(Debug)]
+#[expect(clippy::box_collection, reason = "few nodes have a table, and all would have room for one")]
+enum Children<V> {
+    /// [`FEW`] at the most.
+    Few(Vec<(Box<str>, Box<Node<V>>)>),
+    Many(Box<HashMap<Box<str>, Box<Node<V>>, foldhash::quality::RandomState>>),
+}
+
+/// So many names are sooner compared than hashed.
+const FEW: usize = 4;
+
+impl<V> Children<V> {
+    fn get(&self, level: &str) -> Option<&Node<V>> {
+        match self {
+            Self::Few(list) => list.iter().find(|(name, _)| **name == *level).map(|(_, node)| &**node),
+            Self::Many(table) => table.get(level).map(|node| &**node),
+        }
+    }
+
+    fn get_mut(&mut self, level: &str) -> Option<&mut Node<V>> {
+        match self {
+            Self::Few(list) => {
+                list.iter_mut().find(|(name, _)| **name == *level).map(|(_, node)| &mut **node)
+            }
+            Self::Many(table) => table.get_mut(level).map(|node| &mut **node),
+        }
+    }
+
+    /// The level of this name, made if there is none.
+    fn made(&mut self, level: &str) -> &mut Node<V> {
+        if let Self::Few(list) = self
+            && list.len() == FEW
+            && list.iter().all(|(name, _)| **name != *level)
+        {
+            *self = Self::Many(Box::new(std::mem::take(list).into_iter().collect()));
+        }
+        match self {
+            Self::Few(list) => {
+                let at = list.iter().position(|(name, _)| **name == *level).unwrap_or_else(|| {
+                    // Most stay the only one.
+                    list.reserve_exact(1);
+                    list.push((level.into(), Box::default()));
+                    list.len() - 1
+                });
+                &mut list[at].1
+            }
+            Self::Many(table) => table.entry(level.into()).or_default(),
+        }
+    }
+
+    fn remove(&mut self, level: &str) {
+        match self {
+            Self::Few(list) => {
+                list.retain(|(name, _)| **name != *level);
+                list.shrink_to_fit();
+            }
+            Self::Many(table) => {
+                table.remove(level);
+                // Not at the very border: there a subscription that comes and goes would pay each time.
+                if table.len() <= FEW / 2 {
+                    *self = Self::Few(table.drain().collect());
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Few(list) if list.is_empty())
+    }
+}
+
 impl<V> Default for Node<V> {
     fn default() -> Self {
-        Self { children: HashMap::new(), plus: None, here: BTreeMap::new(), hash: BTreeMap::new() }
+        Self { children: Children::Few(Vec::new()), plus: None, here: BTreeMap::new(), hash: BTreeMap::new() }
     }
 }
 
@@ -51,7 +123,7 @@ impl<V> Trie<V> {
                 None => break &mut node.here,
                 Some("#") => break &mut node.hash,
                 Some("+") => node = node.plus.get_or_insert_default(),
-                Some(level) => node = node.children.entry(level.into()).or_default(),
+                Some(level) => node = node.children.made(level),
             }
         };
         let old = slot.insert(key, options);
@@ -163,6 +235,24 @@ mod tests {
             }
             prop_assert!(trie.len() == 0 && trie.root.is_unused());
         }
+    }
+
+    #[test]
+    fn many_names_below_one_level_are_found_and_forgotten() {
+        let mut trie = Trie::default();
+        let filters: Vec<_> = (0..100u64).map(|n| (format!("a/{n}/b"), n)).collect();
+        for (filter, n) in &filters {
+            trie.insert(filter, *n, ());
+        }
+        for (gone, (filter, n)) in filters.iter().enumerate() {
+            for (still, (topic, key)) in filters.iter().enumerate() {
+                let mut found = Vec::new();
+                trie.matching(topic, &mut |key, ()| found.push(key));
+                assert_eq!(found == [*key], still >= gone, "{topic} without {gone}");
+            }
+            assert!(trie.remove(filter, *n).is_some());
+        }
+        assert!(trie.len() == 0 && trie.root.is_unused());
     }
 
     #[test]
