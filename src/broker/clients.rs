@@ -4,7 +4,7 @@
 //! never waits for its socket. Whoever comes meanwhile with the same id waits in line and gets its
 //! CONNACK too.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -175,16 +175,30 @@ impl State {
             self.note_session(key, sent, false);
         }
         if self.away.len() > self.limits.sessions_away
-            && let Some((_, &longest)) = self.away.first_key_value()
+            && let Some(one) = self.one_too_many()
         {
+            let user = self.clients.get(&one).and_then(|client| client.user.as_deref());
+            let limit = self.limits.sessions_away;
             tracing::warn!(
-                limit = self.limits.sessions_away,
-                "too many sessions of clients that are away; the oldest is forgotten"
+                limit,
+                user,
+                "too many sessions of clients that are away; the oldest of the user who has most is forgotten"
             );
-            self.end(longest);
+            self.end(one);
         }
         Counters::set(&self.counters.sessions_away, self.away.len());
         waiting.into_iter().for_each(|c| self.connect(c));
+    }
+
+    /// Whose session goes where too many are away: of the user who has most, the longest away. Nobody costs another one theirs.
+    fn one_too_many(&self) -> Option<Key> {
+        let user = |key: &Key| self.clients.get(key).and_then(|client| client.user.as_deref());
+        let mut sessions: HashMap<Option<&str>, usize> = HashMap::new();
+        for key in self.away.values() {
+            *sessions.entry(user(key)).or_default() += 1;
+        }
+        let most = sessions.values().max();
+        self.away.values().find(|key| sessions.get(&user(key)) == most).copied()
     }
 
     /// A connection ended by a fault of ours: its session is lost, its will fires.

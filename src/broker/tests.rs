@@ -281,13 +281,13 @@ fn a_fault_of_ours_costs_one_connection_and_those_who_wait_for_its_id_go_on() {
     assert_eq!(state.counters.snapshot().clients, 1);
 }
 
-#[test]
-fn of_too_many_sessions_away_the_oldest_is_forgotten() {
-    let limits = Limits { sessions_away: 2, ..Limits::default() };
-    let mut state = state(limits);
-    for conn in 1..=3 {
+/// Clients of these users come, leave their sessions, and come again: whose session is still there.
+fn left(limit: usize, users: &[Option<&str>]) -> Vec<bool> {
+    let mut state = state(Limits { sessions_away: limit, ..Limits::default() });
+    for (conn, user) in (1..).zip(users) {
         let mut c = fake(&mut state, &format!("c{conn}"), conn, false);
         let session = c.attached.try_recv().unwrap().session;
+        state.clients.get_mut(&session.key).unwrap().user = user.map(Into::into);
         state.apply(Event::Detach(Box::new(state::Detached {
             conn,
             session,
@@ -296,8 +296,19 @@ fn of_too_many_sessions_away_the_oldest_is_forgotten() {
             unheard: c.control,
         })));
     }
-    assert_eq!(state.counters.snapshot().sessions_away, 2);
-    assert!(!fake(&mut state, "c1", 4, false).attached.try_recv().unwrap().present);
+    assert_eq!(state.counters.snapshot().sessions_away, limit as u64);
+    let ids = (1..=users.len()).map(|n| format!("c{n}"));
+    ids.zip(100..)
+        .map(|(id, conn)| fake(&mut state, &id, conn, false).attached.try_recv().unwrap().present)
+        .collect()
+}
+
+#[test]
+fn of_too_many_sessions_away_the_oldest_of_who_has_most_is_forgotten() {
+    assert_eq!(left(2, &[None; 3]), [false, true, true]);
+    let (meter, flood) = (Some("meter"), Some("flood"));
+    assert_eq!(left(3, &[meter, flood, flood, flood, flood]), [true, false, false, true, true]);
+    assert_eq!(left(2, &[meter, None, flood]), [false, true, true], "of as many the oldest");
 }
 
 #[tokio::test]
