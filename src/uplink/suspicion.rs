@@ -9,7 +9,8 @@
 //!    cut in half (that costs nothing, so it needs no proof), a single one is a **suspect**. So is the
 //!    oldest after [`OFTEN`] connections in a row that were closed with one of its topic: live ones are new each time.
 //! 2. A suspect is left out, and what would overtake it on its topic. All else goes on.
-//! 3. It is **tried** alone: nothing else at all is under way. If it is acknowledged it was none.
+//! 3. It is **tried** alone: nothing else at all is under way, and nothing of its topic that comes before it is left out. If it is
+//!    acknowledged it was none.
 //! 4. That the far side closes the connection during a try counts if the connection had acknowledged other readings, had
 //!    stood [`CALM`] times as long as the try took, and had carried more than all connections before that were closed by a
 //!    try: more messages, more bytes, for longer. A path that cuts after so many bytes, messages or seconds never lets it
@@ -211,7 +212,7 @@ impl Suspicion {
             suspect.message = Some(message);
             return None;
         }
-        if self.suspects.iter().any(|s| s.holds(&message.topic)) {
+        if self.suspects.iter().any(|s| s.holds(&message.topic, &range)) {
             if self.aside.len() < ASIDE {
                 self.aside.push((message.topic, message.class, range));
             }
@@ -244,13 +245,21 @@ impl Suspicion {
         let fits = |s: &Suspect| readings > 0 && stood.is_more_than(s.beyond) && stood.time >= s.calm;
         let stuck = readings == 0 && stood.time >= self.retry;
         let anyway = |s: &Suspect| stuck || (idle && (s.closes == 0 || now >= s.due + s.wait * 4));
-        let ready = |s: &&Suspect| s.message.is_some() && now >= s.due && (fits(s) || anyway(s));
+        let ready =
+            |s: &&Suspect| s.message.is_some() && now >= s.due && (fits(s) || anyway(s)) && self.is_first(s);
         let Some(suspect) = self.suspects.iter().filter(ready).min_by_key(|s| s.due) else {
             return Step::None;
         };
         let Some(message) = suspect.message.clone().filter(|_| free) else { return Step::Wait };
         self.trial = Some(Try { start: suspect.range.start, at: now, fit: fits(suspect) });
         Step::Go(Box::new(message))
+    }
+
+    /// Whether nothing of its topic that comes before it is left out, too: it must not overtake that.
+    fn is_first(&self, suspect: &Suspect) -> bool {
+        let before = |range: &Range<u64>| range.start < suspect.range.start;
+        !self.suspects.iter().any(|s| s.holds(&suspect.topic, &suspect.range))
+            && !self.aside.iter().any(|(topic, _, range)| *topic == suspect.topic && before(range))
     }
 
     /// When the next try is due.
@@ -301,11 +310,21 @@ impl Suspicion {
 
     fn release(&mut self) -> Vec<(Class, Range<u64>)> {
         let suspects = &self.suspects;
-        let (held, free) = std::mem::take(&mut self.aside)
+        let (held, mut free): (Vec<_>, Vec<_>) = std::mem::take(&mut self.aside)
             .into_iter()
-            .partition(|(topic, ..)| suspects.iter().any(|s| s.holds(topic)));
+            .partition(|(topic, _, range)| suspects.iter().any(|s| s.holds(topic, range)));
         self.aside = held;
-        let free: Vec<(Arc<str>, Class, Range<u64>)> = free;
+        // A suspect that comes behind what goes now has its turn behind it.
+        for suspect in &mut self.suspects {
+            let before = |(topic, _, range): &(Arc<str>, Class, Range<u64>)| {
+                *topic == suspect.topic && range.start < suspect.range.start
+            };
+            if free.iter().any(before)
+                && let Some(message) = suspect.message.take()
+            {
+                free.push((message.topic, message.class, suspect.range.clone()));
+            }
+        }
         free.into_iter().map(|(_, class, range)| (class, range)).collect()
     }
 

@@ -74,6 +74,18 @@ fn compact(lane: &'static str, payload: &[u8]) -> Vec<Arrival> {
     message.records.into_iter().map(arrival).collect()
 }
 
+/// What came, in its order: numbers that follow each other on one lane as one.
+fn in_runs(arrivals: &[Arrival]) -> String {
+    let mut runs: Vec<(&str, u64, u64)> = Vec::new();
+    for arrival in arrivals {
+        match runs.last_mut() {
+            Some((lane, _, last)) if *lane == arrival.lane && arrival.seq == *last + 1 => *last += 1,
+            _ => runs.push((arrival.lane, arrival.seq, arrival.seq)),
+        }
+    }
+    runs.iter().map(|(lane, first, last)| format!("{lane} {first}..={last}")).collect::<Vec<_>>().join(", ")
+}
+
 /// Every wanted number arrived; a repeat is the same in all but the lane; first arrivals are in order
 /// per point and lane. Returns how many repeats there were.
 pub fn judge(arrivals: &[Arrival], wanted: impl IntoIterator<Item = u64>) -> usize {
@@ -88,7 +100,7 @@ pub fn judge(arrivals: &[Arrival], wanted: impl IntoIterator<Item = u64>) -> usi
             continue;
         }
         let order = last.entry((arrival.lane, &arrival.point)).or_insert(0);
-        assert!(arrival.seq > *order, "{arrival:?} came after {order}");
+        assert!(arrival.seq > *order, "{arrival:?} came after {order}: {}", in_runs(arrivals));
         *order = arrival.seq;
         first.insert(id, arrival);
     }

@@ -51,8 +51,10 @@ pub(super) struct Suspect {
 
 impl Suspect {
     /// What comes behind it on its topic waits for it: with batches, where that is everything, only for the first try.
-    pub(super) fn holds(&self, topic: &Arc<str>) -> bool {
-        (self.topic == *topic || self.closed_on == *topic) && (self.apart || self.closes == 0)
+    pub(super) fn holds(&self, topic: &Arc<str>, range: &Range<u64>) -> bool {
+        self.range.start < range.start
+            && (self.topic == *topic || self.closed_on == *topic)
+            && (self.apart || self.closes == 0)
     }
 }
 

@@ -395,3 +395,36 @@ fn with_qos_2_a_message_is_left_out_after_eight_closes_of_it_alone() {
     }
     assert!(closed(&mut s).is_some() && s.suspects(5) && s.is_unfit(&(5..6)));
 }
+
+/// With QoS 0 a link that breaks often made suspects of several readings of a point, and the youngest was tried first.
+#[test]
+fn a_suspect_is_not_tried_before_what_comes_before_it_on_its_topic() {
+    let mut now = Instant::now();
+    let mut s = suspicion(now);
+    for seq in [9, 5] {
+        s.suspects.push(Suspect::new(&one(seq, "t"), seq..seq + 1, true, RETRY, now));
+        now += TICK;
+    }
+    now += Duration::from_secs(10);
+    connect(&mut s, now);
+    carry(&mut s, 5, &mut now);
+    let goes = |step| match step {
+        Step::Go(message) => Some(message.cargo),
+        Step::None | Step::Wait => None,
+    };
+    for seq in [5, 7, 9] {
+        assert!(s.let_pass(one(seq, "t"), true, now).is_none(), "{seq} is left out");
+    }
+    assert!(s.let_pass(one(3, "t"), true, now).is_some(), "what comes before both overtakes neither");
+    assert_eq!(
+        goes(s.step(true, false, now)),
+        Some(Cargo::Readings(5..6)),
+        "though the other is due for longer"
+    );
+    let released = s.acked(&one(5, "t"), Some(6));
+    assert_eq!(released, [(Class::Live, 7..8), (Class::Live, 9..10)], "in their turn again");
+    assert_eq!(goes(s.step(true, false, now)), None);
+    assert!(s.let_pass(one(7, "t"), true, now).is_some());
+    assert!(s.let_pass(one(9, "t"), true, now).is_none());
+    assert_eq!(goes(s.step(true, false, now)), Some(Cargo::Readings(9..10)));
+}
